@@ -1,0 +1,1 @@
+"""Video understanding at two speeds."""

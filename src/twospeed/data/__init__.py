@@ -1,0 +1,1 @@
+"""Map-style data sets in their official layouts; never import a model."""

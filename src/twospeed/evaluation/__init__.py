@@ -1,0 +1,1 @@
+"""Data set x pipeline x metric -> report."""

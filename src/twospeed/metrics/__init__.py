@@ -1,0 +1,1 @@
+"""Pure scoring on arrays, each checked against the official scorer's recorded numbers."""

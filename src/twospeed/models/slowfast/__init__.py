@@ -1,0 +1,1 @@
+"""SlowFast networks (Feichtenhofer, Fan, Malik and He, ICCV 2019)."""

@@ -1,0 +1,1 @@
+"""Parameters drawn once, applied to frames, masks and boxes alike."""

@@ -1,0 +1,1 @@
+"""What exists (catalog), where it is (store), how it enters a network (load)."""
