@@ -1,0 +1,47 @@
+"""STCN by the sizes its paper and this package name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.stcn.network import STCN, Similarity
+
+
+def stcn(
+    *,
+    backbone: Literal["resnet50", "wide_resnet50"] = "resnet50",
+    similarity: Similarity = "l2",
+    aspp: bool = False,
+    mask_channels: int = 2,
+) -> STCN:
+    """Build STCN as published: 54,434,180 parameters with ResNet-50.
+
+    backbone: of the key encoder; "wide_resnet50" is one of the supplement's ensemble (Table 3). mask_channels: 2 (this
+    object and the sum of the others), or 1 for the network of static-image pretraining (stage 0).
+    """
+    scales = {"resnet50": 1.0, "wide_resnet50": 2.0}
+    if backbone not in scales:
+        raise ValueError(f"backbone is {backbone!r}; choose one of {', '.join(scales)}")
+    return STCN(
+        ResNetFeatures("bottleneck", (3, 4, 6), bottleneck_scale=scales[backbone]),
+        ResNetFeatures("basic", (2, 2, 2), channels_in=3 + mask_channels, bias=True),
+        similarity=similarity,
+        aspp=aspp,
+    )
+
+
+def track_nano(*, similarity: Similarity = "l2") -> STCN:
+    """Build the small STCN whose weights ship with twospeed.
+
+    The stems stride by 4 instead of pooling: at 480p the first layers would otherwise cost more than all the rest.
+    """
+    return STCN(
+        ResNetFeatures("basic", (2, 2, 3), width=32, stem_width=32, stem_stride=4),
+        ResNetFeatures("basic", (1, 1, 2), width=24, stem_width=24, channels_in=5, bias=True, stem_stride=4),
+        key_channels=64,
+        value_channels=128,
+        thin_channels=64,
+        decoder_channels=(128, 64, 32),
+        similarity=similarity,
+    )

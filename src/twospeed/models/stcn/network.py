@@ -1,0 +1,243 @@
+"""STCN, read top to bottom as the paper's figure 2: encode keys, encode values, (read the memory), decode masks.
+
+Source: Cheng, Tai and Tang, "Rethinking Space-Time Networks with Improved Memory Coverage for Efficient Video Object
+Segmentation", NeurIPS 2021. Shape letters: B batch, K objects, H/W pixels, h/w cells at stride 16. Names f4, f8, f16
+give a feature's stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twospeed.models.resnet import ResNetFeatures
+
+Similarity = Literal["l2", "dot"]
+
+
+class KeyFeatures(NamedTuple):
+    """What one pass of the key encoder gives; computed once a frame, for the query and for the memory alike."""
+
+    key: Tensor  # (B, C, h, w), what is matched
+    thin: Tensor  # (B, V', h, w), the query's own value for the decoder
+    f16: Tensor  # (B, C16, h, w)
+    f8: Tensor  # (B, C8, 2h, 2w)
+    f4: Tensor  # (B, C4, 4h, 4w)
+
+
+class STCN(nn.Module):
+    """Space-time correspondence network: masks of a frame from the masks of remembered frames.
+
+    key_trunk, value_trunk: residual features of three stages. key_channels: C of the keys (64). value_channels: V of
+    the values (512). thin_channels: V' (512). decoder_channels: widths at strides 16, 8, 4 (the last two equal, as
+    published). similarity: how keys are compared, used by `read_memory`. aspp: atrous spatial pyramid pooling on f16
+    before the key and the thin feature.
+    """
+
+    def __init__(
+        self,
+        key_trunk: ResNetFeatures,
+        value_trunk: ResNetFeatures,
+        *,
+        key_channels: int = 64,
+        value_channels: int = 512,
+        thin_channels: int = 512,
+        decoder_channels: tuple[int, int, int] = (512, 256, 256),
+        similarity: Similarity = "l2",
+        aspp: bool = False,
+    ):
+        super().__init__()
+        if similarity not in ("l2", "dot"):
+            raise ValueError(f"similarity is {similarity!r}; choose 'l2' (STCN) or 'dot' (STM)")
+        c4, c8, c16 = key_trunk.channels
+        self.similarity: Similarity = similarity
+        self.key_encoder = key_trunk
+        self.aspp = ASPP(c16) if aspp else None
+        self.key_projection = nn.Conv2d(c16, key_channels, 3, 1, 1)
+        self.thin_projection = nn.Conv2d(c16, thin_channels, 3, 1, 1)
+        self.value_encoder = ValueEncoder(value_trunk, c16, value_channels)
+        self.decoder = Decoder(value_channels + thin_channels, (c8, c4), decoder_channels)
+        nn.init.orthogonal_(self.key_projection.weight)
+        nn.init.zeros_(self.key_projection.bias)  # type: ignore[arg-type]
+        # Torchvision's ImageNet statistics, in units of 0..1
+        self.register_buffer("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring RGB in 0..1, (..., 3, H, W), to the range the encoders expect."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def encode_key(self, frames: Tensor) -> KeyFeatures:
+        """Encode what a frame looks like. Shapes: normalised (B, 3, H, W), H and W multiples of 16 -> KeyFeatures."""
+        f4, f8, f16 = self.key_encoder(frames)
+        context = f16 if self.aspp is None else self.aspp(f16)
+        return KeyFeatures(self.key_projection(context), self.thin_projection(context), f16, f8, f4)
+
+    def encode_value(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
+        """Encode which cells belong to which object.
+
+        Shapes: normalised frames (B, 3, H, W), f16 of the same frames, soft masks in 0..1 (B, K, H, W)
+        -> (B, K, V, h, w).
+        """
+        value: Tensor = self.value_encoder(frames, f16, masks)
+        return value
+
+    def decode(self, readout: Tensor, features: KeyFeatures) -> Tensor:
+        """Turn what the memory recalled into logits. Shapes: (B, K, V, h, w) -> (B, K, H, W), before the sigmoid."""
+        logits: Tensor = self.decoder(readout, features.thin, features.f8, features.f4)
+        return logits
+
+
+class ValueEncoder(nn.Module):
+    """A light trunk on picture and masks, fused with the key encoder's f16 (paper section 3.2)."""
+
+    def __init__(self, trunk: ResNetFeatures, f16_channels: int, value_channels: int):
+        super().__init__()
+        self.trunk = trunk
+        self.mask_channels = trunk.conv1.in_channels - 3  # 2: this object, all others; 1: static pretraining
+        self.fusion = Fusion(trunk.channels[-1], f16_channels, value_channels)
+
+    def forward(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
+        B, K, H, W = masks.shape
+        planes = masks.unsqueeze(2)  # (B, K, 1, H, W)
+        if self.mask_channels == 2:
+            # Differs from STM, as the authors' code does: the others' sum is not clamped to 1.
+            others = masks.sum(1, keepdim=True) - masks if K > 1 else torch.zeros_like(masks)
+            planes = torch.cat([planes, others.unsqueeze(2)], 2)
+        pictures = frames.unsqueeze(1).expand(B, K, 3, H, W)
+        x = self.trunk(torch.cat([pictures, planes], 2).flatten(0, 1))[-1]  # (BK, C, h, w)
+        fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
+        return fused
+
+
+class Fusion(nn.Module):
+    """Residual block, attention, residual block: value features meet the picture's f16."""
+
+    def __init__(self, value_in: int, f16_channels: int, value_channels: int):
+        super().__init__()
+        self.block1 = ResidualBlock(value_in + f16_channels, value_channels)
+        self.attention = CBAM(value_channels)
+        self.block2 = ResidualBlock(value_channels, value_channels)
+
+    def forward(self, x: Tensor, f16: Tensor) -> Tensor:
+        """Shapes: (B, K, C, h, w), (B, C16, h, w) -> (B, K, V, h, w)."""
+        B, K = x.shape[:2]
+        y = self.block1.per_object(x, f16).flatten(0, 1)  # (BK, V, h, w)
+        y = self.block2(y + self.attention(y))
+        return y.unflatten(0, (B, K))
+
+
+class Decoder(nn.Module):
+    """From the readout at stride 16 to one logit a pixel, by way of the query's f8 and f4."""
+
+    def __init__(self, channels_in: int, skip_channels: tuple[int, int], widths: tuple[int, int, int]):
+        super().__init__()
+        w16, w8, w4 = widths
+        self.compress = ResidualBlock(channels_in, w16)
+        self.up_16_8 = Up(skip_channels[0], w16, w8)
+        self.up_8_4 = Up(skip_channels[1], w8, w4)
+        self.predict = nn.Conv2d(w4, 1, 3, 1, 1)
+
+    def forward(self, readout: Tensor, thin: Tensor, f8: Tensor, f4: Tensor) -> Tensor:
+        x = self.compress.per_object(readout, thin)  # (B, K, w16, h, w)
+        x = self.up_16_8(x, f8)  # (B, K, w8, 2h, 2w)
+        x = self.up_8_4(x, f4)  # (B, K, w4, 4h, 4w)
+        logits = self.predict(F.relu(x.flatten(0, 1)))
+        logits = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+        return logits.view(x.shape[0], x.shape[1], *logits.shape[-2:])
+
+
+class Up(nn.Module):
+    """One step to twice the resolution: the skip feature, brought to width, plus the upsampled incoming one."""
+
+    def __init__(self, skip_channels: int, channels_in: int, channels_out: int):
+        super().__init__()
+        self.skip_projection = nn.Conv2d(skip_channels, channels_in, 3, 1, 1)
+        self.block = ResidualBlock(channels_in, channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Shapes: (B, K, C, h, w), (B, S, 2h, 2w) -> (B, K, C', 2h, 2w). The skip is projected once for all objects."""
+        B, K = x.shape[:2]
+        up = F.interpolate(x.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
+        x = up.unflatten(0, (B, K)) + self.skip_projection(skip).unsqueeze(1)
+        out: Tensor = self.block(x.flatten(0, 1))
+        return out.unflatten(0, (B, K))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation block without norm: skip(x) + conv(relu(conv(relu(x)))); the skip is a 3x3 of x, not of relu(x)."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1)
+        self.skip = nn.Conv2d(channels_in, channels_out, 3, 1, 1) if channels_in != channels_out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, channels_in, H, W) -> (B, channels_out, H, W)."""
+        y = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return y + (x if self.skip is None else self.skip(x))
+
+    def per_object(self, x: Tensor, shared: Tensor) -> Tensor:
+        """Run on concat(x, shared), where every object has its own x and all see the same picture feature.
+
+        A convolution of a concatenation is the sum of two convolutions, so with several objects the shared part is
+        computed once. Shapes: (B, K, C, h, w), (B, S, h, w) -> (B, K, channels_out, h, w).
+        """
+        B, K, C = x.shape[:3]
+        if K == 1 or self.skip is None:
+            joined = torch.cat([x.flatten(0, 1), shared.repeat_interleave(K, 0)], 1)
+            out: Tensor = self(joined)
+            return out.unflatten(0, (B, K))
+        y = _convolve_shared(self.conv1, F.relu(x), F.relu(shared), C)
+        y = self.conv2(F.relu(y.flatten(0, 1))).unflatten(0, (B, K))
+        return y + _convolve_shared(self.skip, x, shared, C)
+
+
+def _convolve_shared(conv: nn.Conv2d, x: Tensor, shared: Tensor, split: int) -> Tensor:
+    own = F.conv2d(x.flatten(0, 1), conv.weight[:, :split], conv.bias, padding=1)
+    common = F.conv2d(shared, conv.weight[:, split:], padding=1)
+    return own.unflatten(0, x.shape[:2]) + common.unsqueeze(1)
+
+
+class CBAM(nn.Module):
+    """Channel gate, then spatial gate (Woo et al., ECCV 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction)
+        self.excite = nn.Linear(channels // reduction, channels)
+        self.spatial = nn.Conv2d(2, 1, 7, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, h, w) -> the same."""
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])  # (2, B, C)
+        gate = self.excite(F.relu(self.squeeze(pooled))).sum(0).sigmoid()
+        x = x * gate[:, :, None, None]
+        where = torch.stack([x.amax(1), x.mean(1)], 1)  # (B, 2, h, w)
+        return x * self.spatial(where).sigmoid()
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al., 2017) as a residual on f16: context at several reaches.
+
+    Differs: the STCN supplement names ASPP for one network of its ensemble, but neither its weights nor its layers are
+    published; rates are DeepLab v3's for stride 16.
+    """
+
+    def __init__(self, channels: int, rates: Sequence[int] = (6, 12, 18), width: int = 256):
+        super().__init__()
+        self.point = nn.Conv2d(channels, width, 1)
+        self.atrous = nn.ModuleList(nn.Conv2d(channels, width, 3, 1, rate, rate) for rate in rates)
+        self.image = nn.Conv2d(channels, width, 1)
+        self.project = nn.Conv2d(width * (len(rates) + 2), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, h, w) -> the same."""
+        image = self.image(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        branches = [self.point(x), *(branch(x) for branch in self.atrous), image]
+        return x + self.project(F.relu(torch.cat(branches, 1)))
