@@ -1,0 +1,528 @@
+"""SlowFast networks: one pathway sees few frames with many channels, the other many frames with few channels.
+
+Reads top to bottom like Table 1 of "SlowFast Networks for Video Recognition" (Feichtenhofer 2019): stem, bottleneck
+block, non-local block, stage, lateral connection, head, network. Slow-only and Fast-only networks are the same network
+with a pathway left out. Module names are those of PySlowFast, so that its checkpoints need no renaming.
+
+Shape letters: N clips, C channels, T frames, H/W pixels, P pooled positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twospeed.errors import InputError
+
+Pathway = Literal["slow", "fast"]
+Fusion = Literal["time_strided_conv", "time_to_channel", "time_strided_sample"]
+Merge = Literal["concatenate", "sum"]
+NonLocalMode = Literal["dot_product", "softmax"]
+
+STEM_KERNEL: Mapping[str, int] = {"slow": 1, "fast": 5}  # frames that the first convolution sees
+STAGES = (2, 3, 4, 5)  # res2 .. res5
+
+
+def slow_frame_indices(frames: int, alpha: int) -> list[int]:
+    """Return which of the Fast pathway's frames the Slow pathway sees: evenly spread, first and last included.
+
+    Differs: the papers describe a plain stride of alpha; the released weights were trained and measured with these
+    indices, floor(i * (frames - 1) / (count - 1)) for count = frames / alpha.
+    """
+    count = frames // alpha
+    return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
+
+
+class Stem(nn.Module):
+    """First convolution of one pathway: (N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
+
+    def __init__(self, channels: int, temporal_kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(
+            3,
+            channels,
+            (temporal_kernel, 7, 7),
+            stride=(1, 2, 2),
+            padding=(temporal_kernel // 2, 3, 3),
+            bias=False,
+        )
+        self.bn = nn.BatchNorm3d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, normalise, rectify, pool."""
+        pooled: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
+        return pooled
+
+
+class BottleneckBranch(nn.Module):
+    """The residual: a looks along time, b along space (and strides there, not in a), c restores the channels."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        inner: int,
+        channels_out: int,
+        temporal_kernel: int,
+        stride: int,
+        dilation: int,
+    ) -> None:
+        super().__init__()
+        self.a = nn.Conv3d(
+            channels_in, inner, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
+        )
+        self.a_bn = nn.BatchNorm3d(inner)
+        self.b = nn.Conv3d(
+            inner,
+            inner,
+            (1, 3, 3),
+            stride=(1, stride, stride),
+            padding=(0, dilation, dilation),
+            dilation=(1, dilation, dilation),
+            bias=False,
+        )
+        self.b_bn = nn.BatchNorm3d(inner)
+        self.c = nn.Conv3d(inner, channels_out, 1, bias=False)
+        self.c_bn = nn.BatchNorm3d(channels_out)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the residual, before it is added to the shortcut."""
+        x = self.relu(self.a_bn(self.a(x)))
+        x = self.relu(self.b_bn(self.b(x)))
+        residual: Tensor = self.c_bn(self.c(x))
+        return residual
+
+
+class Bottleneck(nn.Module):
+    """Residual block: shortcut + branch, then ReLU. The shortcut is a projection only where shapes change."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        inner: int,
+        channels_out: int,
+        temporal_kernel: int,
+        stride: int,
+        dilation: int,
+    ) -> None:
+        super().__init__()
+        self.branch1: nn.Conv3d | None = None
+        self.branch1_bn: nn.BatchNorm3d | None = None
+        if channels_in != channels_out or stride != 1:
+            self.branch1 = nn.Conv3d(channels_in, channels_out, 1, stride=(1, stride, stride), bias=False)
+            self.branch1_bn = nn.BatchNorm3d(channels_out)
+        self.branch2 = BottleneckBranch(channels_in, inner, channels_out, temporal_kernel, stride, dilation)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, T, H, W) -> (N, C_out, T, H/stride, W/stride)."""
+        residual = self.branch2(x)
+        if self.branch1 is not None and self.branch1_bn is not None:
+            x = self.branch1_bn(self.branch1(x))
+        summed: Tensor = self.relu(x + residual)
+        return summed
+
+
+class NonLocal(nn.Module):
+    """Non-local block (Wang 2018): every position gathers from all others, x + BN(out(affinity(x) g(x))).
+
+    pool: window and stride (t, h, w) of the max-pool before phi and g; it has no parameters, so weights cannot tell it.
+    mode: "dot_product" divides the affinity by the number of pooled positions, "softmax" scales it by
+    (C/2)^-0.5 and normalises over pooled positions.
+    """
+
+    def __init__(self, channels: int, pool: tuple[int, int, int], mode: NonLocalMode) -> None:
+        super().__init__()
+        if mode not in ("dot_product", "softmax"):
+            raise InputError(f"nonlocal_mode={mode!r}: choose 'dot_product' or 'softmax'")
+        inner = channels // 2
+        self.mode = mode
+        self.pool = pool
+        self.conv_theta = nn.Conv3d(channels, inner, 1)
+        self.conv_phi = nn.Conv3d(channels, inner, 1)
+        self.conv_g = nn.Conv3d(channels, inner, 1)
+        self.conv_out = nn.Conv3d(inner, channels, 1)
+        self.bn = nn.BatchNorm3d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> the same shape."""
+        pooled = pool_positions(x, self.pool)
+        theta = self.conv_theta(x).flatten(2)  # (N, C/2, THW)
+        phi = self.conv_phi(pooled).flatten(2)  # (N, C/2, Q)
+        g = self.conv_g(pooled).flatten(2)  # (N, C/2, Q)
+        affinity = theta.mT @ phi  # (N, THW, Q)
+        if self.mode == "softmax":
+            affinity = (affinity * theta.shape[1] ** -0.5).softmax(dim=2)
+        else:
+            affinity = affinity / phi.shape[2]
+        gathered = (g @ affinity.mT).unflatten(2, x.shape[2:])  # (N, C/2, T, H, W)
+        updated: Tensor = x + self.bn(self.conv_out(gathered))
+        return updated
+
+
+def pool_positions(x: Tensor, pool: tuple[int, int, int]) -> Tensor:
+    """Max-pool the positions that a non-local block attends to; an input smaller than the window is refused."""
+    if any(size < window for size, window in zip(x.shape[2:], pool, strict=True)):
+        raise InputError(
+            f"clip too small for the non-local blocks: features (T, H, W) = {tuple(x.shape[2:])} there, "
+            f"nonlocal_pool={pool}; use a larger clip or a smaller nonlocal_pool"
+        )
+    return x if pool == (1, 1, 1) else F.max_pool3d(x, pool, stride=pool)
+
+
+class Stage(nn.Module):
+    """One residual stage (res2 .. res5) of all pathways: a list of features in, a list out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pathway_layers: list[list[str]] = []
+
+    def add_pathway(
+        self,
+        depth: int,
+        channels_in: int,
+        inner: int,
+        channels_out: int,
+        *,
+        temporal_blocks: int,
+        stride: int,
+        dilation: int,
+        nonlocal_after: Sequence[int] = (),
+        nonlocal_pool: tuple[int, int, int] = (1, 2, 2),
+        nonlocal_mode: NonLocalMode = "dot_product",
+    ) -> None:
+        """Append a pathway of `depth` blocks, the first `temporal_blocks` of which look along time (kernel 3)."""
+        pathway = len(self.pathway_layers)
+        layers: list[str] = []
+        for i in range(depth):
+            block = Bottleneck(
+                channels_in if i == 0 else channels_out,
+                inner,
+                channels_out,
+                temporal_kernel=3 if i < temporal_blocks else 1,
+                stride=stride if i == 0 else 1,
+                dilation=dilation,
+            )
+            self.add_module(f"pathway{pathway}_res{i}", block)
+            layers.append(f"pathway{pathway}_res{i}")
+            if i in nonlocal_after:
+                self.add_module(
+                    f"pathway{pathway}_nonlocal{i}", NonLocal(channels_out, nonlocal_pool, nonlocal_mode)
+                )
+                layers.append(f"pathway{pathway}_nonlocal{i}")
+        self.pathway_layers.append(layers)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Run every pathway through its blocks."""
+        results = []
+        for x, layers in zip(features, self.pathway_layers, strict=True):
+            for layer in layers:
+                x = self.get_submodule(layer)(x)
+            results.append(x)
+        return results
+
+
+class Lateral(nn.Module):
+    """Lateral connection: give the Slow pathway what the Fast one saw (section 3.3 of the paper).
+
+    time_strided_conv: a (kernel, 1, 1) convolution with stride alpha to `channel_ratio` times the Fast channels.
+    time_to_channel: alpha Fast frames become the channels of one Slow frame. time_strided_sample: one Fast frame in
+    alpha. The result is concatenated after the Slow channels, or summed where the channel counts agree.
+    """
+
+    def __init__(
+        self,
+        slow_channels: int,
+        fast_channels: int,
+        alpha: int,
+        fusion: Fusion,
+        *,
+        kernel: int,
+        channel_ratio: int,
+        merge: Merge,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.fusion = fusion
+        self.merge = merge
+        if fusion == "time_strided_conv":
+            lateral_channels = fast_channels * channel_ratio
+            self.conv_f2s = nn.Conv3d(
+                fast_channels,
+                lateral_channels,
+                (kernel, 1, 1),
+                stride=(alpha, 1, 1),
+                padding=(kernel // 2, 0, 0),
+                bias=False,
+            )
+            self.bn = nn.BatchNorm3d(lateral_channels)
+            self.relu = nn.ReLU(inplace=True)
+        elif fusion == "time_to_channel":
+            lateral_channels = fast_channels * alpha
+        elif fusion == "time_strided_sample":
+            lateral_channels = fast_channels
+        else:
+            raise InputError(
+                f"fusion={fusion!r}: choose 'time_strided_conv', 'time_to_channel' or 'time_strided_sample'"
+            )
+        if merge == "sum":
+            if lateral_channels != slow_channels:
+                raise InputError(
+                    f"fusion_merge='sum' needs as many lateral as Slow channels, {fusion} gives {lateral_channels} "
+                    f"for {slow_channels}; with time_to_channel this holds for alpha = 1 / beta"
+                )
+            self.channels_out = slow_channels
+        elif merge == "concatenate":
+            self.channels_out = slow_channels + lateral_channels
+        else:
+            raise InputError(f"fusion_merge={merge!r}: choose 'concatenate' or 'sum'")
+
+    def lateral(self, fast: Tensor) -> Tensor:
+        """(N, C, alpha T, H, W) of the Fast pathway -> (N, C', T, H, W)."""
+        if self.fusion == "time_strided_conv":
+            convolved: Tensor = self.relu(self.bn(self.conv_f2s(fast)))
+            return convolved
+        grouped = fast.unflatten(2, (-1, self.alpha))  # (N, C, T, alpha, H, W)
+        if self.fusion == "time_strided_sample":
+            return grouped[:, :, :, 0]
+        return grouped.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)  # (N, alpha C, T, H, W)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """[slow, fast] -> [slow with what fast saw, fast untouched]."""
+        slow, fast = features
+        lateral = self.lateral(fast)
+        merged = slow + lateral if self.merge == "sum" else torch.cat([slow, lateral], dim=1)
+        return [merged, fast]
+
+
+class ClassifyHead(nn.Module):
+    """Average each pathway over all of time and a sliding spatial window, concatenate, classify every position.
+
+    window: side of the window in features (training crop / 32), so that a clip of the training crop gives one position
+    and a larger one several; None averages over all of space. Features smaller than the window are averaged whole.
+    """
+
+    def __init__(self, channels: int, num_classes: int, window: int | None, dropout: float) -> None:
+        super().__init__()
+        self.window = window
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(channels, num_classes)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, C, H', W')."""
+        x = x.mean(dim=2)
+        window = self.window
+        if window is None:
+            return x.mean(dim=(2, 3), keepdim=True)
+        return F.avg_pool2d(x, (min(window, x.shape[2]), min(window, x.shape[3])), stride=1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """[(N, C, T, H, W) for each pathway] -> logits (N, P, num_classes), positions row by row."""
+        pooled = torch.cat([self.pool(x) for x in features], dim=1)
+        logits: Tensor = self.projection(self.dropout(pooled.flatten(2).mT))
+        return logits
+
+
+class SlowFast(nn.Module):
+    """A Slow and a Fast pathway joined by lateral connections, or one of them alone.
+
+    Call with clip: float (N, 3, T, H, W), normalised, T frames of the fastest pathway; returns logits (N, P, num_classes)
+    before softmax, one row for each position of the head's window (one at the training crop). The Slow pathway's frames
+    are picked inside. Raises `InputError` for a clip of another shape or with T not a multiple of alpha.
+
+    depths: blocks of res2 .. res5. pathways: which exist. width: channels of the first convolution (Slow's, or those of
+    the only pathway). alpha: Fast frames for each Slow frame. beta_inverse: Slow channels for each Fast channel.
+    res4_temporal_blocks: how many leading blocks of res4 have a temporal kernel of 3, one number for each pathway (None:
+    all); res2 and res3 have it in the Fast pathway only, res5 in both. nonlocal_res3/_res4: 0-based blocks of the first
+    pathway after which a non-local block stands. res5_stride 1 with res5_dilation 2 gives the features of stride 16 that
+    region heads use. crop_size: training crop in pixels, sets the head's window; None pools over all of space. head: a
+    module called with the list of features, then with what else `forward` is given; default `ClassifyHead`.
+    frames, frame_stride: the sampling that the weights expect, in frames of a 30 fps video; recorded for the pipelines,
+    not used here (tau, the Slow stride, is frame_stride * alpha).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 400,
+        *,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        pathways: Sequence[Pathway] = ("slow", "fast"),
+        width: int = 64,
+        alpha: int = 4,
+        beta_inverse: int = 8,
+        fusion: Fusion = "time_strided_conv",
+        fusion_kernel: int = 5,
+        fusion_channel_ratio: int = 2,
+        fusion_merge: Merge = "concatenate",
+        res4_temporal_blocks: Sequence[int] | int | None = None,
+        nonlocal_res3: Sequence[int] = (),
+        nonlocal_res4: Sequence[int] = (),
+        nonlocal_pool: Sequence[int] = (2, 2, 2),
+        nonlocal_mode: NonLocalMode = "dot_product",
+        res5_stride: int = 2,
+        res5_dilation: int = 1,
+        dropout: float = 0.5,
+        crop_size: int | None = 224,
+        zero_init_final_bn: bool = True,
+        frames: int = 32,
+        frame_stride: int = 2,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.pathways: tuple[Pathway, ...] = tuple(pathways)
+        self.alpha = alpha if len(self.pathways) == 2 else 1
+        self.num_classes = num_classes
+        self.frames = frames
+        self.frame_stride = frame_stride
+        widths = [width] if len(self.pathways) == 1 else [width, width // beta_inverse]
+        temporal_res4 = self._check(
+            depths,
+            widths,
+            width,
+            beta_inverse,
+            fusion_kernel,
+            res4_temporal_blocks,
+            nonlocal_res3,
+            nonlocal_res4,
+        )
+        pool_t, pool_h, pool_w = nonlocal_pool
+
+        self.s1 = nn.Module()
+        for p, pathway in enumerate(self.pathways):
+            self.s1.add_module(f"pathway{p}_stem", Stem(widths[p], STEM_KERNEL[pathway]))
+
+        channels = list(widths)
+        for stage, depth in zip(STAGES, depths, strict=True):
+            if len(self.pathways) == 2:
+                lateral = Lateral(
+                    channels[0],
+                    channels[1],
+                    alpha,
+                    fusion,
+                    kernel=fusion_kernel,
+                    channel_ratio=fusion_channel_ratio,
+                    merge=fusion_merge,
+                )
+                self.add_module(f"s{stage - 1}_fuse", lateral)
+                channels[0] = lateral.channels_out
+            blocks = Stage()
+            for p, pathway in enumerate(self.pathways):
+                temporal = (
+                    {2: 0, 3: 0, 4: temporal_res4[p], 5: depth}
+                    if pathway == "slow"
+                    else {4: temporal_res4[p]}
+                )
+                channels_out = widths[p] * 2**stage  # 256, 512, 1024, 2048 for the Slow pathway
+                blocks.add_pathway(
+                    depth,
+                    channels[p],
+                    channels_out // 4,
+                    channels_out,
+                    temporal_blocks=temporal.get(stage, depth),
+                    stride={2: 1, 5: res5_stride}.get(stage, 2),
+                    dilation=res5_dilation if stage == 5 else 1,
+                    nonlocal_after={3: nonlocal_res3, 4: nonlocal_res4}.get(stage, ()) if p == 0 else (),
+                    nonlocal_pool=(pool_t, pool_h, pool_w),
+                    nonlocal_mode=nonlocal_mode,
+                )
+                channels[p] = channels_out
+            self.add_module(f"s{stage}", blocks)
+
+        self.feature_channels = sum(channels)
+        window = None if crop_size is None else crop_size // 32
+        self.head = (
+            head if head is not None else ClassifyHead(self.feature_channels, num_classes, window, dropout)
+        )
+        initialise(self, zero_init_final_bn)
+
+    def _check(
+        self,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        width: int,
+        beta_inverse: int,
+        fusion_kernel: int,
+        res4_temporal_blocks: Sequence[int] | int | None,
+        nonlocal_res3: Sequence[int],
+        nonlocal_res4: Sequence[int],
+    ) -> list[int]:
+        """Refuse numbers that make no network; return the temporal blocks of res4 for each pathway."""
+        if self.pathways not in (("slow", "fast"), ("slow",), ("fast",)):
+            raise InputError(f"pathways={self.pathways}: choose ('slow', 'fast'), ('slow',) or ('fast',)")
+        if len(depths) != len(STAGES) or min(depths) < 1:
+            raise InputError(f"depths={tuple(depths)}: four numbers of blocks, res2 to res5, each at least 1")
+        if len(widths) == 2 and (beta_inverse < 1 or width % beta_inverse):
+            raise InputError(
+                f"width={width}, beta_inverse={beta_inverse}: width must be a multiple of beta_inverse"
+            )
+        if fusion_kernel % 2 == 0:
+            raise InputError(f"fusion_kernel={fusion_kernel}: an odd number of frames, such as 5 or 7")
+        for name, positions, depth in (
+            ("res3", nonlocal_res3, depths[1]),
+            ("res4", nonlocal_res4, depths[2]),
+        ):
+            if any(not 0 <= i < depth for i in positions):
+                raise InputError(f"nonlocal_{name}={tuple(positions)}: {name} has blocks 0 to {depth - 1}")
+        if res4_temporal_blocks is None:
+            return [depths[2]] * len(widths)
+        if isinstance(res4_temporal_blocks, int):
+            return [res4_temporal_blocks] * len(widths)
+        if len(res4_temporal_blocks) != len(widths):
+            raise InputError(
+                f"res4_temporal_blocks={tuple(res4_temporal_blocks)}: one number for each of {len(widths)} pathways"
+            )
+        return list(res4_temporal_blocks)
+
+    def split(self, clip: Tensor) -> list[Tensor]:
+        """Give each pathway its frames: (N, 3, T, H, W) -> [(N, 3, T / alpha, H, W), (N, 3, T, H, W)] or [clip]."""
+        if clip.ndim != 5 or clip.shape[1] != 3:
+            raise InputError(f"clip has shape {tuple(clip.shape)}, expected (N, 3, T, H, W)")
+        frames = clip.shape[2]
+        if frames == 0 or frames % self.alpha:
+            raise InputError(
+                f"clip has {frames} frames, not a multiple of alpha = {self.alpha}; this network expects {self.frames} "
+                "frames (those of the Fast pathway: the Slow ones are picked inside)"
+            )
+        if len(self.pathways) == 1:
+            return [clip]
+        return [clip[:, :, slow_frame_indices(frames, self.alpha)], clip]
+
+    def features(self, clip: Tensor) -> list[Tensor]:
+        """Return the res5 features of every pathway: (N, C, T, H/32, W/32) each (H/16 with res5_stride 1)."""
+        x = [self.s1.get_submodule(f"pathway{p}_stem")(frames) for p, frames in enumerate(self.split(clip))]
+        for stage in STAGES:
+            if len(self.pathways) == 2:
+                x = self.get_submodule(f"s{stage - 1}_fuse")(x)
+            x = self.get_submodule(f"s{stage}")(x)
+        return x
+
+    def forward(self, clip: Tensor, *for_head: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return what the head makes of the features; `for_head` goes to it (boxes, for a region head)."""
+        result: Tensor = self.head(self.features(clip), *for_head)
+        return result
+
+
+def initialise(network: nn.Module, zero_init_final_bn: bool = True) -> None:
+    """Fill as the authors do: He normal (fan-out) convolutions, last norm of every residual zero, linear 0.01."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+    if zero_init_final_bn:
+        for module in network.modules():
+            if isinstance(module, BottleneckBranch):
+                nn.init.zeros_(module.c_bn.weight)
+            elif isinstance(module, NonLocal):
+                nn.init.zeros_(module.bn.weight)
