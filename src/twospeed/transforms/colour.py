@@ -1,0 +1,121 @@
+"""Colour: jitter drawn once for a whole clip, and normalisation to what a network expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twospeed.errors import InputError
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow grey a picture
+
+
+def normalise(
+    frames: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    channel_dim: int = -3,
+    order: Literal["rgb", "bgr"] = "rgb",
+) -> Tensor:
+    """Bring RGB pictures from 0..255 to (value / 255 - mean) / std, float32.
+
+    frames: 3 channels along channel_dim. mean, std: three values for 0..1 pictures, in the order of the
+    output's channels. order: the channel order of the output ("bgr" flips the RGB input).
+    """
+    if frames.shape[channel_dim] != 3:
+        raise InputError(f"frames of shape {tuple(frames.shape)} do not have 3 channels along {channel_dim}")
+    shape = [1] * frames.ndim
+    shape[channel_dim] = 3
+    scaled = frames.float() / 255.0
+    if order == "bgr":
+        scaled = scaled.flip(channel_dim)
+    return (scaled - scaled.new_tensor(mean).reshape(shape)) / scaled.new_tensor(std).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ColourTransform:
+    """A drawn change of colours, the same for every frame it is applied to.
+
+    brightness, contrast, saturation: factors around 1. hue: shift in -0.5..0.5 of the colour circle. grey:
+    all colour removed. order: in which the four are applied (0 brightness, 1 contrast, 2 saturation, 3 hue).
+    """
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    grey: bool = False
+    order: tuple[int, ...] = (0, 1, 2, 3)
+
+    def frames(self, frames: Tensor) -> Tensor:
+        """Apply to RGB pictures (..., 3, H, W), uint8 or float in 0..255 -> float32 in 0..255."""
+        if frames.ndim < 3 or frames.shape[-3] != 3:
+            raise InputError(f"frames must be (..., 3, H, W), got {tuple(frames.shape)}")
+        picture = frames.float()
+        for step in self.order:
+            if step == 0 and self.brightness != 1.0:
+                picture = (picture * self.brightness).clamp(0, 255)
+            elif step == 1 and self.contrast != 1.0:
+                # The mean is that of each frame's luma, so that a clip with a cut is not pulled to a common
+                # grey.
+                picture = _blend(picture, _luma(picture).mean(dim=(-2, -1), keepdim=True), self.contrast)
+            elif step == 2 and self.saturation != 1.0:
+                picture = _blend(picture, _luma(picture), self.saturation)
+            elif step == 3 and self.hue != 0.0:
+                picture = _shift_hue(picture, self.hue)
+        return _luma(picture).expand_as(picture) if self.grey else picture
+
+
+def draw_colour(
+    rng: np.random.Generator,
+    *,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    grey_probability: float = 0.0,
+) -> ColourTransform:
+    """Draw colour jitter: factors uniform in [max(0, 1 - x), 1 + x], hue in [-hue, hue], random order."""
+    if not 0 <= hue <= 0.5:
+        raise InputError(f"hue jitter must be within 0..0.5 of the colour circle, got {hue}")
+    drawn_brightness, drawn_contrast, drawn_saturation = (
+        float(rng.uniform(max(0.0, 1.0 - x), 1.0 + x)) for x in (brightness, contrast, saturation)
+    )
+    shift = float(rng.uniform(-hue, hue))
+    order = tuple(int(step) for step in rng.permutation(4))
+    grey = bool(rng.random() < grey_probability)
+    return ColourTransform(drawn_brightness, drawn_contrast, drawn_saturation, shift, grey, order)
+
+
+def _luma(picture: Tensor) -> Tensor:
+    weights = picture.new_tensor(_LUMA).reshape(3, 1, 1)
+    return (picture * weights).sum(dim=-3, keepdim=True)  # (..., 1, H, W)
+
+
+def _blend(picture: Tensor, other: Tensor, factor: float) -> Tensor:
+    return (picture * factor + other * (1.0 - factor)).clamp(0, 255)
+
+
+def _shift_hue(picture: Tensor, shift: float) -> Tensor:
+    red, green, blue = picture.unbind(-3)
+    value, _ = picture.max(dim=-3)
+    chroma = value - picture.min(dim=-3).values
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    hue = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = (hue + 6 * shift) % 6  # in sixths of the circle
+    # Each channel is the same trapezoid of the hue, started at 5, 3 and 1 sixths for red, green and blue.
+    channels = []
+    for offset in (5, 3, 1):
+        position = (hue + offset) % 6
+        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp(0, 1))
+    return torch.stack(channels, dim=-3)

@@ -1,0 +1,129 @@
+"""Which frames of a video a network sees: random, uniform and keyframe clips, sliding windows, thinning.
+
+Indices are int64 arrays into the decoding order, sorted, always inside the video; a video shorter than a clip
+repeats its last frame, as the authors' loaders do. Pure numpy, so that a plan can be made before anything is
+decoded.
+
+    video   0 ........................................ n-1
+    clip            start |---- span source frames ----|      `frames` of them, evenly spaced
+
+Source: the SlowFast papers' sampling as PySlowFast implements it (a clip is frames * stride at 30 frames per
+second).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.errors import InputError
+
+Indices = NDArray[np.int64]
+
+TRAINED_RATE = 30.0  # frames per second to which T x tau of the papers refers
+
+
+def clip_span(frames: int, stride: int, frame_rate: float | None = None) -> float:
+    """Return how many source frames a clip of `frames` at `stride` covers, at least 1.
+
+    frame_rate: frames per second of the video; None takes the 30 of the papers. A 15-fps video therefore
+    gives half as many source frames for the same seconds. Raises InputError for counts or rates that are not
+    positive.
+    """
+    if frames < 1 or stride < 1:
+        raise InputError(f"a clip needs at least 1 frame at stride 1, got frames={frames}, stride={stride}")
+    rate = TRAINED_RATE if frame_rate is None else float(frame_rate)
+    if not rate > 0 or not np.isfinite(rate):
+        raise InputError(f"frame rate must be a positive number of frames per second, got {frame_rate}")
+    return max(1.0, frames * stride * rate / TRAINED_RATE)
+
+
+def spread(start: float, span: float, frames: int, video_frames: int) -> Indices:
+    """Return `frames` evenly spaced indices from start to start + span - 1, clamped and truncated."""
+    if video_frames < 1:
+        raise InputError(f"a video of {video_frames} frames has nothing to sample")
+    points = np.linspace(start, start + span - 1, frames)
+    return np.clip(points, 0, video_frames - 1).astype(np.int64)
+
+
+def random_clip(
+    rng: np.random.Generator, video_frames: int, frames: int, stride: int, frame_rate: float | None = None
+) -> Indices:
+    """Draw a training clip: its start is uniform (a real number) in [0, max(video_frames - span, 0)]."""
+    span = clip_span(frames, stride, frame_rate)
+    return spread(rng.uniform(0.0, max(video_frames - span, 0.0)), span, frames, video_frames)
+
+
+def uniform_clip(
+    number: int,
+    clips: int,
+    video_frames: int,
+    frames: int,
+    stride: int,
+    frame_rate: float | None = None,
+    *,
+    touch_end: bool = False,
+) -> Indices:
+    """Return test clip `number` of `clips`, spread uniformly over the video.
+
+    PySlowFast starts clip k of K at max(n - span, 0) * k / K, so that the last clip stops short of the end.
+    touch_end: its other rule (offset sampling): integer starts, the last clip ends with the video, and a
+    single clip stands in the middle.
+    """
+    if not 0 <= number < clips:
+        raise InputError(f"test clip {number} does not exist among {clips} clips")
+    span = clip_span(frames, stride, frame_rate)
+    slack = max(video_frames - span, 0.0)
+    if not touch_end:
+        start = slack * number / clips
+    elif clips == 1:
+        start = float(np.floor(slack / 2))
+    else:
+        start = number * float(np.floor(slack / (clips - 1)))
+    return spread(start, span, frames, video_frames)
+
+
+def keyframe_clip(centre: int, frames: int, stride: int, video_frames: int) -> Indices:
+    """Return the clip around a keyframe: from centre - span // 2 on, every `stride`-th frame (AVA).
+
+    Indices before the first or after the last frame repeat that frame.
+    """
+    if frames < 1 or stride < 1 or video_frames < 1:
+        raise InputError(
+            f"no clip around a keyframe with frames={frames}, stride={stride} "
+            f"in a video of {video_frames} frames"
+        )
+    first = centre - frames * stride // 2
+    return np.clip(first + stride * np.arange(frames, dtype=np.int64), 0, video_frames - 1)
+
+
+def sliding_clips(
+    video_frames: int, frames: int, stride: int, step: int, frame_rate: float | None = None
+) -> Iterator[Indices]:
+    """Yield clips whose starts are `step` source frames apart; together they see the whole video.
+
+    The last clip is moved back so that it ends with the video; a video shorter than a clip gives exactly one.
+    """
+    if step < 1:
+        raise InputError(f"windows must move by at least 1 frame, got step={step}")
+    span = clip_span(frames, stride, frame_rate)
+    last = max(video_frames - span, 0.0)
+    start = 0.0
+    while start < last:
+        yield spread(start, span, frames, video_frames)
+        start += step
+    yield spread(last, span, frames, video_frames)
+
+
+def thin(frames: int, count: int) -> Indices:
+    """Return which of `frames` sampled frames the Slow pathway takes: floor(i * (frames - 1) / (count - 1)).
+
+    Not every alpha-th frame: the published weights were trained and evaluated with this linspace.
+    """
+    if not 1 <= count <= frames:
+        raise InputError(f"cannot thin {frames} frames to {count}")
+    if count == 1:
+        return np.zeros(1, dtype=np.int64)
+    return np.arange(count, dtype=np.int64) * (frames - 1) // (count - 1)
