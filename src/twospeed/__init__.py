@@ -1,1 +1,73 @@
-"""Video understanding at two speeds."""
+"""Video understanding at two speeds: what people do, where each object is, what every pixel is.
+
+The public names, each written once. Importing this module loads no network and no decoder: names are fetched from their
+rooms on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from twospeed.errors import (
+    CheckpointError,
+    ClipTooShort,
+    DatasetError,
+    InputError,
+    MaskError,
+    OutputError,
+    TwospeedError,
+    VideoError,
+    WeightsUnavailable,
+)
+from twospeed.values import ActionBoxes, ActionScores, ActionSpan, Frame, LabelMap, ObjectMasks, VideoInfo
+from twospeed.weights.catalog import list_models
+
+if TYPE_CHECKING:
+    from twospeed.pipelines.track import Tracker, track
+    from twospeed.video.reader import open_video
+    from twospeed.weights.load import create_model
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Tracker": "twospeed.pipelines.track",
+    "create_model": "twospeed.weights.load",
+    "open_video": "twospeed.video.reader",
+    "track": "twospeed.pipelines.track",
+}
+
+__all__ = [
+    "ActionBoxes",
+    "ActionScores",
+    "ActionSpan",
+    "CheckpointError",
+    "ClipTooShort",
+    "DatasetError",
+    "Frame",
+    "InputError",
+    "LabelMap",
+    "MaskError",
+    "ObjectMasks",
+    "OutputError",
+    "Tracker",
+    "TwospeedError",
+    "VideoError",
+    "VideoInfo",
+    "WeightsUnavailable",
+    "__version__",
+    "create_model",
+    "list_models",
+    "open_video",
+    "track",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'twospeed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,127 @@
+"""The written table of what exists: name -> builder, converter, preprocessing, labels, weights, licence, scores.
+
+A table, not a registry: importing another file never changes it. No torch is imported here, so that `twospeed models`
+and `--help` are instant; builders and converters are named as "module:function" and "module".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from twospeed.errors import InputError
+
+Task = Literal["classify", "detect", "track", "segment"]
+TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pixels must be brought to a network: mean and std in RGB order and 0..1 units, channel order, sampling.
+
+    short_side, crop: pixels. frames, stride: of a clip (frames of the fastest pathway, source frames between them).
+    average: how views become scores, "probabilities" (softmax, then mean) or "logits" (mean, then softmax).
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    input_order: Literal["rgb", "bgr"] = "rgb"
+    short_side: int | None = None
+    crop: int | None = None
+    frames: int | None = None
+    stride: int | None = None
+    average: Literal["probabilities", "logits"] = "probabilities"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """Where a model's default weights are: inside the package, or at its authors' published address.
+
+    file: name inside the package or in the cache. url: None for shipped files. sha256: of the whole file (or its first
+    digits), None where it is not published. licence, trained_on: of the weights, not of the code.
+    """
+
+    file: str
+    url: str | None = None
+    sha256: str | None = None
+    licence: str = ""
+    trained_on: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the catalogue."""
+
+    name: str
+    task: Task
+    summary: str
+    builder: str
+    converter: str
+    paper: str
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    labels: str | None = None
+    weights: WeightsFile | None = None
+    scores: Mapping[str, str] = field(default_factory=dict)
+
+
+_STCN_PAPER = "Cheng, Tai, Tang: Rethinking Space-Time Networks with Improved Memory Coverage, NeurIPS 2021"
+_STCN_RELEASE = "https://github.com/hkchengrex/STCN/releases/download/1.0/"
+
+_TRACK = (
+    Entry(
+        name="stcn",
+        task="track",
+        summary="space-time correspondence network, ResNet-50; masks given",
+        builder="twospeed.models.stcn.builders:stcn",
+        converter="twospeed.models.stcn.convert",
+        paper=_STCN_PAPER,
+        preprocessing=Preprocessing(short_side=480),
+        weights=WeightsFile(
+            file="stcn.pth",
+            url=_STCN_RELEASE + "stcn.pth",
+            licence="MIT (code); data sets' own terms",
+            trained_on="static images, BL30K, YouTube-VOS and DAVIS (s012)",
+        ),
+        scores={"DAVIS-2017 val J&F (authors)": "85.3", "DAVIS-2016 val J&F (authors)": "91.7"},
+    ),
+    Entry(
+        name="track_nano",
+        task="track",
+        summary="a small STCN of our own training, shipped; masks given",
+        builder="twospeed.models.stcn.builders:track_nano",
+        converter="twospeed.models.stcn.convert",
+        paper=_STCN_PAPER,
+        preprocessing=Preprocessing(short_side=480),
+        weights=WeightsFile(
+            file="track_nano.safetensors",
+            licence="MIT",
+            trained_on="generated objects and ten DAVIS-2016 sequences (BSD); see docs/track_nano.md",
+        ),
+    ),
+)
+
+# The recognition models are the SlowFast engineer's section: see models/slowfast/builders.py
+_CLASSIFY: tuple[Entry, ...] = ()
+
+CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_TRACK)}
+
+
+def list_models(task: Task | None = None) -> list[str]:
+    """Return the names of all models, sorted; only those of one task if given.
+
+    Raises InputError for an unknown task.
+    """
+    if task is not None and task not in TASKS:
+        raise InputError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
+    return sorted(name for name, entry in CATALOG.items() if task in (None, entry.task))
+
+
+def find(name: str) -> Entry:
+    """Return a model's line. Raises InputError with near names when there is none."""
+    if name in CATALOG:
+        return CATALOG[name]
+    near = difflib.get_close_matches(name, CATALOG, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`twospeed models` lists what exists"
+    raise InputError(f"unknown model {name!r}; {hint}")

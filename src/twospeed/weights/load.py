@@ -1,0 +1,133 @@
+"""The only door by which weights enter a network: read, convert, check every key, load."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twospeed.errors import CheckpointError, InputError
+from twospeed.weights import store
+from twospeed.weights.catalog import CATALOG, Entry, find
+from twospeed.weights.imports import read_state, unwrap
+
+WeightsSource = str | Path | Mapping[str, Any] | None
+
+
+def create_model(
+    name: str, weights: WeightsSource = None, *, device: str | torch.device | None = None, **options: Any
+) -> nn.Module:
+    """Build a network by its catalogue name, in eval mode.
+
+    weights: None (random initialisation), "default" (what the catalogue lists: shipped, or fetched once), a path to a
+    twospeed `.safetensors` file or to the original authors' checkpoint, or a state dict in either naming. device: where
+    the network goes, None keeps it on the CPU. options: the builder's arguments; what the weights' shapes determine is
+    read from them.
+    Raises InputError (unknown name or option), CheckpointError (weights that do not fit: every missing, unknown and
+    mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (default weights that are
+    neither here nor fetchable).
+    """
+    entry = find(name)
+    if weights is None:
+        model = _build(entry, options)
+    else:
+        state, where, stored_options = _read(entry, weights)
+        model = build_from_state(entry, state, options, where, stored_options)
+    return model.eval() if device is None else model.eval().to(device)
+
+
+def build_from_state(
+    entry: Entry, state: Mapping[str, Tensor], options: Mapping[str, Any], where: str, stored: Mapping[str, Any]
+) -> nn.Module:
+    """Build the network that a state dict (authors' naming or ours) belongs to, and load it strictly.
+
+    options: what the caller asks for. stored: options recorded in the file. Raises CheckpointError.
+    """
+    converter = _converter(entry)
+    ours: dict[str, Tensor] = converter.to_ours(state)
+    known: dict[str, Any] = {**stored, **converter.options_from(ours, entry.name)}
+    for key, value in options.items():
+        if key in known and known[key] != value:
+            raise CheckpointError(
+                f"{where}: the weights say {key}={known[key]!r}, but {key}={value!r} was asked for; drop the option"
+            )
+    model = _build(entry, {**known, **options})
+    _load_strictly(model, ours, where, entry.name)
+    return model
+
+
+def recognise(state: Mapping[str, Tensor]) -> str | None:
+    """Guess which catalogue model a state dict belongs to; None when no family knows its keys."""
+    for module in sorted({entry.converter for entry in CATALOG.values()}):
+        guess: str | None = importlib.import_module(module).recognise(state)
+        if guess is not None:
+            return guess
+    return None
+
+
+def weights_sha256(name: str, weights: WeightsSource) -> str | None:
+    """Checksum of the file that `create_model(name, weights)` reads; None when there is no file."""
+    if weights == "default":
+        return store.sha256(store.default_weights(find(name)))
+    return store.sha256(Path(weights)) if isinstance(weights, str | Path) else None
+
+
+def _read(entry: Entry, weights: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    if isinstance(weights, Mapping):
+        return unwrap(weights, "the state dict"), "the state dict", {}
+    path = store.default_weights(entry) if weights == "default" else Path(weights)
+    state, metadata = read_state(path)
+    try:
+        stored = json.loads(metadata.get("options", "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its recorded options are not JSON; convert it again") from error
+    return state, str(path), dict(stored)
+
+
+def _converter(entry: Entry) -> ModuleType:
+    return importlib.import_module(entry.converter)
+
+
+def _build(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
+    module, function = entry.builder.split(":")
+    build = getattr(importlib.import_module(module), function)
+    try:
+        model: nn.Module = build(**options)
+    except TypeError as error:
+        raise InputError(f"{entry.name}: {str(error).partition('() ')[2] or error}") from error
+    except ValueError as error:
+        raise InputError(f"{entry.name}: {error}") from error
+    return model
+
+
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
+    expected = model.state_dict()
+    # Files older than torch 0.4.1 lack these counters, which nothing here reads
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in expected]
+    misshaped = [
+        f"{key} {tuple(state[key].shape)} where {tuple(expected[key].shape)} is expected"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
+    ]
+    if missing or unknown or misshaped:
+        report = [
+            f"{len(keys)} {kind}: {_listed(keys)}"
+            for kind, keys in (("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped))
+            if keys
+        ]
+        raise CheckpointError(f"{where} does not fit {name}; {'; '.join(report)}")
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{where}: {key} holds NaN or infinity; the file is damaged or training diverged")
+    model.load_state_dict({key: state.get(key, value) for key, value in expected.items()})
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(keys)
