@@ -1,8 +1,9 @@
 """SlowFast networks: one pathway sees few frames with many channels, the other many frames with few channels.
 
-Reads top to bottom like Table 1 of "SlowFast Networks for Video Recognition" (Feichtenhofer 2019): stem, bottleneck
-block, non-local block, stage, lateral connection, head, network. Slow-only and Fast-only networks are the same network
-with a pathway left out. Module names are those of PySlowFast, so that its checkpoints need no renaming.
+Reads top to bottom like Table 1 of "SlowFast Networks for Video Recognition" (Feichtenhofer 2019): stem,
+bottleneck block, non-local block, stage, lateral connection, head, network. Slow-only and Fast-only networks
+are the same network with a pathway left out. Module names are those of PySlowFast, so that its checkpoints
+need no renaming.
 
 Shape letters: N clips, C channels, T frames, H/W pixels, P pooled positions.
 """
@@ -23,16 +24,18 @@ Pathway = Literal["slow", "fast"]
 Fusion = Literal["time_strided_conv", "time_to_channel", "time_strided_sample"]
 Merge = Literal["concatenate", "sum"]
 NonLocalMode = Literal["dot_product", "softmax"]
+Average = Literal["probabilities", "logits"]
 
 STEM_KERNEL: Mapping[str, int] = {"slow": 1, "fast": 5}  # frames that the first convolution sees
 STAGES = (2, 3, 4, 5)  # res2 .. res5
 
 
 def slow_frame_indices(frames: int, alpha: int) -> list[int]:
-    """Return which of the Fast pathway's frames the Slow pathway sees: evenly spread, first and last included.
+    """Return which of the Fast pathway's frames the Slow pathway sees: evenly spread, first and last
+    included.
 
-    Differs: the papers describe a plain stride of alpha; the released weights were trained and measured with these
-    indices, floor(i * (frames - 1) / (count - 1)) for count = frames / alpha.
+    Differs: the papers describe a plain stride of alpha; the released weights were trained and measured with
+    these indices, floor(i * (frames - 1) / (count - 1)) for count = frames / alpha.
     """
     count = frames // alpha
     return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
@@ -62,7 +65,8 @@ class Stem(nn.Module):
 
 
 class BottleneckBranch(nn.Module):
-    """The residual: a looks along time, b along space (and strides there, not in a), c restores the channels."""
+    """The residual: a looks along time, b along space (and strides there, not in a), c restores the
+    channels."""
 
     def __init__(
         self,
@@ -133,9 +137,9 @@ class Bottleneck(nn.Module):
 class NonLocal(nn.Module):
     """Non-local block (Wang 2018): every position gathers from all others, x + BN(out(affinity(x) g(x))).
 
-    pool: window and stride (t, h, w) of the max-pool before phi and g; it has no parameters, so weights cannot tell it.
-    mode: "dot_product" divides the affinity by the number of pooled positions, "softmax" scales it by
-    (C/2)^-0.5 and normalises over pooled positions.
+    pool: window and stride (t, h, w) of the max-pool before phi and g; it has no parameters, so weights
+    cannot tell it. mode: "dot_product" divides the affinity by the number of pooled positions, "softmax"
+    scales it by (C/2)^-0.5 and normalises over pooled positions.
     """
 
     def __init__(self, channels: int, pool: tuple[int, int, int], mode: NonLocalMode) -> None:
@@ -162,13 +166,14 @@ class NonLocal(nn.Module):
             affinity = (affinity * theta.shape[1] ** -0.5).softmax(dim=2)
         else:
             affinity = affinity / phi.shape[2]
-        gathered = (g @ affinity.mT).unflatten(2, x.shape[2:])  # (N, C/2, T, H, W)
+        gathered = (g @ affinity.mT).view(*theta.shape[:2], *x.shape[2:])  # (N, C/2, T, H, W)
         updated: Tensor = x + self.bn(self.conv_out(gathered))
         return updated
 
 
 def pool_positions(x: Tensor, pool: tuple[int, int, int]) -> Tensor:
-    """Max-pool the positions that a non-local block attends to; an input smaller than the window is refused."""
+    """Max-pool the positions that a non-local block attends to; an input smaller than the window is
+    refused."""
     if any(size < window for size, window in zip(x.shape[2:], pool, strict=True)):
         raise InputError(
             f"clip too small for the non-local blocks: features (T, H, W) = {tuple(x.shape[2:])} there, "
@@ -198,7 +203,8 @@ class Stage(nn.Module):
         nonlocal_pool: tuple[int, int, int] = (1, 2, 2),
         nonlocal_mode: NonLocalMode = "dot_product",
     ) -> None:
-        """Append a pathway of `depth` blocks, the first `temporal_blocks` of which look along time (kernel 3)."""
+        """Append a pathway of `depth` blocks, the first `temporal_blocks` of which look along time (kernel
+        3)."""
         pathway = len(self.pathway_layers)
         layers: list[str] = []
         for i in range(depth):
@@ -232,9 +238,10 @@ class Stage(nn.Module):
 class Lateral(nn.Module):
     """Lateral connection: give the Slow pathway what the Fast one saw (section 3.3 of the paper).
 
-    time_strided_conv: a (kernel, 1, 1) convolution with stride alpha to `channel_ratio` times the Fast channels.
-    time_to_channel: alpha Fast frames become the channels of one Slow frame. time_strided_sample: one Fast frame in
-    alpha. The result is concatenated after the Slow channels, or summed where the channel counts agree.
+    time_strided_conv: a (kernel, 1, 1) convolution with stride alpha to `channel_ratio` times the Fast
+    channels. time_to_channel: alpha Fast frames become the channels of one Slow frame. time_strided_sample:
+    one Fast frame in alpha. The result is concatenated after the Slow channels, or summed where the channel
+    counts agree.
     """
 
     def __init__(
@@ -275,8 +282,9 @@ class Lateral(nn.Module):
         if merge == "sum":
             if lateral_channels != slow_channels:
                 raise InputError(
-                    f"fusion_merge='sum' needs as many lateral as Slow channels, {fusion} gives {lateral_channels} "
-                    f"for {slow_channels}; with time_to_channel this holds for alpha = 1 / beta"
+                    f"fusion_merge='sum' needs as many lateral as Slow channels, {fusion} gives "
+                    f"{lateral_channels} for {slow_channels}; with time_to_channel this holds for "
+                    "alpha = beta_inverse"
                 )
             self.channels_out = slow_channels
         elif merge == "concatenate":
@@ -289,7 +297,8 @@ class Lateral(nn.Module):
         if self.fusion == "time_strided_conv":
             convolved: Tensor = self.relu(self.bn(self.conv_f2s(fast)))
             return convolved
-        grouped = fast.unflatten(2, (-1, self.alpha))  # (N, C, T, alpha, H, W)
+        n, c, t, h, w = fast.shape
+        grouped = fast.reshape(n, c, t // self.alpha, self.alpha, h, w)
         if self.fusion == "time_strided_sample":
             return grouped[:, :, :, 0]
         return grouped.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)  # (N, alpha C, T, H, W)
@@ -303,10 +312,12 @@ class Lateral(nn.Module):
 
 
 class ClassifyHead(nn.Module):
-    """Average each pathway over all of time and a sliding spatial window, concatenate, classify every position.
+    """Average each pathway over all of time and a sliding spatial window, concatenate, classify every
+    position.
 
-    window: side of the window in features (training crop / 32), so that a clip of the training crop gives one position
-    and a larger one several; None averages over all of space. Features smaller than the window are averaged whole.
+    window: side of the window in features (training crop / 32), so that a clip of the training crop gives one
+    position and a larger one several; None averages over all of space. Features smaller than the window are
+    averaged whole.
     """
 
     def __init__(self, channels: int, num_classes: int, window: int | None, dropout: float) -> None:
@@ -333,19 +344,23 @@ class ClassifyHead(nn.Module):
 class SlowFast(nn.Module):
     """A Slow and a Fast pathway joined by lateral connections, or one of them alone.
 
-    Call with clip: float (N, 3, T, H, W), normalised, T frames of the fastest pathway; returns logits (N, P, num_classes)
-    before softmax, one row for each position of the head's window (one at the training crop). The Slow pathway's frames
-    are picked inside. Raises `InputError` for a clip of another shape or with T not a multiple of alpha.
+    Call with clip: float (N, 3, T, H, W), normalised, T frames of the fastest pathway; returns logits (N, P,
+    num_classes) before softmax, one row for each position of the head's window (one at the training crop).
+    The Slow pathway's frames are picked inside. Raises `InputError` for a clip of another shape or with T not
+    a multiple of alpha.
 
-    depths: blocks of res2 .. res5. pathways: which exist. width: channels of the first convolution (Slow's, or those of
-    the only pathway). alpha: Fast frames for each Slow frame. beta_inverse: Slow channels for each Fast channel.
-    res4_temporal_blocks: how many leading blocks of res4 have a temporal kernel of 3, one number for each pathway (None:
-    all); res2 and res3 have it in the Fast pathway only, res5 in both. nonlocal_res3/_res4: 0-based blocks of the first
-    pathway after which a non-local block stands. res5_stride 1 with res5_dilation 2 gives the features of stride 16 that
-    region heads use. crop_size: training crop in pixels, sets the head's window; None pools over all of space. head: a
-    module called with the list of features, then with what else `forward` is given; default `ClassifyHead`.
-    frames, frame_stride: the sampling that the weights expect, in frames of a 30 fps video; recorded for the pipelines,
-    not used here (tau, the Slow stride, is frame_stride * alpha).
+    depths: blocks of res2 .. res5. pathways: which exist. width: channels of the first convolution (Slow's,
+    or those of the only pathway). alpha: Fast frames for each Slow frame. beta_inverse: Slow channels for
+    each Fast channel. res4_temporal_blocks: how many leading blocks of res4 have a temporal kernel of 3, one
+    number for each pathway (None: all); res2 and res3 have it in the Fast pathway only, res5 in both.
+    nonlocal_res3/_res4: 0-based blocks of the first pathway after which a non-local block stands. res5_stride
+    1 with res5_dilation 2 gives the features of stride 16 that region heads use. crop_size: training crop in
+    pixels, sets the head's window; None pools over all of space. head: a module called with the list of
+    features, then with what else `forward` is given; default `ClassifyHead`. frames, frame_stride: the
+    sampling that the weights expect, in frames of a 30 fps video; recorded for the pipelines, not used here
+    (tau, the Slow stride, is frame_stride * alpha). average: how the weights' authors turn logits into
+    scores, also only recorded: "probabilities" (softmax, then mean over positions and views) or "logits"
+    (mean over positions, then softmax).
     """
 
     def __init__(
@@ -373,6 +388,7 @@ class SlowFast(nn.Module):
         zero_init_final_bn: bool = True,
         frames: int = 32,
         frame_stride: int = 2,
+        average: Average = "probabilities",
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -381,6 +397,7 @@ class SlowFast(nn.Module):
         self.num_classes = num_classes
         self.frames = frames
         self.frame_stride = frame_stride
+        self.average = average
         widths = [width] if len(self.pathways) == 1 else [width, width // beta_inverse]
         temporal_res4 = self._check(
             depths,
@@ -476,19 +493,21 @@ class SlowFast(nn.Module):
             return [res4_temporal_blocks] * len(widths)
         if len(res4_temporal_blocks) != len(widths):
             raise InputError(
-                f"res4_temporal_blocks={tuple(res4_temporal_blocks)}: one number for each of {len(widths)} pathways"
+                f"res4_temporal_blocks={tuple(res4_temporal_blocks)}: one number for each of "
+                f"{len(widths)} pathways"
             )
         return list(res4_temporal_blocks)
 
     def split(self, clip: Tensor) -> list[Tensor]:
-        """Give each pathway its frames: (N, 3, T, H, W) -> [(N, 3, T / alpha, H, W), (N, 3, T, H, W)] or [clip]."""
+        """Give each pathway its frames: (N, 3, T, H, W) -> [(N, 3, T / alpha, H, W), (N, 3, T, H, W)] or
+        [clip]."""
         if clip.ndim != 5 or clip.shape[1] != 3:
             raise InputError(f"clip has shape {tuple(clip.shape)}, expected (N, 3, T, H, W)")
         frames = clip.shape[2]
         if frames == 0 or frames % self.alpha:
             raise InputError(
-                f"clip has {frames} frames, not a multiple of alpha = {self.alpha}; this network expects {self.frames} "
-                "frames (those of the Fast pathway: the Slow ones are picked inside)"
+                f"clip has {frames} frames, not a multiple of alpha = {self.alpha}; this network expects "
+                f"{self.frames} (those of the Fast pathway: the Slow ones are picked inside)"
             )
         if len(self.pathways) == 1:
             return [clip]
@@ -510,7 +529,8 @@ class SlowFast(nn.Module):
 
 
 def initialise(network: nn.Module, zero_init_final_bn: bool = True) -> None:
-    """Fill as the authors do: He normal (fan-out) convolutions, last norm of every residual zero, linear 0.01."""
+    """Fill as the authors do: He normal (fan-out) convolutions, last norm of every residual zero, linear
+    0.01."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             fan_out = module.out_channels * math.prod(module.kernel_size)
