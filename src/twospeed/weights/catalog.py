@@ -102,8 +102,129 @@ _TRACK = (
     ),
 )
 
-# The recognition models are the SlowFast engineer's section: see models/slowfast/builders.py
-_CLASSIFY: tuple[Entry, ...] = ()
+_SLOWFAST_PAPER = "Feichtenhofer, Fan, Malik, He: SlowFast Networks for Video Recognition, ICCV 2019"
+_SLOWFAST_REPORT = (
+    "Feichtenhofer, Fan, Malik, He: SlowFast Networks, ActivityNet 2019 AVA and Kinetics report"
+)
+_PYSLOWFAST_ZOO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/"
+_PYTORCHVIDEO_ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
+_KINETICS = "Kinetics-400"
+# The checksums of these files are not published by their authors
+_SLOWFAST_LICENCE = "Apache-2.0 (code); the weights' terms are their authors'"
+
+
+def _kinetics_views(frames: int, stride: int) -> Preprocessing:
+    """Ten clips of three 256-pixel crops; values (x / 255 - 0.45) / 0.225, RGB."""
+    return Preprocessing(
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+        short_side=256,
+        crop=256,
+        frames=frames,
+        stride=stride,
+    )
+
+
+def _recogniser(
+    name: str,
+    summary: str,
+    *,
+    frames: int = 32,
+    stride: int = 2,
+    paper: str = _SLOWFAST_PAPER,
+    url: str | None = None,
+    scores: Mapping[str, str] | None = None,
+) -> Entry:
+    weights = None
+    if url is not None:
+        weights = WeightsFile(
+            file=url.rpartition("/")[2],
+            url=url,
+            licence=_SLOWFAST_LICENCE,
+            trained_on=f"{_KINETICS} from scratch",
+        )
+    return Entry(
+        name=name,
+        task="classify",
+        summary=summary,
+        builder=f"twospeed.models.slowfast.builders:{name}",
+        converter="twospeed.models.slowfast.convert",
+        paper=paper,
+        preprocessing=_kinetics_views(frames, stride),
+        labels="kinetics400",
+        weights=weights,
+        scores=scores or {},
+    )
+
+
+_K400 = "Kinetics-400 top-1 / top-5, 30 views (authors)"
+_K700 = "Kinetics-700 top-1 / top-5, 30 views (report)"
+
+_CLASSIFY = (
+    _recogniser(
+        "slowfast_r50_4x16",
+        "SlowFast 4x16, ResNet-50",
+        url=_PYSLOWFAST_ZOO + "SLOWFAST_4x16_R50.pkl",
+        scores={_K400: "75.6 / 92.0"},
+    ),
+    _recogniser("slowfast_r50_4x16_nl", "SlowFast 4x16, ResNet-50, non-local blocks in res4"),
+    _recogniser(
+        "slowfast_r50_8x8",
+        "SlowFast 8x8, ResNet-50",
+        url=_PYSLOWFAST_ZOO + "SLOWFAST_8x8_R50.pkl",
+        scores={_K400: "77.0 / 92.6"},
+    ),
+    _recogniser("slowfast_r50_8x8_nl", "SlowFast 8x8, ResNet-50, non-local blocks in res4"),
+    _recogniser(
+        "slowfast_r101_8x8",
+        "SlowFast 8x8, ResNet-101 (the published weights: temporal kernels in all of res4)",
+        url=_PYTORCHVIDEO_ZOO + "SLOWFAST_8x8_R101.pyth",
+        scores={_K400: "77.90 / 93.27"},
+    ),
+    _recogniser(
+        "slowfast_r101_8x8_nl",
+        "SlowFast 8x8, ResNet-101, non-local blocks in res4",
+        paper=_SLOWFAST_REPORT,
+        scores={_K700: "70.6 / 89.7"},
+    ),
+    _recogniser(
+        "slowfast_r101_16x8",
+        "SlowFast 16x8, ResNet-101",
+        frames=64,
+        url=_PYTORCHVIDEO_ZOO + "SLOWFAST_16x8_R101_50_50.pyth",
+        scores={_K400: "78.70 / 93.61"},
+    ),
+    _recogniser(
+        "slowfast_r101_16x8_nl",
+        "SlowFast 16x8, ResNet-101, non-local blocks in res4",
+        frames=64,
+        paper=_SLOWFAST_REPORT,
+        scores={_K400: "79.8 / 93.9", _K700: "71.0 / 89.6"},
+    ),
+    _recogniser(
+        "slow_r50_4x16",
+        "Slow pathway alone, 4x16, ResNet-50",
+        frames=4,
+        stride=16,
+        url=_PYSLOWFAST_ZOO + "SLOWONLY_4x16_R50.pkl",
+        scores={_K400: "72.7 / 90.3"},
+    ),
+    _recogniser(
+        "slow_r50_8x8",
+        "Slow pathway alone, 8x8, ResNet-50",
+        frames=8,
+        stride=8,
+        url=_PYSLOWFAST_ZOO + "SLOWONLY_8x8_R50.pkl",
+        scores={_K400: "74.8 / 91.6"},
+    ),
+    _recogniser("fast_r101_32x2", "Fast pathway alone (beta = 1), ResNet-101", paper=_SLOWFAST_REPORT),
+    _recogniser(
+        "fast_r101_32x2_nl",
+        "Fast pathway alone (beta = 1), ResNet-101, non-local blocks in res4",
+        paper=_SLOWFAST_REPORT,
+        scores={_K700: "70.6 / 89.7"},
+    ),
+)
 
 CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_TRACK)}
 
