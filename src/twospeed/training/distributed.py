@@ -1,0 +1,138 @@
+"""One run on many processes: plain torch.distributed as torchrun starts it, and exact sharding.
+
+Every rank calls the same functions; alone (no torchrun) they cost nothing. What a step sees depends on the
+seed, the epoch and the number of clips per step, not on how many processes share them: rank r of R takes the
+r-th part of each batch that a single process would have seen whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from twospeed.errors import InputError
+
+Key = tuple[int, int]  # (epoch, index): what a training set is asked for
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """This process among those of the run: rank 0..world-1, and the device that is its own."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one process that writes files."""
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: str | None = None) -> Iterator[Process]:
+    """Join the run that torchrun describes in the environment, or be alone; leave it at the end.
+
+    device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one. NCCL joins GPUs, Gloo joins CPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {wanted!r} was asked for, but torch finds no CUDA device; use --device cpu")
+    if world == 1 or dist.is_initialized():
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        yield Process(rank, size, torch.device(wanted))
+        return
+    if wanted == "cuda":
+        wanted = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(wanted)
+    dist.init_process_group("nccl" if wanted.startswith("cuda") else "gloo")
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size(), torch.device(wanted))
+    finally:
+        dist.destroy_process_group()
+
+
+def parallel(model: nn.Module, process: Process) -> nn.Module:
+    """Wrap a model so that backward averages gradients over the processes; alone, return it unchanged.
+
+    Batch-norm statistics stay each process's own, as the papers train: precise BN joins them before
+    evaluation.
+    """
+    if process.world == 1:
+        return model
+    ids = [process.device.index] if process.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def epoch_batches(
+    length: int,
+    *,
+    epoch: int,
+    seed: int,
+    clips_per_step: int,
+    clips_per_forward: int,
+    process: Process,
+    skip_steps: int = 0,
+    shuffle: bool = True,
+) -> list[list[Key]]:
+    """Return this rank's batches of one epoch as (epoch, index) keys: the batch_sampler of a DataLoader.
+
+    Every optimiser step takes clips_per_step clips, cut into forwards of clips_per_forward; batch j of the
+    whole run goes to rank j modulo world, so a step is clips_per_step / (clips_per_forward * world) forwards
+    here. Samples that do not fill the last step are left out of this epoch (they differ from epoch to epoch).
+    skip_steps: steps of this epoch that were already taken (resume in mid-epoch).
+    """
+    forwards = clips_per_step // (clips_per_forward * process.world)
+    if forwards * clips_per_forward * process.world != clips_per_step:
+        raise InputError(
+            f"clips_per_step={clips_per_step} cannot be shared by {process.world} processes in forwards of "
+            f"{clips_per_forward} clips; make it a multiple of {clips_per_forward * process.world}"
+        )
+    if length < clips_per_step:
+        raise InputError(f"{length} samples do not fill one step of {clips_per_step}; lower clips_per_step")
+    order = np.random.default_rng([seed, epoch]).permutation(length) if shuffle else np.arange(length)
+    batches = []
+    for step in range(skip_steps, length // clips_per_step):
+        chosen = order[step * clips_per_step : (step + 1) * clips_per_step].reshape(-1, clips_per_forward)
+        batches += [[(epoch, int(i)) for i in batch] for batch in chosen[process.rank :: process.world]]
+    return batches
+
+
+def shard(length: int, process: Process) -> range:
+    """Return the indices that this rank evaluates: every world-th, none twice, none padded."""
+    return range(process.rank, length, process.world)
+
+
+def gather(value: T) -> list[T]:
+    """Return every rank's value, in rank order, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def total(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over all ranks (the input stays as it is)."""
+    summed = value.detach().clone()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(summed)
+    return summed
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()

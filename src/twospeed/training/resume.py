@@ -1,0 +1,160 @@
+"""Exact restart: everything that decides the next step, in one file that is either whole or absent.
+
+A checkpoint is a plain dictionary of tensors, numbers and strings (read back with torch's restricted loader).
+Random states are kept for every process of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from twospeed.errors import CheckpointError, InputError, OutputError
+from twospeed.training.distributed import Process, gather, wait_for_all
+
+Generators = Mapping[str, torch.Generator | np.random.Generator]
+
+_NAME = re.compile(r"checkpoint_(\d{8})\.pt")
+
+
+def random_state(generators: Generators | None = None) -> dict[str, Any]:
+    """Return the state of Python's, numpy's and torch's generators (all CUDA devices) and of those passed."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    named: dict[str, Any] = {}
+    for name, generator in (generators or {}).items():
+        if isinstance(generator, torch.Generator):
+            named[name] = generator.get_state()
+        else:
+            named[name] = _plain(generator.bit_generator.state)
+    return {
+        "python": random.getstate(),
+        "numpy": (
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "generators": named,
+    }
+
+
+def restore_random_state(state: Mapping[str, Any], generators: Generators | None = None) -> None:
+    """Put every generator back to where `random_state` found it."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    for name, generator in (generators or {}).items():
+        if name not in state["generators"]:
+            raise CheckpointError(f"the checkpoint has no state of generator {name!r}; it cannot resume exactly")
+        saved = state["generators"][name]
+        if isinstance(generator, torch.Generator):
+            generator.set_state(saved.cpu())
+        else:
+            generator.bit_generator.state = _numpy(saved)
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    process: Process,
+    *,
+    generators: Generators | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write `folder/checkpoint_<step>.pt` with the random states of all ranks; every rank must call this.
+
+    state: what the recipe wants back (state dicts, position). The file appears under its name only when it is
+    complete. keep: how many of the newest checkpoints stay. Raises OutputError when it cannot be written.
+    """
+    states = gather(random_state(generators))
+    path = folder / f"checkpoint_{step:08d}.pt"
+    if process.is_main:
+        write_atomically(path, {"step": step, "world": process.world, "random": states, **state})
+        for old in checkpoints(folder)[:-keep]:
+            old.unlink()
+    wait_for_all()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a run folder, oldest first."""
+    return sorted(p for p in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(p.name))
+
+
+def load_checkpoint(
+    path: Path, process: Process, *, generators: Generators | None = None, restore_random: bool = True
+) -> dict[str, Any]:
+    """Read a checkpoint on this rank's device and restore this rank's random states.
+
+    Raises CheckpointError for a damaged file and InputError when the run had another number of processes:
+    their random states and their share of each batch would differ, so the restart could not be exact.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this package, or damaged ({type(error).__name__})"
+        ) from error
+    if state.get("world") != process.world:
+        raise InputError(
+            f"{path}: written by {state.get('world')} processes, this run has {process.world}; "
+            "resume with the same number"
+        )
+    if restore_random:
+        restore_random_state(state["random"][process.rank], generators)
+    return state
+
+
+def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
+    """Save under a temporary name, flush to disk, then rename: a crash leaves the old file or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: checkpoint could not be written ({error}); free space, or choose another folder"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Turn a numpy bit generator's state into what the restricted loader reads: arrays become tensors."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return {
+            "array": torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value.astype(np.int64)),
+            "dtype": str(value.dtype),
+        }
+    return str(value) if isinstance(value, int) and value.bit_length() > 63 else value
+
+
+def _numpy(value: Any) -> Any:
+    """Undo `_plain`."""
+    if isinstance(value, Mapping):
+        if set(value) == {"array", "dtype"}:
+            array = value["array"].numpy()
+            return array.view(np.uint64) if value["dtype"] == "uint64" else array.astype(value["dtype"])
+        return {key: _numpy(item) for key, item in value.items()}
+    return int(value) if isinstance(value, str) and value.lstrip("-").isdigit() else value

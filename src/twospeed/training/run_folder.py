@@ -1,0 +1,192 @@
+"""What a training leaves behind: its resolved configuration, its origin, its metrics line by line.
+
+RUN/config.json       every field of the configuration, as used; can be fed back
+RUN/origin.json       command, commit, versions, machine
+RUN/metrics.jsonl     all metrics, one JSON object per line: {"kind": "train", "step": 10, ...}
+RUN/<kind>.csv        the same rows of one kind as a table (train.csv, validation.csv, ...)
+RUN/tensorboard/      the same as curves, where tensorboard is installed
+RUN/checkpoint_*.pt   for --resume
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from twospeed.errors import InputError, OutputError
+
+Value = int | float | str
+
+
+class RunFolder:
+    """Writes metrics while a training runs; a context manager.
+
+    resume_step: None starts a new run, in a folder that has none yet. A number continues one: rows written
+    after that step (between the last checkpoint and the interruption) are removed, so that the curve has each
+    step once. active: False writes nothing (all ranks but the first).
+    """
+
+    def __init__(self, path: Path, config: Any, *, resume_step: int | None = None, active: bool = True) -> None:
+        self.path = path
+        self.active = active
+        self._fields: dict[str, list[str]] = {}
+        self._tensorboard: Any = None
+        if not active:
+            return
+        if resume_step is None and (path / "metrics.jsonl").exists():
+            raise InputError(f"{path}: holds a run already; continue it with --resume, or choose another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if resume_step is None:
+                _write_json(path / "config.json", resolved(config))
+                _write_json(path / "origin.json", origin())
+            else:
+                self._drop_after(resume_step)
+        except OSError as error:
+            raise OutputError(f"{path}: run folder cannot be written ({error.strerror})") from error
+        self._tensorboard = _tensorboard(path / "tensorboard", resume_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def log(self, kind: str, step: int, **values: Value) -> None:
+        """Append one row to metrics.jsonl, <kind>.csv and TensorBoard; rows of a kind have the same fields."""
+        if not self.active:
+            return
+        row: dict[str, Value] = {"step": step, **values}
+        table = self.path / f"{kind}.csv"
+        known = self._fields.get(kind) or _header(table)
+        if known is not None and known != list(row):
+            raise ValueError(f"rows of {kind!r} have the fields {known}, got {list(row)}")
+        self._fields[kind] = list(row)
+        try:
+            with (self.path / "metrics.jsonl").open("a") as lines:
+                lines.write(json.dumps({"kind": kind, **row}) + "\n")
+            with table.open("a", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if known is None:
+                    writer.writerow(row)
+                writer.writerow(row.values())
+        except OSError as error:
+            raise OutputError(f"{self.path}: metrics cannot be written ({error.strerror})") from error
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def _drop_after(self, step: int) -> None:
+        lines = self.path / "metrics.jsonl"
+        if not lines.exists():
+            return
+        whole = [line for line in lines.read_text().splitlines() if _complete(line)]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        _replace(lines, "".join(line + "\n" for line in kept))
+        rows: dict[str, list[dict[str, Value]]] = {}
+        for line in kept:
+            row = json.loads(line)
+            rows.setdefault(row.pop("kind"), []).append(row)
+        for table in self.path.glob("*.csv"):
+            if table.stem not in rows:
+                table.unlink()
+        for kind, entries in rows.items():
+            text = ",".join(entries[0]) + "\n"
+            text += "".join(",".join(str(value) for value in row.values()) + "\n" for row in entries)
+            _replace(self.path / f"{kind}.csv", text)
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """Return a recipe's configuration as JSON values: nested dataclasses, paths as text, tuples as lists."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    result: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    return result
+
+
+def origin() -> dict[str, Any]:
+    """Return where a result comes from: command, commit (None for an installed wheel), versions, device."""
+    return {
+        "command": sys.argv,
+        "commit": commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "twospeed": _version("twospeed"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the source tree that this package runs from, "+changes" when it was edited."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "."],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}+changes" if changes else head
+
+
+def _tensorboard(path: Path, resume_step: int | None) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path), purge_step=None if resume_step is None else resume_step + 1)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _header(table: Path) -> list[str] | None:
+    if not table.exists():
+        return None
+    with table.open() as file:
+        return file.readline().rstrip("\n").split(",")
+
+
+def _complete(line: str) -> bool:
+    # The last line of an interrupted run may be cut.
+    return line.startswith("{") and line.endswith("}")

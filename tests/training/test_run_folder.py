@@ -1,0 +1,90 @@
+"""What a training writes, and that an interrupted one continues its tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from twospeed.errors import InputError
+from twospeed.training.run_folder import RunFolder, resolved
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Path = Path("clips")
+    lr: float = 0.1
+    jitter: tuple[int, int] = (256, 340)
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_config_origin_and_metrics(tmp_path):
+    with RunFolder(tmp_path / "run", Config()) as run:
+        run.log("train", 1, loss=2.25, lr=0.1)
+        run.log("train", 2, loss=1 / 3, lr=0.1)
+        run.log("validation", 2, top1=0.5)
+    assert json.loads((run.path / "config.json").read_text()) == {
+        "data": "clips",
+        "lr": 0.1,
+        "jitter": [256, 340],
+    }
+    assert json.loads((run.path / "origin.json").read_text())["versions"]["torch"]
+    rows = read(run.path / "train.csv")
+    assert [float(r["loss"]) for r in rows] == [2.25, 1 / 3]  # written to the last digit
+    assert read(run.path / "validation.csv") == [{"step": "2", "top1": "0.5"}]
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["train", "train", "validation"]
+
+
+def test_curves_reach_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunFolder(tmp_path, Config()) as run:
+        run.log("train", 1, loss=0.5)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 0.5)]
+
+
+def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
+    with RunFolder(tmp_path, Config()) as run:
+        for step in (1, 2, 3):
+            run.log("train", step, loss=step / 3)
+        run.log("validation", 3, top1=0.1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # cut while writing
+    with RunFolder(tmp_path, Config(), resume_step=2) as run:
+        run.log("train", 3, loss=1.0)
+    assert [(r["step"], float(r["loss"])) for r in read(tmp_path / "train.csv")] == [
+        ("1", 1 / 3),
+        ("2", 2 / 3),
+        ("3", 1.0),
+    ]
+    assert not (tmp_path / "validation.csv").exists()
+
+
+def test_a_second_run_does_not_overwrite_the_first(tmp_path):
+    with RunFolder(tmp_path, Config()) as run:
+        run.log("train", 1, loss=1.0)
+        with pytest.raises(ValueError, match="have the fields"):
+            run.log("train", 2, other=1.0)
+    with pytest.raises(InputError, match="holds a run already"):
+        RunFolder(tmp_path, Config())
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    with RunFolder(tmp_path / "run", Config(), active=False) as run:
+        run.log("train", 1, loss=1.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resolved_takes_plain_mappings_too():
+    assert resolved({"a": (1, Path("b"))}) == {"a": [1, "b"]}
