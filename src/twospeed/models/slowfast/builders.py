@@ -76,9 +76,7 @@ def slowfast_r50_4x16(**options: Unpack[Options]) -> SlowFast:
 def slowfast_r50_4x16_nl(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 4x16, ResNet-50, with non-local blocks in res4, pooled (1, 2, 2) as the authors' R50
     configurations."""
-    return _build(
-        {"depths": R50, "alpha": 8, "nonlocal_res4": NONLOCAL_R50, "nonlocal_pool": (1, 2, 2)}, options
-    )
+    return _build({"depths": R50, "alpha": 8, "nonlocal_res4": NONLOCAL_R50, "nonlocal_pool": (1, 2, 2)}, options)
 
 
 def slowfast_r50_8x8(**options: Unpack[Options]) -> SlowFast:
@@ -104,9 +102,7 @@ def slowfast_r101_8x8(**options: Unpack[Options]) -> SlowFast:
 def slowfast_r101_8x8_nl(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 8x8, ResNet-101 "50_50", with non-local blocks: 115 G multiply-adds in the ActivityNet 2019
     report."""
-    return _build(
-        {"depths": R101, "res4_temporal_blocks": R101_50_50, "nonlocal_res4": NONLOCAL_R101}, options
-    )
+    return _build({"depths": R101, "res4_temporal_blocks": R101_50_50, "nonlocal_res4": NONLOCAL_R101}, options)
 
 
 def slowfast_r101_16x8(**options: Unpack[Options]) -> SlowFast:

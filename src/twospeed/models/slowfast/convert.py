@@ -69,9 +69,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if rename is not None:
             ours = rename(ours) or ours
         if ours in renamed:
-            raise CheckpointError(
-                f"two entries of the checkpoint both mean {ours!r} (one of them is {name!r})"
-            )
+            raise CheckpointError(f"two entries of the checkpoint both mean {ours!r} (one of them is {name!r})")
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
         if source in ("caffe2", "torchvision"):
             tensor = _with_time(ours, tensor)
@@ -158,13 +156,9 @@ def _from_caffe2(name: str) -> str | None:
     if layer == "pred":
         return f"head.projection{suffix}"
     if layer in ("conv1", "res_conv1"):
-        return f"s1.pathway{pathway}_stem." + (
-            suffix.removeprefix("_") if "_bn" in suffix else f"conv{suffix}"
-        )
+        return f"s1.pathway{pathway}_stem." + (suffix.removeprefix("_") if "_bn" in suffix else f"conv{suffix}")
     if match := re.fullmatch(r"(?:pool1|res(\d)_\d+_branch2c_bn)_subsample", layer):
-        return f"s{match[1] or 1}_fuse." + (
-            suffix.removeprefix("_") if "_bn" in suffix else f"conv_f2s{suffix}"
-        )
+        return f"s{match[1] or 1}_fuse." + (suffix.removeprefix("_") if "_bn" in suffix else f"conv_f2s{suffix}")
     if match := re.fullmatch(r"res(\d)_(\d+)_branch1", layer):
         return f"s{match[1]}.pathway{pathway}_res{match[2]}.branch1{suffix}"
     if match := re.fullmatch(r"res(\d)_(\d+)_branch2([abc])", layer):
@@ -275,9 +269,7 @@ def _depth(state: Mapping[str, Tensor], stage: int, pathway: int) -> int:
 
 def _temporal_blocks(state: Mapping[str, Tensor], stage: int, pathway: int) -> int:
     """Count the blocks with a temporal kernel; they lead the stage, else the strict load names the others."""
-    keys = (
-        f"s{stage}.pathway{pathway}_res{i}.branch2.a.weight" for i in range(_depth(state, stage, pathway))
-    )
+    keys = (f"s{stage}.pathway{pathway}_res{i}.branch2.a.weight" for i in range(_depth(state, stage, pathway)))
     return sum(key in state and state[key].shape[2] > 1 for key in keys)
 
 
@@ -316,9 +308,7 @@ def _check_family(state: Mapping[str, Tensor], name: str, depths: list[int]) -> 
     wanted = name.split("_")[0]
     if wanted in ("slowfast", "slow", "fast") and kind != wanted:
         found = "both pathways" if two else f"the {alone.capitalize()} pathway alone"
-        raise CheckpointError(
-            f"these weights hold {found}; {name} does not: choose a name that starts with {kind}_"
-        )
+        raise CheckpointError(f"these weights hold {found}; {name} does not: choose a name that starts with {kind}_")
     for label, other in (("r50", "r101"), ("r101", "r50")):
         blocks = RES4_BLOCKS[label]
         if f"_{label}_" in name and depths[2] == RES4_BLOCKS[other]:

@@ -219,9 +219,7 @@ class Stage(nn.Module):
             self.add_module(f"pathway{pathway}_res{i}", block)
             layers.append(f"pathway{pathway}_res{i}")
             if i in nonlocal_after:
-                self.add_module(
-                    f"pathway{pathway}_nonlocal{i}", NonLocal(channels_out, nonlocal_pool, nonlocal_mode)
-                )
+                self.add_module(f"pathway{pathway}_nonlocal{i}", NonLocal(channels_out, nonlocal_pool, nonlocal_mode))
                 layers.append(f"pathway{pathway}_nonlocal{i}")
         self.pathway_layers.append(layers)
 
@@ -431,11 +429,7 @@ class SlowFast(nn.Module):
                 channels[0] = lateral.channels_out
             blocks = Stage()
             for p, pathway in enumerate(self.pathways):
-                temporal = (
-                    {2: 0, 3: 0, 4: temporal_res4[p], 5: depth}
-                    if pathway == "slow"
-                    else {4: temporal_res4[p]}
-                )
+                temporal = {2: 0, 3: 0, 4: temporal_res4[p], 5: depth} if pathway == "slow" else {4: temporal_res4[p]}
                 channels_out = widths[p] * 2**stage  # 256, 512, 1024, 2048 for the Slow pathway
                 blocks.add_pathway(
                     depth,
@@ -454,9 +448,7 @@ class SlowFast(nn.Module):
 
         self.feature_channels = sum(channels)
         window = None if crop_size is None else crop_size // 32
-        self.head = (
-            head if head is not None else ClassifyHead(self.feature_channels, num_classes, window, dropout)
-        )
+        self.head = head if head is not None else ClassifyHead(self.feature_channels, num_classes, window, dropout)
         initialise(self, zero_init_final_bn)
 
     def _check(
@@ -476,9 +468,7 @@ class SlowFast(nn.Module):
         if len(depths) != len(STAGES) or min(depths) < 1:
             raise InputError(f"depths={tuple(depths)}: four numbers of blocks, res2 to res5, each at least 1")
         if len(widths) == 2 and (beta_inverse < 1 or width % beta_inverse):
-            raise InputError(
-                f"width={width}, beta_inverse={beta_inverse}: width must be a multiple of beta_inverse"
-            )
+            raise InputError(f"width={width}, beta_inverse={beta_inverse}: width must be a multiple of beta_inverse")
         if fusion_kernel % 2 == 0:
             raise InputError(f"fusion_kernel={fusion_kernel}: an odd number of frames, such as 5 or 7")
         for name, positions, depth in (
@@ -493,8 +483,7 @@ class SlowFast(nn.Module):
             return [res4_temporal_blocks] * len(widths)
         if len(res4_temporal_blocks) != len(widths):
             raise InputError(
-                f"res4_temporal_blocks={tuple(res4_temporal_blocks)}: one number for each of "
-                f"{len(widths)} pathways"
+                f"res4_temporal_blocks={tuple(res4_temporal_blocks)}: one number for each of {len(widths)} pathways"
             )
         return list(res4_temporal_blocks)
 
