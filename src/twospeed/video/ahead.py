@@ -1,0 +1,101 @@
+"""Decode on a thread, a bounded number of frames ahead of whoever consumes them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Generator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# A decoder gives up its thread within one frame; a pipe or a camera may block for longer. Waiting for those would
+# hang the program, so after this the (daemon) thread is left to end with its source.
+JOIN_SECONDS = 2.0
+
+
+class _Lane(Generic[T]):
+    """What producer and consumer share. The producer holds only this, so that a forgotten consumer can be collected."""
+
+    def __init__(self, ahead: int, keep_newest: bool) -> None:
+        self.ahead = ahead
+        self.keep_newest = keep_newest
+        self.ready: deque[T] = deque()
+        self.changed = threading.Condition()
+        self.stopped = False
+        self.finished = False
+        self.error: BaseException | None = None
+
+    def put(self, item: T) -> bool:
+        """Hand over one item, waiting while the lane is full; False when nobody wants any more."""
+        with self.changed:
+            if self.keep_newest:
+                while len(self.ready) >= self.ahead:
+                    self.ready.popleft()
+            else:
+                self.changed.wait_for(lambda: self.stopped or len(self.ready) < self.ahead)
+            if self.stopped:
+                return False
+            self.ready.append(item)
+            self.changed.notify_all()
+            return True
+
+
+def _produce(lane: _Lane[T], items: Generator[T, None, None]) -> None:
+    try:
+        while not lane.stopped:
+            # No name holds the item: while the lane is full, only `put` keeps it alive.
+            if not lane.put(next(items)):
+                break
+    except StopIteration:
+        pass
+    except BaseException as error:  # carried over to the consumer's thread, whatever it is
+        lane.error = error
+    finally:
+        try:
+            items.close()
+        finally:
+            with lane.changed:
+                lane.finished = True
+                lane.changed.notify_all()
+
+
+def _stop(lane: _Lane[T], thread: threading.Thread) -> None:
+    with lane.changed:
+        lane.stopped = True
+        lane.ready.clear()
+        lane.changed.notify_all()
+    if thread is not threading.current_thread():
+        thread.join(JOIN_SECONDS)
+
+
+class DecodeAhead(Generic[T]):
+    """Iterate over a generator that runs on a thread of its own, at most `ahead` items in front.
+
+    The generator's exceptions come out of `next()` after the items made before them. `close()`, dropping the last
+    reference, or the end of the program stop the thread and close the generator on it. keep_newest: when full, drop
+    the oldest item instead of waiting (live sources).
+    """
+
+    def __init__(self, items: Generator[T, None, None], ahead: int, *, keep_newest: bool = False) -> None:
+        self._lane: _Lane[T] = _Lane(ahead, keep_newest)
+        thread = threading.Thread(target=_produce, args=(self._lane, items), name="twospeed-decode", daemon=True)
+        self.close = weakref.finalize(self, _stop, self._lane, thread)
+        thread.start()
+
+    def __iter__(self) -> DecodeAhead[T]:
+        return self
+
+    def __next__(self) -> T:
+        lane = self._lane
+        with lane.changed:
+            lane.changed.wait_for(lambda: lane.ready or lane.finished or lane.stopped)
+            if lane.ready:
+                item = lane.ready.popleft()
+                lane.changed.notify_all()
+                return item
+            error, lane.error = lane.error, None
+        if error is not None:
+            raise error
+        raise StopIteration

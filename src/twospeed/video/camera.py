@@ -1,0 +1,71 @@
+"""Frames from a camera, as they come.
+
+OpenCV rather than FFmpeg devices: one integer index means the same on Linux (V4L2), macOS (AVFoundation) and Windows
+(Media Foundation, DirectShow), and its wheels carry all of them; FFmpeg wants another device name on each system, and
+its wheels leave some out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import cv2
+
+from twospeed.errors import VideoError
+from twospeed.values import Frame, VideoInfo
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's own warnings about missing devices off stderr: the error raised here says it in one line."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def read_camera(
+    index: int, *, start: int = 0, rate: Fraction | None = None
+) -> Generator[Frame | VideoInfo, None, None]:
+    """Yield the VideoInfo, then every Frame until the camera stops; times are those of capture.
+
+    rate: frames per second to ask the camera for; it may give another. Raises VideoError without such a camera.
+    """
+    name = f"camera {index}"
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(index)
+        opened = capture.isOpened()
+    if not opened:
+        capture.release()
+        raise VideoError(f"{name}: cannot be opened; is it connected, free, and readable by this user?")
+    try:
+        if rate is not None:
+            capture.set(cv2.CAP_PROP_FPS, float(rate))
+        stated = capture.get(cv2.CAP_PROP_FPS)
+        began_s: float | None = None
+        number = 0
+        while True:
+            arrived, bgr = capture.read()
+            now_s = time.monotonic()
+            if not arrived:
+                if began_s is None:
+                    raise VideoError(f"{name}: opened, but gave no picture")
+                return
+            if number >= start:
+                if began_s is None:
+                    began_s = now_s
+                    yield VideoInfo(
+                        name=name,
+                        width=bgr.shape[1],
+                        height=bgr.shape[0],
+                        frame_rate=Fraction(stated).limit_denominator(1001) if stated > 0 else None,
+                    )
+                yield Frame(number, now_s - began_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+            number += 1
+    finally:
+        capture.release()

@@ -1,0 +1,265 @@
+"""Video files and streams: opened, walked, timed and closed in one place (PyAV, which is FFmpeg).
+
+Times come from presentation timestamps (pts) alone. An index is a frame's place in order of presentation among the
+frames that a decoder delivers from the start; nothing here multiplies a time by an average rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import av
+import av.error
+from av.stream import Disposition
+
+from twospeed.errors import VideoError
+from twospeed.values import Frame, VideoInfo
+from twospeed.video.pixels import RgbConverter, orientation_of
+from twospeed.video.truncation import missing_bytes
+
+Damaged = Literal["raise", "stop", "skip"]
+
+ASSUMED_RATE = Fraction(25)
+"""Frames per second of sources that state neither times nor a rate."""
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str, *, format: str | None = None) -> Iterator[tuple[Any, Any]]:
+    """Open a file or binary stream and its picture stream, as (container, stream); closed whatever happens.
+
+    Raises VideoError for what is no video, holds no picture stream (cover art is none) or has no decoder here.
+    """
+    if isinstance(source, Path):
+        # "file:" keeps FFmpeg from reading a protocol into names such as "take:2.mp4".
+        target: Any = f"file:{source}"
+    else:
+        target = source
+    try:
+        container = av.open(target, mode="r", format=format, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:
+        raise VideoError(f"{name}: cannot be opened as a video ({_reason(error)}){_hint(source)}") from None
+    try:
+        pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not pictures:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+            raise VideoError(f"{name}: has no picture stream, only {kinds}")
+        best = container.streams.best("video")
+        stream = best if best in pictures else pictures[0]
+        if stream.codec_context is None:
+            raise VideoError(f"{name}: no decoder for its picture stream; re-encode it, for example to H.264")
+        stream.thread_type = "AUTO"
+        yield container, stream
+    finally:
+        container.close()
+
+
+def _hint(source: Path | BinaryIO) -> str:
+    if isinstance(source, Path):
+        return "; is it a complete video file?"
+    return "; an mp4 can be piped only if its index comes first (faststart), mkv and mpegts always can"
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's words, without the number and the name that PyAV adds."""
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+class Clock:
+    """Seconds from the first frame, from pts; never runs backwards.
+
+    Where pts are missing, frames follow each other at `rate`. Where they jump back (joined recordings, a wrapped
+    counter), time goes on from the frame before.
+    """
+
+    def __init__(self, rate: Fraction, origin: int | None = None) -> None:
+        self._step = float(1 / rate)
+        self._origin = origin
+        self._ahead_s = 0.0  # seconds to add since the last jump
+        self._last_s = -self._step
+
+    def seconds(self, pts: int | None, time_base: Fraction | None) -> float:
+        """Return the time of the next frame in order of presentation."""
+        if pts is None or time_base is None:
+            seconds = self._last_s + self._step
+        else:
+            if self._origin is None:
+                self._origin = pts
+            seconds = self._ahead_s + (pts - self._origin) * time_base.numerator / time_base.denominator
+            if seconds < self._last_s:
+                self._origin, self._ahead_s = pts, self._last_s + self._step
+                seconds = self._ahead_s
+        self._last_s = seconds
+        return seconds
+
+
+def stated_rate(stream: Any) -> Fraction | None:
+    """Average frames per second as the container states it, else as FFmpeg guesses it, else None."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate:
+            return Fraction(rate)
+    return None
+
+
+def describe(container: Any, stream: Any, first: Any, name: str, size: tuple[int, int]) -> VideoInfo:
+    """Put together what container, stream and first decoded frame say. size: (width, height) as delivered."""
+    duration_s: float | None = None
+    if stream.duration is not None and stream.time_base:
+        duration_s = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        duration_s = container.duration / av.time_base
+    return VideoInfo(
+        name=name,
+        width=size[0],
+        height=size[1],
+        frame_rate=stated_rate(stream),
+        frame_count=stream.frames or None,
+        duration_s=duration_s,
+        rotation=orientation_of(first).rotation,
+        codec=stream.codec_context.name,
+    )
+
+
+def pictures(
+    container: Any, stream: Any, name: str, *, path: Path | None, damaged: Damaged = "raise", first: int = 0
+) -> Generator[Any, None, None]:
+    """Yield decoded pictures in order of presentation from where the container stands.
+
+    What cannot be decoded before the first picture is passed over, as a recording may begin between keyframes. After
+    it, damaged="raise" raises VideoError with the index of the first picture that is missing or incomplete, having
+    yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end.
+    first: index of the first picture, for messages. path: the file, whose length is checked at the end.
+    """
+    count = 0
+    end_s: float | None = None
+    packets = container.demux(stream)
+    walking = True
+    while walking:
+        frames = []
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, OSError) as error:  # the walk itself broke off: nothing comes after it
+            if damaged == "raise" and count:
+                raise _damage(name, first + count, _reason(error)) from None
+            break
+        walking = packet is not None
+        if packet is not None:
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                walking = False
+            except (av.error.FFmpegError, OSError) as error:
+                if damaged == "stop" and count:
+                    return
+                if damaged == "raise" and count:
+                    raise _damage(name, first + count, _reason(error)) from None
+        for frame in frames:
+            if frame.is_corrupt and damaged != "skip":
+                if not count:
+                    continue
+                if damaged == "stop":
+                    return
+                raise _damage(name, first + count, "its data are damaged")
+            count += 1
+            if frame.pts is not None and frame.time_base:
+                end_s = float(frame.pts * frame.time_base)
+            yield frame
+    if not count:
+        raise VideoError(f"{name}: not one picture could be decoded from its {stream.codec_context.name} stream")
+    if damaged == "raise":
+        missing = missing_bytes(path, container, stream) if path is not None else 0
+        if missing:
+            raise _damage(name, first + count, f"the file is cut off, {missing:,} bytes are missing")
+        stated_s = _stated_end(stream)
+        if stated_s is not None and end_s is not None and end_s < 0.95 * stated_s - 1.0:
+            raise _damage(
+                name, first + count, f"pictures end at {end_s:.1f} s of the {stated_s:.1f} s that the file states"
+            )
+
+
+def _damage(name: str, index: int, reason: str) -> VideoError:
+    return VideoError(
+        f"{name}: frame {index} cannot be decoded ({reason}); the {index} frames before it can, "
+        f"re-encode or fetch the file again for the rest"
+    )
+
+
+def _stated_end(stream: Any) -> float | None:
+    """Time at which the picture stream's own header says that it ends (not the container's, which counts sound)."""
+    if stream.duration is not None and stream.time_base:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    hours_minutes_seconds = stream.metadata.get("DURATION", "").split(":")  # Matroska, as FFmpeg and mkvmerge tag it
+    try:
+        hours, minutes, seconds = (float(part) for part in hours_minutes_seconds)
+    except ValueError:
+        return None
+    return hours * 3600 + minutes * 60 + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """A picture that decodes without those before it: its index, and its timestamps in the stream's time base."""
+
+    index: int
+    pts: int
+    dts: int
+
+
+def seek(container: Any, stream: Any, key: Keyframe) -> None:
+    """Go to a keyframe or one before it. Whether that worked shows in the first picture: containers are not to be
+    trusted, so callers check its pts and otherwise count from the start."""
+    container.seek(min(key.dts, key.pts), stream=stream, backward=True)
+
+
+def read_container(
+    source: Path | BinaryIO,
+    name: str,
+    *,
+    start: int = 0,
+    keyframe: Keyframe | None = None,
+    origin_pts: int | None = None,
+    format: str | None = None,
+    rate: Fraction | None = None,
+    short_side: int | None = None,
+    damaged: Damaged = "raise",
+) -> Generator[Frame | VideoInfo, None, None]:
+    """Yield the VideoInfo, then every Frame from index `start`. The container is closed when the generator is.
+
+    keyframe: the last one at or before `start`, to begin there instead of decoding what lies before; then origin_pts
+    is the first frame's pts.
+    """
+    convert = RgbConverter(short_side)
+    with opened(source, name, format=format) as (container, stream):
+        index = 0
+        if keyframe is not None:
+            seek(container, stream, keyframe)
+            index = keyframe.index
+        clock = Clock(rate or stated_rate(stream) or ASSUMED_RATE, origin_pts)
+        path = source if isinstance(source, Path) else None
+        described = False
+        arrived = keyframe is None
+        for picture in pictures(container, stream, name, path=path, damaged=damaged, first=index):
+            if keyframe is not None and not arrived:
+                if picture.pts is None or picture.pts > keyframe.pts:
+                    break
+                if picture.pts < keyframe.pts:
+                    continue
+                arrived = True
+            time_s = clock.seconds(picture.pts, picture.time_base)
+            if index >= start:
+                image = convert.image(picture)
+                if not described:
+                    yield describe(container, stream, picture, name, (image.shape[1], image.shape[0]))
+                    described = True
+                yield Frame(index, time_s, image)
+                del image
+            index += 1
+    if not arrived:  # the container sought to somewhere else
+        options = {"format": format, "rate": rate, "short_side": short_side, "damaged": damaged}
+        yield from read_container(source, name, start=start, **options)  # type: ignore[arg-type]
+    elif not described:
+        raise VideoError(f"{name}: has {index} frames, so none at start={start}")

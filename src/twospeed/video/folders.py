@@ -1,0 +1,138 @@
+"""A folder of pictures read as a video, in natural order of their names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator, Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.errors import VideoError
+from twospeed.values import Frame, VideoInfo
+from twospeed.video.containers import Damaged
+from twospeed.video.pixels import scaled_size
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".dib", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+FOLDER_RATE = Fraction(24)
+"""Frames per second assumed of a folder of pictures: DAVIS was filmed at 24."""
+
+
+def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key by which frame2 comes before frame10, whatever the zeros and capitals."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return a folder's pictures in natural order.
+
+    Hidden files are passed over. Where files of two formats share their names (frames as 00000.jpg beside masks as
+    00000.png), only the more frequent format counts, .jpg where both are as many. Raises VideoError without pictures.
+    """
+    try:
+        entries = sorted(folder.iterdir(), key=natural_order)
+    except OSError as error:
+        raise VideoError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+    images = [
+        path
+        for path in entries
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if len({path.stem for path in images}) < len(images):
+        frequency = Counter(path.suffix.lower() for path in images)
+        chosen = max(frequency, key=lambda suffix: (frequency[suffix], suffix in {".jpg", ".jpeg"}, suffix))
+        images = [path for path in images if path.suffix.lower() == chosen]
+    if not images:
+        inside = f"{len(entries)} other entries" if entries else "nothing"
+        raise VideoError(f"{folder}: the folder holds no pictures ({inside}); wanted .jpg, .png or the like")
+    return images
+
+
+def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8]:
+    """Read one picture: uint8 (H, W, 3), RGB, upright by its EXIF orientation, 8 bits, without alpha.
+
+    Raises VideoError for files that are no picture or are cut off.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on every system
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if bgr is None:
+        raise VideoError(f"{path}: is not a picture that can be decoded ({data.size} bytes)")
+    if data[:2].tobytes() == b"\xff\xd8" and _jpeg_is_cut(data.tobytes()):
+        raise VideoError(f"{path}: the picture is cut off ({data.size} bytes)")
+    rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    if short_side is not None:
+        size = scaled_size(rgb.shape[1], rgb.shape[0], short_side)
+        shrinks = size[0] < rgb.shape[1]
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return rgb
+
+
+def _jpeg_is_cut(data: bytes) -> bool:
+    """True if no end marker follows the last scan: libjpeg fills the rest with grey and only warns."""
+    return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
+
+
+def read_images(
+    images: list[Path],
+    name: str,
+    *,
+    start: int = 0,
+    rate: Fraction | None = None,
+    short_side: int | None = None,
+    damaged: Damaged = "raise",
+) -> Generator[Frame | VideoInfo, None, None]:
+    """Yield the VideoInfo, then every Frame from index `start`, each picture at its own size."""
+    if start >= len(images):
+        raise VideoError(f"{name}: has {len(images)} frames, so none at start={start}")
+    step = 1 / (rate or FOLDER_RATE)
+    described = False
+    for index, path in enumerate(images[start:], start):
+        try:
+            image = read_image(path, short_side=short_side)
+        except VideoError as error:
+            if damaged == "skip" or (damaged == "stop" and not described):
+                continue
+            if damaged == "stop":
+                return
+            raise VideoError(f"{error}; it would be frame {index}") from None
+        if not described:
+            yield VideoInfo(
+                name=name,
+                width=image.shape[1],
+                height=image.shape[0],
+                frame_rate=rate,
+                frame_count=len(images),
+                duration_s=float(len(images) * step),
+                codec=path.suffix.lower().lstrip("."),
+            )
+            described = True
+        yield Frame(index, float(index * step), image)
+        del image
+    if not described:
+        raise VideoError(f"{name}: not one of its {len(images)} pictures can be decoded")
+
+
+def read_chosen_images(
+    images: list[Path], indices: Iterable[int], *, short_side: int | None = None
+) -> NDArray[np.uint8]:
+    """Read the pictures at these indices: uint8 (T, H, W, 3). Raises VideoError where sizes differ."""
+    stack: list[NDArray[np.uint8]] = []
+    for index in indices:
+        stack.append(read_image(images[index], short_side=short_side))
+        if stack[-1].shape != stack[0].shape:
+            raise VideoError(
+                f"{images[index]}: is {stack[-1].shape[1]}x{stack[-1].shape[0]}, others are "
+                f"{stack[0].shape[1]}x{stack[0].shape[0]}; pictures of one clip need one size"
+            )
+    return np.stack(stack)

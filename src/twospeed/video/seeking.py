@@ -1,0 +1,220 @@
+"""Which frames a file holds, from its packets alone, and how to reach a few of them without decoding the rest."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.errors import VideoError
+from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, opened, pictures, seek, stated_rate
+from twospeed.video.pixels import RgbConverter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PacketIndex:
+    """The frames of one file in order of presentation.
+
+    pts: int64 (T,), strictly increasing, or None where the file states none (then frames can only be counted).
+    times_s: float64 (T,), seconds from the first frame. keyframes: in order of presentation.
+    """
+
+    pts: NDArray[np.int64] | None
+    times_s: NDArray[np.float64]
+    keyframes: tuple[Keyframe, ...]
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def keyframe_before(self, index: int) -> Keyframe | None:
+        """Return the last keyframe at or before this index, or None: begin at the start."""
+        at = bisect_right([key.index for key in self.keyframes], index) - 1
+        return self.keyframes[at] if at > 0 else None
+
+
+def index_packets(path: Path, rate: Fraction | None = None) -> PacketIndex:
+    """List the frames of a file by walking over its packets; decodes only where packets do not tell.
+
+    The last results are remembered, by path, size and modification time. rate: frames per second, used only where
+    the file states no times. Raises VideoError for what is no video or holds no decodable frame.
+    """
+    status = path.stat()
+    return _index_packets(path, rate, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _index_packets(path: Path, rate: Fraction | None, size: int, modified_ns: int) -> PacketIndex:
+    with opened(path, str(path)) as (container, stream):
+        step_rate = rate or stated_rate(stream) or ASSUMED_RATE
+        index = _from_packets(container, stream)
+    if index is not None:
+        return index
+    with opened(path, str(path)) as (container, stream):
+        found = [
+            (picture.pts, picture.time_base)
+            for picture in pictures(container, stream, str(path), path=path, damaged="stop")
+        ]
+    clock = Clock(step_rate)
+    times_s = np.array([clock.seconds(pts, base) for pts, base in found])
+    all_pts = [pts for pts, _ in found if pts is not None]
+    ordered = len(all_pts) == len(found) and all(a < b for a, b in pairwise(all_pts))
+    return PacketIndex(np.array(all_pts, np.int64) if ordered else None, times_s, ())
+
+
+def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
+    """Build the index from packets, or return None where they do not say which frames a decoder will deliver."""
+    shown: list[int] = []
+    keys: list[tuple[int, int]] = []
+    lowest: int | None = None
+    is_vp8 = stream.codec_context.name == "vp8"
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.pts is None or packet.is_corrupt:
+                return None
+            if not keys and not packet.is_keyframe:
+                return None  # begins between keyframes: only the decoder knows what it can make of that
+            lowest = packet.pts if lowest is None else min(lowest, packet.pts)
+            if packet.is_keyframe:
+                keys.append((packet.pts, packet.dts if packet.dts is not None else packet.pts))
+            if packet.is_discard:
+                continue  # before the beginning that an edit list sets
+            if is_vp8 and not bytes(packet)[0] & 0x10:
+                continue  # a reference frame that is never shown (RFC 6386, 9.1)
+            shown.append(packet.pts)
+    except (av.error.FFmpegError, OSError):
+        return None
+    if not shown or not keys or lowest != keys[0][0]:
+        return None  # pictures that lead the first keyframe (open GOP) may or may not decode
+    pts = np.unique(np.array(shown, np.int64))
+    if len(pts) != len(shown):
+        return None
+    times_s = (pts - pts[0]) * stream.time_base.numerator / stream.time_base.denominator
+    # A keyframe that an edit list hides has no index of its own; what follows it begins at the next shown frame.
+    positions = np.searchsorted(pts, np.array([key_pts for key_pts, _ in keys], np.int64))
+    keyframes = sorted(
+        (
+            Keyframe(int(at), key_pts, key_dts)
+            for at, (key_pts, key_dts) in zip(positions, keys, strict=True)
+            if at < len(pts) and pts[at] == key_pts
+        ),
+        key=lambda key: key.index,
+    )
+    return PacketIndex(pts, times_s, tuple(keyframes))
+
+
+def wanted_pictures(path: Path, indices: NDArray[np.int64], index: PacketIndex) -> Iterator[tuple[int, Any]]:
+    """Yield (index, decoded picture) for sorted, distinct indices: one seek and one pass for each run of them.
+
+    A run ends where at least one whole group of pictures lies between two wanted frames. Frames that a seek does not
+    bring (containers lie about their keyframes) are looked for again from the start of the file.
+    """
+    if index.pts is None:
+        yield from _counted(path, indices)
+        return
+    missing: list[int] = []
+    with opened(path, str(path)) as (container, stream):
+        for run in _runs(indices, index):
+            found: set[int] = set()
+            for position, picture in _pass(container, stream, path, run, index.pts, index.keyframe_before(run[0])):
+                found.add(position)
+                yield position, picture
+            missing += [position for position in run if position not in found]
+    if missing:
+        with opened(path, str(path)) as (container, stream):
+            yield from _pass(container, stream, path, missing, index.pts, None)
+
+
+def _runs(indices: NDArray[np.int64], index: PacketIndex) -> list[list[int]]:
+    order = [key.index for key in index.keyframes]
+    runs: list[list[int]] = []
+    last_group = None
+    for position in indices.tolist():
+        group = bisect_right(order, position)
+        if last_group is None or group > last_group + 1:
+            runs.append([])
+        runs[-1].append(position)
+        last_group = group
+    return runs
+
+
+def _pass(
+    container: Any, stream: Any, path: Path, run: list[int], pts: NDArray[np.int64], keyframe: Keyframe | None
+) -> Iterator[tuple[int, Any]]:
+    """Decode once from a keyframe (None: from where a fresh container stands), yielding the frames of the run."""
+    if keyframe is not None:
+        seek(container, stream, keyframe)
+    wanted = {int(pts[position]): position for position in run}
+    last = int(pts[run[-1]])
+    try:
+        with closing(pictures(container, stream, str(path), path=None, damaged="skip")) as decoded:
+            for picture in decoded:
+                position = wanted.pop(picture.pts, None)
+                if position is not None and not picture.is_corrupt:
+                    yield position, picture
+                if not wanted or picture.pts is None or picture.pts > last:
+                    return
+    except VideoError:  # nothing decodes from there
+        if keyframe is None:
+            raise
+
+
+def _counted(path: Path, indices: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    wanted = set(indices.tolist())
+    with (
+        opened(path, str(path)) as (container, stream),
+        closing(pictures(container, stream, str(path), path=None, damaged="stop")) as decoded,
+    ):
+        for position, picture in enumerate(decoded):
+            if position in wanted:
+                yield position, picture
+                wanted.remove(position)
+                if not wanted:
+                    return
+
+
+def read_indexed(
+    path: Path, indices: NDArray[np.int64], *, short_side: int | None, rate: Fraction | None = None
+) -> NDArray[np.uint8]:
+    """Decode the frames at these indices, in their order, repeats allowed: uint8 (T, H, W, 3)."""
+    index = index_packets(path, rate)
+    check_range(str(path), indices, len(index))
+    distinct, places = np.unique(indices, return_inverse=True)
+    convert = RgbConverter(short_side)
+    images: NDArray[np.uint8] | None = None
+    filled: set[int] = set()
+    for position, picture in wanted_pictures(path, distinct, index):
+        image = convert.view(picture)
+        if images is None:
+            images = np.empty((len(distinct), *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            raise VideoError(
+                f"{path}: frame {position} is {image.shape[1]}x{image.shape[0]}, others are "
+                f"{images.shape[2]}x{images.shape[1]}; read such a video frame by frame with open_video"
+            )
+        images[np.searchsorted(distinct, position)] = image
+        filled.add(position)
+    lost = [int(position) for position in distinct if int(position) not in filled]
+    if lost or images is None:
+        raise VideoError(f"{path}: frame {lost[0]} cannot be decoded; re-encode the video or fetch it again")
+    if len(distinct) == len(indices) and bool((places == np.arange(len(places))).all()):
+        return images
+    return images[places]
+
+
+def check_range(name: str, indices: Iterable[int], count: int) -> None:
+    """Raise VideoError for the first index outside 0..count-1."""
+    for index in indices:
+        if not 0 <= index < count:
+            raise VideoError(f"{name}: frame {index} was asked for, it has frames 0 to {count - 1}")

@@ -1,0 +1,63 @@
+"""Find out whether a video file was cut off, from what its container says about its own length.
+
+FFmpeg ends such files as if they were whole, because a player wants that; results of a cut-off upload should not
+pass for those of the video.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+EBML_SEGMENT = 0x18538067
+EBML_HEADER = 0x1A45DFA3
+
+
+def missing_bytes(path: Path, container: Any, stream: Any) -> int:
+    """Return how many bytes of a file are missing at its end, 0 when none are or its format does not say."""
+    try:
+        length = path.stat().st_size
+    except OSError:
+        return 0
+    formats = set(container.format.name.split(","))
+    if "mp4" in formats:
+        # The sample table: where each compressed picture lies in the file.
+        stated = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    elif "matroska" in formats:
+        stated = _matroska_end(path)
+    elif "avi" in formats:
+        stated = _riff_end(path)
+    else:
+        return 0
+    return max(0, stated - length)
+
+
+def _riff_end(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(8)
+    return 8 + int.from_bytes(head[4:8], "little") if head[:4] == b"RIFF" else 0
+
+
+def _matroska_end(path: Path) -> int:
+    """End of the first segment (RFC 8794: element id, then size, both of variable length); 0 for live recordings."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = 0
+    while at + 12 <= len(head):
+        id_length = _leading_zeros(head[at]) + 1
+        identifier = int.from_bytes(head[at : at + id_length], "big")
+        at += id_length
+        size_length = _leading_zeros(head[at]) + 1
+        size = int.from_bytes(head[at : at + size_length], "big") & ((1 << 7 * size_length) - 1)
+        unknown = size == (1 << 7 * size_length) - 1
+        at += size_length
+        if identifier == EBML_SEGMENT:
+            return 0 if unknown else at + size
+        if identifier != EBML_HEADER or unknown:
+            return 0
+        at += size
+    return 0
+
+
+def _leading_zeros(byte: int) -> int:
+    return 8 - byte.bit_length()
