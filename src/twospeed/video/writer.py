@@ -1,0 +1,208 @@
+"""Write a video that plays everywhere: H.264, yuv420p, index first.
+
+with VideoWriter("overlay.mp4", rate=reader.info.frame_rate) as writer:
+    for frame in reader:
+        writer.write(draw(frame.image), frame.time_s)
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from numpy.typing import NDArray
+
+from twospeed.errors import InputError, OutputError
+from twospeed.video.containers import ASSUMED_RATE
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+
+BT709 = 1  # the same number for matrix, primaries and transfer curve (ISO 23091-2)
+LIMITED_RANGE = 1
+
+
+class VideoWriter:
+    """Encode frames one by one into a file that appears, whole, when the writer is closed.
+
+    path: .mp4, .m4v, .mov or .mkv; its folder must exist. rate: frames per second (25 if None), used for frames that
+    are written without a time. quality: x264's CRF, 0 (lossless) to 51. preset: x264's speed.
+
+    Until `close()`, data go into a hidden file beside `path`; an older file at `path` survives until then. Leaving a
+    `with` block closes; leaving it by an exception discards what was written, unless it is KeyboardInterrupt or
+    keep_partial is true: then the frames so far become a playable file. Without one frame no file appears.
+
+    Colours are tagged and converted as BT.709, limited range. H.264 in 4:2:0 wants even sizes: an odd width or height
+    is padded by one pixel, a copy of the last column or row.
+    Raises OutputError where the file cannot be written (no folder, no permission, full disk), with nothing left
+    behind, and InputError for an unknown suffix or an image of another shape than the first.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rate: float | Fraction | None = None,
+        *,
+        quality: int = 20,
+        preset: str = "veryfast",
+        keep_partial: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.frames_written = 0
+        self._keep_partial = keep_partial
+        if self.path.suffix.lower() not in FORMATS:
+            raise InputError(f"{self.path}: a video is written as {', '.join(FORMATS)}, not {self.path.suffix!r}")
+        rate = ASSUMED_RATE if rate is None else rate
+        if not 0 < rate < float("inf"):
+            raise InputError(f"rate must be a positive number of frames per second, not {rate}")
+        if not 0 <= quality <= 51:
+            raise InputError(f"quality is a CRF from 0 to 51, not {quality}")
+        self._rate = Fraction(rate).limit_denominator(1001)
+        # Ticks that divide one frame of the rate exactly and are fine enough (1/90000 s) for any time in between.
+        self._ticks_per_second = self._rate.numerator * -(-90_000 // self._rate.numerator)
+        self._encoder_options = {"preset": preset, "crf": str(quality)}
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._container: Any = None
+        self._stream: Any = None
+        self._reformatter = VideoReformatter()
+        self._shape: tuple[int, ...] | None = None
+        self._first_s: float | None = None
+        self._last_tick: int | None = None
+        self._closed = False
+        if self.path.is_dir():
+            raise OutputError(f"{self.path}: is a folder; name a file in it")
+        try:
+            self._partial.open("wb").close()  # so that a missing folder or permission shows before any work is done
+        except OSError as error:
+            raise self._failure(error) from None
+        self._remove = weakref.finalize(self, _unlink, self._partial)
+
+    def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
+        """Append one frame: uint8 (H, W, 3), RGB, of the first frame's size.
+
+        time_s: when it is shown, in seconds on any clock that runs forward (the first frame is shown at 0); None puts
+        it one frame of the rate after the one before. A time that is not later than the last is moved just behind it.
+        """
+        if self._closed:
+            raise OutputError(f"{self.path}: is closed, no more frames can be written")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"a frame is uint8 (H, W, 3), not {image.dtype} {image.shape}")
+        if self._shape is None:
+            self._shape = image.shape
+        elif image.shape != self._shape:
+            raise InputError(
+                f"{self.path}: frame {self.frames_written} is {image.shape[1]}x{image.shape[0]}, "
+                f"those before are {self._shape[1]}x{self._shape[0]}; scale all frames to one size"
+            )
+        tick = self._tick(time_s)
+        try:
+            if self._container is None:
+                self._open(*image.shape[:2])
+            picture = self._picture(image)
+            picture.pts = tick
+            picture.time_base = Fraction(1, self._ticks_per_second)
+            self._container.mux(self._stream.encode(picture))
+        except (av.error.FFmpegError, OSError) as error:
+            self._discard()
+            raise self._failure(error) from None
+        self._last_tick = tick
+        self.frames_written += 1
+
+    def close(self) -> None:
+        """Finish the file and put it at `path`: all frames written so far play. Closing twice does nothing."""
+        if self._closed:
+            return
+        if self._container is None:
+            self._discard()
+            return
+        self._closed = True
+        try:
+            try:
+                self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
+            with self._partial.open("rb+") as file:
+                os.fsync(file.fileno())  # some file systems report a full disk only now
+            self._partial.replace(self.path)
+        except (av.error.FFmpegError, OSError) as error:
+            self._remove()
+            raise self._failure(error) from None
+        self._remove.detach()
+
+    def _open(self, height: int, width: int) -> None:
+        suffix = self.path.suffix.lower()
+        options = {} if FORMATS[suffix] == "matroska" else {"movflags": "+faststart"}
+        container = av.open(f"file:{self._partial}", mode="w", format=FORMATS[suffix], options=options)
+        self._container = container
+        stream: Any = container.add_stream("libx264", rate=self._rate, options=self._encoder_options)
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, self._ticks_per_second)
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED_RANGE
+        self._stream = stream
+
+    def _picture(self, image: NDArray[np.uint8]) -> Any:
+        height, width = image.shape[:2]
+        if height % 2 or width % 2:
+            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        return self._reformatter.reformat(
+            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+        )
+
+    def _tick(self, time_s: float | None) -> int:
+        if time_s is not None and not -1e9 < time_s < 1e9:
+            raise InputError(f"{self.path}: frame {self.frames_written} has the time {time_s} s")
+        if self._last_tick is None:
+            self._first_s = time_s
+            return 0
+        if time_s is None:
+            return self._last_tick + round(self._ticks_per_second / self._rate)
+        if self._first_s is None:  # the frames before came without times
+            self._first_s = time_s - self._last_tick / self._ticks_per_second - 1 / float(self._rate)
+        return max(self._last_tick + 1, round((time_s - self._first_s) * self._ticks_per_second))
+
+    def _discard(self) -> None:
+        """Close without result: no file at `path`, none beside it."""
+        self._closed = True
+        if self._container is not None:
+            with suppress(av.error.FFmpegError, OSError):
+                self._container.close()
+        self._remove()
+
+    def _failure(self, error: BaseException) -> OutputError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return OutputError(
+            f"{self.path}: cannot be written ({reason}) after {self.frames_written} frames; "
+            f"is there room, and may you write in {self.path.parent}?"
+        )
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self.close()
+        elif self._keep_partial:
+            with suppress(OutputError):  # the exception that is under way says more
+                self.close()
+        else:
+            self._discard()
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
