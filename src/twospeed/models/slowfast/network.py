@@ -41,6 +41,18 @@ def slow_frame_indices(frames: int, alpha: int) -> list[int]:
     return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
 
 
+def check_clip(clip: Tensor, alpha: int, frames: int) -> None:
+    """Refuse a clip that is not (N, 3, T, H, W) with T a multiple of alpha; `frames` is what the network
+    expects."""
+    if clip.ndim != 5 or clip.shape[1] != 3:
+        raise InputError(f"clip has shape {tuple(clip.shape)}, expected (N, 3, T, H, W)")
+    if clip.shape[2] == 0 or clip.shape[2] % alpha:
+        raise InputError(
+            f"clip has {clip.shape[2]} frames, not a multiple of alpha = {alpha}; this network expects {frames} "
+            "(those of the Fast pathway: the Slow ones are picked inside)"
+        )
+
+
 class Stem(nn.Module):
     """First convolution of one pathway: (N, 3, T, H, W) -> (N, C, T, H/4, W/4)."""
 
@@ -488,19 +500,11 @@ class SlowFast(nn.Module):
         return list(res4_temporal_blocks)
 
     def split(self, clip: Tensor) -> list[Tensor]:
-        """Give each pathway its frames: (N, 3, T, H, W) -> [(N, 3, T / alpha, H, W), (N, 3, T, H, W)] or
-        [clip]."""
-        if clip.ndim != 5 or clip.shape[1] != 3:
-            raise InputError(f"clip has shape {tuple(clip.shape)}, expected (N, 3, T, H, W)")
-        frames = clip.shape[2]
-        if frames == 0 or frames % self.alpha:
-            raise InputError(
-                f"clip has {frames} frames, not a multiple of alpha = {self.alpha}; this network expects "
-                f"{self.frames} (those of the Fast pathway: the Slow ones are picked inside)"
-            )
+        """Give each pathway its frames: (N, 3, T, H, W) -> [(N, 3, T / alpha, H, W), the clip], or [clip]."""
+        check_clip(clip, self.alpha, self.frames)
         if len(self.pathways) == 1:
             return [clip]
-        return [clip[:, :, slow_frame_indices(frames, self.alpha)], clip]
+        return [clip[:, :, slow_frame_indices(clip.shape[2], self.alpha)], clip]
 
     def features(self, clip: Tensor) -> list[Tensor]:
         """Return the res5 features of every pathway: (N, C, T, H/32, W/32) each (H/16 with res5_stride 1)."""
