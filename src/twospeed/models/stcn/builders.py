@@ -37,11 +37,11 @@ def track_nano(*, similarity: Similarity = "l2") -> STCN:
     The stems stride by 4 instead of pooling: at 480p the first layers would otherwise cost more than all the rest.
     """
     return STCN(
-        ResNetFeatures("basic", (2, 2, 3), width=32, stem_width=32, stem_stride=4),
-        ResNetFeatures("basic", (1, 1, 2), width=24, stem_width=24, channels_in=5, bias=True, stem_stride=4),
+        ResNetFeatures("basic", (1, 2, 2), width=32, stem_width=32, stem_stride=4),
+        ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
         key_channels=64,
-        value_channels=128,
+        value_channels=96,
         thin_channels=64,
-        decoder_channels=(128, 64, 32),
+        decoder_channels=(64, 32, 32),
         similarity=similarity,
     )

@@ -42,13 +42,7 @@ def read_memory(
     readouts = []
     for b in range(len(queries)):
         keys, values = memory_key[b], memory_value[b].mT  # (C, N), (K, N, V)
-        scale = queries.shape[-1] ** -0.5
-        bias = -scale * keys.square().sum(0) if similarity == "l2" else keys.new_zeros(keys.shape[1])
-        if allowed is not None:
-            bias = bias.masked_fill(~allowed, -math.inf)
-        matcher = _Matcher(
-            queries[b] * (2 * scale if similarity == "l2" else scale), keys, bias, (height, width), kernel_sigma
-        )
+        matcher = _Matcher(queries[b], keys, similarity, kernel_sigma, width, allowed)
         if top_k is None:
             readouts.append(matcher.rows(slice(None)).softmax(-1) @ values)  # (K, P, V)
         else:
@@ -60,11 +54,25 @@ class _Matcher:
     """Similarities of query cells to all stored cells, a few rows at a time."""
 
     def __init__(
-        self, queries: Tensor, keys: Tensor, bias: Tensor, size: tuple[int, int], kernel_sigma: float | None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        similarity: Similarity,
+        kernel_sigma: float | None,
+        width: int,
+        allowed: Tensor | None,
     ):
-        self.queries, self.keys, self.bias, self.width = queries, keys, bias, size[1]
-        self.kernel_sigma = kernel_sigma
-        self.centres = self._centres() if kernel_sigma is not None else None
+        scale = queries.shape[1] ** -0.5
+        l2 = similarity == "l2"
+        self.queries = queries * (2 * scale if l2 else scale)  # (P, C)
+        self.keys = keys  # (C, N)
+        self.bias = -scale * keys.square().sum(0) if l2 else keys.new_zeros(keys.shape[1])  # (N,)
+        if allowed is not None:
+            self.bias = self.bias.masked_fill(~allowed, -math.inf)
+        self.width, self.kernel_sigma = width, kernel_sigma
+        # The query's norm cancels in the softmax, but not in the search for the nearest query of a stored cell
+        norms = -scale * queries.square().sum(1) if l2 else queries.new_zeros(len(queries))
+        self.centres = self._centres(norms) if kernel_sigma is not None else None
 
     def rows(self, rows: slice) -> Tensor:
         """Shapes: -> (rows, N)."""
@@ -81,12 +89,12 @@ class _Matcher:
         total, step = len(self.queries), max(1, _CHUNK_ELEMENTS // max(1, self.keys.shape[1]))
         return [slice(start, min(start + step, total)) for start in range(0, total, step)]
 
-    def _centres(self) -> Tensor:
+    def _centres(self, query_bias: Tensor) -> Tensor:
         """The query cell that each stored cell matches best. Shapes: -> integer (N,)."""
         best = self.keys.new_full((self.keys.shape[1],), -math.inf)
         centre = torch.zeros(self.keys.shape[1], dtype=torch.long, device=self.keys.device)
         for rows in self.chunks():
-            value, index = (self.queries[rows] @ self.keys).max(0)  # the bias is constant along queries
+            value, index = torch.addmm(query_bias[rows, None], self.queries[rows], self.keys).max(0)
             better = value > best
             best, centre = torch.where(better, value, best), torch.where(better, index + rows.start, centre)
         return centre
