@@ -24,7 +24,7 @@ from twospeed.models.stcn.network import STCN
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.values import Frame, ObjectMasks
-from twospeed.video.indexed_png import read_labels
+from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
 from twospeed.weights.load import create_model
 
@@ -148,9 +148,7 @@ class Tracker:
         features = model.encode_key(frame)
         predicted = frame.new_zeros(0, *frame.shape[-2:])  # (K, H, W), of the objects known so far
         if state.object_ids and set(state.object_ids) <= set(new_ids):
-            predicted = frame.new_zeros(
-                len(state.object_ids), *frame.shape[-2:]
-            )  # all are about to be replaced
+            predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # all are about to be replaced
         elif state.object_ids:
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
             logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
@@ -166,10 +164,8 @@ class Tracker:
         state.since_memory += 1
         due = state.since_memory >= self.memory_every
         if new_ids or due or self.include_last:
-            value = [model.encode_value(frame, features.f16, part[None]) for part in [probabilities[1:]]]
-            state.bank.add(
-                features.key[0], value[0][0], permanent=bool(new_ids), temporary=not (new_ids or due)
-            )
+            value = model.encode_value(frame, features.f16, probabilities[None, 1:])[0]  # (K, V, h, w)
+            state.bank.add(features.key[0], value, permanent=bool(new_ids), temporary=not (new_ids or due))
             if new_ids or due:
                 state.since_memory = 0
         return probabilities
@@ -199,7 +195,7 @@ class Tracker:
 
     def _picture(self, image: Image) -> Tensor:
         """Any accepted image -> float (1, 3, H, W) in 0..1 on the device."""
-        x = torch.as_tensor(image)
+        x = _as_tensor(image)
         if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
             return x.to(self.device).permute(2, 0, 1)[None].float().div(255)
         if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3:
@@ -209,7 +205,7 @@ class Tracker:
         )
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
-        x = torch.as_tensor(np.ascontiguousarray(masks) if isinstance(masks, np.ndarray) else masks)
+        x = _as_tensor(masks)
         if x.is_floating_point() or x.ndim != 2:
             raise MaskError(
                 f"masks are {x.dtype} of shape {tuple(x.shape)}; give integer labels (H, W), 0 for the background"
@@ -227,12 +223,7 @@ class Tracker:
                 f"mask holds {len(found) - 1} different labels, more than {MAX_OBJECTS} objects; is it an anti-aliased "
                 "picture? Give one label for each object (`--snap` cleans such files)"
             )
-        if (
-            len(found) == 1
-            and int(found[0]) == 0
-            and not self._state.object_ids
-            and self._state.frame_index == 0
-        ):
+        if len(found) == 1 and int(found[0]) == 0 and not self._state.object_ids and self._state.frame_index == 0:
             raise MaskError(
                 "the first mask holds no object (all background); mark each object with a label of 1 or more"
             )
@@ -264,6 +255,13 @@ class Tracker:
         )
 
 
+def _as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
+    # torch shares memory with numpy and will not take read-only or negatively strided arrays
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
 FirstMasks = Labels | str | Path | Mapping[int, "Labels | str | Path"]
 
 
@@ -285,7 +283,7 @@ def track(
             "no masks given: track_nano and stcn follow objects that are marked; pass masks for the first frame"
         )
     given = masks if isinstance(masks, Mapping) else {0: masks}
-    known = {index: read_labels(Path(m)) if isinstance(m, str | Path) else m for index, m in given.items()}
+    known = {index: read_label_map(Path(m)) if isinstance(m, str | Path) else m for index, m in given.items()}
     tracker = Tracker(model_or_name, **options)
     return _track(open_video(source) if isinstance(source, str | Path | int) else source, known, tracker)
 
