@@ -17,7 +17,6 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from twospeed.errors import InputError
 
@@ -235,9 +234,7 @@ def score_frame(result: Labels, annotation: Labels, objects: int) -> tuple[Score
     return j, f
 
 
-def score_frame_pairs(
-    result: Labels, annotation: Labels, proposals: int, objects: int
-) -> tuple[Scores, Scores]:
+def score_frame_pairs(result: Labels, annotation: Labels, proposals: int, objects: int) -> tuple[Scores, Scores]:
     """Compare one frame's proposals with each of its objects, as in the unsupervised task.
 
     result: uint8 (H, W), ids 1..P; annotation: uint8 (H, W), ids 1..K, void 255. Returns J and F, float64 (P,
@@ -259,6 +256,8 @@ def match_proposals(j: Scores, f: Scores) -> list[tuple[int, int]]:
     j, f: float64 (P, K, T), P >= K. Returns (proposal, object) pairs, both counted from 0, ordered by
     proposal, as the official scorer lists them.
     """
+    from scipy.optimize import linear_sum_assignment  # takes as long to import as many frames to score
+
     quality = (j.mean(axis=2) + f.mean(axis=2)) / 2  # (P, K)
     rows, columns = linear_sum_assignment(-quality)
     return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]

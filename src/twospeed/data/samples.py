@@ -1,0 +1,118 @@
+"""What one element of a data set is: typed samples that data sets yield and evaluations and recipes take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.label_files import read_foreground, read_label_file
+from twospeed.errors import DatasetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class VideoObject:
+    """One annotated object of a sequence: its label, its class, and the frames where it is annotated."""
+
+    label: int
+    category: str
+    frames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSample:
+    """One video of a segmentation set: where its frames and masks lie. Pixels are read when they are asked for.
+
+    frames: names of all frames in time order ("00000"). images, annotations: files by frame name; either may
+    lack frames (a test set shows the first mask only). foreground: all objects of a file are one, label 1
+    (DAVIS-2016). objects: what the set's own list says of each object (YouTube-VOS), by label; empty where
+    there is no list.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    images: Mapping[str, Path]
+    annotations: Mapping[str, Path]
+    foreground: bool = False
+    objects: Mapping[int, VideoObject] = field(default_factory=dict)
+
+    def image(self, frame: str) -> NDArray[np.uint8]:
+        """Read one frame, uint8 (H, W, 3) RGB. Raises DatasetError (missing), VideoError (unreadable)."""
+        path = self.images.get(frame)
+        if path is None:
+            raise DatasetError(f"{self.name}: frame {frame} has no picture; {len(self.images)} others have")
+        from twospeed.video.folders import read_image  # scoring mask files needs no decoder
+
+        return read_image(path)
+
+    def labels(self, frame: str) -> NDArray[np.uint8]:
+        """Read one annotation, uint8 (H, W): 0 background, k object k, 255 void.
+
+        Raises DatasetError when it is missing or no label map.
+        """
+        path = self.annotations.get(frame)
+        if path is None:
+            raise DatasetError(f"{self.name}: frame {frame} is not annotated; {len(self.annotations)} other frames are")
+        return read_foreground(path) if self.foreground else read_label_file(path, has_void=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSample:
+    """One clip of a labelled video, ready for a network.
+
+    views: float32 (S, 3, T, H, W), normalised; S = 1 in training, the spatial crops of a test. label: class
+    number. video: index in the data set's list. clip: which of the video's test clips (0 in training).
+    """
+
+    views: Tensor
+    label: int
+    video: int
+    clip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenSample:
+    """A video that could not be read, in the place of its clip: to be counted and reported, never replaced."""
+
+    video: int
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """Clips of a batch: views float32 (N, S, 3, T, H, W), labels, videos, clips int64 (N,), and those that broke.
+
+    N is smaller than what was asked for by len(broken), and may be 0 (views is then None).
+    """
+
+    views: Tensor | None
+    labels: Tensor
+    videos: Tensor
+    clips: Tensor
+    broken: tuple[BrokenSample, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def collate_clips(samples: Sequence[ClipSample | BrokenSample]) -> ClipBatch:
+    """Stack clips into a batch and set the broken ones aside."""
+    import torch  # not above: scoring mask files, which uses the other samples, runs without it
+
+    whole = [sample for sample in samples if isinstance(sample, ClipSample)]
+    broken = tuple(sample for sample in samples if isinstance(sample, BrokenSample))
+    return ClipBatch(
+        torch.stack([sample.views for sample in whole]) if whole else None,
+        torch.tensor([sample.label for sample in whole], dtype=torch.int64),
+        torch.tensor([sample.video for sample in whole], dtype=torch.int64),
+        torch.tensor([sample.clip for sample in whole], dtype=torch.int64),
+        broken,
+    )
