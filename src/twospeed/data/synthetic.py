@@ -1,14 +1,16 @@
 """Generated clips whose masks are known exactly: to train a tracker on, and to show one at work.
 
-`MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng 2021,
-section 4), but richer: instead of warping one picture as a whole, layers of real or procedural texture move, deform
-and hide each other over a background that moves too. `render_clip` streams a longer clip of the same make.
+`MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng
+2021, section 4), but richer: instead of warping one picture as a whole, layers of real or procedural texture
+move, deform and hide each other over a background that moves too. `render_clip` streams a longer clip of the
+same make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -101,8 +103,8 @@ def place_layer(canvas: Image, labels: Image, layer: Layer, t: float, gain: floa
     if x1 - x0 < 2 or y1 - y0 < 2:
         return
 
-    # The box's pixels in layer coordinates: the inverse of the matrix, then the deformation, which is stretched over
-    # the whole box by interpolating its 4x4 grid.
+    # The box's pixels in layer coordinates: the inverse of the matrix, then the deformation, which is
+    # stretched over the whole box by interpolating its 4x4 grid.
     inverse = cv2.invertAffineTransform(matrix)
     xs = np.arange(x0, x1, dtype=np.float32)[None]
     ys = np.arange(y0, y1, dtype=np.float32)[:, None]
@@ -171,7 +173,7 @@ def _cast_shadow(canvas: Image, alpha: Image, x0: int, y0: int, strength: float)
 def random_motion(
     rng: np.random.Generator,
     *,
-    centre: Array,
+    centre: NDArray[np.floating[Any]],
     scale: float,
     layer_side: int,
     reach: float,
@@ -179,8 +181,8 @@ def random_motion(
 ) -> Motion:
     """Draw a motion for a training sample.
 
-    reach: typical displacement per frame in pixels (heavy-tailed: most layers are slow, a few are fast). strength:
-    how much the layer turns and deforms, 1 = as usual.
+    reach: typical displacement per frame in pixels (heavy-tailed: most layers are slow, a few are fast).
+    strength: how much the layer turns and deforms, 1 = as usual.
     """
     speed = reach * min(4.0, float(rng.exponential(1.0)))
     heading = rng.uniform(0, 2 * np.pi)
@@ -215,9 +217,10 @@ def jitter_colours(rng: np.random.Generator, picture: Image, strength: float) ->
 class MovingObjects:
     """Draws samples of layered, moving, deforming objects with exact masks.
 
-    frames: real pictures, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural textures only.
-    masks: for each picture the annotated object, uint8 (h, w), 0 = none; None: shapes are cut at random. length: frames per sample. procedural: share of procedural textures when there
-    are real frames. Raises InputError when masks and frames do not belong together.
+    frames: real pictures, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural
+    textures only. masks: for each picture the annotated object, uint8 (h, w), 0 = none; None: shapes are cut
+    at random. length: frames per sample. procedural: share of procedural textures when there are real frames.
+    Raises InputError when masks and frames do not belong together.
     """
 
     def __init__(
@@ -373,7 +376,8 @@ class MovingObjects:
     def _cutout(self, rng: np.random.Generator, neighbour: int | None, size: int) -> Image:
         """Cut an object: uint8 RGBA. Any texture may become an object, so that matching is learned, not objects.
 
-        neighbour: the background's picture; a third of the cut-outs come from it, to look alike. size: side of the sample.
+        neighbour: the background's picture; a third of the cut-outs come from it, to look alike. size: side
+        of the sample.
         """
         source = neighbour if rng.random() < 0.33 else self._pick(rng)
         if source is None or self.frames is None:
@@ -433,9 +437,10 @@ def render_clip(
 ) -> Iterator[tuple[Image, Image]]:
     """Yield a clip frame by frame: image uint8 RGB (height, width, 3) and its labels uint8 (height, width).
 
-    Textured objects 1..objects swim, turn, deform and pass in front of each other over a textured ground under a
-    moving camera; every object is visible in the first frame. The same seed gives the same clip; memory does not
-    grow with `frames`. Raises InputError for sizes below 32 pixels, no frames, or objects outside 1..12.
+    Textured objects 1..objects swim, turn, deform and pass in front of each other over a textured ground
+    under a moving camera; every object is visible in the first frame. The same seed gives the same clip;
+    memory does not grow with `frames`. Raises InputError for sizes below 32 pixels, no frames, or objects
+    outside 1..12.
     """
     if frames < 1 or min(height, width) < 32 or not 1 <= objects <= 12:
         raise InputError(

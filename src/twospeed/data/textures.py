@@ -19,8 +19,8 @@ def smooth_noise(
 ) -> NDArray[np.float32]:
     """Return value noise, float32 (height, width), roughly 0..1.
 
-    cells: random values along the longer side in the coarsest octave; each further octave has twice as many and
-    `roughness` times the amplitude.
+    cells: random values along the longer side in the coarsest octave; each further octave has twice as many
+    and `roughness` times the amplitude.
     """
     total = np.zeros((height, width), np.float32)
     amplitude, norm = 1.0, 0.0
@@ -55,8 +55,9 @@ def procedural_texture(
 ) -> Image:
     """Return a textured picture, uint8 RGB (height, width, 3).
 
-    kind: "cloud" (noise in the colours of a palette), "stripes", "tiles", "dots" or "marble"; drawn when None. Every
-    kind carries fine noise, so that a piece of it can be told from its neighbours, as matching needs.
+    kind: "cloud" (noise in the colours of a palette), "stripes", "tiles", "dots" or "marble"; drawn when
+    None. Every kind carries fine noise, so that a piece of it can be told from its neighbours, as matching
+    needs.
     """
     kind = kind or str(rng.choice(["cloud", "stripes", "tiles", "dots", "marble"]))
     warp = smooth_noise(rng, height, width, cells=int(rng.integers(2, 6)), octaves=4)

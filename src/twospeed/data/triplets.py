@@ -31,8 +31,9 @@ def triplet_indices(rng: np.random.Generator, frames: int, max_gap: int) -> tupl
 class VideoTriplets:
     """Draws triplets of real frames around their annotated objects.
 
-    sequences: for each its frames uint8 RGB (n, h, w, 3) and labels uint8 (n, h, w), 0 = background. objects: where a
-    second, moving object is drawn from (half of the samples that show one object get one pasted in). The scale of the crop is drawn between 0.5 and 1.2.
+    sequences: for each its frames uint8 RGB (n, h, w, 3) and labels uint8 (n, h, w), 0 = background. objects:
+    where a second, moving object is drawn from (half of the samples that show one object get one pasted in).
+    The scale of the crop is drawn between 0.5 and 1.2.
     """
 
     def __init__(self, sequences: Sequence[tuple[Image, Image]], *, objects: MovingObjects) -> None:
@@ -50,8 +51,9 @@ class VideoTriplets:
     def draw(self, rng: np.random.Generator, *, max_gap: int, size: int = 256, max_objects: int = 2) -> Sample:
         """Draw one sample of size x size pixels with one or two objects, each visible in its first frame.
 
-        max_gap: largest distance between neighbouring frames. max_objects: 1 or 2; with 1, what would have been the
-        second object is still there at times, but is not followed. Raises InputError when nothing is annotated.
+        max_gap: largest distance between neighbouring frames. max_objects: 1 or 2; with 1, what would have
+        been the second object is still there at times, but is not followed. Raises InputError when nothing is
+        annotated.
         """
         sample = None
         for _ in range(20):

@@ -41,12 +41,16 @@ from torch.utils.data import DataLoader, Dataset
 from twospeed.data.synthetic import MovingObjects, Sample
 from twospeed.data.triplets import VideoTriplets
 from twospeed.errors import DatasetError, InputError
+from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
 from twospeed.models.stcn.builders import track_nano
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy
 from twospeed.models.stcn.memory import read_memory
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.pad import pad, padding_for, unpad
+from twospeed.training.resume import write_atomically
+from twospeed.training.run_folder import resolved
+from twospeed.training.schedule import half_cosine
 
 Sequence = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # frames (T, H, W, 3), labels (T, H, W)
 
@@ -62,13 +66,13 @@ class TrackNanoConfig:
     iterations: int | None = None  # instead of minutes: exactly reproducible
     batch: int = 8
     crop_1: int = 192  # pixels in stage 1: cheap samples first; multiples of 16
-    crop_2: int = 256  # pixels in stage 2
+    crop_2: int = 224  # pixels in stage 2
     lr: float = 1e-3
     warmup: float = 0.02  # share of the run in which the rate rises
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     ema_decay: float = 0.998  # of the averaged weights that are validated and exported
-    stage_1: float = 0.5  # share of the run on generated samples alone
+    stage_1: float = 0.35  # share of the run on generated samples alone
     video_share: float = 0.5  # of real triplets in stage 2
     bootstrap_from: float = 0.2  # share of the run after which the hardest pixels count more and more
     bootstrap_to: float = 0.7
@@ -191,13 +195,12 @@ def step_loss(
     """
     B, T = frames.shape[:2]
     K = max(objects)
-    present = torch.tensor([[float(k < count) for k in range(K)] for count in objects])[
-        :, :, None, None
-    ]  # (B, K, 1, 1)
+    present = torch.arange(K) < torch.tensor(objects)[:, None]
+    present = present.float()[:, :, None, None]  # (B, K, 1, 1)
     pictures = model.normalise(frames.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
     together = model.encode_key(pictures)  # one batch for the three frames
-    pictures = pictures.unflatten(0, (B, T))
-    features = [KeyFeatures(*(f.unflatten(0, (B, T))[:, t] for f in together)) for t in range(T)]
+    pictures = pictures.view(B, T, *pictures.shape[1:])
+    features = [KeyFeatures(*(f.view(B, T, *f.shape[1:])[:, t] for f in together)) for t in range(T)]
     targets = torch.stack([labels == k + 1 for k in range(K)], 2).float()  # (B, T, K, H, W)
 
     masks = targets[:, 0]
@@ -243,7 +246,7 @@ def learning_rate(config: TrackNanoConfig, progress: float) -> float:
     """Return the rate at a point of the run (0..1): linear warm-up, then half a cosine to zero."""
     if progress < config.warmup:
         return config.lr * (progress + 1e-4) / config.warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return half_cosine(min(1.0, progress), base=config.lr, length=1.0)
 
 
 def kept_pixels(config: TrackNanoConfig, progress: float) -> float:
@@ -255,10 +258,10 @@ def kept_pixels(config: TrackNanoConfig, progress: float) -> float:
 @torch.no_grad()
 def average(ema: STCN, model: STCN, decay: float) -> None:
     """Move the averaged weights towards the model's; batch-norm statistics are averages already and are copied."""
-    for mean, new in zip(ema.parameters(), model.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
-    for kept, new in zip(ema.buffers(), model.buffers(), strict=True):
-        kept.copy_(new)
+    for mean, weight in zip(ema.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+    for kept, statistic in zip(ema.buffers(), model.buffers(), strict=True):
+        kept.copy_(statistic)
 
 
 # ---------------------------------------------------------------- validation
@@ -269,7 +272,7 @@ def follow(
     model: STCN, frames: NDArray[np.uint8], first: NDArray[np.uint8], memory_every: int
 ) -> Iterator[NDArray[Any]]:
     """Yield the mask (bool, H, W) of the object in every frame after the first, given its mask there."""
-    padding = padding_for(*first.shape, 16)
+    padding = padding_for(first.shape[0], first.shape[1], 16)
     mask = pad(torch.from_numpy(first > 0).float()[None, None], padding)
     keys: list[Tensor] = []
     values: list[Tensor] = []
@@ -294,34 +297,12 @@ def validate(model: STCN, sequences: Mapping[str, Sequence], config: TrackNanoCo
         chosen = range(0, min(len(frames), config.validate_frames), config.validate_stride)
         every = max(1, round(5 / config.validate_stride))
         results = follow(model, frames[chosen], np.asarray(labels[0]), every)
-        pairs = [(mask, labels[t] > 0) for t, mask in zip(chosen[1:], results, strict=True)]
-        scores[name] = float(np.mean([(region(*pair) + boundary(*pair)) / 2 for pair in pairs]))
+        per_frame = []
+        for t, mask in zip(chosen[1:], results, strict=True):
+            result, truth = outline(mask), outline(labels[t] > 0)
+            per_frame.append((region_similarity(result, truth) + contour_accuracy(result, truth)) / 2)
+        scores[name] = float(np.mean(per_frame))
     return {**scores, "mean": float(np.mean(list(scores.values())))}
-
-
-def region(result: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Return J of one frame: intersection over union, 1 when both are empty (Perazzi 2016)."""
-    union = np.count_nonzero(result | truth)
-    return np.count_nonzero(result & truth) / union if union else 1.0
-
-
-def boundary(result: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Return F of one frame: boundaries that agree within 0.8 % of the diagonal (Perazzi 2016)."""
-    edges = []
-    for mask in (result, truth):
-        edge = np.zeros(mask.shape, np.uint8)
-        edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-        edge[:-1] |= mask[:-1] != mask[1:]
-        edge[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
-        edges.append(edge)
-    reach = math.ceil(0.008 * math.hypot(*truth.shape))
-    offsets = np.arange(-reach, reach + 1)
-    disk = (offsets[:, None] ** 2 + offsets**2 <= reach**2).astype(np.uint8)
-    near = [cv2.dilate(edge, disk, borderType=cv2.BORDER_CONSTANT, borderValue=0) for edge in edges]
-    counts = [int(edge.sum()) for edge in edges]
-    precision = float((edges[0] & near[1]).sum() / counts[0]) if counts[0] else float(not counts[1] or counts[1] > 0)
-    recall = float((edges[1] & near[0]).sum() / counts[1]) if counts[1] else float(not counts[0] or counts[0] > 0)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 # ---------------------------------------------------------------- the run folder
@@ -337,13 +318,6 @@ class Progress:
     recent: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a crash leaves the old or the new one, never half of one."""
-    partial = path.with_suffix(".partial")
-    torch.save(dict(content), partial)
-    partial.replace(path)
-
-
 def export(model: STCN, path: Path, about: Mapping[str, str]) -> None:
     """Write the weights in half precision; the loader brings them back to single."""
     state = {
@@ -352,6 +326,7 @@ def export(model: STCN, path: Path, about: Mapping[str, str]) -> None:
     }
     partial = path.with_suffix(".partial")
     save_file(state, partial, metadata={"model": "track_nano", **about})
+    partial.chmod(0o644)  # save_file leaves it readable by its owner alone
     partial.replace(path)
 
 
@@ -378,8 +353,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     if checkpoint_file.exists() and not resume:
         raise InputError(f"{out} holds a run already: pass --resume to continue it, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    written = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-    (out / "config.json").write_text(json.dumps(written, indent=2))
+    (out / "config.json").write_text(json.dumps(resolved(config), indent=2) + "\n")
 
     training: list[Sequence] = []
     held_out: dict[str, Sequence] = {}
@@ -391,6 +365,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         training = [load_sequence(config.davis, name, out / "cache") for name in trained_names]
         held_out = {name: load_sequence(config.davis, name, out / "cache") for name in held_names}
 
+    torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
     torch.manual_seed(config.seed)
     model = track_nano().to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -432,7 +407,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
             "seconds": state.seconds,
             "best": state.best,
         }
-        save_atomically(checkpoint_file, content)
+        write_atomically(checkpoint_file, content)
 
     def check() -> None:
         about = {"iteration": str(state.iteration)}
@@ -455,12 +430,11 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     for replica in replicas[1:]:
         for mine, shared in zip(replica.parameters(), model.parameters(), strict=True):
             mine.data = shared.data
-    torch.set_num_threads(1)
     pool = ThreadPoolExecutor(config.lanes, initializer=torch.set_num_threads, initargs=(1,))
 
     loader = DataLoader(
         Samples(config, training),
-        batch_sampler=batches(),  # type: ignore[arg-type]
+        batch_sampler=batches(),
         collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
@@ -468,30 +442,35 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     )
     stream = iter(loader)
     since_save = since_check = 0.0
+
+    def backward(replica: STCN, frames: Tensor, labels: Tensor, objects: list[int]) -> dict[str, float]:
+        replica.zero_grad(set_to_none=True)
+        loss, parts = step_loss(replica, frames.float() / 255, labels, objects, config, keep)
+        (loss / config.lanes).backward()  # type: ignore[no-untyped-call]
+        return parts
+
     while (progress := progress_at(state.iteration)) < 1:
         started = time.perf_counter()
         frames, labels, objects = next(stream)
         keep = kept_pixels(config, progress)
+        if progress >= config.freeze_norm:  # from here on, all replicas use the statistics of the first
+            for replica in replicas[1:]:
+                replica.load_state_dict(dict(model.named_buffers()), strict=False)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, progress)
 
-        def lane(number: int, frames=frames, labels=labels, objects=objects, keep=keep) -> dict[str, float]:
-            own = slice(number, None, config.lanes)
-            replica = replicas[number].train(progress < config.freeze_norm)
-            replica.zero_grad(set_to_none=True)
-            pictures = frames[own].float() / 255
-            loss, parts = step_loss(replica, pictures, labels[own], objects[own], config, keep)
-            (loss / config.lanes).backward()
-            return parts
-
+        shares = [slice(lane, None, config.lanes) for lane in range(config.lanes)]
+        work = [
+            pool.submit(backward, replica.train(progress < config.freeze_norm), frames[own], labels[own], objects[own])
+            for replica, own in zip(replicas, shares, strict=True)
+        ]
         parts = dict.fromkeys(PARTS, 0.0)
-        for result in pool.map(lane, range(config.lanes)):
+        for result in (share.result() for share in work):
             parts = {key: parts[key] + result[key] / config.lanes for key in PARTS}
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss is {parts['loss']} at iteration {state.iteration}: lower --lr")
         for same in zip(*(replica.parameters() for replica in replicas), strict=True):
-            for other in same[1:]:
-                same[0].grad += other.grad
+            same[0].grad = sum((other.grad for other in same[1:]), start=same[0].grad)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
         average(ema, model, min(config.ema_decay, (1 + state.iteration) / (10 + state.iteration)))
