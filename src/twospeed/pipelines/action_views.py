@@ -1,0 +1,169 @@
+"""From a video to clips that a recognition network takes: test views of a file, or windows sliding over a
+stream."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twospeed.errors import ClipTooShort, VideoError
+from twospeed.transforms.colour import normalise
+from twospeed.transforms.spatial import scale_only
+from twospeed.transforms.views import view_crops
+from twospeed.values import Frame
+from twospeed.video.reader import Source, frame_times, open_video, probe, read_frames
+from twospeed.video.sampling import TRAINED_RATE, clip_span, uniform_clip
+
+# Pictures larger than this multiple of the wanted short side are scaled down while they are decoded
+LARGE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a network wants to see: how many frames, how far apart (at 30 a second), and its values.
+
+    mean, std: for 0..1 values, RGB. order: of the channels. short_side, crop: pixels of test views.
+    """
+
+    frames: int
+    stride: int
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    order: Literal["rgb", "bgr"] = "rgb"
+    short_side: int = 256
+    crop: int = 256
+
+    @property
+    def span_s(self) -> float:
+        """Seconds that a clip covers."""
+        return self.frames * self.stride / TRAINED_RATE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One temporal view, with all its crops: clip float32 (S, 3, T, H, W), channels last in memory.
+
+    number: which temporal view. sampling: which of the samplings. start_s, end_s: times of its first and last
+    frame.
+    """
+
+    number: int
+    sampling: int
+    start_s: float
+    end_s: float
+    clip: Tensor
+
+
+def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
+    """Scale, crop and normalise frames: uint8 (T, H, W, 3) RGB -> float32 (S, 3, T, crop, crop).
+
+    Bilinear without antialiasing, as the authors' tests; crops lie along the longer side.
+    """
+    pictures = frames.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
+    height, width = pictures.shape[-2:]
+    scaled = scale_only(height, width, sampling.short_side).frames(pictures)
+    normal = normalise(scaled, sampling.mean, sampling.std, order=sampling.order)
+    height, width = normal.shape[-2:]
+    places = view_crops(height, width, short_side=sampling.short_side, crop=sampling.crop, crops=crops)
+    cut = [place.frames(normal).permute(0, 2, 3, 1) for place in places]
+    return torch.stack(cut).permute(0, 4, 1, 2, 3)  # from (S, T, H, W, 3)
+
+
+def uniform_views(
+    path: Path, samplings: Sequence[Sampling], clips: int, crops: int, *, pad: Literal["repeat_last", "error"]
+) -> Generator[View, None, None]:
+    """Yield `clips` views spread uniformly over a file or folder, for each sampling; only their frames are
+    decoded.
+
+    A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
+    """
+    times_s = frame_times(path)
+    info = probe(path)
+    rate = None
+    if path.is_file() and len(times_s) > 1 and times_s[-1] > times_s[0]:
+        rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
+    for sampling in samplings:
+        span = clip_span(sampling.frames, sampling.stride, rate)
+        if pad == "error" and len(times_s) < math.floor(span):
+            raise ClipTooShort(
+                f"{path}: a clip of {sampling.frames} frames at stride {sampling.stride} spans {span:.0f} frames, the "
+                f"video has {len(times_s)}; choose pad='repeat_last', or a network of shorter clips"
+            )
+    for number in range(clips):
+        for which, sampling in enumerate(samplings):
+            indices = uniform_clip(number, clips, len(times_s), sampling.frames, sampling.stride, rate)
+            reduce = _reduced(min(info.width, info.height), sampling)
+            frames = torch.from_numpy(read_frames(path, indices, short_side=reduce))
+            start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
+            yield View(number, which, start_s, end_s, prepare(frames, sampling, crops))
+
+
+def sliding_views(
+    source: Source, samplings: Sequence[Sampling], every_s: float, crops: int, *, name: str
+) -> Generator[View, None, None]:
+    """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
+
+    The last one is moved back to end with the video. Only the frames of one window are held, whatever the
+    length. A video shorter than a window repeats its last frame. Raises VideoError where the picture changes
+    its size.
+    """
+    reduce: int | None = max(sampling.short_side for sampling in samplings)
+    if isinstance(source, str | Path) and Path(source).exists():
+        info = probe(source)
+        reduce = _reduced(min(info.width, info.height), samplings[0])
+    longest = max(sampling.span_s for sampling in samplings)
+    held: deque[Frame] = deque()
+    number = 0
+    with closing(open_video(source, short_side=reduce)) as reader:
+        rate = float(reader.info.frame_rate or TRAINED_RATE)
+        for frame in reader:
+            if held and frame.image.shape != held[-1].image.shape:
+                raise VideoError(
+                    f"{name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
+                    "cut the video there, or re-encode it at one size"
+                )
+            held.append(frame)
+            # The frame that has just come is the first one after the window, so the window's frames are complete.
+            while frame.time_s > number * every_s + longest - 0.5 / rate:
+                yield from _window(held, samplings, number, number * every_s + longest / 2, rate, crops)
+                number += 1
+            while len(held) > 1 and held[1].time_s < frame.time_s - longest - 1 / rate:
+                held.popleft()
+    if not held:
+        return
+    end_s = held[-1].time_s + 1 / rate
+    if number == 0 or end_s > (number - 1) * every_s + longest + 0.5 / rate:
+        yield from _window(held, samplings, number, max(end_s - longest / 2, longest / 2), rate, crops)
+
+
+def _window(
+    held: Sequence[Frame], samplings: Sequence[Sampling], number: int, centre_s: float, rate: float, crops: int
+) -> Iterator[View]:
+    """Cut the clip of every sampling around one centre out of the frames held."""
+    times_s = np.array([frame.time_s for frame in held])
+    for which, sampling in enumerate(samplings):
+        start_s = centre_s - sampling.span_s / 2
+        wanted_s = start_s + np.linspace(0.0, max(sampling.span_s - 1 / rate, 0.0), sampling.frames)
+        # The last frame that is shown by then; times are rounded by containers, hence the small grace
+        chosen = np.clip(np.searchsorted(times_s, wanted_s + 0.01 / rate, side="right") - 1, 0, None)
+        images: NDArray[np.uint8] = np.stack([held[i].image for i in chosen])
+        first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
+        yield View(number, which, first_s, last_s, prepare(torch.from_numpy(images), sampling, crops))
+
+
+def _reduced(short_side: int, sampling: Sampling) -> int | None:
+    return sampling.short_side if short_side > LARGE * sampling.short_side else None
+
+
+def _size(frame: Frame) -> str:
+    return f"{frame.image.shape[1]}x{frame.image.shape[0]}"

@@ -1,0 +1,304 @@
+"""Name what happens in a video, and when.
+
+    scores = twospeed.classify("clip.mp4", "slowfast_r50_8x8")
+    scores.top(5)          # [(label, probability), ...]
+    scores.timeline        # (ActionSpan(label, start_s, end_s, probability), ...)
+
+By default as the papers test: 10 clips spread over the video x 3 crops along its longer side, probabilities
+averaged. With timeline=True a window slides over the video instead, one pass at constant memory. Decoding
+runs on its own thread, ahead of the network and into the next video.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twospeed.errors import InputError, TwospeedError, VideoError
+from twospeed.models.slowfast.inference import for_inference
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.pipelines.action_timeline import spans
+from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
+from twospeed.values import ActionScores
+from twospeed.video.ahead import DecodeAhead
+from twospeed.video.reader import Source
+from twospeed.weights.catalog import Preprocessing, find
+from twospeed.weights.load import create_model
+
+Precision = Literal["fp32", "bf16"]
+Model = nn.Module | str
+Progress = Callable[[int, int | None], None]
+
+DEFAULT_MODEL = "slowfast_r50_8x8"
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
+VIDEO_SUFFIXES |= {".3gp", ".ogv", ".gif", ".y4m"}
+KINETICS = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256, crop=256)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Member:
+    """One network of an ensemble, made ready."""
+
+    network: nn.Module
+    sampling: Sampling
+    average: Literal["probabilities", "logits"]
+    name: str
+    known_labels: str | None
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    source: int
+    error: TwospeedError | None = None
+
+
+class Classifier:
+    """Networks that are ready to name actions, for one video after another.
+
+    model_or_name: a network of the SlowFast family (or any module with its call and its attributes `frames`,
+    `frame_stride`, `num_classes`), its catalogue name, or several of either: an ensemble by averaged
+    probabilities. weights: for names, as `create_model` takes them; one for each of several names. labels:
+    names of the classes, see `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or
+    3). timeline: slide a window over the video, centres every_s seconds apart, instead of `clips` views.
+    threshold, smooth: of the timeline, see `action_timeline.spans`. pad: what a video shorter than a clip
+    does, "repeat_last" frame (as the authors) or "error". precision: "bf16" computes in bfloat16. device:
+    None chooses CUDA if present. Raises InputError for options that make no sense, CheckpointError and
+    WeightsUnavailable as `create_model` does.
+    """
+
+    def __init__(
+        self,
+        model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
+        clips: int = 10,
+        crops: int = 3,
+        *,
+        weights: Any = "default",
+        labels: Labels | None = None,
+        timeline: bool = False,
+        every_s: float = 1.0,
+        threshold: float | None = None,
+        smooth: int = 1,
+        pad: Literal["repeat_last", "error"] = "repeat_last",
+        precision: Precision = "fp32",
+        device: str | torch.device | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        if clips < 1:
+            raise InputError(f"clips={clips}: give at least 1")
+        if crops not in (1, 3):
+            raise InputError(f"crops={crops}: choose 1 (centre) or 3 (along the longer side)")
+        if not every_s > 0:
+            raise InputError(f"every_s={every_s}: give seconds above 0")
+        if pad not in ("repeat_last", "error"):
+            raise InputError(f"pad={pad!r}: choose 'repeat_last' or 'error'")
+        spans([], [], np.zeros((0, 0), np.float32), [], threshold=threshold, smooth=smooth)  # refuses bad numbers now
+        self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
+        self.threshold, self.smooth, self.pad = threshold, smooth, pad
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
+        first = self._members[0]
+        for member in self._members[1:]:
+            if member.num_classes != first.num_classes:
+                raise InputError(
+                    f"an ensemble needs one set of classes: {first.name} has {first.num_classes}, {member.name} has "
+                    f"{member.num_classes}"
+                )
+        self.labels = label_names(labels, first.known_labels, first.num_classes, first.name)
+        self._samplings = list(dict.fromkeys(member.sampling for member in self._members))
+        self.frames_seen = 0  # by the networks, over all views
+
+    def classify(self, source: Source, progress: Progress | None = None) -> ActionScores:
+        """Classify one video: a file, a folder of pictures, or (with a sliding window) a camera or a pipe.
+
+        progress: called with (views done, views in all or None). Raises VideoError, ClipTooShort.
+        """
+        for _, result in self.classify_many([source], progress):
+            if isinstance(result, TwospeedError):
+                raise result
+            return result
+        raise AssertionError("one source gives one result")
+
+    def classify_many(
+        self, sources: Iterable[Source], progress: Progress | None = None
+    ) -> Iterator[tuple[Source, ActionScores | TwospeedError]]:
+        """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
+        result."""
+        listed = list(sources)
+        rows: dict[int, NDArray[np.float64]] = {}
+        times: dict[int, tuple[float, float]] = {}
+        total = None if self.timeline or len(listed) != 1 else self.clips * len(self._samplings)
+        done = 0
+        with closing(DecodeAhead(self._events(listed), ahead=1)) as events:
+            for event in events:
+                if isinstance(event, _Done):
+                    result = event.error or self._scores(rows, times)
+                    rows, times = {}, {}
+                    yield listed[event.source], result
+                    continue
+                row = self._probabilities(event)
+                rows[event.number] = rows.get(event.number, 0.0) + row
+                if event.sampling == 0:
+                    times[event.number] = (event.start_s, event.end_s)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+    def _events(self, sources: list[Source]) -> Generator[View | _Done, None, None]:
+        """All views of all videos, on the decoding thread, with a mark at the end of each."""
+        for number, source in enumerate(sources):
+            try:
+                yield from self._views(source)
+            except TwospeedError as error:
+                yield _Done(number, error)
+            else:
+                yield _Done(number)
+
+    def _views(self, source: Source) -> Iterator[View]:
+        is_path = isinstance(source, str | os.PathLike) and source != "-" and Path(source).exists()
+        if self.timeline or not (is_path or _looks_like_path(source)):
+            name = str(source) if isinstance(source, str | os.PathLike | int) else "the given stream"
+            return sliding_views(source, self._samplings, self.every_s, self.crops, name=name)
+        return uniform_views(Path(source), self._samplings, self.clips, self.crops, pad=self.pad)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def _probabilities(self, view: View) -> NDArray[np.float64]:
+        """One row (C,) for a temporal view: crops and the members of the ensemble that use this sampling
+        averaged."""
+        clip = view.clip.to(self.device, non_blocking=True)
+        total = np.zeros(self._members[0].num_classes)
+        for member in self._members:
+            if self._samplings[view.sampling] != member.sampling:
+                continue
+            logits = member.network(clip)
+            scores = position_average(logits, member.average).double().mean(dim=0)
+            total += scores.cpu().numpy() / len(self._members)
+            self.frames_seen += clip.shape[0] * clip.shape[2]
+        return total
+
+    def _scores(self, rows: dict[int, NDArray[np.float64]], times: dict[int, tuple[float, float]]) -> ActionScores:
+        if not rows:
+            return ActionScores(np.zeros(len(self.labels), np.float32), self.labels)
+        order = sorted(rows)
+        probabilities = np.stack([rows[number] for number in order])
+        starts, ends = zip(*(times[number] for number in order), strict=True)
+        by_view = probabilities.astype(np.float32)
+        return ActionScores(
+            probabilities.mean(axis=0).astype(np.float32),
+            self.labels,
+            (np.array(starts) + np.array(ends)) / 2,
+            by_view,
+            spans(starts, ends, by_view, self.labels, threshold=self.threshold, smooth=self.smooth),
+        )
+
+
+def classify(
+    source: Source,
+    model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
+    clips: int = 10,
+    crops: int = 3,
+    **options: Any,
+) -> ActionScores:
+    """Name what happens in one video: probabilities of all classes, and a timeline.
+
+    options: as `Classifier` takes them. To classify many videos make one `Classifier`, so that the network is
+    built once. Raises VideoError (missing, unreadable, no picture, changing size), ClipTooShort (with
+    pad="error"), InputError, CheckpointError, WeightsUnavailable.
+    """
+    return Classifier(model_or_name, clips, crops, **options).classify(source)
+
+
+def position_average(logits: Tensor, average: Literal["probabilities", "logits"]) -> Tensor:
+    """Turn logits (N, P, C) into probabilities (N, C) as the weights' authors do (see `SlowFast.average`)."""
+    if average == "logits":
+        return logits.float().mean(dim=1).softmax(dim=-1)
+    return logits.float().softmax(dim=-1).mean(dim=1)
+
+
+def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """List the videos that paths name: files as they are, a folder of videos as its videos (sorted, with
+    subfolders).
+
+    A folder of pictures is one video. Raises VideoError for a folder with neither.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+        if inside:
+            found += inside
+        elif any(path.iterdir()):
+            found.append(path)
+        else:
+            raise VideoError(f"{path}: the folder is empty; give a folder of videos or of pictures")
+    return found
+
+
+def _looks_like_path(source: Source) -> bool:
+    """Tell a path that does not exist (an error for the reader to explain) from cameras and pipes."""
+    if isinstance(source, os.PathLike):
+        return True
+    return isinstance(source, str) and source != "-" and not source.isdecimal()
+
+
+def _members(
+    model_or_name: Model | Sequence[Model],
+    weights: Any,
+    preprocessing: Preprocessing | None,
+    precision: Precision,
+    device: torch.device,
+) -> list[_Member]:
+    models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
+    if not models:
+        raise InputError("an ensemble needs at least one network")
+    several = isinstance(weights, Sequence) and not isinstance(weights, str)
+    if several and len(weights) != len(models):
+        raise InputError(f"{len(models)} networks with {len(weights)} weights: give one for each, in the same order")
+    return [
+        _member(model, weights[number] if several else weights, preprocessing, precision, device)
+        for number, model in enumerate(models)
+    ]
+
+
+def _member(
+    model: Model, weights: Any, preprocessing: Preprocessing | None, precision: Precision, device: torch.device
+) -> _Member:
+    known_labels = None
+    if isinstance(model, str):
+        entry = find(model)
+        if entry.task != "classify":
+            raise InputError(f"{model} is made for the task {entry.task}; `twospeed models` lists those that classify")
+        name, known_labels, prepared = model, entry.labels, preprocessing or entry.preprocessing
+        network = create_model(model, weights)
+    else:
+        name, network, prepared = type(model).__name__, model, preprocessing or KINETICS
+    for needed in ("frames", "frame_stride", "num_classes"):
+        if not isinstance(getattr(network, needed, None), int):
+            raise InputError(f"{name} has no whole number `{needed}`; it cannot be used to classify")
+    dtype = {"fp32": None, "bf16": torch.bfloat16}[precision]
+    ready: Any = for_inference(network, dtype) if isinstance(network, SlowFast) else network
+    sampling = Sampling(
+        frames=ready.frames,
+        stride=ready.frame_stride,
+        mean=prepared.mean,
+        std=prepared.std,
+        order=prepared.input_order,
+        short_side=prepared.short_side or 256,
+        crop=prepared.crop or prepared.short_side or 256,
+    )
+    average = getattr(ready, "average", prepared.average)
+    return _Member(ready.to(device).eval(), sampling, average, name, known_labels, ready.num_classes)
