@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 import av
 import av.error
 from av.stream import Disposition
+from av.video.frame import PictureType
 
 from twospeed.errors import VideoError
 from twospeed.values import Frame, VideoInfo
@@ -67,6 +68,10 @@ def _hint(source: Path | BinaryIO) -> str:
 def _reason(error: BaseException) -> str:
     """FFmpeg's words, without the number and the name that PyAV adds."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+MOST_LEADING_PACKETS = 600
+"""Compressed pictures to wait for a first keyframe: broadcasts have one every second or two."""
 
 
 class Clock:
@@ -136,27 +141,21 @@ def pictures(
     """
     count = 0
     end_s: float | None = None
-    packets = container.demux(stream)
-    walking = True
-    while walking:
-        frames = []
+    packets = _from_keyframe(container.demux(stream))
+    while True:
         try:
             packet = next(packets, None)
-        except (av.error.FFmpegError, OSError) as error:  # the walk itself broke off: nothing comes after it
+            if packet is None:
+                break
+            frames = packet.decode()
+        except av.error.EOFError:
+            break
+        except (av.error.FFmpegError, OSError) as error:
             if damaged == "raise" and count:
                 raise _damage(name, first + count, _reason(error)) from None
-            break
-        walking = packet is not None
-        if packet is not None:
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                walking = False
-            except (av.error.FFmpegError, OSError) as error:
-                if damaged == "stop" and count:
-                    return
-                if damaged == "raise" and count:
-                    raise _damage(name, first + count, _reason(error)) from None
+            if damaged == "stop" and count:
+                return
+            continue  # to the next packet; where it is the walk that broke off, it says that there is none
         for frame in frames:
             if frame.is_corrupt and damaged != "skip":
                 if not count:
@@ -179,6 +178,23 @@ def pictures(
             raise _damage(
                 name, first + count, f"pictures end at {end_s:.1f} s of the {stated_s:.1f} s that the file states"
             )
+
+
+def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
+    """Pass over packets that come before the first keyframe: decoders make grey smears of them, without a word.
+
+    Where no keyframe comes for long, all of them are let through, as some containers do not mark any.
+    """
+    lead: list[Any] = []
+    for packet in packets:
+        if packet.is_keyframe:
+            yield packet
+            break
+        lead.append(packet)
+        if len(lead) == MOST_LEADING_PACKETS or not packet.size:  # the last packet is empty: it empties the decoder
+            yield from lead
+            break
+    yield from packets
 
 
 def _damage(name: str, index: int, reason: str) -> VideoError:
@@ -210,9 +226,23 @@ class Keyframe:
 
 
 def seek(container: Any, stream: Any, key: Keyframe) -> None:
-    """Go to a keyframe or one before it. Whether that worked shows in the first picture: containers are not to be
-    trusted, so callers check its pts and otherwise count from the start."""
-    container.seek(min(key.dts, key.pts), stream=stream, backward=True)
+    """Go to a keyframe, or to one before it where the container cannot do better.
+
+    Some containers seek by presentation, some by decoding time, and some land behind their goal: the first packet
+    tells, and the first decoded picture has the last word (`decodes_alone`).
+    """
+    for target in (key.pts, key.dts):
+        container.seek(target, stream=stream, backward=True)
+        packet = next(container.demux(stream))
+        if packet.pts is not None and packet.pts <= key.pts:
+            container.seek(target, stream=stream, backward=True)
+            return
+
+
+def decodes_alone(picture: Any, key: Keyframe) -> bool:
+    """True if this first picture after a seek is the keyframe, and whole: not the beginning of an intra refresh,
+    which some encoders mark like a keyframe although the picture builds up over the next dozens."""
+    return bool(picture.pts == key.pts and picture.pict_type == PictureType.I)
 
 
 def read_container(
@@ -244,11 +274,11 @@ def read_container(
         arrived = keyframe is None
         for picture in pictures(container, stream, name, path=path, damaged=damaged, first=index):
             if keyframe is not None and not arrived:
-                if picture.pts is None or picture.pts > keyframe.pts:
-                    break
-                if picture.pts < keyframe.pts:
+                if picture.pts is not None and picture.pts < keyframe.pts:
                     continue
-                arrived = True
+                arrived = decodes_alone(picture, keyframe)
+                if not arrived:
+                    break
             time_s = clock.seconds(picture.pts, picture.time_base)
             if index >= start:
                 image = convert.image(picture)
@@ -258,7 +288,7 @@ def read_container(
                 yield Frame(index, time_s, image)
                 del image
             index += 1
-    if not arrived:  # the container sought to somewhere else
+    if not arrived:  # count from the start
         options = {"format": format, "rate": rate, "short_side": short_side, "damaged": damaged}
         yield from read_container(source, name, start=start, **options)  # type: ignore[arg-type]
     elif not described:

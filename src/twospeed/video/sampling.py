@@ -92,8 +92,7 @@ def keyframe_clip(centre: int, frames: int, stride: int, video_frames: int) -> I
     """
     if frames < 1 or stride < 1 or video_frames < 1:
         raise InputError(
-            f"no clip around a keyframe with frames={frames}, stride={stride} "
-            f"in a video of {video_frames} frames"
+            f"no clip around a keyframe with frames={frames}, stride={stride} in a video of {video_frames} frames"
         )
     first = centre - frames * stride // 2
     return np.clip(first + stride * np.arange(frames, dtype=np.int64), 0, video_frames - 1)

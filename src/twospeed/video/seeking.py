@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
-from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, opened, pictures, seek, stated_rate
+from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, decodes_alone, opened, pictures, seek, stated_rate
 from twospeed.video.pixels import RgbConverter
 
 
@@ -159,7 +159,14 @@ def _pass(
     last = int(pts[run[-1]])
     try:
         with closing(pictures(container, stream, str(path), path=None, damaged="skip")) as decoded:
+            arrived = keyframe is None
             for picture in decoded:
+                if keyframe is not None and not arrived:
+                    if picture.pts is not None and picture.pts < keyframe.pts:
+                        continue
+                    if not decodes_alone(picture, keyframe):
+                        return
+                    arrived = True
                 position = wanted.pop(picture.pts, None)
                 if position is not None and not picture.is_corrupt:
                     yield position, picture
