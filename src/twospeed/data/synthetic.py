@@ -456,7 +456,7 @@ def _film(
     margin = int(0.25 * max(height, width))
     hues = (rng.random() + np.arange(objects + 1) / (objects + 1)) % 1.0  # every object and the ground its own hue
     ground = procedural_texture(rng, height + 2 * margin, width + 2 * margin, kind="cloud", hue=float(hues[-1]))
-    ground = (ground * 0.55 + 40).astype(np.uint8)  # calmer than the objects
+    ground = (ground * 0.65 + 30).astype(np.uint8)  # calmer than the objects
     camera_rate, camera_phase = rng.uniform(0.05, 0.09), rng.uniform(0, 2 * np.pi)
     layers = [_swimmer(rng, label, float(hues[label - 1]), height, width, objects) for label in range(1, objects + 1)]
     for t in range(frames):
@@ -481,7 +481,7 @@ def _swimmer(rng: np.random.Generator, label: int, hue: float, height: int, widt
     slope = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=5) + cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=5)
     light = np.clip(1.05 + slope / (np.abs(slope).max() + 1e-6) * 0.6, 0.35, 1.5)
     lit = np.clip(texture.astype(np.float32) * light[..., None] * 1.1 + 8, 0, 255).astype(np.uint8)
-    extent = min(height, width) * rng.uniform(0.38, 0.55) * min(1.0, (3 / objects) ** 0.5)
+    extent = min(height, width) * rng.uniform(0.5, 0.68) * min(1.0, (3 / objects) ** 0.5)
     lane = (label - 0.5) / objects
     centre = np.array([width * (0.12 + 0.76 * lane), height * rng.uniform(0.35, 0.65)], np.float32)
     sway = np.array([rng.choice([-1, 1]) * rng.uniform(0.14, 0.22) * width, rng.uniform(0.08, 0.16) * height])
