@@ -120,6 +120,11 @@ class Classifier:
         self._samplings = list(dict.fromkeys(member.sampling for member in self._members))
         self.frames_seen = 0  # by the networks, over all views
 
+    @property
+    def frames_per_video(self) -> int:
+        """Frames that the networks see of one video by `clips` x `crops` views."""
+        return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
+
     def classify(self, source: Source, progress: Progress | None = None) -> ActionScores:
         """Classify one video: a file, a folder of pictures, or (with a sliding window) a camera or a pipe.
 

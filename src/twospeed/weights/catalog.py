@@ -103,9 +103,7 @@ _TRACK = (
 )
 
 _SLOWFAST_PAPER = "Feichtenhofer, Fan, Malik, He: SlowFast Networks for Video Recognition, ICCV 2019"
-_SLOWFAST_REPORT = (
-    "Feichtenhofer, Fan, Malik, He: SlowFast Networks, ActivityNet 2019 AVA and Kinetics report"
-)
+_SLOWFAST_REPORT = "Feichtenhofer, Fan, Malik, He: SlowFast Networks, ActivityNet 2019 AVA and Kinetics report"
 _PYSLOWFAST_ZOO = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/"
 _PYTORCHVIDEO_ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
 _KINETICS = "Kinetics-400"

@@ -67,11 +67,22 @@ def unwrap(content: object, where: str) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    allowed = [np.dtype, np._core.multiarray.scalar, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    allowed = [
+        np.dtype,
+        np._core.multiarray.scalar,
+        *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+    ]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError, KeyError) as torch_error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        UnicodeDecodeError,
+        ValueError,
+        KeyError,
+    ) as torch_error:
         try:
             return _RestrictedUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         except CheckpointError as refused:

@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from twospeed.errors import CheckpointError, InputError
+from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
 from twospeed.weights.imports import read_state, unwrap
@@ -43,7 +45,11 @@ def create_model(
 
 
 def build_from_state(
-    entry: Entry, state: Mapping[str, Tensor], options: Mapping[str, Any], where: str, stored: Mapping[str, Any]
+    entry: Entry,
+    state: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    where: str,
+    stored: Mapping[str, Any],
 ) -> nn.Module:
     """Build the network that a state dict (authors' naming or ours) belongs to, and load it strictly.
 
@@ -131,3 +137,18 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, na
 
 def _listed(keys: Iterable[str]) -> str:
     return ", ".join(keys)
+
+
+def save_model(model: nn.Module, path: Path, *, model_name: str, source: Mapping[str, str] | None = None) -> None:
+    """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
+
+    Raises OutputError when the file cannot be written.
+    """
+    metadata = {"format": "pt", "model": model_name, **(source or {})}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path} ({error}); free space, or choose another folder") from error

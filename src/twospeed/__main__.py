@@ -1,0 +1,5 @@
+"""`python -m twospeed`."""
+
+from twospeed.cli.main import run
+
+run()

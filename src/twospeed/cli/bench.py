@@ -1,0 +1,113 @@
+"""`twospeed bench`: frames per second and memory of a model on this machine, saying what the clock counts."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Annotated
+
+import typer
+
+from twospeed.errors import InputError
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="Model name; `twospeed models` lists them.")] = "track_nano",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frames.")] = "854x480",
+    frames: Annotated[int, typer.Option(min=2, help="Frames (track) or clips (classify) on the clock.")] = 20,
+    memory_frames: Annotated[int, typer.Option(min=1, help="Track: frames in memory while timing.")] = 10,
+    objects: Annotated[int, typer.Option(min=1, max=50, help="Track: objects.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Time a model on generated pictures with random weights: nothing is downloaded or decoded.
+
+    Track: the clock counts `Tracker.step` (upload, network, memory read, masks at the frame's size on the host), with
+    the memory filled first; not decoding, not files. Classify: one clip through the network, from tensor to scores.
+    """
+    import torch
+
+    from twospeed.cli.job import print_json
+    from twospeed.weights.catalog import find
+
+    entry = find(model)
+    try:
+        width, height = (int(part) for part in size.lower().split("x"))
+    except ValueError:
+        raise InputError(f"--size is {size!r}; give WIDTHxHEIGHT, such as 854x480") from None
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if entry.task == "track":
+        seconds, counts = _time_tracker(model, width, height, frames, memory_frames, objects, device), "Tracker.step"
+    elif entry.task == "classify":
+        clip = entry.preprocessing
+        seconds = _time_clips(model, clip.frames or 32, clip.crop or 256, frames, device)
+        counts = f"one view of {clip.frames or 32} x {clip.crop or 256} x {clip.crop or 256}"
+    else:
+        raise InputError(f"no benchmark for {entry.task} models yet; choose a track or classify model")
+    seconds.sort()
+    median = seconds[len(seconds) // 2]
+    facts = {
+        "model": model,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "clock_counts": counts,
+        "median_s": round(median, 4),
+        "per_second": round(1 / median, 2),
+        "peak_memory_mb": round(_peak_mb(device), 1),
+        "torch": torch.__version__,
+    }
+    if json_output:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:<15} {value}")
+
+
+def _time_tracker(
+    model: str, width: int, height: int, frames: int, memory_frames: int, objects: int, device: str
+) -> list[float]:
+    import numpy as np
+
+    from twospeed.pipelines.track import Tracker
+
+    rng = np.random.default_rng(0)
+    labels = np.zeros((height, width), np.uint8)
+    for i in range(objects):
+        labels[:, i * width // (objects + 1) : (i + 1) * width // (objects + 1)] = i + 1
+    tracker = Tracker(model, weights=None, memory_every=1, max_memory_frames=memory_frames, size=None, device=device)
+    pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(4)]
+    tracker.step(pictures[0], labels)
+    for i in range(memory_frames):
+        tracker.step(pictures[i % 4])
+    tracker.memory_every = 5
+    seconds = []
+    for i in range(frames):
+        start = time.perf_counter()
+        tracker.step(pictures[i % 4])
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _time_clips(model: str, frames: int, side: int, clips: int, device: str) -> list[float]:
+    import torch
+
+    from twospeed.weights.load import create_model
+
+    network = create_model(model, device=device)
+    clip = torch.randn(1, 3, frames, side, side, device=device)
+    seconds = []
+    with torch.inference_mode():
+        network(clip)
+        for _ in range(clips):
+            start = time.perf_counter()
+            network(clip).cpu()
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _peak_mb(device: str) -> float:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

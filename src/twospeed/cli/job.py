@@ -1,0 +1,137 @@
+"""What the four jobs share: progress, `run.json`, and results that survive Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from twospeed.errors import OutputError
+from twospeed.values import RunRecord
+
+_VERSIONS_OF = ("twospeed", "torch", "torchvision", "av", "numpy", "opencv-python-headless")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Job:
+    """One run of a command over a video: counts frames, shows progress, and leaves `run.json` in its folder.
+
+    Use as a context manager around the loop and call `advance` for each frame. On a terminal a bar is drawn on stderr;
+    elsewhere a plain line appears every ten seconds; `quiet` silences both. `run.json` is written when the block is
+    left, whatever the reason: an interrupted run says `"finished": false` and keeps its frames.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        model: str,
+        weights_sha256: str | None,
+        options: Mapping[str, Any],
+        output: Path | None,
+        total: int | None = None,
+        quiet: bool = False,
+    ):
+        self.command, self.model, self.weights_sha256 = command, model, weights_sha256
+        self.options, self.output, self.total, self.quiet = dict(options), output, total, quiet
+        self.frames = 0
+        self.started = self._last_line = time.perf_counter()
+        self._bar: Any = None
+
+    def __enter__(self) -> Job:
+        self.started = self._last_line = time.perf_counter()
+        if not self.quiet and sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task(self.command, total=self.total)
+        return self
+
+    def advance(self, frames: int = 1) -> None:
+        """Count frames that are finished."""
+        self.frames += frames
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.frames)
+        elif not self.quiet and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            of_total = f" of {self.total}" if self.total else ""
+            print(
+                f"{self.command}: {self.frames}{of_total} frames, {self.record().frames_per_second:.1f}/s",
+                file=sys.stderr,
+            )
+
+    def record(self, *, finished: bool = False) -> RunRecord:
+        """Describe the run so far."""
+        seconds = time.perf_counter() - self.started
+        versions = {}
+        for package in _VERSIONS_OF:
+            with suppress(metadata.PackageNotFoundError):
+                versions[package] = metadata.version(package)
+        return RunRecord(
+            command=self.command,
+            model=self.model,
+            weights_sha256=self.weights_sha256,
+            options=self.options,
+            versions=versions,
+            frames=self.frames,
+            seconds=round(seconds, 3),
+            frames_per_second=round(self.frames / seconds, 3) if seconds > 0 else 0.0,
+            finished=finished,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self.output is not None and (kind is None or self.frames > 0):
+            write_json(self.output / "run.json", dataclasses.asdict(self.record(finished=kind is None)))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all. Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path} ({error.strerror}); free space, or choose another -o") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create an output folder. Raises OutputError where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {path} ({error.strerror}); choose another -o") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"no permission to write into {path}; choose another -o")
+    return path
+
+
+def print_json(content: Any, stream: IO[str] | None = None) -> None:
+    """Print machine-readable results, one document on stdout."""
+    print(json.dumps(content, indent=2, default=str), file=stream or sys.stdout)
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

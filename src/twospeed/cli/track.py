@@ -1,0 +1,256 @@
+"""`twospeed track`: masks of every frame from the first frame's mask, box or point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twospeed.errors import InputError, MaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from twospeed.values import Frame, ObjectMasks
+
+EPILOG = """
+**Examples**
+
+`twospeed track clip.mp4 --mask first.png` writes `clip_track/overlay.mp4`, `masks/00000.png` ... and `run.json`.
+
+`twospeed track clip.mp4 --box 120,40,200,160 -o out` starts from a box (x,y,width,height in pixels of the first frame).
+
+`twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
+
+`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video.
+"""
+
+
+def track(
+    video: Annotated[
+        str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
+    ],
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mask",
+            help="Label picture of the first frame (palette PNG: index = object; black and white: one object). "
+            "FRAME=FILE for another frame, a folder for several (files named by frame). Repeatable.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box", help="x,y,width,height around an object of the first frame; GrabCut makes the mask. Repeatable."
+        ),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point",
+            help="x,y on an object of the first frame; GrabCut guesses the mask by colour, look at it. Repeatable.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model name; `twospeed models` lists them.")] = "track_nano",
+    weights: Annotated[
+        str, typer.Option(help="'default', or a checkpoint: twospeed's .safetensors or the authors' file.")
+    ] = "default",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: CLIP_track]")
+    ] = None,
+    size: Annotated[
+        int, typer.Option(help="Shorter side in pixels at which the network works; 0 takes the video's own.")
+    ] = 480,
+    memory_every: Annotated[int, typer.Option(min=1, help="Remember every n-th frame.")] = 5,
+    include_last: Annotated[bool, typer.Option(help="Also remember the last frame until the next one.")] = False,
+    top_k: Annotated[int, typer.Option(help="Memory matches kept per cell; 0 keeps all.")] = 20,
+    max_memory_frames: Annotated[
+        int | None, typer.Option(min=1, help="Most frames remembered at once: bounds memory on long videos.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor is fast at it.")] = "fp32",
+    snap: Annotated[bool, typer.Option(help="Clean anti-aliased or coloured masks to flat labels first.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the masks.")] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> None:
+    """Track objects through a video, from a mask, box or point on its first frame."""
+    from twospeed.cli.job import Job, print_json
+    from twospeed.pipelines.track import Tracker
+    from twospeed.video.reader import open_video
+    from twospeed.weights.load import weights_sha256
+
+    if not (mask or box or point):
+        raise InputError(
+            f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y"
+        )
+    masks = _read_masks(mask or [], snap)
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
+    tracker = Tracker(
+        model,
+        memory_every=memory_every,
+        include_last=include_last,
+        top_k=top_k or None,
+        max_memory_frames=max_memory_frames,
+        size=size or None,
+        weights=weights,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked above
+    )
+    folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_track")
+    with open_video(video) as reader:
+        frames = iter(reader)
+        first = next(frames)
+        if box or point:
+            masks[0] = _prompted(first.image, masks.get(0), box or [], point or [])
+        if 0 in masks and masks[0].shape != first.image.shape[:2]:
+            (mask_height, mask_width), (height, width) = masks[0].shape, first.image.shape[:2]
+            raise MaskError(
+                f"the mask is {mask_width}x{mask_height}, the first frame {width}x{height}; "
+                "draw the mask at the frame's size (or scale it with nearest neighbours)"
+            )
+        job = Job(
+            "track",
+            model=model,
+            weights_sha256=weights_sha256(model, weights),
+            options={
+                "source": video,
+                "memory_every": memory_every,
+                "include_last": include_last,
+                "top_k": top_k or None,
+                "max_memory_frames": max_memory_frames,
+                "size": size or None,
+                "precision": precision,
+                "device": str(tracker.device),
+                "first_masks": sorted(masks),
+            },
+            output=folder,
+            total=reader.info.frame_count,
+            quiet=quiet,
+        )
+        results = _steps(tracker, chain([first], frames), masks)
+        areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay)
+    if unused := [index for index in masks if index >= job.frames]:
+        raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
+    if json_output:
+        record = job.record(finished=True)
+        objects = [{"id": i, "frames_visible": n, "mean_area": round(a, 1)} for i, (n, a) in sorted(areas.items())]
+        print_json(
+            {
+                "output": str(folder),
+                "frames": record.frames,
+                "seconds": record.seconds,
+                "frames_per_second": record.frames_per_second,
+                "objects": objects,
+            }
+        )
+    elif not quiet:
+        speed = job.record().frames_per_second
+        typer.echo(f"{job.frames} frames, {len(areas)} objects, {speed:.1f} frames/s: {folder}", err=True)
+
+
+track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG
+
+
+def write_results(
+    results: Iterable[tuple[Frame, ObjectMasks]], folder: Path, *, rate: Any, job: Any, overlay: bool = True
+) -> dict[int, tuple[int, float]]:
+    """Write masks and overlay as they come, count them in `job`; returns {object: (frames visible, mean area)}.
+
+    The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves a
+    playable overlay and all finished masks. Masks of an earlier run in the same folder are replaced.
+    """
+    import numpy as np
+
+    from twospeed.cli.job import make_folder
+    from twospeed.render.overlay import draw_masks
+    from twospeed.video.indexed_png import write_indexed_png
+    from twospeed.video.writer import VideoWriter
+
+    pixels: dict[int, list[int]] = {}
+    writer: VideoWriter | None = None
+    with ExitStack() as stack:
+        for frame, result in results:
+            if job.frames == 0:
+                _clear(make_folder(folder / "masks"))
+                stack.enter_context(job)
+                if overlay:
+                    writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
+                    stack.enter_context(writer)
+            write_indexed_png(folder / "masks" / f"{frame.index:05d}.png", result.labels)
+            if writer is not None:
+                writer.write(draw_masks(frame.image, result.labels), frame.time_s)
+            counts = np.bincount(result.labels.ravel(), minlength=256)
+            for object_id in result.object_ids:
+                pixels.setdefault(object_id, []).append(int(counts[object_id]))
+            job.advance()
+    return {i: (sum(n > 0 for n in areas), sum(areas) / len(areas)) for i, areas in pixels.items()}
+
+
+def _steps(tracker: Any, frames: Iterable[Frame], masks: dict[int, Any]) -> Iterator[tuple[Frame, ObjectMasks]]:
+    for frame in frames:
+        yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
+
+
+def _clear(folder: Path) -> None:
+    for old in folder.glob("*.png"):
+        if old.stem.isdigit():
+            old.unlink()
+
+
+def _read_masks(given: list[str], snap: bool) -> dict[int, NDArray[np.uint8]]:
+    """`FILE`, `FRAME=FILE` or a folder of files named by frame -> {frame: labels}."""
+    from twospeed.video.indexed_png import read_label_map
+
+    masks: dict[int, NDArray[np.uint8]] = {}
+    for item in given:
+        frame, equals, name = item.partition("=")
+        path = Path(name) if equals and frame.isdigit() else Path(item)
+        if path.is_dir():
+            files = {int(file.stem): file for file in path.glob("*.png") if file.stem.isdigit()}
+            if not files:
+                raise MaskError(f"{path} holds no mask named by its frame, such as 00000.png")
+        else:
+            files = {int(frame) if equals and frame.isdigit() else 0: path}
+        for index, file in files.items():
+            if index in masks:
+                raise InputError(
+                    f"two masks are given for frame {index} ({file} is the second); give one label picture"
+                )
+            masks[index] = read_label_map(file, snap=snap)
+    return masks
+
+
+def _prompted(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8] | None, boxes: list[str], points: list[str]
+) -> NDArray[np.uint8]:
+    """Add an object for each box and point to the first frame's labels (earlier ones keep their pixels)."""
+    import numpy as np
+
+    from twospeed.pipelines.prompts import mask_from_box, mask_from_point
+
+    found = [mask_from_box(image, _numbers("--box", text, 4)) for text in boxes]  # type: ignore[arg-type]
+    found += [mask_from_point(image, _numbers("--point", text, 2)) for text in points]  # type: ignore[arg-type]
+    labels = np.zeros(image.shape[:2], np.uint8) if labels is None else labels.copy()
+    for object_mask in found:
+        labels[object_mask & (labels == 0)] = int(labels.max()) + 1
+    return labels
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        wanted = "x,y,width,height" if count == 4 else "x,y"
+        raise InputError(
+            f"{option} is {text!r}; give {wanted} in pixels, such as {'10,20,100,80' if count == 4 else '60,40'}"
+        )
+    return numbers
