@@ -97,12 +97,14 @@ class Davis:
         """Return one sequence, its files listed and checked but not read."""
         name = self.names[index]
         annotations = files_by_stem(self._annotations / name, (".png",))
-        images = files_by_stem(self._images / name, (".jpg", ".jpeg", ".png")) if self.images else {}
+        # Where frames lie, they also tell which annotations are missing; only a model needs them.
+        wanted = self.images or (self._images / name).is_dir()
+        images = files_by_stem(self._images / name, (".jpg", ".jpeg", ".png")) if wanted else {}
         frames = tuple(images or annotations)
         check_no_gaps(self._images / name if images else self._annotations / name, frames)
         if frames[0] not in annotations:
             raise DatasetError(f"{self._annotations / name}: no mask of the first frame, {frames[0]}.png")
-        if self.images and (strangers := [frame for frame in annotations if frame not in images]):
+        if images and (strangers := [frame for frame in annotations if frame not in images]):
             raise DatasetError(f"{self._images / name}: no picture for the annotated {listing(strangers)}")
         return SequenceSample(name, frames, images, annotations, foreground=self.year == 2016)
 

@@ -1,0 +1,319 @@
+"""`twospeed evaluate`: score files, or run a model, by a benchmark's own protocol."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    from twospeed.evaluation.mask_runs import OnProgress, Progress, RunSettings
+    from twospeed.evaluation.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks of a benchmark. None and empty: not asked for, the protocol's own value holds."""
+
+    data: Path | None = None
+    predictions: Path | None = None
+    model: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    sequences: tuple[str, ...] | None = None
+    split: str | None = None
+    task: str | None = None
+    output: Path | None = None
+    resume: bool = False
+    device: str | None = None
+    size: int | None = None
+    scales: tuple[int, ...] = ()
+    flip: bool = False
+    memory_every: int | None = None
+    top_k: int | None = None
+    max_memory_frames: int | None = None
+    include_last: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: the function that runs it, and the options that mean something to it."""
+
+    run: Callable[[Request, OnProgress], Report]
+    options: frozenset[str]
+
+
+_MASK_OPTIONS = frozenset(field.name for field in fields(Request))
+
+
+def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.data.davis import Task
+    from twospeed.evaluation.vos import davis_settings, evaluate_davis
+
+    task = request.task or "semi-supervised"
+    if task not in ("semi-supervised", "unsupervised"):
+        raise InputError(f"--task {task}: choose semi-supervised or unsupervised")
+    split = request.split or "val"
+    return evaluate_davis(
+        _data(request),
+        year,
+        split=split,
+        task=cast(Task, task),
+        settings=_settings(request, davis_settings(split)),
+        on_progress=on_progress,
+        **_source(request),
+    )
+
+
+def _davis16(request: Request, on_progress: OnProgress) -> Report:
+    return _davis(2016, request, on_progress)
+
+
+def _davis17(request: Request, on_progress: OnProgress) -> Report:
+    return _davis(2017, request, on_progress)
+
+
+def _youtube_vos(request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.evaluation.vos import YOUTUBE_VOS_SETTINGS, evaluate_youtube_vos
+
+    return evaluate_youtube_vos(
+        _data(request),
+        split=request.split or "valid",
+        settings=_settings(request, YOUTUBE_VOS_SETTINGS),
+        on_progress=on_progress,
+        **_source(request),
+    )
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "davis16": Benchmark(_davis16, _MASK_OPTIONS),
+    "davis17": Benchmark(_davis17, _MASK_OPTIONS),
+    "youtube-vos": Benchmark(_youtube_vos, _MASK_OPTIONS - {"task"}),
+}
+"""Every benchmark that can be named on the command line."""
+
+
+def _data(request: Request) -> Path:
+    if request.data is None:
+        raise InputError("where is the data set? give --data DIR, its folder in the official layout")
+    return request.data
+
+
+def _source(request: Request) -> dict[str, Any]:
+    """Arguments on what is evaluated, as all mask benchmarks take them."""
+    return {
+        "predictions": request.predictions,
+        "model": list(request.model) or None,
+        "weights": list(request.weights) or "default",
+        "sequences": request.sequences,
+        "output": request.output,
+        "resume": request.resume,
+        "device": request.device,
+    }
+
+
+def _settings(request: Request, published: RunSettings) -> RunSettings:
+    """Return the published settings with what the command line changes; 0 stands for "no limit"."""
+    from dataclasses import replace
+
+    if request.size is not None and request.scales:
+        raise InputError(f"--size {request.size} and --scales exclude each other: the sizes of --scales are averaged")
+    if request.scales and min(request.scales) < 1:
+        raise InputError(f"--scales {','.join(map(str, request.scales))}: sizes are pixels, 1 or more")
+    changes: dict[str, Any] = {"scales": request.scales, "flip": request.flip}
+    if request.memory_every is not None:
+        changes["memory_every"] = request.memory_every
+    if request.include_last:
+        changes["include_last"] = True
+    for name in ("size", "top_k", "max_memory_frames"):
+        value = getattr(request, name)
+        if value is not None:
+            changes[name] = value or None
+    return replace(published, **changes)
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}.", metavar="BENCHMARK")],
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder, in its official layout.", metavar="DIR")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Score these masks: DIR/SEQUENCE/00000.png, palette, 0/1 or 0/255.", metavar="DIR"),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this model; give several to average their probabilities.", metavar="NAME"),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights of each model: a file, or 'default'.", metavar="FILE"),
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="Only these sequences, separated by commas.", metavar="A,B,C")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="val, test-dev, ... (YouTube-VOS: valid).", metavar="NAME")] = None,
+    task: Annotated[str | None, typer.Option(help="semi-supervised (default) or unsupervised.", metavar="TASK")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write all scores to this file (- for stdout).", metavar="FILE")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Keep the model's masks here, as the benchmark wants them.", metavar="DIR"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o DIR.")] = False,
+    scales: Annotated[
+        str | None,
+        typer.Option(help="Average over these sizes, e.g. 480,600.", metavar="N,N", rich_help_panel="Model options"),
+    ] = None,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="Average with mirrored frames too.", rich_help_panel="Model options"),
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Shorter side for the network; 0: the frames' own.", rich_help_panel="Model options"),
+    ] = None,
+    memory_every: Annotated[
+        int | None, typer.Option(help="Remember every n-th frame.", rich_help_panel="Model options")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Memory matches kept; 0: all.", rich_help_panel="Model options")
+    ] = None,
+    max_memory_frames: Annotated[
+        int | None, typer.Option(help="Most frames remembered; 0: no limit.", rich_help_panel="Model options")
+    ] = None,
+    include_last: Annotated[
+        bool,
+        typer.Option("--include-last", help="Also remember the last frame.", rich_help_panel="Model options"),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, ...; chosen if not given.", rich_help_panel="Model options"),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+) -> None:
+    """Score masks by a benchmark's own protocol, or run a model and score what it gives.
+
+    Score masks that exist:
+
+        twospeed evaluate davis16 --data DAVIS/2016 --predictions results --json scores.json
+
+    Run a model by the published settings of the benchmark and keep its masks:
+
+        twospeed evaluate davis17 --data DAVIS/2017/trainval --model stcn --weights stcn.pth -o masks
+
+    Go on after an interruption: the same line with --resume. Two sequences only: --sequences dog,cows.
+
+    Average sizes and mirrored frames: --scales 480,600 --flip. Average models: --model A --weights a.pth
+    --model B --weights b.pth. STM's memory: --include-last --top-k 0.
+
+    Test sets whose annotations are not public (--split test-dev) give masks to send to the server, no scores.
+    """
+    chosen = BENCHMARKS.get(benchmark)
+    if chosen is None:
+        raise InputError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(BENCHMARKS)}")
+    request = Request(
+        data=data,
+        predictions=predictions,
+        model=tuple(model or ()),
+        weights=tuple(weights or ()),
+        sequences=_names(sequences),
+        split=split,
+        task=task,
+        output=output,
+        resume=resume,
+        device=device,
+        size=size,
+        scales=_numbers("--scales", scales),
+        flip=flip,
+        memory_every=memory_every,
+        top_k=top_k,
+        max_memory_frames=max_memory_frames,
+        include_last=include_last,
+    )
+    unused = [f for f in fields(Request) if getattr(request, f.name) != f.default and f.name not in chosen.options]
+    if unused:
+        raise InputError(f"{benchmark} has no --{unused[0].name.replace('_', '-')}; leave it out")
+    with _progress_shown(quiet) as on_progress:
+        report = chosen.run(request, on_progress)
+    if json_file == "-":
+        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    if json_file is not None:
+        report.write_json(Path(json_file))
+    if not quiet:
+        typer.echo(report.text())
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise InputError(f"--sequences {text!r} names none; separate names by commas")
+    return names
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected whole numbers separated by commas") from error
+
+
+def _progress_shown(quiet: bool) -> AbstractContextManager[OnProgress]:
+    """Return what shows progress: a bar on a terminal, a line for each sequence elsewhere, nothing when quiet."""
+    if quiet:
+        return nullcontext(lambda progress: None)
+    if sys.stderr.isatty():
+        return _Bar()
+    return nullcontext(_say_line)
+
+
+def _say_line(progress: Progress) -> None:
+    if progress.stage == "track" and progress.frame == progress.frames:
+        what = "kept from before" if progress.skipped else f"{progress.frames} frames"
+        number = f"{progress.index} of {progress.sequences}"
+        typer.echo(f"{progress.sequence}: {what} ({number})", err=True)
+
+
+class _Bar(AbstractContextManager["OnProgress"]):
+    """A bar over all sequences, with the name of the one at hand and its frame."""
+
+    def __enter__(self) -> OnProgress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._bar.start()
+        return self._advance
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def _advance(self, progress: Progress) -> None:
+        if progress.stage not in self._tasks:
+            self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.sequences, detail="")
+        part = progress.frame / progress.frames if progress.frames else 1.0
+        self._bar.update(
+            self._tasks[progress.stage],
+            completed=progress.index - 1 + part,
+            detail=f"{progress.sequence} {progress.frame}/{progress.frames}",
+        )

@@ -1,0 +1,303 @@
+"""Run trackers over a data set's sequences and write their masks in the benchmark's own file format.
+
+What runs is the `Tracker` that users run, fed one frame at a time. Test-time averaging (several sizes,
+mirrored frames, several models) is several trackers in step with each other: their probabilities are averaged
+frame by frame, so nothing is held for a whole video. A sequence is written aside and moved into place when it
+is finished, which is what makes a run resumable.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.label_files import VOID
+from twospeed.data.samples import SequenceSample
+from twospeed.data.youtube_vos import first_masks, required_frames
+from twospeed.errors import InputError, OutputError
+from twospeed.values import ObjectMasks
+
+Labels = NDArray[np.uint8]
+
+KERNEL_SIGMA = {600: 7.0}
+"""Gaussian of kernelized memory reading, in cells, by size of a multi-scale pass, as published for STCN."""
+
+_SETTINGS_FILE = "evaluation.json"
+
+
+class MaskTracker(Protocol):
+    """What is evaluated: anything with the two calls of `twospeed.Tracker`."""
+
+    def step(self, image: NDArray[np.uint8], masks: Labels | None = None) -> ObjectMasks:
+        """Take the next frame, uint8 (H, W, 3) RGB, with masks where they are given; return all objects' masks."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the video."""
+        ...
+
+
+BuildTracker = Callable[..., MaskTracker]
+"""Called as `build(model, memory_every=..., include_last=..., top_k=..., max_memory_frames=..., size=...)`, with
+`kernel_sigma=...` where a pass reads its memory with a kernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Options of a run, by the names of `Tracker`, and those of averaging.
+
+    size: shorter side in pixels, None for the frames' own. scales: run at each of these sizes and average;
+    empty for `size` alone. flip: also run every pass on mirrored frames. given_masks: whether first masks are
+    handed over (unsupervised models find their objects themselves).
+    """
+
+    memory_every: int = 5
+    include_last: bool = False
+    top_k: int | None = 20
+    max_memory_frames: int | None = None
+    size: int | None = None
+    scales: tuple[int, ...] = ()
+    flip: bool = False
+    given_masks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `frame` of `frames` of one sequence, itself number `index` of `sequences` (from 1)."""
+
+    stage: Literal["track", "score"]
+    sequence: str
+    index: int
+    sequences: int
+    frame: int
+    frames: int
+    skipped: bool = False
+
+
+OnProgress = Callable[[Progress], None]
+
+
+FrameJobs = list[tuple[str, Labels | None, bool]]
+"""What a tracker is fed: name of the frame, masks given there, whether its result is written."""
+
+
+@dataclass
+class Clock:
+    """Counts frames, and the seconds that trackers took for them (reading and writing files left out)."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+    def speed(self, passes: int) -> dict[str, Any]:
+        """Return what the report says of speed; empty when nothing ran."""
+        if not self.frames:
+            return {}
+        each = f", {passes} passes a frame" if passes > 1 else ""
+        return {
+            "frames": self.frames,
+            "seconds": self.seconds,
+            "frames_per_second": self.frames / self.seconds,
+            "clock": f"from pixels to masks, without reading and writing files{each}",
+        }
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One tracker among those that are averaged."""
+
+    tracker: MaskTracker
+    mirrored: bool = False
+
+
+def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTracker) -> list[Pass]:
+    """Build a tracker for each model, size and direction."""
+    options = {
+        "memory_every": settings.memory_every,
+        "include_last": settings.include_last,
+        "top_k": settings.top_k,
+        "max_memory_frames": settings.max_memory_frames,
+    }
+    sizes: list[tuple[int | None, dict[str, float]]] = [
+        (size, {"kernel_sigma": KERNEL_SIGMA[size]} if size in KERNEL_SIGMA else {}) for size in settings.scales
+    ] or [(settings.size, {})]
+    mirrors = (False, True) if settings.flip else (False,)
+    return [
+        Pass(build(model, **options, size=size, **kernel), mirrored)
+        for model, (size, kernel), mirrored in itertools.product(models, sizes, mirrors)
+    ]
+
+
+def step_together(passes: Sequence[Pass], image: NDArray[np.uint8], masks: Labels | None) -> Labels:
+    """Segment one frame by all passes and return labels, uint8 (H, W): the argmax of the mean probabilities."""
+    if len(passes) == 1 and not passes[0].mirrored:
+        return passes[0].tracker.step(image, masks).labels
+    total: NDArray[np.float32] | None = None
+    ids: tuple[int, ...] = ()
+    for one in passes:
+        if one.mirrored:
+            flipped = None if masks is None else np.ascontiguousarray(masks[:, ::-1])
+            result = one.tracker.step(np.ascontiguousarray(image[:, ::-1]), flipped)
+            probabilities = result.probabilities[:, :, ::-1]
+        else:
+            result = one.tracker.step(image, masks)
+            probabilities = result.probabilities
+        if total is None:
+            total, ids = probabilities.astype(np.float32, copy=True), result.object_ids
+            continue
+        if set(result.object_ids) != set(ids):
+            raise InputError(
+                f"trackers disagree on the objects ({ids} and {result.object_ids}), so their probabilities cannot "
+                "be averaged; average only models that are given their masks"
+            )
+        total += probabilities[[0, *(1 + result.object_ids.index(k) for k in ids)]]
+    assert total is not None  # there is at least one pass
+    labels: Labels = np.array([0, *ids], dtype=np.uint8)[total.argmax(axis=0)]
+    return labels
+
+
+def claim_output(folder: Path, description: Mapping[str, Any], *, resume: bool) -> None:
+    """Make a folder ready for a run and write down what runs there.
+
+    description: what a resumed run must agree on. Raises InputError when the folder holds results and
+    `resume` is off, when they were made otherwise, or when it holds something else; OutputError when it
+    cannot be written.
+    """
+    plain = json.loads(json.dumps(description))
+    note = folder / _SETTINGS_FILE
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if note.is_file():
+            before = json.loads(note.read_text())
+            if not resume:
+                raise InputError(
+                    f"{folder}: holds results already; go on with them (--resume), or write elsewhere (-o)"
+                )
+            if changed := sorted(key for key in {*plain, *before} if plain.get(key) != before.get(key)):
+                was = ", ".join(f"{key} {before.get(key)!r} (now {plain.get(key)!r})" for key in changed)
+                raise InputError(f"{folder}: was begun with {was}; use the same, or write elsewhere (-o)")
+        elif any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty and holds no run to go on with; write elsewhere (-o)")
+        partial = note.with_suffix(".partial")  # never half a file
+        partial.write_text(json.dumps(plain, indent=2) + "\n")
+        partial.replace(note)
+
+
+def run_sequences(
+    samples: Sequence[SequenceSample],
+    folder: Path,
+    plan: Callable[[SequenceSample], tuple[Sequence[Pass], FrameJobs]],
+    write: Callable[[Path, Labels], None],
+    *,
+    on_progress: OnProgress,
+    clock: Clock,
+) -> None:
+    """Segment every sequence that `folder` does not hold yet, and write `folder/<sequence>/<frame>.png`.
+
+    plan: which trackers see which frames of a sequence. write: how one mask is saved. clock: counts on.
+    Raises OutputError when a mask cannot be written; sequences that are finished stay.
+    """
+    for index, sample in enumerate(samples, start=1):
+        finished, partial = folder / sample.name, folder / f".{sample.name}.partial"
+        if finished.is_dir():
+            on_progress(Progress("track", sample.name, index, len(samples), 0, 0, skipped=True))
+            continue
+        passes, jobs = plan(sample)
+        with _writing(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        try:
+            for number, (frame, masks, wanted) in enumerate(jobs, start=1):
+                image = sample.image(frame)
+                start = time.perf_counter()
+                labels = step_together(passes, image, masks)
+                clock.seconds += time.perf_counter() - start
+                clock.frames += 1
+                if wanted:
+                    with _writing(partial):
+                        write(partial / f"{frame}.png", labels)
+                on_progress(Progress("track", sample.name, index, len(samples), number, len(jobs)))
+            with _writing(finished):
+                partial.rename(finished)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            for one in passes:
+                one.tracker.reset()
+
+
+def davis_jobs(sample: SequenceSample, *, given_masks: bool = True) -> FrameJobs:
+    """Every frame in turn, the objects of the first one given (void pixels as background), all results written."""
+    first = sample.labels(sample.frames[0]) if given_masks else None
+    if first is not None:
+        first = np.where(first == VOID, np.uint8(0), first)
+    return [(frame, first if number == 0 else None, True) for number, frame in enumerate(sample.frames)]
+
+
+def youtube_vos_jobs(sample: SequenceSample, *, skip_every: int | None = None) -> FrameJobs:
+    """From the first mask on, new objects given where they first appear; results wanted where the benchmark asks.
+
+    skip_every: leave out frames that are neither wanted nor remembered, for trackers that remember every so
+    many frames; see `can_skip`.
+    """
+    given, wanted = first_masks(sample), required_frames(sample)
+    frames = sample.frames[sample.frames.index(next(iter(given))) :]
+    if skip_every is not None:
+        frames = tuple(_needed(frames, given.keys(), wanted, skip_every))
+    return [(frame, given.get(frame), frame in wanted) for frame in frames]
+
+
+def can_skip(sample: SequenceSample, memory_every: int) -> bool:
+    """Say whether a video may be reduced to the frames that are wanted or remembered without changing any mask.
+
+    A tracker counts the frames it sees. Reduced to the needed frames, it must remember each of them, which is
+    the same as before exactly when each lies `memory_every` or more frames after the one before. So it is
+    with the official validation set (masks wanted every fifth frame, memory every fifth).
+    """
+    given, wanted = first_masks(sample), required_frames(sample)
+    frames = sample.frames[sample.frames.index(next(iter(given))) :]
+    last = 0
+    for index, frame in enumerate(frames):
+        if frame in given or index - last >= memory_every:
+            last = index
+        elif frame in wanted:
+            return False
+    return True
+
+
+def _needed(frames: Sequence[str], given: Iterable[str], wanted: Iterable[str], every: int) -> Iterable[str]:
+    """Yield the frames that are given, wanted, or `every` or more after the last remembered one."""
+    given, wanted = set(given), set(wanted)
+    last = 0
+    for index, frame in enumerate(frames):
+        if frame in given or index - last >= every:
+            last = index
+            yield frame
+        elif frame in wanted:
+            yield frame
+
+
+def settings_as_json(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings as plain values."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into an OutputError that names the place."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{path}: could not be written ({error.strerror or error}); free space or choose another -o"
+        ) from error

@@ -1,0 +1,172 @@
+"""What an evaluation says: scores, and all that is needed to believe and repeat them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from twospeed.errors import OutputError
+
+_VERSIONS_OF = ("twospeed", "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pillow", "av")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Scores as people read them: one row of numbers for each name. NaN and None are shown as a dash."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+    def text(self) -> str:
+        """Return the table in aligned columns, fractions as percentages with one decimal."""
+        names = [name for name, _ in self.rows]
+        width = max(len(name) for name in ["", *names])
+        head = " " * width + "".join(f"{column:>11}" for column in self.columns)
+        lines = [
+            f"{name:<{width}}" + "".join(f"{_percent(value):>11}" for value in values) for name, values in self.rows
+        ]
+        return "\n".join([head, *lines])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of one evaluation.
+
+    scores: as they stand at the top level of the JSON file, fractions in 0..1, names as others read them.
+    protocol: one sentence on what was counted. coverage: how much of the set was scored ("14 of 20
+    sequences"). model: name of what was evaluated, or where its predictions lay. weights_sha256: of each
+    model's weights file. notes: what a reader should know before comparing. settings, speed: options of the
+    run and what it took (empty when files were scored). machine, versions, commit: filled in for the machine
+    at hand.
+    """
+
+    benchmark: str
+    scores: Mapping[str, Any]
+    table: Table
+    protocol: str
+    coverage: str
+    model: str
+    weights_sha256: tuple[str | None, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    machine: str = field(default_factory=lambda: machine_name())
+    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    commit: str | None = field(default_factory=lambda: commit_of_this_code())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists and numbers; what is not a number (NaN) becomes None."""
+        checksums = list(self.weights_sha256)
+        document = {
+            **self.scores,
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "coverage": self.coverage,
+            "model": self.model,
+            "weights_sha256": checksums[0] if len(checksums) == 1 else checksums or None,
+            "settings": self.settings,
+            "speed": self.speed,
+            "notes": self.notes,
+            "machine": self.machine,
+            "versions": self.versions,
+            "commit": self.commit,
+        }
+        plain: dict[str, Any] = _plain(document)
+        return plain
+
+    def write_json(self, path: Path) -> None:
+        """Write the JSON file whole or not at all. Raises OutputError when that fails."""
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+
+    def text(self) -> str:
+        """Return what is shown to people: a head line, the table, then protocol, speed and notes."""
+        lines = [f"{self.benchmark} · {self.model} · {self.coverage}", "", self.table.text(), "", self.protocol]
+        if self.speed:
+            lines.append(
+                f"{self.speed['frames']} frames in {self.speed['seconds']:.1f} s, "
+                f"{self.speed['frames_per_second']:.2f} frames/s ({self.speed['clock']})"
+            )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) or type(value).__module__ == "numpy":
+        number = float(value)
+        return None if math.isnan(number) else number
+    return value
+
+
+def machine_name() -> str:
+    """Say what this runs on: processor, cores that may be used, and the graphics card if torch is at work on one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = f"{_processor()}, {cores} cores"
+    torch = sys.modules.get("torch")  # never imported for the sake of its name
+    if torch is not None and torch.cuda.is_available():
+        name += f", {torch.cuda.get_device_name()}"
+    return name
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can move a score."""
+    versions = {"python": platform.python_version()}
+    for package in _VERSIONS_OF:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def commit_of_this_code() -> str | None:
+    """Return the commit of the checkout that this package runs from ("+changes" if edited), None outside of one."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parents[1]
+    if package != checkout / "src" / "twospeed" or not (checkout / ".git").exists():
+        return None
+    try:
+        head = _git(checkout, "rev-parse", "HEAD")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", "--", "src")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
