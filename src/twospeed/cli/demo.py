@@ -1,4 +1,4 @@
-"""`twospeed demo`: a clip that it renders itself, tracked with the shipped network, scored against the rendered truth."""
+"""`twospeed demo`: a clip that it renders itself, tracked with the shipped network, scored against the truth."""
 
 from __future__ import annotations
 
@@ -71,6 +71,5 @@ def demo(
         typer.echo(f"{i + 1:>8} {mean_j[i]:6.3f} {mean_f[i]:6.3f} {(mean_j[i] + mean_f[i]) / 2:6.3f}")
     together = (mean_j.mean() + mean_f.mean()) / 2
     typer.echo(f"{'all':>8} {mean_j.mean():6.3f} {mean_f.mean():6.3f} {together:6.3f}")
-    typer.echo(
-        f"{record.frames} frames, {record.frames_per_second:.1f} frames/s with rendering and writing; see {output / 'overlay.mp4'}"
-    )
+    speed = f"{record.frames_per_second:.1f} frames/s with rendering and writing"
+    typer.echo(f"{record.frames} frames, {speed}; see {output / 'overlay.mp4'}")

@@ -70,7 +70,7 @@ def _cut(image: NDArray[np.uint8], hints: NDArray[np.uint8], centre: tuple[int, 
         found = fallback
     if not found.any():
         found = fallback
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8))
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8))
     x, y = min(size[0] - 1, int(centre[0] * scale)), min(size[1] - 1, int(centre[1] * scale))
     piece = int(pieces[y, x]) or 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     mask = (pieces == piece).astype(np.uint8)

@@ -201,7 +201,8 @@ class Tracker:
         if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3:
             return x.to(self.device)[None].float()
         raise InputError(
-            f"image is {x.dtype} of shape {tuple(x.shape)}; give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
+            f"image is {x.dtype} of shape {tuple(x.shape)}; "
+            "give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
         )
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
@@ -212,7 +213,8 @@ class Tracker:
             )
         if tuple(x.shape) != size:
             raise MaskError(
-                f"mask is {x.shape[1]}x{x.shape[0]}, its frame {size[1]}x{size[0]}; rescale the mask (nearest) to the frame"
+                f"mask is {x.shape[1]}x{x.shape[0]}, its frame {size[1]}x{size[0]}; "
+                "scale the mask to the frame with nearest neighbours"
             )
         x = x.to(self.device, torch.int64)
         found = x.unique()
