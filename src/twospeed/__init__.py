@@ -24,6 +24,7 @@ from twospeed.values import ActionBoxes, ActionScores, ActionSpan, Frame, LabelM
 from twospeed.weights.catalog import list_models
 
 if TYPE_CHECKING:
+    from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.track import Tracker, track
     from twospeed.video.reader import open_video
     from twospeed.weights.load import create_model
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Classifier": "twospeed.pipelines.classify",
     "Tracker": "twospeed.pipelines.track",
+    "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
     "open_video": "twospeed.video.reader",
     "track": "twospeed.pipelines.track",
@@ -42,6 +45,7 @@ __all__ = [
     "ActionScores",
     "ActionSpan",
     "CheckpointError",
+    "Classifier",
     "ClipTooShort",
     "DatasetError",
     "Frame",
@@ -56,6 +60,7 @@ __all__ = [
     "VideoInfo",
     "WeightsUnavailable",
     "__version__",
+    "classify",
     "create_model",
     "list_models",
     "open_video",

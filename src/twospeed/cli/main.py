@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from twospeed import __version__
 from twospeed.cli.bench import bench
+from twospeed.cli.classify import classify
 from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
 from twospeed.cli.models import models
@@ -52,6 +53,7 @@ def _options(
 
 
 app.command()(demo)
+app.command()(classify)
 app.command()(track)
 app.command()(convert)
 app.command()(models)
