@@ -137,6 +137,7 @@ def pictures(
     What cannot be decoded before the first picture is passed over, as a recording may begin between keyframes. After
     it, damaged="raise" raises VideoError with the index of the first picture that is missing or incomplete, having
     yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end.
+    Only damage that FFmpeg notices counts: in Matroska it jumps over a hole to the next cluster without a word.
     first: index of the first picture, for messages. path: the file, whose length is checked at the end.
     """
     count = 0
@@ -147,7 +148,8 @@ def pictures(
             packet = next(packets, None)
             if packet is None:
                 break
-            frames = packet.decode()
+            incomplete = packet.is_corrupt and damaged != "skip"
+            frames = stream.decode(None) if incomplete and count else packet.decode()
         except av.error.EOFError:
             break
         except (av.error.FFmpegError, OSError) as error:
@@ -167,12 +169,16 @@ def pictures(
             if frame.pts is not None and frame.time_base:
                 end_s = float(frame.pts * frame.time_base)
             yield frame
+        if incomplete and count:  # those before it have been drained from the decoder
+            if damaged == "stop":
+                return
+            raise _damage(name, first + count, _cut_off(path, container, stream) or "its data are incomplete")
     if not count:
         raise VideoError(f"{name}: not one picture could be decoded from its {stream.codec_context.name} stream")
     if damaged == "raise":
-        missing = missing_bytes(path, container, stream) if path is not None else 0
-        if missing:
-            raise _damage(name, first + count, f"the file is cut off, {missing:,} bytes are missing")
+        cut_off = _cut_off(path, container, stream)
+        if cut_off:
+            raise _damage(name, first + count, cut_off)
         stated_s = _stated_end(stream)
         if stated_s is not None and end_s is not None and end_s < 0.95 * stated_s - 1.0:
             raise _damage(
@@ -199,9 +205,14 @@ def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
 
 def _damage(name: str, index: int, reason: str) -> VideoError:
     return VideoError(
-        f"{name}: frame {index} cannot be decoded ({reason}); the {index} frames before it can, "
-        f"re-encode or fetch the file again for the rest"
+        f"{name}: frame {index} cannot be decoded ({reason}); the {index} frames before it can; "
+        f"fetch the file again, or read on behind the damage with damaged='skip'"
     )
+
+
+def _cut_off(path: Path | None, container: Any, stream: Any) -> str:
+    missing = missing_bytes(path, container, stream) if path is not None else 0
+    return f"the file is cut off, {missing:,} bytes are missing" if missing else ""
 
 
 def _stated_end(stream: Any) -> float | None:
