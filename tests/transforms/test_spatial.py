@@ -63,9 +63,7 @@ def test_without_scaling_nothing_is_blended(transform, seed):
 @given(crops(), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_boxes_follow_the_pixels(transform, xa, xb, ya, yb):
     height, width = transform.source
-    box = torch.tensor(
-        [[min(xa, xb) * width, min(ya, yb) * height, max(xa, xb) * width, max(ya, yb) * height]]
-    )
+    box = torch.tensor([[min(xa, xb) * width, min(ya, yb) * height, max(xa, xb) * width, max(ya, yb) * height]])
     x1, y1, x2, y2 = transform.boxes(box)[0].tolist()
     assert 0 <= x1 <= x2 <= transform.width
     assert 0 <= y1 <= y2 <= transform.height
@@ -75,9 +73,7 @@ def test_boxes_follow_the_pixels(transform, xa, xb, ya, yb):
     came_from_x, came_from_y = transform.masks(columns) + 0.5, transform.masks(rows) + 0.5
     out_x = torch.arange(transform.width) + 0.5
     out_y = torch.arange(transform.height) + 0.5
-    reach_x = (
-        0.5 * transform.scaled[1] / width + 0.51
-    )  # half a source pixel, seen in the output, and rounding
+    reach_x = 0.5 * transform.scaled[1] / width + 0.51  # half a source pixel, seen in the output, and rounding
     reach_y = 0.5 * transform.scaled[0] / height + 0.51
     inside_x = (out_x > x1 + reach_x) & (out_x < x2 - reach_x)
     inside_y = (out_y > y1 + reach_y) & (out_y < y2 - reach_y)
@@ -132,9 +128,7 @@ def test_inverse_uniform_prefers_small_scales():
         rng = np.random.default_rng(2)
         draws[inverse] = np.mean(
             [
-                min(
-                    draw_train_crop(rng, 50, 50, short_side=(20, 80), crop=20, inverse_uniform=inverse).scaled
-                )
+                min(draw_train_crop(rng, 50, 50, short_side=(20, 80), crop=20, inverse_uniform=inverse).scaled)
                 for _ in range(500)
             ]
         )

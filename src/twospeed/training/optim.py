@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,7 @@ from torch import Tensor, nn
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-class ParameterGroup(TypedDict):
-    """One group as torch optimisers take it."""
-
-    params: list[nn.Parameter]
-    weight_decay: float
-
-
-def parameter_groups(model: nn.Module, *, weight_decay: float, norm_weight_decay: float = 0.0) -> list[ParameterGroup]:
+def parameter_groups(model: nn.Module, *, weight_decay: float, norm_weight_decay: float = 0.0) -> list[dict[str, Any]]:
     """Split trainable parameters into those that decay and those of normalisation layers, which do not.
 
     Frozen parameters are left out. A parameter shared by two modules counts once, with the first that holds
@@ -31,7 +24,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, norm_weight_decay
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
                 (norms if isinstance(module, NORMS) else decayed).append(parameter)
-    groups: list[ParameterGroup] = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": norms, "weight_decay": norm_weight_decay},
     ]

@@ -25,17 +25,16 @@ def normalise(
 ) -> Tensor:
     """Bring RGB pictures from 0..255 to (value / 255 - mean) / std, float32.
 
-    frames: 3 channels along channel_dim. mean, std: three values for 0..1 pictures, in the order of the
-    output's channels. order: the channel order of the output ("bgr" flips the RGB input).
+    frames: 3 channels along channel_dim. mean, std: three values for 0..1 pictures, in RGB order. order: the channel
+    order of the output ("bgr" reverses the channels).
     """
     if frames.shape[channel_dim] != 3:
         raise InputError(f"frames of shape {tuple(frames.shape)} do not have 3 channels along {channel_dim}")
     shape = [1] * frames.ndim
     shape[channel_dim] = 3
     scaled = frames.float() / 255.0
-    if order == "bgr":
-        scaled = scaled.flip(channel_dim)
-    return (scaled - scaled.new_tensor(mean).reshape(shape)) / scaled.new_tensor(std).reshape(shape)
+    scaled = (scaled - scaled.new_tensor(mean).reshape(shape)) / scaled.new_tensor(std).reshape(shape)
+    return scaled.flip(channel_dim) if order == "bgr" else scaled
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,7 @@ class CropTransform:
     def __post_init__(self) -> None:
         if min(*self.source, *self.scaled, self.height, self.width) < 1:
             raise InputError(f"sizes must be at least 1 pixel: {self}")
-        inside = (
-            0 <= self.top <= self.scaled[0] - self.height and 0 <= self.left <= self.scaled[1] - self.width
-        )
+        inside = 0 <= self.top <= self.scaled[0] - self.height and 0 <= self.left <= self.scaled[1] - self.width
         if not inside:
             raise InputError(
                 f"crop {self.width}x{self.height} at ({self.left}, {self.top}) leaves the picture of "
@@ -53,9 +51,7 @@ class CropTransform:
         lead = self._checked(frames, "frames", rank=3)
         moved = frames.reshape(-1, *frames.shape[-3:]).float()
         if self.scaled != self.source:
-            moved = F.interpolate(
-                moved, size=self.scaled, mode="bilinear", align_corners=False, antialias=False
-            )
+            moved = F.interpolate(moved, size=self.scaled, mode="bilinear", align_corners=False, antialias=False)
         return self._cut(moved).reshape(*lead[:-1], frames.shape[-3], self.height, self.width)
 
     def masks(self, masks: Tensor) -> Tensor:
@@ -142,16 +138,12 @@ def draw_train_crop(
     """
     low, high = short_side
     if not 0 < crop <= low <= high:
-        raise InputError(
-            f"need crop <= short_side[0] <= short_side[1], got crop={crop}, short_side={short_side}"
-        )
+        raise InputError(f"need crop <= short_side[0] <= short_side[1], got crop={crop}, short_side={short_side}")
     drawn = 1.0 / rng.uniform(1.0 / high, 1.0 / low) if inverse_uniform else rng.uniform(low, high)
     scaled = short_side_size(height, width, int(min(max(round(drawn), low), high)))
     top = int(rng.integers(0, scaled[0] - crop + 1))
     left = int(rng.integers(0, scaled[1] - crop + 1))
-    return CropTransform(
-        (height, width), scaled, top, left, crop, crop, flip=bool(rng.random() < flip_probability)
-    )
+    return CropTransform((height, width), scaled, top, left, crop, crop, flip=bool(rng.random() < flip_probability))
 
 
 def scale_only(height: int, width: int, short_side: int) -> CropTransform:
@@ -178,9 +170,7 @@ class AffineTransform:
         backdrop = flat.new_tensor(fill).reshape(-1, 1, 1)
         # Sampling relative to the fill makes the zero padding stand for it, also in the blend along the
         # border.
-        moved = F.grid_sample(
-            flat - backdrop, grid.expand(len(flat), -1, -1, -1), mode="bilinear", align_corners=False
-        )
+        moved = F.grid_sample(flat - backdrop, grid.expand(len(flat), -1, -1, -1), mode="bilinear", align_corners=False)
         return (moved + backdrop).reshape(frames.shape)
 
     def masks(self, masks: Tensor, *, fill: int = 0) -> Tensor:

@@ -1,0 +1,305 @@
+"""Which videos exist and what they show: the lists in which data sets are published.
+
+`read_video_list` takes a Kinetics list (a path and a label per line, as PySlowFast and others write it) or
+the official csv; `read_class_folders` a folder of class folders; `read_ucf_split` and `read_hmdb_split` the
+official splits. Videos are files or folders of pictures; whether they exist is found out when they are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from twospeed.errors import DatasetError
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"))
+
+_PATH_LABEL = re.compile(r"^(?P<path>.*?\S)(?P<separator>\s*[,;|\t]\s*|\s+)(?P<label>[+-]?\d+)$")
+_MIDDLE_FIELD = re.compile(r"^(?P<path>.*?\S)(?:\s*[,;|\t]\s*|\s+)\d+(?:\.\d+)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledVideo:
+    """One line of a list: a video file or a folder of pictures, and its class number."""
+
+    path: Path
+    label: int
+
+
+def read_video_list(
+    path: Path | str,
+    *,
+    root: Path | str | None = None,
+    separator: str | None = None,
+    num_classes: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> list[LabelledVideo]:
+    """Read a Kinetics list.
+
+    Two forms are told apart by the first line. The official csv (its header names youtube_id, time_start,
+    time_end and label) needs `labels`, the class names in order; where it is None, the sorted names of the
+    file. Otherwise each line is `path<separator>label`; the separator may be a space, tab, comma, semicolon
+    or bar, paths may hold spaces, and a number between path and label (a frame count) is passed over unless
+    it belongs to an existing path. A file with paths alone gives label 0, as test lists do. root: what
+    relative paths are relative to (None: the list's folder). separator: only this text separates fields.
+    num_classes: labels must be below it. Raises DatasetError with the line number.
+    """
+    path = Path(path)
+    base = Path(root) if root is not None else path.parent
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as a list of videos ({error})") from error
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise DatasetError(f"{path}: lists no video")
+    header = [name.strip().strip('"').lower() for name in lines[0][1].split(",")]
+    if "youtube_id" in header:
+        videos = list(_official(path, text, header, base, labels))
+    else:
+        videos = list(_plain(path, lines, base, separator, labels))
+    limit = num_classes if num_classes is not None else (len(labels) if labels is not None else None)
+    for number, video in videos:
+        if video.label < 0 or (limit is not None and video.label >= limit):
+            allowed = f"0..{limit - 1}" if limit is not None else "0 or more"
+            raise DatasetError(f"{path}:{number}: label {video.label} is outside {allowed}; check num_classes")
+    return [video for _, video in videos]
+
+
+def find_videos(
+    data: Path | str,
+    *,
+    part: str = "val",
+    root: Path | str | None = None,
+    separator: str | None = None,
+    labels: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> tuple[list[LabelledVideo], list[str] | None]:
+    """Find one part of a data set, whichever way it is kept; returns its videos and class names (None: unknown).
+
+    data: a list or csv file; or a folder with `<part>.csv`, `<part>.txt`, a folder `<part>` of class folders,
+    or class folders. The other arguments are those of `read_video_list`. Raises DatasetError for anything
+    else.
+    """
+    data = Path(data)
+    lists = [data] if data.is_file() else [path for end in ("csv", "txt") if (path := data / f"{part}.{end}").is_file()]
+    if lists:
+        videos = read_video_list(lists[0], root=root, separator=separator, num_classes=num_classes, labels=labels)
+        return videos, None if labels is None else list(labels)
+    if not data.is_dir():
+        raise DatasetError(f"{data}: no such list of videos or folder")
+    folder = data / part if (data / part).is_dir() else data
+    videos, names = read_class_folders(folder, labels=labels)
+    if num_classes is not None and len(names) > num_classes:
+        raise DatasetError(f"{folder}: has {len(names)} class folders, num_classes is {num_classes}")
+    return videos, names
+
+
+def read_class_names(path: Path | str) -> list[str]:
+    """Read class names: one per line, or lines of `number name` (UCF's classInd.txt), in order of class number."""
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    numbered = [re.fullmatch(r"(\d+)[\s,]+(\S.*)", line) for line in lines]
+    if lines and all(numbered):
+        return [m[2] for m in sorted((m for m in numbered if m), key=lambda m: int(m[1]))]
+    return lines
+
+
+def read_class_folders(
+    root: Path | str, *, labels: Sequence[str] | None = None
+) -> tuple[list[LabelledVideo], list[str]]:
+    """Read a folder with a folder for each class, holding video files or folders of pictures.
+
+    labels: the class names in order; None takes the sorted folder names. Returns the videos, by class and
+    name, and the class names. Raises DatasetError when there are no classes, or a folder is no known class.
+    """
+    root = Path(root)
+    names = class_folders(root)
+    known = list(labels) if labels is not None else names
+    videos = []
+    for name in names:
+        if name not in known:
+            raise DatasetError(f"{root / name}: not one of the {len(known)} given classes")
+        videos += [
+            LabelledVideo(video, known.index(name)) for video in sorted((root / name).iterdir()) if is_video(video)
+        ]
+    if not videos:
+        raise DatasetError(f"{root}: its {len(names)} class folders hold no video and no folder of pictures")
+    return videos, known
+
+
+def read_ucf_split(path: Path | str, root: Path | str, *, labels: Sequence[str] | None = None) -> list[LabelledVideo]:
+    """Read a UCF-101 split (trainlist01.txt, testlist01.txt): lines of `Class/video.avi`, with or without a number.
+
+    The class is the folder; its number, the place of the name in `labels`, in classInd.txt beside the list,
+    or among the sorted class folders of `root`. Raises DatasetError with the line number.
+    """
+    path, root = Path(path), Path(root)
+    index = path.with_name("classInd.txt")
+    names = list(labels) if labels is not None else read_class_names(index) if index.exists() else class_folders(root)
+    videos = []
+    for number, line in _numbered_lines(path):
+        match = re.fullmatch(r"(.*\S)\s+\d+", line)
+        relative = match[1] if match else line
+        name = Path(relative).parent.name
+        if name not in names:
+            raise DatasetError(f"{path}:{number}: {name!r} is not one of the {len(names)} classes; is root right?")
+        videos.append(LabelledVideo(root / relative, names.index(name)))
+    return videos
+
+
+def read_hmdb_split(
+    folder: Path | str, root: Path | str, *, split: int = 1, train: bool = True, labels: Sequence[str] | None = None
+) -> list[LabelledVideo]:
+    """Read an HMDB-51 split: files `<class>_test_split<n>.txt` with lines `video.avi 0/1/2` (unused, train, test)."""
+    folder, root = Path(folder), Path(root)
+    ending = f"_test_split{split}.txt"
+    files = {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
+    if not files:
+        raise DatasetError(f"{folder}: holds no *{ending}")
+    names = list(labels) if labels is not None else sorted(files)
+    videos = []
+    for name, path in files.items():
+        if name not in names:
+            raise DatasetError(f"{path}: {name!r} is not one of the {len(names)} given classes")
+        for number, line in _numbered_lines(path):
+            video, _, use = line.rpartition(" ")
+            if use not in ("0", "1", "2") or not video:
+                raise DatasetError(f"{path}:{number}: expected `video 0`, `1` or `2`, got {line!r}")
+            if use == ("1" if train else "2"):
+                videos.append(LabelledVideo(root / name / video.strip(), names.index(name)))
+    return videos
+
+
+def class_folders(root: Path) -> list[str]:
+    """Return the sorted names of a folder's folders; hidden ones do not count."""
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder of class folders")
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise DatasetError(f"{root}: holds no class folders")
+    return names
+
+
+def is_video(path: Path) -> bool:
+    """Say whether a path looks like a video: a file with a video's ending, or a folder that holds pictures."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _plain(
+    path: Path, lines: Sequence[tuple[int, str]], base: Path, separator: str | None, labels: Sequence[str] | None
+) -> Iterator[tuple[int, LabelledVideo]]:
+    split = [_split(line, separator, labels) for _, line in lines]
+    without = [number for (number, _), (_, label) in zip(lines, split, strict=True) if label is None]
+    if without and len(without) < len(lines):
+        raise DatasetError(
+            f"{path}:{without[0]}: no label at the end of {lines_at(lines, without[0])!r}, though other lines have one"
+        )
+    for (number, _), (text, label) in zip(lines, split, strict=True):
+        yield number, LabelledVideo(_existing_path(text, base, separator), label or 0)
+
+
+def lines_at(lines: Iterable[tuple[int, str]], number: int) -> str:
+    """Return the text of a numbered line."""
+    return dict(lines)[number]
+
+
+def _split(line: str, separator: str | None, labels: Sequence[str] | None) -> tuple[str, int | None]:
+    """Cut a line into path and label (None where it has none)."""
+    if separator is not None and separator.strip():
+        text, found, last = (part.strip() for part in line.rpartition(separator))
+        if found and re.fullmatch(r"[+-]?\d+", last):
+            return text, int(last)
+        if found and labels is not None and last in labels:
+            return text, labels.index(last)
+        return line, None
+    match = _PATH_LABEL.match(line)
+    if match:
+        return match["path"], int(match["label"])
+    for mark in (",", ";", "|", "\t"):
+        text, found, last = line.rpartition(mark)
+        if found and labels is not None and last.strip().strip('"') in labels:
+            return text.strip(), labels.index(last.strip().strip('"'))
+    return line, None
+
+
+def _existing_path(text: str, base: Path, separator: str | None) -> Path:
+    """Turn a line's path into a Path, passing over a middle field unless the whole text is what exists."""
+    whole = base / text.strip('"')
+    if separator is not None and separator.strip():
+        before, found, middle = text.rpartition(separator)
+        shorter = before.strip() if found and re.fullmatch(r"\s*\d+(\.\d+)?\s*", middle) else None
+    else:
+        match = _MIDDLE_FIELD.match(text)
+        shorter = match["path"] if match else None
+    if shorter is None or whole.exists():
+        return whole
+    return base / shorter.strip().strip('"')
+
+
+def _official(
+    path: Path, text: str, header: list[str], base: Path, labels: Sequence[str] | None
+) -> Iterator[tuple[int, LabelledVideo]]:
+    missing = [name for name in ("youtube_id", "time_start", "time_end", "label") if name not in header]
+    if missing:
+        raise DatasetError(f"{path}:1: the official csv's header lacks {', '.join(missing)}")
+    rows = csv.reader(text.splitlines())
+    next(rows)
+    entries: list[tuple[int, dict[str, str]]] = []
+    for number, row in enumerate(rows, 2):
+        if not row:
+            continue
+        if len(row) < len(header):
+            raise DatasetError(f"{path}:{number}: {len(row)} fields, the header names {len(header)}")
+        entries.append((number, dict(zip(header, (value.strip() for value in row), strict=False))))
+    names = list(labels) if labels is not None else sorted({entry["label"] for _, entry in entries})
+    numbers = {name: i for i, name in enumerate(names)}
+    numbers |= {name.replace(" ", "_"): i for i, name in enumerate(names)}  # labels as folder names
+    contents = cache(_contents)  # a folder of 300,000 videos is listed once
+    for number, entry in entries:
+        name = entry["label"]
+        if name not in numbers:
+            raise DatasetError(f"{path}:{number}: label {name!r} is not one of the {len(names)} class names")
+        try:
+            start, end = (round(float(entry[key])) for key in ("time_start", "time_end"))
+        except ValueError:
+            times = entry["time_start"], entry["time_end"]
+            raise DatasetError(f"{path}:{number}: times {times} are not seconds") from None
+        yield number, LabelledVideo(_official_path(entry, start, end, base, contents), numbers[name])
+
+
+def _official_path(
+    entry: dict[str, str], start: int, end: int, base: Path, contents: Callable[[Path], set[str]]
+) -> Path:
+    """Find a video of the official csv under the names in which it is kept; the usual one when none exists."""
+    cut = f"{entry['youtube_id']}_{start:06d}_{end:06d}"
+    inside = ["", entry["label"], entry["label"].replace(" ", "_")]
+    inside += [f"{entry['split']}/{folder}" for folder in inside if entry.get("split")]
+    for folder in (base / name for name in inside):
+        for name in (cut, entry["youtube_id"]):
+            for suffix in (".mp4", ".mkv", ".webm", ".avi", ""):
+                if f"{name}{suffix}" in contents(folder):
+                    return folder / f"{name}{suffix}"
+    return base / entry["label"] / f"{cut}.mp4"
+
+
+def _contents(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, line.strip()

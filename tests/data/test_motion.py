@@ -1,0 +1,72 @@
+"""The generated motions: what differs between the classes, and what does not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from twospeed.data.motion import CLASSES, MOTIONS, motion_clip, write_motion_set
+from twospeed.data.video_lists import read_class_folders
+from twospeed.errors import InputError
+from twospeed.video.reader import read_frames
+
+
+def poses(name: str, clips: int = 300, frames: int = 40):
+    return [MOTIONS[name](np.random.default_rng([7, i]), frames) for i in range(clips)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("drift_left", "drift_right"), ("rise_slow", "rise_fast"), ("beat_slow", "beat_fast"), ("swell", "shrink")],
+)
+def test_single_frames_of_a_pair_are_alike(one, other):
+    marginals = []
+    for name in (one, other):
+        values = [(p.x[17] % 1, p.y[17] % 1, p.turn[17], p.size[17]) for p in poses(name)]
+        marginals.append(np.sort(np.array(values), axis=0))
+    largest_gap = np.abs(marginals[0] - marginals[1]).max(axis=0) / (1, 1, 2 * np.pi, 0.8)
+    assert (largest_gap < 0.15).all()  # quantiles of 300 draws of the same distribution
+
+
+def test_motions_are_what_their_names_say():
+    assert all((np.diff(p.x) < 0).all() for p in poses("drift_left", 20))
+    assert all((np.diff(p.y) < 0).all() for p in poses("rise_slow", 20))
+    assert max(-np.diff(p.y).min() for p in poses("rise_slow", 20)) < min(
+        -np.diff(p.y).max() for p in poses("rise_fast", 20)
+    )
+    for p in poses("swell", 20):
+        steps = np.diff(p.size)
+        assert (steps > 0).mean() > 0.8  # grows slowly
+        assert steps.min() < -0.5  # and drops at once
+
+    def turns(p):
+        return (np.diff(np.sign(np.diff(p.size))) != 0).sum()
+
+    assert max(turns(p) for p in poses("beat_slow", 20)) < min(turns(p) for p in poses("beat_fast", 20))
+
+
+def test_pixels_follow_the_pose():
+    rng = np.random.default_rng(1)
+    clip = motion_clip(rng, "drift_right", frames=20, side=48)
+    assert clip.shape == (20, 48, 48, 3)
+    assert clip.dtype == np.uint8
+    moved = np.abs(np.diff(clip.astype(int), axis=0)).sum((1, 2, 3))
+    assert (moved > 0).all()
+    assert np.array_equal(motion_clip(np.random.default_rng(1), "drift_right", frames=20, side=48), clip)
+    with pytest.raises(InputError, match="no motion class 'jump'"):
+        motion_clip(rng, "jump")
+
+
+def test_the_written_set_is_read_back_without_loss(tmp_path):
+    assert write_motion_set(tmp_path, clips=2, val_clips=1, seed=5, frames=12, side=32) == list(CLASSES)
+    videos, classes = read_class_folders(tmp_path / "train")
+    assert classes == list(CLASSES)
+    assert len(videos) == 2 * len(CLASSES)
+    assert json.loads((tmp_path / "set.json").read_text())["seed"] == 5
+    first = motion_clip(np.random.default_rng([5, 0, 0, 0]), CLASSES[0], frames=12, side=32)
+    read = read_frames(videos[0].path, range(12))
+    np.testing.assert_array_equal(read, first)
+    with pytest.raises(InputError, match="even side"):
+        write_motion_set(tmp_path, side=33)
