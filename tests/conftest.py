@@ -76,6 +76,7 @@ def clips() -> Path:
     return require_data("videos")
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+@pytest.fixture(autouse=True, scope="session")
+def _threads():
+    """Two threads at most, or what OMP_NUM_THREADS says: on a busy machine threads wait for each other."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))

@@ -60,9 +60,7 @@ class Bottleneck(nn.Module):
 def _shortcut(channels_in: int, channels_out: int, stride: int, bias: bool) -> nn.Sequential | None:
     if stride == 1 and channels_in == channels_out:
         return None
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1, stride, bias=bias), nn.BatchNorm2d(channels_out)
-    )
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=bias), nn.BatchNorm2d(channels_out))
 
 
 class ResNetFeatures(nn.Module):

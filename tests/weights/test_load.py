@@ -1,0 +1,153 @@
+"""Weights enter by one door, and it checks everything."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from twospeed import CheckpointError, InputError, create_model, list_models
+from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.convert import to_ours
+from twospeed.weights.imports import read_state
+from twospeed.weights.load import recognise, save_model, weights_sha256
+
+
+@pytest.fixture(scope="module")
+def nano_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return track_nano().state_dict()
+
+
+def test_list_models_by_task():
+    assert "stcn" in list_models("track")
+    assert "stcn" not in list_models("classify")
+    assert list_models() == sorted(list_models())
+    with pytest.raises(InputError, match="unknown task 'juggle'; choose one of classify"):
+        list_models("juggle")
+
+
+def test_an_unknown_model_names_its_neighbours():
+    with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_nano"):
+        create_model("track_nanno")
+
+
+def test_an_unknown_option_is_one_clear_line():
+    with pytest.raises(InputError, match="unexpected keyword argument 'wings'"):
+        create_model("stcn", wings=2)
+    with pytest.raises(InputError, match="similarity is 'cosine'; choose 'l2'"):
+        create_model("track_nano", similarity="cosine")
+
+
+def test_models_come_in_eval_mode(nano_state):
+    assert not create_model("track_nano").training
+    assert not create_model("track_nano", nano_state).training
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"network": s, "it": 7}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrappers_and_prefixes_are_taken_off(nano_state, tmp_path, wrap, prefix):
+    path = tmp_path / "a.pth"
+    torch.save(wrap({prefix + key: value for key, value in nano_state.items()}), path)
+    model = create_model("track_nano", path)
+    assert all(torch.equal(value, nano_state[key]) for key, value in model.state_dict().items())
+
+
+def test_safetensors_round_trip_keeps_provenance(nano_state, tmp_path):
+    path = tmp_path / "nano.safetensors"
+    save_model(create_model("track_nano", nano_state), path, model_name="track_nano", source={"source": "x.pth"})
+    state, metadata = read_state(path)
+    assert metadata["model"] == "track_nano"
+    assert metadata["source"] == "x.pth"
+    assert all(torch.equal(value, nano_state[key]) for key, value in state.items())
+    assert len(weights_sha256("track_nano", path)) == 64
+
+
+def test_every_wrong_key_is_listed_at_once(nano_state):
+    state = dict(nano_state)
+    del state["key_projection.bias"], state["decoder.predict.bias"]
+    state["extra.weight"] = torch.zeros(3)
+    state["thin_projection.bias"] = torch.zeros(5)
+    with pytest.raises(CheckpointError) as error:
+        create_model("track_nano", state)
+    text = str(error.value)
+    assert "2 missing: key_projection.bias, decoder.predict.bias" in text
+    assert "1 unknown: extra.weight" in text
+    assert "1 mis-shaped: thin_projection.bias (5,) where (64,) is expected" in text
+
+
+def test_nan_weights_are_refused(nano_state):
+    state = {key: value.clone() for key, value in nano_state.items()}
+    state["decoder.predict.bias"][0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"decoder\.predict\.bias holds NaN or infinity"):
+        create_model("track_nano", state)
+
+
+def test_an_option_that_disagrees_with_the_weights_is_an_error():
+    state = create_model("stcn", backbone="wide_resnet50").state_dict()
+    assert create_model("stcn", state).state_dict().keys() == state.keys()  # the backbone is read from the shapes
+    with pytest.raises(CheckpointError, match="the weights say backbone='wide_resnet50', but backbone='resnet50'"):
+        create_model("stcn", state, backbone="resnet50")
+
+
+def test_aspp_is_read_from_the_keys():
+    state = create_model("stcn", aspp=True).state_dict()
+    assert create_model("stcn", state).aspp is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "neither safetensors, nor a torch file, nor a Caffe2 pickle"),
+        (b"", "neither safetensors, nor a torch file, nor a Caffe2 pickle"),
+        (b"\x40\x00\x00\x00\x00\x00\x00\x00{broken", "not a whole safetensors file"),
+    ],
+)
+def test_damaged_files(tmp_path, content, message):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        create_model("track_nano", path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*gone\.pth"):
+        create_model("track_nano", tmp_path / "gone.pth")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a checkpoint ran",))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickles_that_would_run_code_are_refused(tmp_path, capsys, protocol):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"a": np.zeros(2), "b": Evil()}}, protocol=protocol))
+    with pytest.raises(CheckpointError, match="print, which could run code; refused"):
+        read_state(path)
+    torch.save({"a": torch.zeros(2), "b": Evil()}, path)
+    with pytest.raises(CheckpointError):
+        read_state(path)
+    assert "code from a checkpoint ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_caffe2_pickles_are_read(tmp_path, protocol):
+    path = tmp_path / "caffe2.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.ones((2, 3), np.float32), "lr": 0.1}}, protocol=protocol))
+    state, _ = read_state(path)
+    assert torch.equal(state["conv1_w"], torch.ones(2, 3))
+    assert list(state) == ["conv1_w"]
+
+
+def test_stcn_is_recognised_in_both_namings(golden):
+    theirs = {
+        name: torch.empty(shape, device="meta") for name, shape in golden("vos/stcn_segment").case["state_dict"].items()
+    }
+    assert recognise(theirs) == "stcn"
+    assert recognise(to_ours(theirs)) == "stcn"
+    assert to_ours(to_ours(theirs)).keys() == to_ours(theirs).keys() == create_model("stcn").state_dict().keys()
+    assert recognise({"some.weight": torch.zeros(1)}) is None
