@@ -32,20 +32,20 @@ def draw_masks(
     """
     _check(image, labels, alpha)
     drawn = image.copy()
-    left, top, width, height = cv2.boundingRect(cv2.min(labels, 1))
+    left, top, width, height = cv2.boundingRect(labels)
     if not width:
         return drawn
     # Only the part that holds objects is drawn on, with a margin that shows which of them end at its border.
     reach = line_width(drawn)
     part = np.s_[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach]
     inside = np.ascontiguousarray(labels[part])
-    objects = cv2.compare(inside, 0, cv2.CMP_GT)
+    objects = inside > 0
     colour = _coloured(inside, object_colours() if colours is None else colours)
-    cv2.copyTo(cv2.addWeighted(drawn[part], 1 - alpha, colour, alpha, 0), objects, drawn[part])
+    cv2.copyTo(cv2.addWeighted(drawn[part], 1 - alpha, colour, alpha, 0), objects.view(np.uint8), drawn[part])
     if contours:
         square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        border = cv2.compare(cv2.erode(inside, square), cv2.dilate(inside, square), cv2.CMP_NE)
-        cv2.copyTo(colour, cv2.bitwise_and(border, objects), drawn[part])
+        border = (cv2.erode(inside, square) != cv2.dilate(inside, square)) & objects
+        cv2.copyTo(colour, border.view(np.uint8), drawn[part])
     return drawn
 
 
@@ -68,7 +68,7 @@ def draw_classes(
     table = np.zeros((256, 3), np.uint8)
     table[: len(given)] = given
     drawn = image.copy()
-    known = cv2.compare(np.ascontiguousarray(labels), len(given), cv2.CMP_LT)
+    known = (np.ascontiguousarray(labels) < len(given)).view(np.uint8)
     cv2.copyTo(cv2.addWeighted(image, 1 - alpha, _coloured(labels, table), alpha, 0), known, drawn)
     return drawn
 

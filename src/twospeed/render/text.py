@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,7 +30,13 @@ def _short_side(image: NDArray[np.uint8]) -> int:
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # Aileron, inside Pillow: no font file to look for
+    # DejaVu Sans, which matplotlib brings along, knows Latin, Greek and Cyrillic; Pillow's own font little but ASCII.
+    matplotlib = find_spec("matplotlib")  # finds without importing
+    if matplotlib is not None and matplotlib.origin is not None:
+        file = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=512)

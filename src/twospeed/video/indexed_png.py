@@ -91,7 +91,8 @@ def read_label_map(
     An anti-aliased, blurred or JPEG-compressed mask has dozens of levels along its edges, and each would become an
     object; such files raise MaskError with the number found, unless `snap` is true, which gives every pixel the
     nearest of the mask's dominant colours first (a flat mask is left as it is).
-    expect_size: (H, W) that the mask must have, its frame's. allow_empty: accept a mask of background alone.
+    expect_size: (H, W) that the mask must have, its frame's; a mask that is off by one pixel, rounded when somebody
+    scaled it, is stretched to it (nearest). allow_empty: accept a mask of background alone.
     Raises MaskError also for files that are missing, unreadable, of another size, or without an object.
     """
     file = Path(path)
@@ -105,10 +106,13 @@ def read_label_map(
     except (OSError, SyntaxError, zlib.error) as error:  # what Pillow raises for broken files
         raise MaskError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if expect_size is not None and labels.shape != tuple(expect_size):
-        raise MaskError(
-            f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]}, its frame {expect_size[1]}x{expect_size[0]}; "
-            f"draw the mask at the frame's size"
-        )
+        if all(abs(have - want) <= 1 for have, want in zip(labels.shape, expect_size, strict=True)):
+            labels = np.array(Image.fromarray(labels).resize(expect_size[::-1], Image.Resampling.NEAREST))
+        else:
+            raise MaskError(
+                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]}, its frame {expect_size[1]}x{expect_size[0]}; "
+                f"draw the mask at the frame's size"
+            )
     if not allow_empty and not labels.any():
         raise MaskError(f"{file}: the mask has no object, every pixel is 0 (background)")
     return labels
