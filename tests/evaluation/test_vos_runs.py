@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.data.vos_trees import moving_squares, write_davis, write_youtube_vos
+from twospeed.data.davis import Davis
 from twospeed.data.youtube_vos import YouTubeVos
 from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.mask_runs import Progress, RunSettings, can_skip, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos
+from twospeed.pipelines.track import Tracker
 from twospeed.values import ObjectMasks
+from twospeed.weights.load import create_model
 
 
 class CopyTracker:
@@ -282,3 +286,46 @@ def test_withheld_annotations_give_masks_for_the_server(tmp_path: Path):
     report = evaluate_youtube_vos(root, model=object(), build_tracker=Builder(), output=tmp_path / "out")
     assert report.scores == {}
     assert len(list((tmp_path / "out/aa").glob("*.png"))) == 3
+
+
+# The tracker that users run
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model("track_nano", None)
+
+
+def test_the_tracker_of_users_runs_and_its_files_are_its_results(network: torch.nn.Module, tmp_path: Path):
+    labels = {"dog": moving_squares(5, 2)}
+    root = write_davis(tmp_path / "davis", labels)
+    report = evaluate_davis(root, 2017, model=network, output=tmp_path / "out", settings=RunSettings(memory_every=2))
+    tracker = Tracker(network, memory_every=2, size=None)
+    sample = Davis(root, 2017)[0]
+    for t, frame in enumerate(sample.frames):
+        expected = tracker.step(sample.image(frame), labels["dog"][0] if t == 0 else None).labels
+        np.testing.assert_array_equal(read(tmp_path / "out/dog" / f"{frame}.png"), expected)
+    assert report.model == "STCN"
+    assert report.speed["frames"] == 5
+
+
+def test_skipped_frames_change_no_mask(network: torch.nn.Module, tmp_path: Path):
+    labels = moving_squares(16, 2, starts={2: 5})
+    root = write_youtube_vos(tmp_path / "yt", {"aa": labels}, {"aa": {1: "dog", 2: "cat"}})
+    sample = YouTubeVos(root)[0]
+    assert can_skip(sample, 5)
+    evaluate_youtube_vos(root, model=network, output=tmp_path / "out", settings=RunSettings(size=None))
+    tracker = Tracker(network, memory_every=5, size=None)
+    for frame, masks, wanted in youtube_vos_jobs(sample):
+        result = tracker.step(sample.image(frame), masks).labels
+        if wanted:
+            np.testing.assert_array_equal(read(tmp_path / "out/aa" / f"{frame}.png"), result)
+
+
+def test_averaging_runs_with_the_tracker_of_users(network: torch.nn.Module, tmp_path: Path):
+    root = write_davis(tmp_path / "davis", {"dog": moving_squares(3, 2)})
+    settings = RunSettings(scales=(48, 64), flip=True)
+    report = evaluate_davis(root, 2017, model=[network, network], settings=settings)
+    assert report.model == "STCN + STCN"
+    assert "8 passes a frame" in report.speed["clock"]
