@@ -69,14 +69,13 @@ def exit_code(arguments: list[str]) -> int:
     """Run a command line and return its exit code: the one place that turns errors into lines."""
     try:
         result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except TwospeedError as error:
         return _fail(str(error))
     except TyperException as error:
         return _fail(f"{error.format_message()} (`twospeed --help` and `twospeed COMMAND --help` tell more)")
     except (KeyboardInterrupt, typer.Abort):
-        print("twospeed: interrupted; finished frames are kept", file=sys.stderr)
-        return 130
+        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our pipe has left
         return 0
@@ -86,6 +85,9 @@ def exit_code(arguments: list[str]) -> int:
                 f"cannot write {error.filename or 'the results'} ({error.strerror}); free space, or choose another -o"
             )
         raise
+    if code == 130:
+        print("twospeed: interrupted; finished frames are kept", file=sys.stderr)
+    return code
 
 
 def _fail(message: str) -> int:

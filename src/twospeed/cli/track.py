@@ -220,9 +220,7 @@ def _read_masks(given: list[str], snap: bool) -> dict[int, NDArray[np.uint8]]:
             files = {int(frame) if equals and frame.isdigit() else 0: path}
         for index, file in files.items():
             if index in masks:
-                raise InputError(
-                    f"two masks are given for frame {index} ({file} is the second); give one label picture"
-                )
+                raise InputError(f"{file} is a second mask for frame {index}; give one label picture a frame")
             masks[index] = read_label_map(file, snap=snap)
     return masks
 
