@@ -55,6 +55,7 @@ def assert_stages_close(seen, case):
     assert compared >= 20
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_slowfast_4x16(golden):
     case = golden("slowfast/slowfast_4x16_r50")
@@ -67,6 +68,7 @@ def test_slowfast_4x16(golden):
     assert_close(logits.softmax(2).mean(1), case.outputs["scores"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_slowfast_4x16_has_a_position_for_each_window_of_a_larger_crop(golden):
     case = golden("slowfast/slowfast_4x16_r50")
@@ -77,6 +79,7 @@ def test_slowfast_4x16_has_a_position_for_each_window_of_a_larger_crop(golden):
     assert_close(logits.softmax(2).mean(1), case.outputs["scores_v256"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_slowfast_8x8_with_nonlocal_blocks(golden):
     case = golden("slowfast/slowfast_8x8_r50_nl_res4")
@@ -94,6 +97,7 @@ def test_slowfast_8x8_with_nonlocal_blocks(golden):
     assert_close(for_inference(network)(clip)[:, 0], case.outputs["logits_softmax"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pytorchvideo_names_and_scores(golden):
     case = golden("slowfast/ptv_slowfast_r50")
@@ -104,6 +108,7 @@ def test_pytorchvideo_names_and_scores(golden):
     assert_close(fast(clip_of(case, "v256")).mean(1), case.outputs["logits_v256"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_backbone_of_the_ava_network_gives_features_of_stride_16(golden):
     case = golden("slowfast/slowfast_32x2_r50_ava")
