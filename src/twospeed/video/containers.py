@@ -30,9 +30,12 @@ ASSUMED_RATE = Fraction(25)
 
 
 @contextmanager
-def opened(source: Path | BinaryIO, name: str, *, format: str | None = None) -> Iterator[tuple[Any, Any]]:
+def opened(
+    source: Path | BinaryIO, name: str, *, format: str | None = None, threads: int = 0
+) -> Iterator[tuple[Any, Any]]:
     """Open a file or binary stream and its picture stream, as (container, stream); closed whatever happens.
 
+    threads: of the decoder, 0 for one per core.
     Raises VideoError for what is no video, holds no picture stream (cover art is none) or has no decoder here.
     """
     if isinstance(source, Path):
@@ -54,6 +57,7 @@ def opened(source: Path | BinaryIO, name: str, *, format: str | None = None) -> 
         if stream.codec_context is None:
             raise VideoError(f"{name}: no decoder for its picture stream; re-encode it, for example to H.264")
         stream.thread_type = "AUTO"
+        stream.thread_count = threads
         yield container, stream
     finally:
         container.close()

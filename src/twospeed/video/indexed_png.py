@@ -110,8 +110,8 @@ def read_label_map(
             labels = np.array(Image.fromarray(labels).resize(expect_size[::-1], Image.Resampling.NEAREST))
         else:
             raise MaskError(
-                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]}, its frame {expect_size[1]}x{expect_size[0]}; "
-                f"draw the mask at the frame's size"
+                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]}, "
+                f"its frame {expect_size[1]}x{expect_size[0]}; draw the mask at the frame's size"
             )
     if not allow_empty and not labels.any():
         raise MaskError(f"{file}: the mask has no object, every pixel is 0 (background)")

@@ -138,7 +138,7 @@ def open_video(
         )
         return VideoReader(frames, ahead=ahead)
     keyframe, origin_pts = None, None
-    if start:
+    if start and format is None:
         packets = seeking.index_packets(path, exact_rate)
         if packets.pts is not None and start < len(packets):
             keyframe = packets.keyframe_before(start)
@@ -162,13 +162,16 @@ def read_frames(
     indices: Sequence[int] | NDArray[np.integer],
     *,
     short_side: int | None = None,
+    threads: int = 0,
 ) -> NDArray[np.uint8]:
     """Return the frames at these indices, in the order asked, repeats allowed: uint8 (T, H, W, 3), RGB, upright.
 
     The file is sought to the keyframe before the first frame and decoded once up to the last; only wanted frames are
     converted. Where whole groups of pictures lie between two wanted frames it seeks again. Indices are those of
-    `open_video`. short_side: scale to this shorter side, in pixels, during the conversion. path: a file or a folder
-    of pictures. Raises VideoError for an index outside the video, and where frames differ in size.
+    `open_video`.
+    path: a file or a folder of pictures. short_side: scale to this shorter side, in pixels, during the conversion.
+    threads: of the decoder, 0 for one per core; 1 suits loaders that run one process per core.
+    Raises VideoError for an index outside the video, and where frames differ in size.
     """
     _check_short_side(short_side)
     wanted = np.asarray(indices)
@@ -179,7 +182,7 @@ def read_frames(
         images = folders.list_images(existing) if existing.is_dir() else [existing]
         seeking.check_range(str(existing), wanted.tolist(), len(images))
         return folders.read_chosen_images(images, wanted.tolist(), short_side=short_side)
-    return seeking.read_indexed(existing, wanted.astype(np.int64), short_side=short_side)
+    return seeking.read_indexed(existing, wanted.astype(np.int64), short_side=short_side, threads=threads)
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:

@@ -114,17 +114,19 @@ def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
     return PacketIndex(pts, times_s, tuple(keyframes))
 
 
-def wanted_pictures(path: Path, indices: NDArray[np.int64], index: PacketIndex) -> Iterator[tuple[int, Any]]:
+def wanted_pictures(
+    path: Path, indices: NDArray[np.int64], index: PacketIndex, threads: int = 0
+) -> Iterator[tuple[int, Any]]:
     """Yield (index, decoded picture) for sorted, distinct indices: one seek and one pass for each run of them.
 
     A run ends where at least one whole group of pictures lies between two wanted frames. Frames that a seek does not
     bring (containers lie about their keyframes) are looked for again from the start of the file.
     """
     if index.pts is None:
-        yield from _counted(path, indices)
+        yield from _counted(path, indices, threads)
         return
     missing: list[int] = []
-    with opened(path, str(path)) as (container, stream):
+    with opened(path, str(path), threads=threads) as (container, stream):
         for run in _runs(indices, index):
             found: set[int] = set()
             for position, picture in _pass(container, stream, path, run, index.pts, index.keyframe_before(run[0])):
@@ -132,7 +134,7 @@ def wanted_pictures(path: Path, indices: NDArray[np.int64], index: PacketIndex) 
                 yield position, picture
             missing += [position for position in run if position not in found]
     if missing:
-        with opened(path, str(path)) as (container, stream):
+        with opened(path, str(path), threads=threads) as (container, stream):
             yield from _pass(container, stream, path, missing, index.pts, None)
 
 
@@ -177,10 +179,10 @@ def _pass(
             raise
 
 
-def _counted(path: Path, indices: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+def _counted(path: Path, indices: NDArray[np.int64], threads: int) -> Iterator[tuple[int, Any]]:
     wanted = set(indices.tolist())
     with (
-        opened(path, str(path)) as (container, stream),
+        opened(path, str(path), threads=threads) as (container, stream),
         closing(pictures(container, stream, str(path), path=None, damaged="stop")) as decoded,
     ):
         for position, picture in enumerate(decoded):
@@ -192,16 +194,16 @@ def _counted(path: Path, indices: NDArray[np.int64]) -> Iterator[tuple[int, Any]
 
 
 def read_indexed(
-    path: Path, indices: NDArray[np.int64], *, short_side: int | None, rate: Fraction | None = None
+    path: Path, indices: NDArray[np.int64], *, short_side: int | None = None, threads: int = 0
 ) -> NDArray[np.uint8]:
     """Decode the frames at these indices, in their order, repeats allowed: uint8 (T, H, W, 3)."""
-    index = index_packets(path, rate)
+    index = index_packets(path)
     check_range(str(path), indices, len(index))
     distinct, places = np.unique(indices, return_inverse=True)
     convert = RgbConverter(short_side)
     images: NDArray[np.uint8] | None = None
     filled: set[int] = set()
-    for position, picture in wanted_pictures(path, distinct, index):
+    for position, picture in wanted_pictures(path, distinct, index, threads):
         image = convert.view(picture)
         if images is None:
             images = np.empty((len(distinct), *image.shape), np.uint8)
