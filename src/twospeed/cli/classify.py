@@ -81,8 +81,8 @@ def classify(
 ) -> None:
     """Name what happens in videos, and when.
 
-    Prints the likeliest actions with their probabilities, and a timeline. Cameras and stdin are always
-    classified by a sliding window. Exit code 2 when a video could not be classified; all others are finished.
+    Prints the likeliest actions with their probabilities, and a timeline. Cameras and stdin are always classified by
+    a sliding window. Exit code 2 when a video could not be classified; all others are finished.
     """
     from twospeed.cli.job import Job, print_json
     from twospeed.pipelines.classify import DEFAULT_MODEL, Classifier

@@ -17,10 +17,10 @@ Labels = LabelMap | Sequence[str] | str | os.PathLike[str]
 def read_labels(labels: Labels) -> LabelMap:
     """Return class names in the order of the outputs.
 
-    labels: names themselves; a list in the package ("kinetics400", alphabetical, the order of the published
-    weights); or a file: one name on each line, or JSON, either a list of names or an object {name: index}.
-    The lists of Kinetics-600 and -700 come as files: the order of the authors' Kinetics-600 weights was never
-    published. Raises InputError for a missing, empty or gappy list.
+    labels: names themselves; a list in the package ("kinetics400", alphabetical, the order of the published weights);
+    or a file: one name on each line, or JSON, either a list of names or an object {name: index}. The lists of
+    Kinetics-600 and -700 come as files: the order of the authors' Kinetics-600 weights was never published. Raises
+    InputError for a missing, empty or gappy list.
     """
     if isinstance(labels, LabelMap):
         return labels
@@ -44,8 +44,8 @@ def read_labels(labels: Labels) -> LabelMap:
 def label_names(labels: Labels | None, known: str | None, classes: int, model: str) -> tuple[str, ...]:
     """Return the names of a network's classes; "class 0" and so on where nobody knows them.
 
-    labels: what the caller gives, else known: the catalogue's list, used only when it has as many names as
-    the network has classes. Raises InputError when the caller's list has another length.
+    labels: what the caller gives, else known: the catalogue's list, used only when it has as many names as the
+    network has classes. Raises InputError when the caller's list has another length.
     """
     if labels is not None:
         names = read_labels(labels)

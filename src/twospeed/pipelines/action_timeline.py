@@ -22,11 +22,10 @@ def spans(
 ) -> tuple[ActionSpan, ...]:
     """Join neighbouring windows that agree into spans, in order of time.
 
-    starts_s, ends_s: of n windows, ascending. probabilities: (n, C). An action changes half way between the
-    centres of two windows; the first span begins with the first window, the last ends with the last.
-    threshold: None names the most probable class at every moment; a number (0..1) lists every class where it
-    reaches that, so spans may overlap and moments may be without any. smooth: windows averaged around each
-    (odd), against flicker.
+    starts_s, ends_s: of n windows, ascending. probabilities: (n, C). An action changes half way between the centres
+    of two windows; the first span begins with the first window, the last ends with the last. threshold: None names
+    the most probable class at every moment; a number (0..1) lists every class where it reaches that, so spans may
+    overlap and moments may be without any. smooth: windows averaged around each (odd), against flicker.
     """
     if smooth < 1 or smooth % 2 == 0:
         raise InputError(f"smooth={smooth}: an odd number of windows, 1 for none")

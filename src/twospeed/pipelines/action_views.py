@@ -1,5 +1,4 @@
-"""From a video to clips that a recognition network takes: test views of a file, or windows sliding over a
-stream."""
+"""From a video to clips that a recognition network takes: test views of a file, or windows sliding over a stream."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class Sampling:
 class View:
     """One temporal view, with all its crops: clip float32 (S, 3, T, H, W), channels last in memory.
 
-    number: which temporal view. sampling: which of the samplings. start_s, end_s: times of its first and last
-    frame.
+    number: which temporal view. sampling: which of the samplings. start_s, end_s: times of its first and last frame.
     """
 
     number: int
@@ -82,8 +80,7 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
 def uniform_views(
     path: Path, samplings: Sequence[Sampling], clips: int, crops: int, *, pad: Literal["repeat_last", "error"]
 ) -> Generator[View, None, None]:
-    """Yield `clips` views spread uniformly over a file or folder, for each sampling; only their frames are
-    decoded.
+    """Yield `clips` views spread uniformly over a file or folder, for each sampling; only their frames are decoded.
 
     A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
     """
@@ -113,9 +110,8 @@ def sliding_views(
 ) -> Generator[View, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
 
-    The last one is moved back to end with the video. Only the frames of one window are held, whatever the
-    length. A video shorter than a window repeats its last frame. Raises VideoError where the picture changes
-    its size.
+    The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
+    video shorter than a window repeats its last frame. Raises VideoError where the picture changes its size.
     """
     reduce: int | None = max(sampling.short_side for sampling in samplings)
     if isinstance(source, str | Path) and Path(source).exists():

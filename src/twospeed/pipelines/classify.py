@@ -4,9 +4,9 @@
     scores.top(5)          # [(label, probability), ...]
     scores.timeline        # (ActionSpan(label, start_s, end_s, probability), ...)
 
-By default as the papers test: 10 clips spread over the video x 3 crops along its longer side, probabilities
-averaged. With timeline=True a window slides over the video instead, one pass at constant memory. Decoding
-runs on its own thread, ahead of the network and into the next video.
+By default as the papers test: 10 clips spread over the video x 3 crops along its longer side, probabilities averaged.
+With timeline=True a window slides over the video instead, one pass at constant memory. Decoding runs on its own
+thread, ahead of the network and into the next video.
 """
 
 from __future__ import annotations
@@ -67,14 +67,13 @@ class Classifier:
     """Networks that are ready to name actions, for one video after another.
 
     model_or_name: a network of the SlowFast family (or any module with its call and its attributes `frames`,
-    `frame_stride`, `num_classes`), its catalogue name, or several of either: an ensemble by averaged
-    probabilities. weights: for names, as `create_model` takes them; one for each of several names. labels:
-    names of the classes, see `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or
-    3). timeline: slide a window over the video, centres every_s seconds apart, instead of `clips` views.
-    threshold, smooth: of the timeline, see `action_timeline.spans`. pad: what a video shorter than a clip
-    does, "repeat_last" frame (as the authors) or "error". precision: "bf16" computes in bfloat16. device:
-    None chooses CUDA if present. Raises InputError for options that make no sense, CheckpointError and
-    WeightsUnavailable as `create_model` does.
+    `frame_stride`, `num_classes`), its catalogue name, or several of either: an ensemble by averaged probabilities.
+    weights: for names, as `create_model` takes them; one for each of several names. labels: names of the classes, see
+    `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a window over
+    the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
+    `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
+    "error". precision: "bf16" computes in bfloat16. device: None chooses CUDA if present. Raises InputError for
+    options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
     def __init__(
@@ -180,8 +179,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _probabilities(self, view: View) -> NDArray[np.float64]:
-        """One row (C,) for a temporal view: crops and the members of the ensemble that use this sampling
-        averaged."""
+        """One row (C,) for a temporal view: crops and the members of the ensemble that use this sampling averaged."""
         clip = view.clip.to(self.device, non_blocking=True)
         total = np.zeros(self._members[0].num_classes)
         for member in self._members:
@@ -218,9 +216,9 @@ def classify(
 ) -> ActionScores:
     """Name what happens in one video: probabilities of all classes, and a timeline.
 
-    options: as `Classifier` takes them. To classify many videos make one `Classifier`, so that the network is
-    built once. Raises VideoError (missing, unreadable, no picture, changing size), ClipTooShort (with
-    pad="error"), InputError, CheckpointError, WeightsUnavailable.
+    options: as `Classifier` takes them. To classify many videos make one `Classifier`, so that the network is built
+    once. Raises VideoError (missing, unreadable, no picture, changing size), ClipTooShort (with pad="error"),
+    InputError, CheckpointError, WeightsUnavailable.
     """
     return Classifier(model_or_name, clips, crops, **options).classify(source)
 
@@ -233,8 +231,7 @@ def position_average(logits: Tensor, average: Literal["probabilities", "logits"]
 
 
 def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List the videos that paths name: files as they are, a folder of videos as its videos (sorted, with
-    subfolders).
+    """List the videos that paths name: files as they are, a folder of videos as its videos (sorted, with subfolders).
 
     A folder of pictures is one video. Raises VideoError for a folder with neither.
     """

@@ -50,8 +50,7 @@ def plot_timeline(path: Path, scores: ActionScores, *, title: str = "", top: int
 
 
 def _listed(spans: Sequence[ActionSpan]) -> list[str]:
-    """Return the labels to list, in order of first appearance; the longest-lasting ones where there are too
-    many."""
+    """Return the labels to list, in order of first appearance; the longest-lasting ones where there are too many."""
     lasting: dict[str, float] = {}
     for span in spans:
         lasting[span.label] = lasting.get(span.label, 0.0) + span.end_s - span.start_s

@@ -53,19 +53,25 @@ def build_from_state(
 ) -> nn.Module:
     """Build the network that a state dict (authors' naming or ours) belongs to, and load it strictly.
 
-    options: what the caller asks for. stored: options recorded in the file. Raises CheckpointError.
+    options: what the caller asks for; it may not disagree with what names and shapes determine. stored: options
+    recorded in the file, which hold where the caller says nothing. Raises CheckpointError.
     """
     converter = _converter(entry)
     ours: dict[str, Tensor] = converter.to_ours(state)
-    known: dict[str, Any] = {**stored, **converter.options_from(ours, entry.name)}
+    known: dict[str, Any] = converter.options_from(ours, entry.name)
     for key, value in options.items():
-        if key in known and known[key] != value:
+        if key in known and _plain(known[key]) != _plain(value):
             raise CheckpointError(
                 f"{where}: the weights say {key}={known[key]!r}, but {key}={value!r} was asked for; drop the option"
             )
-    model = _build(entry, {**known, **options})
+    model = _build(entry, {**stored, **known, **options})
     _load_strictly(model, ours, where, entry.name)
     return model
+
+
+def _plain(value: Any) -> Any:
+    """A list and a tuple of the same numbers are the same option."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
@@ -142,9 +148,12 @@ def _listed(keys: Iterable[str]) -> str:
 def save_model(model: nn.Module, path: Path, *, model_name: str, source: Mapping[str, str] | None = None) -> None:
     """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
 
-    Raises OutputError when the file cannot be written.
+    Options that weights cannot tell are kept too, where the network states them in `recorded_options`. Raises
+    OutputError when the file cannot be written.
     """
     metadata = {"format": "pt", "model": model_name, **(source or {})}
+    if recorded := getattr(model, "recorded_options", None):
+        metadata["options"] = json.dumps(recorded)
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial, metadata)

@@ -262,3 +262,14 @@ def test_slow_only_weights_start_a_slowfast_network():
 def test_weights_of_something_else_are_refused():
     with pytest.raises(twospeed.CheckpointError, match="none of these 1 entries fits"):
         initialise_from(tiny(), {"decoder.weight": torch.zeros(3)})
+
+
+def test_a_saved_network_remembers_what_its_weights_cannot_tell(tmp_path):
+    from twospeed.weights.load import save_model
+
+    made = builders.slow_r50_8x8(**SMALL, average="logits", frames=16, nonlocal_res4=(1,), nonlocal_pool=(1, 2, 2))
+    save_model(made, tmp_path / "w.safetensors", model_name="slow_r50_8x8")
+    again = twospeed.create_model("slow_r50_8x8", weights=tmp_path / "w.safetensors")
+    assert again.recorded_options == made.recorded_options
+    other = twospeed.create_model("slow_r50_8x8", weights=tmp_path / "w.safetensors", nonlocal_pool=(2, 2, 2))
+    assert other.recorded_options["nonlocal_pool"] == [2, 2, 2]

@@ -1,10 +1,9 @@
 """One function for each SlowFast network of the papers.
 
-`TxTau` is the Slow pathway's frames x their stride in a 30 fps video (8x8: 8 frames, one in 8). Without
-options a name is the variant that its paper or report measured: ResNet-101 with temporal kernels in the first
-6 of 23 res4 blocks ("50_50"), non-local blocks after three blocks of the Slow pathway's res4. Every function
-takes the options below; weights decide those that shapes can tell
-(`twospeed.models.slowfast.convert.options_from`).
+`TxTau` is the Slow pathway's frames x their stride in a 30 fps video (8x8: 8 frames, one in 8). Without options a
+name is the variant that its paper or report measured: ResNet-101 with temporal kernels in the first 6 of 23 res4
+blocks ("50_50"), non-local blocks after three blocks of the Slow pathway's res4. Every function takes the options
+below; weights decide those that shapes can tell (`twospeed.models.slowfast.convert.options_from`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import TypedDict, Unpack
 from torch import nn
 
 from twospeed.errors import InputError
-from twospeed.models.slowfast.network import Average, Fusion, Merge, NonLocalMode, Pathway, SlowFast
+from twospeed.models.slowfast.blocks import Fusion, Merge, NonLocalMode
+from twospeed.models.slowfast.network import Average, Pathway, SlowFast
 
 R50 = (3, 4, 6, 3)
 R101 = (3, 4, 23, 3)
@@ -80,14 +80,12 @@ def slowfast_r50_4x16_nl(**options: Unpack[Options]) -> SlowFast:
 
 
 def slowfast_r50_8x8(**options: Unpack[Options]) -> SlowFast:
-    """SlowFast 8x8, ResNet-50: 32 Fast frames, alpha 4. The released networks fuse with a kernel of 7, not
-    5."""
+    """SlowFast 8x8, ResNet-50: 32 Fast frames, alpha 4. The released networks fuse with a kernel of 7, not 5."""
     return _build({"depths": R50, "fusion_kernel": 7}, options)
 
 
 def slowfast_r50_8x8_nl(**options: Unpack[Options]) -> SlowFast:
-    """SlowFast 8x8, ResNet-50, with non-local blocks in res4, pooled (1, 2, 2) as the authors' R50
-    configurations."""
+    """SlowFast 8x8, ResNet-50, with non-local blocks in res4, pooled (1, 2, 2) as the authors' R50 configurations."""
     return _build(
         {"depths": R50, "fusion_kernel": 7, "nonlocal_res4": NONLOCAL_R50, "nonlocal_pool": (1, 2, 2)},
         options,
@@ -100,8 +98,7 @@ def slowfast_r101_8x8(**options: Unpack[Options]) -> SlowFast:
 
 
 def slowfast_r101_8x8_nl(**options: Unpack[Options]) -> SlowFast:
-    """SlowFast 8x8, ResNet-101 "50_50", with non-local blocks: 115 G multiply-adds in the ActivityNet 2019
-    report."""
+    """SlowFast 8x8, ResNet-101 "50_50", with non-local blocks: 115 G multiply-adds in the ActivityNet 2019 report."""
     return _build({"depths": R101, "res4_temporal_blocks": R101_50_50, "nonlocal_res4": NONLOCAL_R101}, options)
 
 
@@ -113,8 +110,7 @@ def slowfast_r101_16x8(**options: Unpack[Options]) -> SlowFast:
 def slowfast_r101_16x8_nl(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 16x8, ResNet-101 "50_50", with non-local blocks: 234 G multiply-adds in the report.
 
-    The configuration shipped with the Kinetics weights pools (1, 2, 2): give `nonlocal_pool=(1, 2, 2)` for
-    those.
+    The configuration shipped with the Kinetics weights pools (1, 2, 2): give `nonlocal_pool=(1, 2, 2)` for those.
     """
     return _build(
         {
@@ -138,8 +134,7 @@ def slow_r50_8x8(**options: Unpack[Options]) -> SlowFast:
 
 
 def fast_r101_32x2(**options: Unpack[Options]) -> SlowFast:
-    """Fast pathway alone at full width (beta = 1), ResNet-101 with temporal kernels in every block: the
-    report's."""
+    """Fast pathway alone at full width (beta = 1), ResNet-101 with temporal kernels in every block: the report's."""
     return _build({"depths": R101, "pathways": ("fast",)}, options)
 
 

@@ -1,8 +1,7 @@
 """Weights of others in our names: PySlowFast, PyTorchVideo, Caffe2, and ResNets trained on images.
 
-Our names are PySlowFast's (`s4.pathway0_res3.branch2.a.weight`), so its checkpoints pass unchanged but for
-wrappers' prefixes. PyTorchVideo's are a pure renaming. Caffe2 blobs also differ in shape: trailing ones are
-left out there.
+Our names are PySlowFast's (`s4.pathway0_res3.branch2.a.weight`), so its checkpoints pass unchanged but for wrappers'
+prefixes. PyTorchVideo's are a pure renaming. Caffe2 blobs also differ in shape: trailing ones are left out there.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ class Converted(dict[str, Tensor]):
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a state dict of PySlowFast, PyTorchVideo, Caffe2 or torchvision (image ResNets) to our names.
 
-    Ours is returned unchanged. A name that the source's table does not have is kept as it is, so that the
-    strict load reports it. Caffe2's momenta and counters are dropped. Arrays may be numpy's.
+    Ours is returned unchanged. A name that the source's table does not have is kept as it is, so that the strict load
+    reports it. Caffe2's momenta and counters are dropped. Arrays may be numpy's.
     """
     source = source_of(state)
     rename = RENAME.get(source)
@@ -110,8 +109,7 @@ PYTORCHVIDEO_LAYERS = {
 
 
 def _from_pytorchvideo(name: str) -> str | None:
-    """`blocks.3.multipathway_blocks.1.res_blocks.0.branch2.conv_a.weight` ->
-    `s4.pathway1_res0.branch2.a.weight`."""
+    """`blocks.3.multipathway_blocks.1.res_blocks.0.branch2.conv_a.weight` -> `s4.pathway1_res0.branch2.a.weight`."""
     if match := re.fullmatch(r"(?:blocks\.[56]|detection_head)\.proj\.(weight|bias)", name):
         return f"head.projection.{match[1]}"
     match = re.fullmatch(
@@ -145,8 +143,7 @@ CAFFE2_KINDS = {
 
 
 def _from_caffe2(name: str) -> str | None:
-    """`t_res4_5_branch2a_bn_s` -> `s4.pathway1_res5.branch2.a_bn.weight`; blob names of image ResNets
-    alike."""
+    """`t_res4_5_branch2a_bn_s` -> `s4.pathway1_res5.branch2.a_bn.weight`; blob names of image ResNets alike."""
     kind = next((kind for kind in CAFFE2_KINDS if name.endswith(kind)), None)
     if kind is None:
         return None
@@ -185,8 +182,7 @@ TORCHVISION_LAYERS = {
 
 
 def _from_torchvision(name: str) -> str | None:
-    """`layer3.0.conv1.weight` of an image ResNet -> `s4.pathway0_res0.branch2.a.weight`; strides agree (on
-    b)."""
+    """`layer3.0.conv1.weight` of an image ResNet -> `s4.pathway0_res0.branch2.a.weight`; strides agree (on b)."""
     if match := re.fullmatch(r"fc\.(weight|bias)", name):
         return f"head.projection.{match[1]}"
     if match := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
@@ -213,9 +209,8 @@ RES4_BLOCKS = {"r50": 6, "r101": 23}
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
     """Return the builder options that names and shapes of a state dict in OUR names determine.
 
-    Also refuses, with the likely cause, weights that cannot fit `name`: other depth, a missing or additional
-    pathway. Alpha, the non-local pooling and mode, and the sampling leave no trace: they come from the name
-    or the caller.
+    Also refuses, with the likely cause, weights that cannot fit `name`: other depth, a missing or additional pathway.
+    Alpha, the non-local pooling and mode, and the sampling leave no trace: they come from the name or the caller.
     """
     stem = state.get("s1.pathway0_stem.conv.weight")
     if stem is None:
@@ -239,11 +234,10 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Guess the catalogue name of a state dict in any naming; None when it is no video network of this
-    family.
+    """Guess the catalogue name of a state dict in any naming; None when it is no video network of this family.
 
-    Shapes cannot tell 16x8 from 8x8 with ResNet-101, nor the Slow-only samplings apart: the 8x8 names are
-    returned. With ResNet-50 a fusion kernel of 7 means 8x8, of 5 means 4x16, as in the releases.
+    Shapes cannot tell 16x8 from 8x8 with ResNet-101, nor the Slow-only samplings apart: the 8x8 names are returned.
+    With ResNet-50 a fusion kernel of 7 means 8x8, of 5 means 4x16, as in the releases.
     """
     if source_of(state) not in ("pyslowfast", "pytorchvideo", "caffe2"):
         return None

@@ -1,8 +1,8 @@
 """What a SlowFast network costs: parameters and multiply-adds of one view.
 
 Convention: a multiply-add is one multiplication with its addition; convolutions, linear layers and the matrix
-products of non-local blocks count, normalisation, activations, pooling and additions do not (counting batch
-norm too, as some tools do, adds 0.4 to 0.7 %). The papers' "FLOPs" are these multiply-adds.
+products of non-local blocks count, normalisation, activations, pooling and additions do not (counting batch norm too,
+as some tools do, adds 0.4 to 0.7 %). The papers' "FLOPs" are these multiply-adds.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Cost(NamedTuple):
 
 
 def parameters_and_flops(name: str, size: int = 256, **options: Unpack[builders.Options]) -> Cost:
-    """Return the cost of a network by its catalogue name for one view of size x size pixels; nothing is
-    computed.
+    """Return the cost of a network by its catalogue name for one view of size x size pixels; nothing is computed.
 
     options: as the builder takes them. Raises InputError for a name that this family does not have.
     """

@@ -4,10 +4,9 @@ What changes, and why it is faster on a CPU:
 
 - Batch norm is folded into the convolution before it: exact, one pass over memory less for each.
 - Features lie in memory as (N, T, H, W, C). A 1xkxk convolution is then a 2-D one over N*T pictures, a kx1x1
-convolution a 2-D one over the plane (T, H*W), both without a copy. Three-dimensional kernels of few channels
-are badly served by the libraries: the Fast pathway gains most.
-- ReLU and the sum with the shortcut happen inside the convolution, in place: a residual block writes into its
-input.
+convolution a 2-D one over the plane (T, H*W), both without a copy. Three-dimensional kernels of few channels are
+badly served by the libraries: the Fast pathway gains most.
+- ReLU and the sum with the shortcut happen inside the convolution, in place: a residual block writes into its input.
 - A dot-product non-local block multiplies phi and g first (C/2 x C/2) when that is cheaper than the affinity.
 """
 
@@ -20,17 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.slowfast.network import (
-    STAGES,
-    Bottleneck,
-    Lateral,
-    NonLocal,
-    SlowFast,
-    Stem,
-    check_clip,
-    pool_positions,
-    slow_frame_indices,
-)
+from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
+from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
 
 LAST = torch.channels_last
 
@@ -38,8 +28,8 @@ LAST = torch.channels_last
 def for_inference(network: SlowFast, dtype: torch.dtype | None = None) -> FoldedSlowFast:
     """Return a network that computes what `network` does in eval mode, faster; `network` is left as it is.
 
-    dtype: of weights and features, None keeps the network's; logits are always float32. The two share the
-    head. Scores agree to rounding (1e-5 of their range in float32).
+    dtype: of weights and features, None keeps the network's; logits are always float32. The two share the head.
+    Scores agree to rounding (1e-5 of their range in float32).
     """
     return FoldedSlowFast(network, dtype)
 
@@ -61,8 +51,7 @@ def fold_batch_norm(conv: nn.Conv3d, norm: nn.BatchNorm3d | None) -> tuple[Tenso
 
 
 class FoldedConv(nn.Module):
-    """Convolution + norm (+ sum) (+ ReLU) on features (N, T, H, W, C), as a 2-D convolution wherever
-    possible."""
+    """Convolution + norm (+ sum) (+ ReLU) on features (N, T, H, W, C), as a 2-D convolution wherever possible."""
 
     weight: Tensor
     bias: Tensor
@@ -91,8 +80,7 @@ class FoldedConv(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """(N, T, H, W, C_in) -> (N, T', H', W', C_out). add_to: summed before the ReLU; overwritten by the
-        result."""
+        """(N, T, H, W, C_in) -> (N, T', H', W', C_out). add_to: summed before the ReLU; overwritten by the result."""
         n, t, h, w, _ = x.shape
         if self.plane == "space":
             y = self._convolve(pictures(x), None if add_to is None else pictures(add_to))
@@ -123,7 +111,8 @@ class FoldedConv(nn.Module):
 
 @functools.cache
 def fused_kernels(dtype: torch.dtype) -> bool:
-    """Tell whether this torch and CPU have the fused convolutions of torch's compiler, and they compute what we expect.
+    """Tell whether this torch and CPU have the fused convolutions of torch's compiler, and they compute what we
+    expect.
 
     Tried once for each dtype with a strided 3x3 convolution, its sum and ReLU, against plain float32.
     """

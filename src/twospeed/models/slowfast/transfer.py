@@ -1,5 +1,4 @@
-"""Start training from other weights: of images, of one pathway, of another data set; everything accounted
-for."""
+"""Start training from other weights: of images, of one pathway, of another data set; everything accounted for."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from twospeed.models.slowfast.network import SlowFast
 
 @dataclass(frozen=True)
 class Transfer:
-    """What became of every entry. copied: as they were. inflated: from one frame to several. widened: Slow
-    channels copied, fused ones left. kept: entries of the network that stay as they were initialised, with
-    the reason. unused: entries of the weights that the network does not have.
+    """What became of every entry. copied: as they were. inflated: from one frame to several. widened: Slow channels
+    copied, fused ones left. kept: entries of the network that stay as they were initialised, with the reason. unused:
+    entries of the weights that the network does not have.
     """
 
     copied: tuple[str, ...]
@@ -35,8 +34,8 @@ class Transfer:
 
 
 def inflate(weight: Tensor, temporal_kernel: int) -> Tensor:
-    """Spread a kernel of one frame, (out, in, H, W) or (out, in, 1, H, W), over several: the same response to
-    a still.
+    """Spread a kernel of one frame, (out, in, H, W) or (out, in, 1, H, W), over several: the same response to a
+    still.
 
     The weight is repeated along time and divided by the number of frames (Carreira 2017; as PySlowFast does).
     """
@@ -48,10 +47,10 @@ def inflate(weight: Tensor, temporal_kernel: int) -> Tensor:
 def initialise_from(network: SlowFast, state: Mapping[str, Tensor], *, widen: bool = False) -> Transfer:
     """Fill what fits of `network`, in place, with weights in any naming that `convert.to_ours` knows.
 
-    Image ResNets and one-frame kernels are inflated. A Slow-only network fills the Slow pathway of SlowFast
-    but for the first block of each stage, whose input also holds fused channels: like the authors' loader
-    this leaves it as initialised, unless widen=True copies the Slow channels' part. A head for other classes
-    is left as initialised. Raises CheckpointError when no convolution fits.
+    Image ResNets and one-frame kernels are inflated. A Slow-only network fills the Slow pathway of SlowFast but for
+    the first block of each stage, whose input also holds fused channels: like the authors' loader this leaves it as
+    initialised, unless widen=True copies the Slow channels' part. A head for other classes is left as initialised.
+    Raises CheckpointError when no convolution fits.
     """
     ours = to_ours(state)
     own = network.state_dict()
