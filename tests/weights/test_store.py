@@ -29,6 +29,7 @@ class Server(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(206 if wanted else 200)
+        self.send_header("Content-Type", "text/html" if self.path == "/page" else "application/octet-stream")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         body = CONTENT[start:]
@@ -79,6 +80,12 @@ def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
 def test_a_missing_file_says_where_to_put_it(server):
     with pytest.raises(WeightsUnavailable, match=r"answered 404; fetch http.* elsewhere and put it at .*w\.pth"):
         default_weights(entry(server + "/missing"))
+
+
+def test_a_web_page_is_not_taken_for_weights(server, tmp_path):
+    with pytest.raises(WeightsUnavailable, match="answered with a web page"):
+        default_weights(entry(server + "/page"))
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_offline_says_where_to_put_it(monkeypatch, tmp_path):

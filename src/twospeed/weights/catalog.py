@@ -67,7 +67,8 @@ class Entry:
 
 
 _STCN_PAPER = "Cheng, Tai, Tang: Rethinking Space-Time Networks with Improved Memory Coverage, NeurIPS 2021"
-_STCN_RELEASE = "https://github.com/hkchengrex/STCN/releases/download/1.0/"
+# The address behind the authors' "s012 model" link (README of hkchengrex/STCN)
+_STCN_S012 = "https://drive.usercontent.google.com/download?id=1mRrE0uCI2ktdWlUgapJI_KmgeIiF2eOm&confirm=t"
 
 _TRACK = (
     Entry(
@@ -80,7 +81,7 @@ _TRACK = (
         preprocessing=Preprocessing(short_side=480),
         weights=WeightsFile(
             file="stcn.pth",
-            url=_STCN_RELEASE + "stcn.pth",
+            url=_STCN_S012,
             licence="MIT (code); data sets' own terms",
             trained_on="static images, BL30K, YouTube-VOS and DAVIS (s012)",
         ),

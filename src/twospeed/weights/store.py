@@ -64,6 +64,8 @@ def _fetch(url: str, path: Path, checksum: str | None, progress: bool) -> None:
         have = part.stat().st_size if part.exists() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=30) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WeightsUnavailable(f"{url} answered with a web page instead of a file; {manual}")
             resumed = have > 0 and response.status == 206
             done = have if resumed else 0
             length = response.headers.get("Content-Length")
