@@ -21,6 +21,7 @@ from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
 from twospeed.cli.models import models
 from twospeed.cli.track import track
+from twospeed.cli.train import CONTEXT_SETTINGS, train
 from twospeed.errors import TwospeedError
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ def _options(
 app.command()(demo)
 app.command()(classify)
 app.command()(track)
+app.command(context_settings=CONTEXT_SETTINGS)(train)
 app.command()(convert)
 app.command()(models)
 app.command()(bench)

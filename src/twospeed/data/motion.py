@@ -11,8 +11,8 @@ by one, are alike: only their order in time differs.
     beat_slow   beat_fast        rhythm of a size that swings
     swell       shrink           order: grows slowly and drops at once, or the same backwards
 
-The moves are quick: over ten frames a shape goes about half around, so that a network that sees one frame in
-ten cannot tell left from right (wheels that seem to turn backwards on film).
+The moves are quick: in five frames a shape drifts about half around the picture, so that a network that sees one
+frame in five cannot tell left from right (wheels that seem to turn backwards on film).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _still(rng: np.random.Generator, frames: int) -> Pose:
 
 def _drift(rng: np.random.Generator, frames: int, sign: int) -> Pose:
     at = _still(rng, frames)
-    return Pose(at.x + sign * rng.uniform(0.035, 0.065) * np.arange(frames), at.y, at.turn, at.size)
+    return Pose(at.x + sign * rng.uniform(0.07, 0.13) * np.arange(frames), at.y, at.turn, at.size)
 
 
 def _rise(rng: np.random.Generator, frames: int, low: float, high: float) -> Pose:
@@ -72,28 +72,28 @@ def _beat(rng: np.random.Generator, frames: int, low: float, high: float) -> Pos
 
 def _ramp(rng: np.random.Generator, frames: int, sign: int) -> Pose:
     at = _still(rng, frames)
-    cycles = sign * np.arange(frames) / rng.uniform(7, 12) + rng.random()
+    cycles = sign * np.arange(frames) / rng.uniform(5, 8) + rng.random()
     return Pose(at.x, at.y, at.turn, 0.6 + 0.8 * (cycles % 1.0))
 
 
 MOTIONS: dict[str, Callable[[np.random.Generator, int], Pose]] = {
-    "beat_fast": lambda rng, frames: _beat(rng, frames, 4, 6),
-    "beat_slow": lambda rng, frames: _beat(rng, frames, 9, 13),
+    "beat_fast": lambda rng, frames: _beat(rng, frames, 3.5, 5),
+    "beat_slow": lambda rng, frames: _beat(rng, frames, 8, 12),
     "drift_left": lambda rng, frames: _drift(rng, frames, -1),
     "drift_right": lambda rng, frames: _drift(rng, frames, +1),
-    "rise_fast": lambda rng, frames: _rise(rng, frames, 0.05, 0.075),
-    "rise_slow": lambda rng, frames: _rise(rng, frames, 0.015, 0.025),
+    "rise_fast": lambda rng, frames: _rise(rng, frames, 0.08, 0.12),
+    "rise_slow": lambda rng, frames: _rise(rng, frames, 0.02, 0.04),
     "shrink": lambda rng, frames: _ramp(rng, frames, -1),
     "swell": lambda rng, frames: _ramp(rng, frames, +1),
 }
 CLASSES = tuple(MOTIONS)  # sorted, as folders are read
 
 
-def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 40, side: int = 48) -> Video:
+def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 20, side: int = 48) -> Video:
     """Draw one video of a class: uint8 (frames, side, side, 3), RGB. Raises InputError for an unknown class."""
     if name not in MOTIONS:
         raise InputError(f"no motion class {name!r}; there are {', '.join(CLASSES)}")
-    ground = procedural_texture(rng, side, side).astype(np.float32)
+    ground = 64 + 0.5 * procedural_texture(rng, side, side).astype(np.float32)  # duller than what moves on it
     patch_side = 2 * side
     skin = procedural_texture(rng, patch_side, patch_side).astype(np.float32)
     shape = random_shape(rng, patch_side).astype(np.float32)[..., None] / 255
@@ -142,7 +142,7 @@ def write_clip(path: Path, video: Video, rate: int = RATE) -> None:
 
 
 def write_motion_set(
-    out: Path, *, clips: int = 60, val_clips: int = 20, seed: int = 0, frames: int = 40, side: int = 48
+    out: Path, *, clips: int = 60, val_clips: int = 20, seed: int = 0, frames: int = 20, side: int = 48
 ) -> list[str]:
     """Write the whole set, `clips` training and `val_clips` validation videos for each class; returns the classes.
 
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=60, help="training videos of each class")
     parser.add_argument("--val-clips", type=int, default=20, help="validation videos of each class")
-    parser.add_argument("--frames", type=int, default=40, help="frames of each video")
+    parser.add_argument("--frames", type=int, default=20, help="frames of each video")
     parser.add_argument("--side", type=int, default=48, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()

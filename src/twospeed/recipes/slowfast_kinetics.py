@@ -216,6 +216,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
     resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
     """
     with processes(config.device) as process:
+        last = last_checkpoint(config) if resume else None
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         labels = None if config.class_names is None else read_class_names(config.class_names)
         listing: dict[str, Any] = {"root": config.root, "separator": config.separator, "labels": labels}
@@ -255,8 +256,8 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
         seed_everything(config.seed, process.rank)  # dropout differs between ranks
         step = 0
         unreadable: dict[str, str] = {}
-        if resume:
-            state = load_checkpoint(last_checkpoint(config), process)
+        if last is not None:
+            state = load_checkpoint(last, process)
             check_same(config, state["config"])
             network.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,116 @@
+"""`twospeed train` as people type it: listing, settings as options, presets, copies, restarts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from twospeed.cli.main import exit_code
+from twospeed.data.motion import write_motion_set
+
+RECIPE = "slowfast_kinetics"
+
+
+def fields(capsys, *arguments: str) -> dict[str, str]:
+    assert exit_code(["train", RECIPE, *arguments, "--fields"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return dict(line[2:].split(" ", 1) for line in lines)
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert exit_code(["train", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_listing_is_instant_and_says_what_each_trains(capsys):
+    assert exit_code(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(RECIPE) and "Kinetics" in line for line in lines)
+    code = "import sys; from twospeed.cli.main import exit_code; exit_code(['train', '--list']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_setting_is_an_option(capsys):
+    plain = fields(capsys)
+    assert plain["lr"] == "0.1"
+    assert plain["short-side"] == "256,340"
+    changed = fields(
+        capsys,
+        *("--lr", "0.05", "--epochs=3", "--short-side", "256,360", "--val", "none", "--no-nesterov"),
+        *(
+            "--clip-gradient",
+            "40",
+            "--precision",
+            "bf16",
+            "--model-options",
+            '{"fusion_kernel": 7}',
+            "--test_views",
+            "3",
+            "1",
+        ),
+    )
+    assert {name: changed[name] for name in changed if changed[name] != plain[name]} == {
+        "lr": "0.05",
+        "epochs": "3",
+        "short-side": "256,360",
+        "val": "none",
+        "nesterov": "false",
+        "clip-gradient": "40.0",
+        "precision": "bf16",
+        "model-options": '{"fusion_kernel": 7}',
+        "test-views": "3,1",
+    }
+
+
+def test_presets_and_configs_are_starting_points(capsys, tmp_path):
+    assert fields(capsys, "--preset", "kinetics600", "--epochs", "2")["clips-per-step"] == "1024"
+    (tmp_path / "config.json").write_text(
+        json.dumps({"lr": 0.7, "short_side": [224, 260], "val": None, "train": "x.csv"})
+    )
+    read = fields(capsys, "--config", str(tmp_path / "config.json"))
+    assert (read["lr"], read["short-side"], read["val"], read["train"]) == ("0.7", "224,260", "none", "x.csv")
+
+
+def test_what_is_wrong_is_one_line_with_what_is_known(capsys, tmp_path):
+    assert "did you mean --lr?" in refused(capsys, RECIPE, "--lrr", "3")
+    assert "known: train, val, root" in refused(capsys, RECIPE, "--frobnicate", "3")
+    assert "epochs='many': expected a whole number" in refused(capsys, RECIPE, "--epochs", "many")
+    assert "short_side='3': expected 2 values separated by commas" in refused(capsys, RECIPE, "--short-side", "3")
+    assert "expected fp32 or bf16 or fp16" in refused(capsys, RECIPE, "--precision", "fp8")
+    assert "--lr needs a value: a number" in refused(capsys, RECIPE, "--lr")
+    assert "unexpected 'extra'" in refused(capsys, RECIPE, "extra")
+    assert "did you mean slowfast_kinetics?" in refused(capsys, "slowfast_kinetic")
+    assert "which recipe?" in refused(capsys)
+    assert "no preset 'k9'; there are kinetics400" in refused(capsys, RECIPE, "--preset", "k9")
+    assert "no such recipe file" in refused(capsys, str(tmp_path / "mine.py"))
+    assert "no such list of videos" in refused(capsys, RECIPE, "--train", str(tmp_path / "gone.csv"))
+    assert "holds no checkpoint" in refused(
+        capsys, RECIPE, "--resume", "--out", str(tmp_path), "--train", str(set_of(tmp_path)), "--val", "none"
+    )
+
+
+def set_of(folder):
+    write_motion_set(folder / "set", clips=1, val_clips=1, frames=4, side=32)
+    return folder / "set" / "train"
+
+
+def test_a_copied_recipe_runs_and_resumes_with_its_own_settings(capsys, tmp_path):
+    copy = tmp_path / "mine.py"
+    assert exit_code(["train", RECIPE, "--copy", str(copy)]) == 0
+    assert "exists already" in refused(capsys, RECIPE, "--copy", str(copy))
+    small = (
+        f"--train {set_of(tmp_path)} --val none --num-classes 8 --workers 0 --short-side 32,32 --crop 32 --epochs 1 "
+        "--clips-per-step 2 --clips-per-forward 2 --bn-clips 2 --warm-up-epochs 0 --precise-bn-batches 0 --device cpu "
+        "--log-every 1 --model slow_r50_4x16 --model-options".split()
+    )
+    small = [*small, '{"width": 8, "frames": 2, "frame_stride": 1}']
+    assert exit_code(["train", str(copy), *small, "--out", str(tmp_path / "run"), "--stop-after-steps", "2"]) == 0
+    assert (
+        exit_code(["train", str(copy), "--out", str(tmp_path / "run"), "--resume", "--stop-after-steps", "none"]) == 0
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "run")
+    steps = [line.split(",")[0] for line in (tmp_path / "run" / "train.csv").read_text().splitlines()[1:]]
+    assert steps == ["1", "2", "3", "4"]
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
