@@ -124,6 +124,7 @@ def main() -> None:
         print(f"{column:>18}  {value}")
     print(f"{'J&F':>18}  {found:.6f} both ways")
     if not options.no_history:
+        HISTORY.parent.mkdir(exist_ok=True)
         new = not HISTORY.exists()
         with HISTORY.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
