@@ -19,7 +19,7 @@ from twospeed.errors import InputError
 class Frame:
     """One decoded picture.
 
-    index: position in decoding order from 0. time_s: presentation time in seconds from the first frame.
+    index: position in order of presentation from 0. time_s: presentation time in seconds from the first frame.
     image: uint8 (H, W, 3), RGB, rotated upright.
     """
 

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import io
+import signal
 import struct
 import subprocess
 import sys
@@ -254,6 +255,28 @@ def test_a_program_ends_while_its_pipe_is_still_open(tmp_path):
             pipe.close()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize("sent", ["nothing", "half a video"])
+def test_ctrl_c_while_a_pipe_is_silent(tmp_path, sent):
+    data = numbered(tmp_path / "piped.ts", 60, options={"g": "5"}).read_bytes() if sent != "nothing" else b""
+    script = (
+        "from twospeed.video.reader import open_video\nprint('ready', flush=True)\n"
+        "try:\n  for frame in open_video('-'): pass\nexcept KeyboardInterrupt: print('interrupted')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process, process.stdin, process.stdout, process.stderr:
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.write(data)
+        process.stdin.flush()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        assert process.stdout.read() == b"interrupted\n"
+        assert process.stderr.read() == b""
 
 
 def decoding_threads():

@@ -25,12 +25,13 @@ class _Lane(Generic[T]):
         self.changed = threading.Condition()
         self.stopped = False
         self.finished = False
+        self.begun = False  # the consumer has taken something
         self.error: BaseException | None = None
 
     def put(self, item: T) -> bool:
         """Hand over one item, waiting while the lane is full; False when nobody wants any more."""
         with self.changed:
-            if self.keep_newest:
+            if self.keep_newest and self.begun:
                 while len(self.ready) >= self.ahead:
                     self.ready.popleft()
             else:
@@ -75,7 +76,7 @@ class DecodeAhead(Generic[T]):
 
     The generator's exceptions come out of `next()` after the items made before them. `close()`, dropping the last
     reference, or the end of the program stop the thread and close the generator on it. keep_newest: when full, drop
-    the oldest item instead of waiting (live sources).
+    the oldest item instead of waiting (live sources), once the first has been taken.
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int, *, keep_newest: bool = False) -> None:
@@ -93,6 +94,7 @@ class DecodeAhead(Generic[T]):
             lane.changed.wait_for(lambda: lane.ready or lane.finished or lane.stopped)
             if lane.ready:
                 item = lane.ready.popleft()
+                lane.begun = True
                 lane.changed.notify_all()
                 return item
             error, lane.error = lane.error, None

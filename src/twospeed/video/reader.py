@@ -14,7 +14,6 @@ import io
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -43,14 +42,15 @@ class VideoReader:
     def __init__(
         self, frames: Generator[Frame | VideoInfo, None, None], *, ahead: int, keep_newest: bool = False
     ) -> None:
-        info = next(frames)
-        assert isinstance(info, VideoInfo)
-        self.info: VideoInfo = info
-        only_frames = _frames(frames)
-        self._frames: DecodeAhead[Frame] | Generator[Frame, None, None] = (
-            DecodeAhead(only_frames, ahead, keep_newest=keep_newest) if ahead else only_frames
+        # The source is opened on the thread too: waiting for a thread can be interrupted (Ctrl-C), waiting inside
+        # FFmpeg for a pipe that stays silent cannot.
+        self._items: DecodeAhead[Frame | VideoInfo] | Generator[Frame | VideoInfo, None, None] = (
+            DecodeAhead(frames, ahead, keep_newest=keep_newest) if ahead else frames
         )
         self._closed = False
+        info = next(self._items)
+        assert isinstance(info, VideoInfo)
+        self.info: VideoInfo = info
 
     def __iter__(self) -> VideoReader:
         return self
@@ -58,12 +58,14 @@ class VideoReader:
     def __next__(self) -> Frame:
         if self._closed:
             raise StopIteration
-        return next(self._frames)
+        frame = next(self._items)
+        assert isinstance(frame, Frame)
+        return frame
 
     def close(self) -> None:
         """Stop decoding and close the source; iteration then ends. Closing twice does nothing."""
         self._closed = True
-        self._frames.close()
+        self._items.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -208,14 +210,6 @@ def frame_times(path: str | os.PathLike[str], *, rate: Rate = None) -> NDArray[n
         step = 1 / (exact_rate or folders.FOLDER_RATE)
         return np.array([float(index * step) for index in range(len(images))])
     return seeking.index_packets(existing, exact_rate).times_s.copy()
-
-
-def _frames(items: Generator[Frame | VideoInfo, None, None]) -> Generator[Frame, None, None]:
-    with closing(items):
-        for item in items:
-            assert isinstance(item, Frame)
-            yield item
-            del item  # what was handed on must not live until the next one is decoded
 
 
 def _existing(source: object) -> Path:
