@@ -19,6 +19,7 @@ from twospeed.cli.bench import bench
 from twospeed.cli.classify import classify
 from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
+from twospeed.cli.evaluate import evaluate
 from twospeed.cli.models import models
 from twospeed.cli.track import track
 from twospeed.cli.train import CONTEXT_SETTINGS, train
@@ -57,6 +58,7 @@ app.command()(demo)
 app.command()(classify)
 app.command()(track)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
+app.command()(evaluate)
 app.command()(convert)
 app.command()(models)
 app.command()(bench)
