@@ -4,8 +4,9 @@ import torch
 from twospeed.errors import InputError
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.blocks import NonLocal
-from twospeed.models.slowfast.inference import fold_batch_norm, for_inference
+from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
+from twospeed.ops.fold import fold_batch_norm
 
 TINY = {"depths": (1, 1, 2, 1), "width": 16, "beta_inverse": 4, "num_classes": 5, "frames": 8}
 

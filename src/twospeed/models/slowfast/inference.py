@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
+from twospeed.ops.fold import fold_batch_norm
 
 LAST = torch.channels_last
 
@@ -32,22 +33,6 @@ def for_inference(network: SlowFast, dtype: torch.dtype | None = None) -> Folded
     Scores agree to rounding (1e-5 of their range in float32).
     """
     return FoldedSlowFast(network, dtype)
-
-
-def fold_batch_norm(conv: nn.Conv3d, norm: nn.BatchNorm3d | None) -> tuple[Tensor, Tensor]:
-    """Return the weight and bias of a convolution that also does what the norm after it does in eval mode.
-
-    weight (out, in, kt, kh, kw), bias (out,), both float32 copies, computed in float64.
-    """
-    weight = conv.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
-    if norm is None:
-        return weight.float(), bias.float()
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("batch norm without running statistics cannot be folded")
-    gain = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.detach().double() + gain * (bias - norm.running_mean.double())
-    return (weight * gain[:, None, None, None, None]).float(), bias.float()
 
 
 class FoldedConv(nn.Module):
