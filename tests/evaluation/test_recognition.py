@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from twospeed.data.kinetics import ClipShape, TestViews
@@ -15,13 +17,17 @@ from twospeed.data.video_lists import LabelledVideo
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.recognition import (
     evaluate_kinetics,
+    mean_of,
     report_views,
     score_views,
     summarise,
-    view_probabilities,
 )
 from twospeed.evaluation.score_files import read_scores, report_scores, write_scores
+from twospeed.models.slowfast.builders import slow_r50_4x16
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.classify import Classifier
 from twospeed.training.distributed import Process
+from twospeed.weights.catalog import CATALOG, Preprocessing, find
 
 ALONE = Process(0, 1, torch.device("cpu"))
 SHAPE = ClipShape(frames=2, stride=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -94,12 +100,57 @@ def test_a_label_that_the_network_does_not_know_is_refused(videos):
         score_views(Brightness(), views_of(wrong), ALONE)
 
 
-def test_positions_become_one_view_as_the_authors_do():
-    logits = torch.tensor([[[0.0, 2.0], [4.0, 0.0]]])
-    by_probability = view_probabilities(logits)
-    assert torch.allclose(by_probability, torch.stack([logits[0].softmax(-1).mean(0)]))
-    assert torch.allclose(view_probabilities(logits, "logits"), torch.tensor([[2.0, 1.0]]).softmax(-1))
-    assert torch.allclose(by_probability.sum(), torch.tensor(1.0))
+def tiny(seed: int, **options) -> SlowFast:
+    torch.manual_seed(seed)
+    network = SlowFast(
+        6, depths=(1, 1, 1, 1), width=8, beta_inverse=4, crop_size=None, frames=8, frame_stride=1, **options
+    )
+    nn.init.normal_(network.head.projection.weight)  # scores that differ between videos
+    return network.eval()
+
+
+def test_scores_are_those_that_the_pipeline_gives_people(videos):
+    network = tiny(0)
+    shape = ClipShape(frames=8, stride=1)
+    views = TestViews(videos[:3], shape, clips=2, crops=3, short_side=32, crop=32)
+    scores = score_views(network, views, ALONE, average=network.average)
+    prepared = Preprocessing(mean=shape.mean, std=shape.std, short_side=32, crop=32)
+    pipeline = Classifier(network, clips=2, crops=3, labels=list("abcdef"), preprocessing=prepared, device="cpu")
+    for row, video in zip(scores.probabilities(), videos, strict=False):
+        np.testing.assert_allclose(row, pipeline.classify(video.path).probabilities, atol=1e-5)
+
+
+def test_several_networks_are_averaged(videos):
+    views = TestViews(videos[:4], ClipShape(frames=8, stride=1), clips=1, crops=1, short_side=32, crop=32)
+    single = [score_views(tiny(seed), views, ALONE) for seed in (0, 1)]
+    both = mean_of(single)
+    np.testing.assert_allclose(
+        both.probabilities(), (single[0].probabilities() + single[1].probabilities()) / 2, atol=1e-6
+    )
+    assert "per_view" not in summarise(both, videos[:4])
+    assert report_views(both, videos[:4], model="both").coverage == "4 of 4 videos"
+
+
+def test_named_models_are_run_with_their_own_views(videos, tmp_path, monkeypatch):
+    weights = tmp_path / "w.safetensors"
+    network = slow_r50_4x16(num_classes=6, width=8)
+    save_file(network.state_dict(), weights)
+    (tmp_path / "val.csv").write_text("".join(f"{v.path} {v.label}\n" for v in videos))
+    entry = dataclasses.replace(find("slow_r50_4x16"), preprocessing=Preprocessing(short_side=32, crop=32))
+    monkeypatch.setitem(CATALOG, "slow_r50_4x16", entry)
+    common = {"clips": 2, "crops": 1, "device": "cpu"}
+    report = evaluate_kinetics(
+        tmp_path, model="slow_r50_4x16", weights=str(weights), scores_out=tmp_path / "s.npz", **common
+    )
+    assert report.coverage == "6 of 8 videos"
+    assert len(report.weights_sha256[0]) == 64
+    again = evaluate_kinetics(tmp_path, predictions=[tmp_path / "s.npz"])
+    assert again.scores["top1"] == report.scores["top1"]
+    twice = evaluate_kinetics(tmp_path, model=["slow_r50_4x16"] * 2, weights=str(weights), **common)
+    assert twice.scores["top1"] == report.scores["top1"]
+    (tmp_path / "val.csv").write_text(f"{videos[0].path} 6\n")
+    with pytest.raises(DatasetError, match="label 6, but slow_r50_4x16 with these weights knows 6 classes"):
+        evaluate_kinetics(tmp_path, model="slow_r50_4x16", weights=str(weights), **common)
 
 
 def test_scores_written_are_scored_again_the_same(videos, tmp_path):

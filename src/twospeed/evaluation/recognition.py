@@ -6,6 +6,7 @@ are counted and named; nothing takes their place.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from twospeed.data.kinetics import ClipShape, CountBroken, TestViews
@@ -32,7 +33,12 @@ from twospeed.evaluation.score_files import (
     write_scores,
 )
 from twospeed.metrics.topk import topk
-from twospeed.training.distributed import Process, gather, shard
+from twospeed.models.slowfast.inference import for_inference
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.classify import position_average
+from twospeed.training.distributed import Process, gather, processes, shard
+from twospeed.weights.catalog import find
+from twospeed.weights.load import create_model, weights_sha256
 
 Average = Literal["probabilities", "logits"]
 Scores = NDArray[np.float32]
@@ -42,27 +48,30 @@ Scores = NDArray[np.float32]
 class ViewScores:
     """What a network says of videos: rows of probabilities by video, and the views one by one.
 
-    sums: float64 (C,) summed over a video's views, by index of the video. ranks: for each (video, clip, crop) how many
-    classes beat the right one (0: a top-1 hit). broken: index -> reason. frames: pictures that the network saw.
+    sums: float64 (C,) summed over a video's views, by index of the video; views: how many they are. ranks: for each
+    (video, clip, crop) how many classes beat the right one (0: a top-1 hit). broken: index -> reason. frames: pictures
+    that the network saw.
     """
 
     clips: int
     crops: int
     sums: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    views: dict[int, int] = field(default_factory=dict)
     ranks: dict[tuple[int, int, int], int] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
     frames: int = 0
 
     def videos(self) -> list[int]:
         """Return the videos of which every view was scored, in order."""
-        seen: dict[int, int] = {}
-        for video, _, _ in self.ranks:
-            seen[video] = seen.get(video, 0) + 1
-        return sorted(v for v, views in seen.items() if views == self.clips * self.crops and v not in self.broken)
+        return sorted(v for v, n in self.views.items() if n == self.clips * self.crops and v not in self.broken)
+
+    def mean(self, video: int) -> NDArray[np.float64]:
+        """Return a video's probabilities (C,), the mean of its views."""
+        return self.sums[video] / self.views[video]
 
     def probabilities(self) -> Scores:
         """Return float32 (n, C), one row for each of `videos()`."""
-        rows = [self.sums[video] / (self.clips * self.crops) for video in self.videos()]
+        rows = [self.mean(video) for video in self.videos()]
         return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)
 
     def update(self, other: ViewScores) -> None:
@@ -71,18 +80,12 @@ class ViewScores:
         self.broken |= other.broken
         self.frames += other.frames
         for video, row in other.sums.items():
-            self.sums[video] = self.sums[video] + row if video in self.sums else row
+            self.add(video, row, other.views[video])
 
-
-def view_probabilities(logits: Tensor, average: Average = "probabilities") -> Tensor:
-    """Turn logits (N, P, C) of P pooled positions into one probability row for each view: (N, C).
-
-    average: "probabilities" takes the softmax at each position, then the mean (PySlowFast); "logits" the mean of
-    logits, then softmax (PyTorchVideo).
-    """
-    if average == "logits":
-        return logits.float().mean(dim=1).softmax(dim=-1)
-    return logits.float().softmax(dim=-1).mean(dim=1)
+    def add(self, video: int, row: NDArray[np.float64], views: int) -> None:
+        """Add the sum of so many views of a video."""
+        self.sums[video] = self.sums[video] + row if video in self.sums else row
+        self.views[video] = self.views.get(video, 0) + views
 
 
 @torch.inference_mode()
@@ -118,7 +121,7 @@ def score_views(
         clips = batch.views.flatten(0, 1).to(process.device, non_blocking=True)  # (N S, 3, T, H, W)
         with torch.autocast(process.device.type, precision, enabled=precision != torch.float32):
             logits = network(clips)
-        rows = view_probabilities(logits, average).double().cpu().numpy()
+        rows = position_average(logits, average).double().cpu().numpy()
         rows = rows.reshape(len(batch), views.crops, -1)  # (N, S, C)
         scores.frames += clips.shape[0] * clips.shape[2]
         _add(scores, rows, batch)
@@ -139,7 +142,7 @@ def _add(scores: ViewScores, rows: NDArray[np.float64], batch: ClipBatch) -> Non
     ):
         if label >= views.shape[-1]:
             raise DatasetError(f"video {video} has label {label}, the network knows {views.shape[-1]} classes")
-        scores.sums[video] = scores.sums.get(video, np.zeros(views.shape[-1])) + views.sum(axis=0)
+        scores.add(video, views.sum(axis=0), len(views))
         for crop, row in enumerate(views):
             before = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
             scores.ranks[video, clip, crop] = before
@@ -153,6 +156,9 @@ def summarise(scores: ViewScores, videos: Sequence[LabelledVideo]) -> dict[str, 
         why = f"; the first: {first[1]}" if first else ""
         raise DatasetError(f"not one of {len(videos)} videos could be scored{why}")
     result = topk(scores.probabilities(), np.array([videos[v].label for v in scored]))
+    whole = {**fractions(result), **coverage(len(scored), len(videos), result)}
+    if not scores.ranks:  # an average of networks
+        return whole
     ranks = np.array(
         [
             [[scores.ranks[v, clip, crop] for crop in range(scores.crops)] for clip in range(scores.clips)]
@@ -167,7 +173,7 @@ def summarise(scores: ViewScores, videos: Sequence[LabelledVideo]) -> dict[str, 
         "top1_by_clip": one.mean(axis=(0, 2)).tolist(),
         "top1_by_crop": one.mean(axis=(0, 1)).tolist(),
     }
-    return {**fractions(result), "per_view": single, **coverage(len(scored), len(videos), result)}
+    return {**whole, "per_view": single}
 
 
 def report_views(
@@ -175,14 +181,15 @@ def report_views(
     videos: Sequence[LabelledVideo],
     *,
     model: str,
-    weights_sha256: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seconds: float | None = None,
 ) -> Report:
     """Put what `score_views` found into a Report; raises DatasetError when no video could be scored."""
     summary = summarise(scores, videos)
-    single = summary["per_view"]
     views = f"{scores.clips} x {scores.crops} views"
+    rows = {f"mean of {views}": summary}
+    if "per_view" in summary:
+        rows["one view (mean)"] = summary["per_view"]
     speed: dict[str, Any] = {}
     if seconds:
         speed = {
@@ -194,11 +201,10 @@ def report_views(
     return Report(
         benchmark="kinetics",
         scores=summary,
-        table=scores_table({f"mean of {views}": summary, "one view (mean)": single}),
+        table=scores_table(rows),
         protocol=f"{PROTOCOL}; {views}",
         coverage=f"{summary['videos']} of {len(videos)} videos",
         model=model,
-        weights_sha256=() if weights_sha256 is None else (weights_sha256,),
         notes=_broken_notes({str(videos[v].path): reason for v, reason in sorted(scores.broken.items())}, videos),
         settings=dict(settings or {}),
         speed=speed,
@@ -216,99 +222,117 @@ def _broken_notes(reasons: Mapping[str, str], videos: Sequence[LabelledVideo], m
 def evaluate_kinetics(
     data: Path | str,
     *,
-    model: str | None = None,
-    weights: str | None = None,
+    model: str | Sequence[str] = (),
+    weights: str | Sequence[str | None] | None = "default",
     predictions: Sequence[Path | str] = (),
+    part: str = "val",
     root: Path | str | None = None,
     separator: str | None = None,
     class_names: Path | str | None = None,
     clips: int = 10,
     crops: int = 3,
-    short_side: int | None = None,
-    crop: int | None = None,
-    clips_per_forward: int = 1,
     workers: int = 0,
     device: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     scores_out: Path | str | None = None,
 ) -> Report:
-    """Score a network, or files of scores, on labelled videos.
+    """Score networks, or files of scores, on labelled videos.
 
-    data: as `twospeed.data.video_lists.find_videos` takes it. model, weights: as `create_model` takes them.
-    predictions: files of scores (see `read_scores`) instead of a model; several are averaged. root, separator,
-    class_names: how the list is read. short_side, crop: None takes what the weights were tested with. scores_out: write
-    the scores there (.npz), for later scoring. Raises InputError, DatasetError, CheckpointError.
+    data, part, root, separator: as `twospeed.data.video_lists.find_videos` takes them. class_names: a file that names
+    the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the probabilities
+    of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model; several are
+    averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring.
+    Raises InputError, DatasetError, CheckpointError, WeightsUnavailable.
     """
     labels = None if class_names is None else read_class_names(class_names)
-    videos, _ = find_videos(data, root=root, separator=separator, labels=labels)
-    if bool(predictions) == (model is not None):
+    videos, _ = find_videos(data, part=part, root=root, separator=separator, labels=labels)
+    models = [model] if isinstance(model, str) else list(model)
+    if bool(predictions) == bool(models):
         raise InputError("give either a model or files of predictions to score")
-    if model is None:
+    if not models:
         return report_scores([Path(path) for path in predictions], videos)
+    sources = [weights] * len(models) if isinstance(weights, str) or weights is None else list(weights)
+    if len(sources) == 1:
+        sources = sources * len(models)
+    if len(sources) != len(models):
+        raise InputError(f"{len(models)} models with {len(sources)} weights; give one for each, in the same order")
 
-    from twospeed.training.distributed import processes
-    from twospeed.weights.catalog import find
-    from twospeed.weights.load import create_model, weights_sha256
-
-    entry = find(model)
-    if entry.task != "classify":
-        raise InputError(f"{model} is made for {entry.task}, not for classifying videos")
+    settings: dict[str, Any] = {"clips": clips, "crops": crops, "precision": precision}
+    started = time.perf_counter()
+    results = []
     with processes(device) as process:
-        network = create_model(model, weights, device=process.device)
-        known = int(network.num_classes)  # type: ignore[arg-type]
-        wrong = next((video for video in videos if video.label >= known), None)
-        if wrong is not None:
-            raise DatasetError(
-                f"{wrong.path}: label {wrong.label}, but {model} with these weights knows {known} classes"
-            )
-        prepared = entry.preprocessing
-        shape = ClipShape(
-            frames=prepared.frames or int(network.frames),  # type: ignore[arg-type]
-            stride=prepared.stride or int(network.frame_stride),  # type: ignore[arg-type]
-            mean=prepared.mean,
-            std=prepared.std,
-            order=prepared.input_order,
+        for name, source in zip(models, sources, strict=True):
+            network, views = _prepared(name, source, videos, clips, crops, process, precision)
+            average = network.average
+            results.append(score_views(network, views, process, workers=workers, average=average))
+            settings[name] = {"short_side": views.short_side, "crop": views.crop, "frames": views.shape.frames}
+        is_main = process.is_main
+    seconds = time.perf_counter() - started
+    whole = results[0] if len(results) == 1 else mean_of(results)
+    if scores_out is not None and is_main:
+        chosen = whole.videos()
+        labels_of, paths = [videos[v].label for v in chosen], [videos[v].path for v in chosen]
+        write_scores(Path(scores_out), whole.probabilities(), labels_of, paths)
+    report = report_views(whole, videos, model=" + ".join(models), settings=settings, seconds=seconds)
+    checksums = tuple(weights_sha256(name, source) for name, source in zip(models, sources, strict=True))
+    report = dataclasses.replace(report, weights_sha256=checksums)
+    if len(models) == 1:
+        return report
+    alone = {name: summarise(scores, videos) for name, scores in zip(models, results, strict=True)}
+    return dataclasses.replace(
+        report,
+        scores={**report.scores, "models": alone},
+        table=scores_table({**alone, "mean of all": report.scores}),
+    )
+
+
+def mean_of(results: Sequence[ViewScores]) -> ViewScores:
+    """Average the probabilities of several networks, over the videos that all of them scored.
+
+    What single views say of an ensemble is not kept: each network has its own.
+    """
+    first = results[0]
+    common = set(first.videos()).intersection(*(scores.videos() for scores in results[1:]))
+    if len({scores.sums[video].size for scores in results for video in common}) > 1:
+        raise InputError("the networks know different numbers of classes; they cannot be averaged")
+    whole = ViewScores(1, 1, frames=sum(scores.frames for scores in results))
+    for video in sorted(common):
+        whole.add(video, np.mean([scores.mean(video) for scores in results], axis=0), 1)
+    for scores in results:
+        whole.broken |= scores.broken
+    return whole
+
+
+def _prepared(
+    name: str,
+    weights: str | None,
+    videos: Sequence[LabelledVideo],
+    clips: int,
+    crops: int,
+    process: Process,
+    precision: Literal["fp32", "bf16"],
+) -> tuple[Any, TestViews]:
+    """Build a network as the pipeline does, and the views that its weights were tested with."""
+    entry = find(name)
+    if entry.task != "classify":
+        raise InputError(f"{name} is made for the task {entry.task}; `twospeed models` lists those that classify")
+    network = create_model(name, weights)
+    if isinstance(network, SlowFast):
+        network = for_inference(network, torch.bfloat16 if precision == "bf16" else None)
+    ready: Any = network.to(process.device).eval()
+    wrong = next((video for video in videos if video.label >= ready.num_classes), None)
+    if wrong is not None:
+        raise DatasetError(
+            f"{wrong.path}: label {wrong.label}, but {name} with these weights knows {ready.num_classes} classes"
         )
-        views = TestViews(
-            videos,
-            shape,
-            clips=clips,
-            crops=crops,
-            short_side=short_side or prepared.short_side or 256,
-            crop=crop or prepared.crop or 256,
-        )
-        started = time.perf_counter()
-        scores = score_views(
-            network.eval(),
-            views,
-            process,
-            clips_per_forward=clips_per_forward,
-            workers=workers,
-            average=getattr(network, "average", prepared.average),
-            precision=torch.bfloat16 if precision == "bf16" else torch.float32,
-        )
-        seconds = time.perf_counter() - started
-        if scores_out is not None and process.is_main:
-            chosen = scores.videos()
-            write_scores(
-                Path(scores_out),
-                scores.probabilities(),
-                [videos[v].label for v in chosen],
-                [videos[v].path for v in chosen],
-            )
-        return report_views(
-            scores,
-            videos,
-            model=model,
-            weights_sha256=weights_sha256(model, weights),
-            settings={
-                "clips": clips,
-                "crops": crops,
-                "short_side": views.short_side,
-                "crop": views.crop,
-                "frames": shape.frames,
-                "stride": shape.stride,
-                "precision": precision,
-            },
-            seconds=seconds,
-        )
+    prepared = entry.preprocessing
+    shape = ClipShape(
+        frames=ready.frames,
+        stride=ready.frame_stride,
+        mean=prepared.mean,
+        std=prepared.std,
+        order=prepared.input_order,
+    )
+    short_side = prepared.short_side or 256
+    views = TestViews(videos, shape, clips=clips, crops=crops, short_side=short_side, crop=prepared.crop or short_side)
+    return ready, views
