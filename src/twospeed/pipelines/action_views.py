@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -84,7 +85,7 @@ def uniform_views(
 
     A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
     """
-    times_s = frame_times(path)
+    times_s = frame_times(path, rate=TRAINED_RATE)  # of a folder of pictures; files have their own
     info = probe(path)
     rate = None
     if path.is_file() and len(times_s) > 1 and times_s[-1] > times_s[0]:
@@ -114,13 +115,15 @@ def sliding_views(
     video shorter than a window repeats its last frame. Raises VideoError where the picture changes its size.
     """
     reduce: int | None = max(sampling.short_side for sampling in samplings)
-    if isinstance(source, str | Path) and Path(source).exists():
+    assumed = None
+    if isinstance(source, str | os.PathLike) and Path(source).exists():
+        assumed = TRAINED_RATE if Path(source).is_dir() else None
         info = probe(source)
         reduce = _reduced(min(info.width, info.height), samplings[0])
     longest = max(sampling.span_s for sampling in samplings)
     held: deque[Frame] = deque()
     number = 0
-    with closing(open_video(source, short_side=reduce)) as reader:
+    with closing(open_video(source, short_side=reduce, rate=assumed)) as reader:
         rate = float(reader.info.frame_rate or TRAINED_RATE)
         for frame in reader:
             if held and frame.image.shape != held[-1].image.shape:
