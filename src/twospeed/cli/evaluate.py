@@ -40,6 +40,13 @@ class Request:
     top_k: int | None = None
     max_memory_frames: int | None = None
     include_last: bool = False
+    clips: int | None = None
+    crops: int | None = None
+    root: Path | None = None
+    separator: str | None = None
+    class_names: Path | None = None
+    workers: int | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Benchmark:
     options: frozenset[str]
 
 
-_MASK_OPTIONS = frozenset(field.name for field in fields(Request))
+_VIEW_OPTIONS = frozenset(("clips", "crops", "root", "separator", "class_names", "workers", "precision"))
+_MASK_OPTIONS = frozenset(field.name for field in fields(Request)) - _VIEW_OPTIONS
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
@@ -92,10 +100,39 @@ def _youtube_vos(request: Request, on_progress: OnProgress) -> Report:
     )
 
 
+def _kinetics(request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.evaluation.mask_runs import Progress
+    from twospeed.evaluation.recognition import evaluate_kinetics
+
+    precision = request.precision or "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"--precision {precision}: choose fp32 or bf16")
+    return evaluate_kinetics(
+        _data(request),
+        model=request.model,
+        weights=request.weights or "default",
+        predictions=() if request.predictions is None else (request.predictions,),
+        part=request.split or "val",
+        root=request.root,
+        separator=request.separator,
+        class_names=request.class_names,
+        clips=request.clips or 10,
+        crops=request.crops or 3,
+        workers=request.workers or 0,
+        device=request.device,
+        precision=cast(Literal["fp32", "bf16"], precision),
+        scores_out=None if request.output is None else request.output / "scores.npz",
+        on_views=lambda done, views: on_progress(Progress("score", "views", done, views, 0, 0)),
+    )
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "davis16": Benchmark(_davis16, _MASK_OPTIONS),
     "davis17": Benchmark(_davis17, _MASK_OPTIONS),
     "youtube-vos": Benchmark(_youtube_vos, _MASK_OPTIONS - {"task"}),
+    "kinetics": Benchmark(
+        _kinetics, _VIEW_OPTIONS | {"data", "predictions", "model", "weights", "split", "output", "device"}
+    ),
 }
 """Every benchmark that can be named on the command line."""
 
@@ -194,6 +231,26 @@ def evaluate(
         bool,
         typer.Option("--include-last", help="Also remember the last frame.", rich_help_panel="Model options"),
     ] = False,
+    clips: Annotated[
+        int | None, typer.Option(help="Clips spread over each video (10).", rich_help_panel="Kinetics")
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(help="Crops of each clip, 1 or 3 (3).", rich_help_panel="Kinetics")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Where a list's paths begin; else the list's folder.", rich_help_panel="Kinetics"),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Between path and label in a list; else found out.", rich_help_panel="Kinetics"),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="File of class names in order, for lists that name classes.", rich_help_panel="Kinetics"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding processes (0).", rich_help_panel="Kinetics")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.", rich_help_panel="Kinetics")] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, ...; chosen if not given.", rich_help_panel="Model options"),
@@ -214,6 +271,9 @@ def evaluate(
 
     Average sizes and mirrored frames: --scales 480,600 --flip. Average models: --model A --weights a.pth
     --model B --weights b.pth. STM's memory: --include-last --top-k 0.
+
+    Score action recognition: evaluate kinetics --data val.csv (or a folder) --model slowfast_r50_8x8 -o scores; later
+    --predictions scores/scores.npz.
 
     Test sets whose annotations are not public (--split test-dev) give masks to send to the server, no scores.
     """
@@ -238,6 +298,13 @@ def evaluate(
         top_k=top_k,
         max_memory_frames=max_memory_frames,
         include_last=include_last,
+        clips=clips,
+        crops=crops,
+        root=root,
+        separator=separator,
+        class_names=class_names,
+        workers=workers,
+        precision=precision,
     )
     unused = [f for f in fields(Request) if getattr(request, f.name) != f.default and f.name not in chosen.options]
     if unused:

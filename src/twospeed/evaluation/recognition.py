@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from twospeed.weights.catalog import find
 from twospeed.weights.load import create_model, weights_sha256
 
 Average = Literal["probabilities", "logits"]
+OnViews = Callable[[int, int], None]
 Scores = NDArray[np.float32]
 
 
@@ -97,11 +98,12 @@ def score_views(
     clips_per_forward: int = 1,
     workers: int = 0,
     average: Average = "probabilities",
-    precision: torch.dtype = torch.float32,
+    on_views: OnViews | None = None,
 ) -> ViewScores:
     """Run a network over all test views; every process takes its share and all get the whole result.
 
     network: in eval mode, on process.device. clips_per_forward: test clips (each with its crops) in one forward.
+    on_views: called with (clips done, clips in all), of this process's share.
     """
     mine = Subset(CountBroken(views), shard(len(views), process))
     loader: DataLoader[Any] = DataLoader(
@@ -114,14 +116,14 @@ def score_views(
     )
     scores = ViewScores(views.clips, views.crops)
     batch: ClipBatch
-    for batch in loader:
+    for number, batch in enumerate(loader, 1):
+        if on_views is not None:
+            on_views(min(number * clips_per_forward, len(mine)), len(mine))
         _note_broken(scores, batch.broken)
         if batch.views is None:
             continue
         clips = batch.views.flatten(0, 1).to(process.device, non_blocking=True)  # (N S, 3, T, H, W)
-        with torch.autocast(process.device.type, precision, enabled=precision != torch.float32):
-            logits = network(clips)
-        rows = position_average(logits, average).double().cpu().numpy()
+        rows = position_average(network(clips), average).double().cpu().numpy()
         rows = rows.reshape(len(batch), views.crops, -1)  # (N, S, C)
         scores.frames += clips.shape[0] * clips.shape[2]
         _add(scores, rows, batch)
@@ -235,13 +237,15 @@ def evaluate_kinetics(
     device: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     scores_out: Path | str | None = None,
+    on_views: OnViews | None = None,
 ) -> Report:
     """Score networks, or files of scores, on labelled videos.
 
     data, part, root, separator: as `twospeed.data.video_lists.find_videos` takes them. class_names: a file that names
     the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the probabilities
     of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model; several are
-    averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring.
+    averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring. on_views: see
+    `score_views`.
     Raises InputError, DatasetError, CheckpointError, WeightsUnavailable.
     """
     labels = None if class_names is None else read_class_names(class_names)
@@ -264,7 +268,8 @@ def evaluate_kinetics(
         for name, source in zip(models, sources, strict=True):
             network, views = _prepared(name, source, videos, clips, crops, process, precision)
             average = network.average
-            results.append(score_views(network, views, process, workers=workers, average=average))
+            scored = score_views(network, views, process, workers=workers, average=average, on_views=on_views)
+            results.append(scored)
             settings[name] = {"short_side": views.short_side, "crop": views.crop, "frames": views.shape.frames}
         is_main = process.is_main
     seconds = time.perf_counter() - started
