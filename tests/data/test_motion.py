@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from twospeed.data.motion import CLASSES, MOTIONS, motion_clip, write_motion_set
+from twospeed.data.motion import CLASSES, MOTIONS, Pose, motion_clip, write_motion_set
 from twospeed.data.video_lists import read_class_folders
 from twospeed.errors import InputError
 from twospeed.video.reader import read_frames
@@ -47,16 +47,24 @@ def test_motions_are_what_their_names_say():
     assert max(turns(p) for p in poses("beat_slow", 20)) < min(turns(p) for p in poses("beat_fast", 20))
 
 
-def test_pixels_follow_the_pose():
-    rng = np.random.default_rng(1)
-    clip = motion_clip(rng, "drift_right", frames=20, side=48)
-    assert clip.shape == (20, 48, 48, 3)
-    assert clip.dtype == np.uint8
-    moved = np.abs(np.diff(clip.astype(int), axis=0)).sum((1, 2, 3))
-    assert (moved > 0).all()
-    assert np.array_equal(motion_clip(np.random.default_rng(1), "drift_right", frames=20, side=48), clip)
+def test_pixels_follow_the_pose(monkeypatch):
+    def pose(rng, frames):
+        return Pose(0.25 + np.arange(frames) / 8, np.full(frames, 0.5), np.zeros(frames), np.ones(frames))
+
+    monkeypatch.setitem(MOTIONS, "drift_right", pose)
+    clip = motion_clip(np.random.default_rng(1), "drift_right", frames=5, side=32).astype(int)
+    assert clip.shape == (5, 32, 32, 3)
+    for t in range(3):  # an eighth of the picture to the right in each frame
+        np.testing.assert_array_equal(clip[t + 1, :, 4:], clip[t, :, :-4])
+
+
+def test_clips_repeat_with_their_seed_and_unknown_classes_are_refused():
+    clip = motion_clip(np.random.default_rng(1), "swell")
+    assert np.array_equal(motion_clip(np.random.default_rng(1), "swell"), clip)
+    assert not np.array_equal(motion_clip(np.random.default_rng(2), "swell"), clip)
+    assert (np.abs(np.diff(clip.astype(int), axis=0)).sum((1, 2, 3)) > 0).all()
     with pytest.raises(InputError, match="no motion class 'jump'"):
-        motion_clip(rng, "jump")
+        motion_clip(np.random.default_rng(1), "jump")
 
 
 def test_the_written_set_is_read_back_without_loss(tmp_path):

@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train a network: RECIPE [--field value ...]. Every setting of the recipe is an option.
 
-    On several processes: torchrun --nproc-per-node 8 -m twospeed train RECIPE ...
+    On several processes: torchrun --nproc-per-node 8 -m twospeed.cli.main train RECIPE ...
     """
     if list_recipes or recipe is None:
         if recipe is None and not list_recipes:

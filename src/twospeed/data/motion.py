@@ -2,17 +2,17 @@
 
     python -m twospeed.data.motion OUT --clips 60
 
-writes OUT/{train,val}/<class>/00000.mp4: a textured shape moves over a textured ground, both drawn anew for
-each video, so that no texture, place, size or angle tells the class. Within each pair the frames, taken one
-by one, are alike: only their order in time differs.
+writes OUT/{train,val}/<class>/00000.mp4: a textured surface moves before the camera. Texture, place, angle and size are
+drawn anew for each video, and the same way for every class, so that no single frame tells the class: only what
+happens between frames does.
 
-    drift_left  drift_right      direction of a shift that wraps around the picture
+    drift_left  drift_right      direction of a shift
     rise_slow   rise_fast        speed of a shift upwards
     beat_slow   beat_fast        rhythm of a size that swings
     swell       shrink           order: grows slowly and drops at once, or the same backwards
 
-The moves are quick: in five frames a shape drifts about half around the picture, so that a network that sees one
-frame in five cannot tell left from right (wheels that seem to turn backwards on film).
+The moves are quick: in five frames the surface drifts by about half a picture, and a beat or a swell comes round once,
+so that a network that sees one frame in five has little to go by (wheels that seem to turn backwards on film).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.textures import procedural_texture, random_shape
+from twospeed.data.textures import procedural_texture
 from twospeed.errors import InputError, OutputError
 
 Video = NDArray[np.uint8]
@@ -40,7 +40,7 @@ RATE = 30  # frames per second
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where a shape is in each frame: float64 (T,) each. x, y in pictures, turn in radians, size as a factor."""
+    """How a surface lies in each frame: float64 (T,) each. x, y: shift in pictures. turn: radians. size: a factor."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Pose:
 
 
 def _still(rng: np.random.Generator, frames: int) -> Pose:
-    """A shape that rests anywhere, at any angle, at a size out of all that the moving ones take."""
+    """A surface at rest: anywhere, at any angle, at a size out of all that the moving ones take."""
     place = [np.full(frames, rng.uniform(low, high)) for low, high in ((0, 1), (0, 1), (0, 2 * np.pi), (0.6, 1.4))]
     return Pose(*place)
 
@@ -93,39 +93,29 @@ def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 20, side: 
     """Draw one video of a class: uint8 (frames, side, side, 3), RGB. Raises InputError for an unknown class."""
     if name not in MOTIONS:
         raise InputError(f"no motion class {name!r}; there are {', '.join(CLASSES)}")
-    ground = 64 + 0.5 * procedural_texture(rng, side, side).astype(np.float32)  # duller than what moves on it
-    patch_side = 2 * side
-    skin = procedural_texture(rng, patch_side, patch_side).astype(np.float32)
-    shape = random_shape(rng, patch_side).astype(np.float32)[..., None] / 255
-    patch = np.concatenate([skin * shape, shape], axis=-1)  # colours weighted by cover, so that edges blend
+    canvas = procedural_texture(rng, 2 * side, 2 * side)
     pose = MOTIONS[name](rng, frames)
-    scale = 0.6 * side / patch_side  # a shape of size 1 reaches over three fifths of the picture
     video = np.empty((frames, side, side, 3), np.uint8)
     for t in range(frames):
-        drawn = _place(patch, side, pose.x[t] % 1.0, pose.y[t] % 1.0, pose.turn[t], scale * pose.size[t])
-        video[t] = np.clip(np.rint(ground * (1 - drawn[..., 3:]) + drawn[..., :3]), 0, 255)
+        # From a pixel back to the canvas: undo shift, then size, then turn, about the middle of the picture.
+        cos, sin = np.cos(pose.turn[t]) / pose.size[t], np.sin(pose.turn[t]) / pose.size[t]
+        back = np.array([[cos, sin], [-sin, cos]])
+        middle = side * (0.5 + np.array([pose.x[t] - pose.x[0], pose.y[t] - pose.y[0]]))
+        begin = side * np.array([0.5 + pose.x[0], 0.5 + pose.y[0]])  # what of the canvas lies there at first
+        matrix = np.hstack([back, (begin - back @ middle)[:, None]])
+        cv2.warpAffine(
+            canvas,
+            matrix,
+            (side, side),
+            dst=video[t],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,  # the surface has no end
+        )
     return video
 
 
-def _place(patch: NDArray[np.float32], side: int, x: float, y: float, turn: float, scale: float) -> NDArray[np.float32]:
-    """Turn, scale and shift a patch onto a picture that wraps around: float32 (side, side, 4)."""
-    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
-    half = patch.shape[0] / 2
-    linear = np.array([[cos, -sin], [sin, cos]])
-    total = np.zeros((side, side, 4), np.float32)
-    for row in (-1, 0, 1):
-        for column in (-1, 0, 1):
-            centre = np.array([(x + column) * side, (y + row) * side])
-            if np.any(centre < -side / 2) or np.any(centre > 1.5 * side):
-                continue  # too far outside to be seen
-            matrix = np.hstack([linear, (centre - linear @ [half, half])[:, None]])
-            # warpAffine samples points: without the blur of INTER_AREA a small patch would flicker
-            total += cv2.warpAffine(patch, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    return total
-
-
 def write_clip(path: Path, video: Video, rate: int = RATE) -> None:
-    """Write frames (T, H, W, 3) uint8 RGB as lossless H.264 (RGB, 4:4:4). Raises OutputError when it cannot be written."""
+    """Write frames (T, H, W, 3) uint8 RGB as lossless H.264 in RGB. Raises OutputError when that fails."""
     try:
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream("libx264rgb", rate=Fraction(rate), options={"qp": "0", "preset": "fast"})
