@@ -28,7 +28,7 @@ def draw_masks(
     """Tint every object in its colour, and outline it.
 
     labels: uint8 (H, W), 0 = background, which stays as it is. alpha: 0 (no tint) to 1 (plain colour). colours:
-    uint8 (256, 3) by label; the brightened DAVIS palette unless given. Raises InputError where shapes disagree.
+    uint8 (256, 3) by label; `palette.object_colours()` unless given. Raises InputError where shapes disagree.
     """
     _check(image, labels, alpha)
     drawn = image.copy()
