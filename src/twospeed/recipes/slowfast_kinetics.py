@@ -309,12 +309,12 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
 
                     if step % config.log_every == 0 or step == 1:
                         loss, hit, count = total(tally).tolist()
-                        if not math.isfinite(loss) or count == 0:
-                            raise_diverged(config, step, loss, count, unreadable)
-                        run.log(
-                            "train", step, epoch=step / steps_per_epoch, lr=lr, loss=loss / count,
-                            top1=hit / count, clips=int(count), gradient_norm=float(norm),
-                        )  # fmt: skip
+                        check_loss(config, step, loss, count, unreadable)
+                        if count:
+                            run.log(
+                                "train", step, epoch=step / steps_per_epoch, lr=lr, loss=loss / count,
+                                top1=hit / count, clips=int(count), gradient_norm=float(norm),
+                            )  # fmt: skip
                     stops = step == config.stop_after_steps
                     if (stops or step % config.checkpoint_every == 0) and step % steps_per_epoch:
                         checkpoint()  # at the end of an epoch one follows the validation
@@ -332,7 +332,8 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
                         run.log("validation", step, epoch=epoch + 1, **scores)
                         if is_last_epoch and process.is_main:
                             report.write_json(config.out / "test.json")
-                        note(process, f"epoch {epoch + 1}: {report.text()}")
+                        best = f"top-1 {100 * scores['top1']:.1f} %, top-5 {100 * scores['top5']:.1f} %"
+                        note(process, f"epoch {epoch + 1}: {best} ({report.coverage})")
                 checkpoint()
                 run.log(
                     "epoch", step, epoch=epoch + 1, seconds=round(seconds, 3),
@@ -459,15 +460,16 @@ def check_same(config: SlowFastKineticsConfig, saved: Mapping[str, Any]) -> None
         raise InputError(f"{config.out}: cannot resume with other settings: {'; '.join(changed)}")
 
 
-def raise_diverged(
+def check_loss(
     config: SlowFastKineticsConfig, step: int, loss: float, count: float, unreadable: Mapping[str, str]
 ) -> None:
-    """Stop a training that has nothing to learn from, or learns nothing any more."""
-    if count == 0:
-        raise DatasetError(f"step {step}: not one video could be read; the last: {list(unreadable.values())[-1]}")
-    raise InputError(
-        f"step {step}: the loss is {loss}; lower lr (now {config.lr}), lengthen warm_up_epochs or set clip_gradient"
-    )
+    """Stop a training that has nothing to learn from, or has diverged."""
+    if step == 1 and not count:
+        raise DatasetError(f"step 1: not one video could be read; the last: {list(unreadable.values())[-1]}")
+    if not math.isfinite(loss):
+        raise InputError(
+            f"step {step}: the loss is {loss}; lower lr (now {config.lr}), lengthen warm_up_epochs or set clip_gradient"
+        )
 
 
 def write_unreadable(path: Path, unreadable: Mapping[str, str]) -> None:
