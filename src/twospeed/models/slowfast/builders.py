@@ -58,6 +58,12 @@ class _Preset(Options, total=False):
     pathways: Sequence[Pathway]
 
 
+# Where weights hold non-local blocks, ResNet-50 configurations pool (1, 2, 2) before them, the report (2, 2, 2)
+_R50: _Preset = {"depths": R50, "nonlocal_pool": (1, 2, 2)}
+_R101: _Preset = {"depths": R101, "nonlocal_pool": (2, 2, 2)}
+_R101_50_50: _Preset = {**_R101, "res4_temporal_blocks": R101_50_50}
+
+
 def _build(preset: _Preset, options: Options) -> SlowFast:
     """Join a name's own numbers with the caller's options, refusing unknown ones by name."""
     unknown = sorted(set(options) - set(Options.__annotations__))
@@ -70,74 +76,62 @@ def _build(preset: _Preset, options: Options) -> SlowFast:
 
 def slowfast_r50_4x16(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 4x16, ResNet-50: 32 Fast frames, alpha 8."""
-    return _build({"depths": R50, "alpha": 8}, options)
+    return _build({**_R50, "alpha": 8}, options)
 
 
 def slowfast_r50_4x16_nl(**options: Unpack[Options]) -> SlowFast:
-    """SlowFast 4x16, ResNet-50, with non-local blocks in res4, pooled (1, 2, 2) as the authors' R50
-    configurations."""
-    return _build({"depths": R50, "alpha": 8, "nonlocal_res4": NONLOCAL_R50, "nonlocal_pool": (1, 2, 2)}, options)
+    """SlowFast 4x16, ResNet-50, with non-local blocks in res4."""
+    return _build({**_R50, "alpha": 8, "nonlocal_res4": NONLOCAL_R50}, options)
 
 
 def slowfast_r50_8x8(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 8x8, ResNet-50: 32 Fast frames, alpha 4. The released networks fuse with a kernel of 7, not 5."""
-    return _build({"depths": R50, "fusion_kernel": 7}, options)
+    return _build({**_R50, "fusion_kernel": 7}, options)
 
 
 def slowfast_r50_8x8_nl(**options: Unpack[Options]) -> SlowFast:
-    """SlowFast 8x8, ResNet-50, with non-local blocks in res4, pooled (1, 2, 2) as the authors' R50 configurations."""
-    return _build(
-        {"depths": R50, "fusion_kernel": 7, "nonlocal_res4": NONLOCAL_R50, "nonlocal_pool": (1, 2, 2)},
-        options,
-    )
+    """SlowFast 8x8, ResNet-50, with non-local blocks in res4."""
+    return _build({**_R50, "fusion_kernel": 7, "nonlocal_res4": NONLOCAL_R50}, options)
 
 
 def slowfast_r101_8x8(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 8x8, ResNet-101 "50_50"."""
-    return _build({"depths": R101, "res4_temporal_blocks": R101_50_50}, options)
+    return _build(_R101_50_50, options)
 
 
 def slowfast_r101_8x8_nl(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 8x8, ResNet-101 "50_50", with non-local blocks: 115 G multiply-adds in the ActivityNet 2019 report."""
-    return _build({"depths": R101, "res4_temporal_blocks": R101_50_50, "nonlocal_res4": NONLOCAL_R101}, options)
+    return _build({**_R101_50_50, "nonlocal_res4": NONLOCAL_R101}, options)
 
 
 def slowfast_r101_16x8(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 16x8, ResNet-101 "50_50": 64 Fast frames, alpha 4."""
-    return _build({"depths": R101, "res4_temporal_blocks": R101_50_50, "frames": 64}, options)
+    return _build({**_R101_50_50, "frames": 64}, options)
 
 
 def slowfast_r101_16x8_nl(**options: Unpack[Options]) -> SlowFast:
     """SlowFast 16x8, ResNet-101 "50_50", with non-local blocks: 234 G multiply-adds in the report.
 
-    The configuration shipped with the Kinetics weights pools (1, 2, 2): give `nonlocal_pool=(1, 2, 2)` for those.
+    The configuration shipped for Kinetics pools (1, 2, 2): give `nonlocal_pool=(1, 2, 2)` for weights trained by it.
     """
-    return _build(
-        {
-            "depths": R101,
-            "res4_temporal_blocks": R101_50_50,
-            "nonlocal_res4": NONLOCAL_R101,
-            "frames": 64,
-        },
-        options,
-    )
+    return _build({**_R101_50_50, "frames": 64, "nonlocal_res4": NONLOCAL_R101}, options)
 
 
 def slow_r50_4x16(**options: Unpack[Options]) -> SlowFast:
     """Slow pathway alone, 4 frames, one in 16."""
-    return _build({"depths": R50, "pathways": ("slow",), "frames": 4, "frame_stride": 16}, options)
+    return _build({**_R50, "pathways": ("slow",), "frames": 4, "frame_stride": 16}, options)
 
 
 def slow_r50_8x8(**options: Unpack[Options]) -> SlowFast:
     """Slow pathway alone, 8 frames, one in 8."""
-    return _build({"depths": R50, "pathways": ("slow",), "frames": 8, "frame_stride": 8}, options)
+    return _build({**_R50, "pathways": ("slow",), "frames": 8, "frame_stride": 8}, options)
 
 
 def fast_r101_32x2(**options: Unpack[Options]) -> SlowFast:
-    """Fast pathway alone at full width (beta = 1), ResNet-101 with temporal kernels in every block: the report's."""
-    return _build({"depths": R101, "pathways": ("fast",)}, options)
+    """Fast pathway alone at full width (beta = 1), ResNet-101, temporal kernels in every block, as in the report."""
+    return _build({**_R101, "pathways": ("fast",)}, options)
 
 
 def fast_r101_32x2_nl(**options: Unpack[Options]) -> SlowFast:
     """Fast pathway alone (beta = 1) with non-local blocks in res4: 552 G multiply-adds in the report."""
-    return _build({"depths": R101, "pathways": ("fast",), "nonlocal_res4": NONLOCAL_R101}, options)
+    return _build({**_R101, "pathways": ("fast",), "nonlocal_res4": NONLOCAL_R101}, options)
