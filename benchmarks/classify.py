@@ -1,0 +1,178 @@
+"""How long SlowFast 8x8 (ResNet-50) takes for a clip, beside PyTorchVideo's, with the same weights and scores.
+
+    uv sync --group bench
+    python benchmarks/classify.py
+    python benchmarks/classify.py --video clip.mp4 --repeat 5
+
+| job | ours | theirs |
+|---|---|---|
+| network fp32 | `for_inference`, one clip of 32 x 256 x 256 | PyTorchVideo's `slowfast_r50`, fp32 |
+| network bf16 | the same in bfloat16 | PyTorchVideo's `slowfast_r50`, fp32 |
+| classify | `Classifier` on a video, 2 clips x 3 crops: decoding to scores | our network alone on as many views |
+
+Weights are random but equal on both sides; `difference` is the largest between softmax scores (of one view in the
+first two rows). Both ways take turns; the best of the repetitions is kept. Seconds are for one view, of the wall clock
+and (`cpu`) of all threads together: on a machine that others use too, compare the latter. bf16 is left out where the
+processor has no instructions for it. Lines are appended to benchmarks/history/classify.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twospeed.evaluation.report import commit_of_this_code, machine_name
+from twospeed.models.slowfast import builders
+from twospeed.models.slowfast.convert import to_ours
+from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.models.slowfast.network import SlowFast, slow_frame_indices
+from twospeed.pipelines.classify import Classifier
+from twospeed.video.writer import VideoWriter
+
+HISTORY = Path(__file__).parent / "history" / "classify.csv"
+COLUMNS = (
+    *("date", "machine", "load", "threads", "commit", "job", "seconds", "their_seconds", "ratio"),
+    *("cpu_seconds", "their_cpu_seconds", "cpu_ratio", "difference"),
+)
+
+
+def two_networks() -> tuple[torch.nn.Module, SlowFast]:
+    """PyTorchVideo's network and ours, with the same random weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorchvideo.models.hub import slowfast_r50
+
+        torch.manual_seed(0)
+        theirs = slowfast_r50(pretrained=False).eval()
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):  # its last norms are zero at first: nothing would be compared
+                module.weight.uniform_(0.4, 0.9)
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        theirs.blocks[6].proj.weight.normal_(std=0.2)  # so that scores differ between classes
+    ours = builders.slowfast_r50_8x8(average="logits").eval()
+    ours.load_state_dict(to_ours(theirs.state_dict()))
+    return theirs, ours
+
+
+def best_of(repeat: int, *ways: Callable[[], object]) -> list[tuple[float, float]]:
+    """Run the ways in turn; return the least (wall, cpu) seconds of each. The first round is not counted."""
+    best = [(float("inf"), float("inf"))] * len(ways)
+    for turn in range(repeat + 1):
+        for i, way in enumerate(ways):
+            wall, cpu = time.perf_counter(), time.process_time()
+            way()
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            if turn:
+                best[i] = min(best[i][0], spent[0]), min(best[i][1], spent[1])
+    return best
+
+
+def make_clip(path: Path) -> None:
+    """Drifting texture, 340x256, 30 frames per second, 10 s: the size of a Kinetics video."""
+    texture = np.random.default_rng(0).integers(0, 256, (40, 100, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    with VideoWriter(path, 30) as writer:
+        for i in range(300):
+            writer.write(np.ascontiguousarray(texture[i : i + 256, 2 * i : 2 * i + 340]))
+
+
+def row(
+    job: str, ours: tuple[float, float], theirs: tuple[float, float], difference: float | None
+) -> dict[str, object]:
+    """One line of the history; also printed."""
+    line = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine_name(),
+        "load": round(os.getloadavg()[0], 1),
+        "threads": torch.get_num_threads(),
+        "commit": commit_of_this_code(),
+        "job": job,
+        "seconds": round(ours[0], 3),
+        "their_seconds": round(theirs[0], 3),
+        "ratio": round(theirs[0] / ours[0], 2),
+        "cpu_seconds": round(ours[1], 3),
+        "their_cpu_seconds": round(theirs[1], 3),
+        "cpu_ratio": round(theirs[1] / ours[1], 2),
+        "difference": "" if difference is None else f"{difference:.1e}",
+    }
+    print(
+        f"{job:<14} {ours[0]:.3f} s a view (theirs {theirs[0]:.3f}, {line['ratio']} x); cpu {ours[1]:.3f} s "
+        f"(theirs {theirs[1]:.3f}, {line['cpu_ratio']} x); scores differ by {line['difference'] or 'nothing measured'}"
+    )
+    return line
+
+
+@torch.inference_mode()
+def measure(video: Path, repeat: int) -> list[dict[str, object]]:
+    theirs, network = two_networks()
+    ours = for_inference(network)
+    clip = torch.randn(1, 3, 32, 256, 256, generator=torch.Generator().manual_seed(0))
+    slow = slow_frame_indices(32, 4)
+
+    def their_way() -> Tensor:
+        logits: Tensor = theirs([clip[:, :, slow], clip])
+        return logits.softmax(dim=1)
+
+    def our_way(model: torch.nn.Module) -> Tensor:
+        logits: Tensor = model(clip)
+        return logits.mean(dim=1).softmax(dim=1)
+
+    expected = their_way()
+    lines = []
+    times = best_of(repeat, lambda: our_way(ours), their_way)
+    lines.append(row("network fp32", *times, float((our_way(ours) - expected).abs().max())))
+    if fused_kernels(torch.bfloat16):
+        half = for_inference(network, torch.bfloat16)
+        times = best_of(repeat, lambda: our_way(half), their_way)
+        lines.append(row("network bf16", *times, float((our_way(half) - expected).abs().max())))
+    else:
+        print("network bf16   left out: this processor has no bfloat16 convolutions")
+
+    classifier = Classifier(network, clips=2, crops=3)
+    views = torch.randn(3, 3, 32, 256, 256).contiguous(memory_format=torch.channels_last_3d)
+    times = best_of(max(1, repeat // 2), lambda: classifier.classify(video), lambda: (ours(views), ours(views)))
+    whole, alone = ((wall / 6, cpu / 6) for wall, cpu in times)
+    lines.append(row("classify", whole, alone, None))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--video", type=Path, help="a video for the third job; one is made if left out")
+    parser.add_argument("--repeat", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if left out")
+    parser.add_argument("--no-history", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        video = arguments.video
+        if video is None:
+            video = Path(folder) / "clip.mp4"
+            make_clip(video)
+        lines = measure(video, arguments.repeat)
+    if arguments.no_history:
+        return
+    HISTORY.parent.mkdir(exist_ok=True)
+    is_new = not HISTORY.exists()
+    with HISTORY.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if is_new:
+            writer.writeheader()
+        writer.writerows(lines)
+
+
+if __name__ == "__main__":
+    main()
