@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.errors import InputError, MaskError
-from twospeed.models.stcn.memory import MemoryBank
-from twospeed.models.stcn.network import STCN
+from twospeed.models.stcn.inference import for_inference
+from twospeed.models.memory import MemoryBank, ObjectBanks
+from twospeed.models.stcn.network import STCN, KeyFeatures
+from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.values import Frame, ObjectMasks
@@ -41,7 +43,7 @@ Precision = Literal["fp32", "bf16"]
 class _State:
     """All that a tracker knows of the video so far."""
 
-    bank: MemoryBank
+    bank: MemoryBank | ObjectBanks
     object_ids: list[int] = field(default_factory=list)
     frame_index: int = 0
     since_memory: int = 0  # frames since the last one that was memorised
@@ -51,7 +53,7 @@ class _State:
 class Tracker:
     """Follow objects from the masks of the frames where they are given.
 
-    model_or_name: a network of the STCN family, or its catalogue name (then with its default weights, or `weights`).
+    model_or_name: a network of the STCN or STM family, or its catalogue name (then with its default weights, or `weights`).
     memory_every: every how many frames one is remembered. include_last: also remember the last frame until the next
     (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the frames remembered
     (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at which the
@@ -89,9 +91,11 @@ class Tracker:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
-        if not isinstance(model, STCN):
-            raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn or track_nano")
-        self.model = model.eval().to(self.device)
+        if not isinstance(model, STCN | STM):
+            raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn, stm or track_nano")
+        model = model.eval().to(self.device)
+        # A copy rearranged for speed, in fp32; the given network stays trainable and as it is
+        self.model = for_inference(model) if precision == "fp32" and isinstance(model, STCN) else model
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.size, self.kernel_sigma = max_memory_frames, size, kernel_sigma
         self.precision: Precision = precision
@@ -99,8 +103,9 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the video: objects, memory and frame count."""
+        bank = ObjectBanks if isinstance(self.model, STM) else MemoryBank
         self._state = _State(
-            MemoryBank(
+            bank(
                 top_k=self.top_k,
                 similarity=self.model.similarity,
                 max_frames=self.max_memory_frames,
@@ -156,7 +161,10 @@ class Tracker:
             predicted = soft_aggregate(predicted[None]).softmax(1)[0, 1:]
         if new_ids and labels is not None:
             predicted = self._annotate(predicted, labels, new_ids, padding)
-            probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
+            if isinstance(model, STM):  # takes given masks as they are
+                probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
+            else:
+                probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
             background = 1 - predicted.sum(0, keepdim=True)
             probabilities = torch.cat([background, predicted])
@@ -164,11 +172,23 @@ class Tracker:
         state.since_memory += 1
         due = state.since_memory >= self.memory_every
         if new_ids or due or self.include_last:
-            value = model.encode_value(frame, features.f16, probabilities[None, 1:])[0]  # (K, V, h, w)
-            state.bank.add(features.key[0], value, permanent=bool(new_ids), temporary=not (new_ids or due))
+            key, value = self._memorise(frame, features, probabilities[1:], padding)
+            state.bank.add(key, value, permanent=bool(new_ids), temporary=not (new_ids or due))
             if new_ids or due:
                 state.since_memory = 0
         return probabilities
+
+    def _memorise(
+        self, frame: Tensor, features: KeyFeatures | QueryFeatures, masks: Tensor, padding: Padding
+    ) -> tuple[Tensor, Tensor]:
+        """What the bank takes in. Shapes: masks (K, H, W) -> key (C, h, w), of STM (K, C, h, w), value (K, V, h, w)."""
+        model = self.model
+        if isinstance(model, STM):
+            # Its border is empty, in the masks as in the picture (authors' code)
+            keys, values = model.encode_memory(frame, pad(unpad(masks, padding), padding)[None])
+            return keys[0], values[0]
+        assert isinstance(features, KeyFeatures)
+        return features.key[0], model.encode_value(frame, features.f16, masks[None])[0]
 
     def _annotate(self, predicted: Tensor, labels: Tensor, new_ids: list[int], padding: Padding) -> Tensor:
         """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol)."""

@@ -8,15 +8,14 @@ give a feature's stride.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.memory import Similarity as Similarity
 from twospeed.models.resnet import ResNetFeatures
-
-Similarity = Literal["l2", "dot"]
 
 
 class KeyFeatures(NamedTuple):
@@ -37,6 +36,9 @@ class STCN(nn.Module):
     published). similarity: how keys are compared, used by `read_memory`. aspp: atrous spatial pyramid pooling on f16
     before the key and the thin feature.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -104,16 +106,20 @@ class ValueEncoder(nn.Module):
         self.fusion = Fusion(trunk.channels[-1], f16_channels, value_channels)
 
     def forward(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
+        B, K = masks.shape[:2]
+        x = self.trunk(self.pictures(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
+        fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
+        return fused
+
+    def pictures(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """What the trunk sees for each object: RGB, its mask, the others'. Shapes: -> (B, K, 3 + masks, H, W)."""
         B, K, H, W = masks.shape
         planes = masks.unsqueeze(2)  # (B, K, 1, H, W)
         if self.mask_channels == 2:
             # Differs from STM, as the authors' code does: the others' sum is not clamped to 1.
             others = masks.sum(1, keepdim=True) - masks if K > 1 else torch.zeros_like(masks)
             planes = torch.cat([planes, others.unsqueeze(2)], 2)
-        pictures = frames.unsqueeze(1).expand(B, K, 3, H, W)
-        x = self.trunk(torch.cat([pictures, planes], 2).flatten(0, 1))[-1]  # (BK, C, h, w)
-        fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
-        return fused
+        return torch.cat([frames.unsqueeze(1).expand(B, K, 3, H, W), planes], 2)
 
 
 class Fusion(nn.Module):
