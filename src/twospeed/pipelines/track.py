@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.errors import InputError, MaskError
-from twospeed.models.stcn.inference import for_inference
 from twospeed.models.memory import MemoryBank, ObjectBanks
+from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
@@ -53,8 +53,8 @@ class _State:
 class Tracker:
     """Follow objects from the masks of the frames where they are given.
 
-    model_or_name: a network of the STCN or STM family, or its catalogue name (then with its default weights, or `weights`).
-    memory_every: every how many frames one is remembered. include_last: also remember the last frame until the next
+    model_or_name: a network of the STCN or STM family, or its catalogue name (then with its default weights, or
+    `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last frame until the next
     (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the frames remembered
     (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at which the
     network works; None takes the input's. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the

@@ -1,0 +1,280 @@
+"""Reading the memory: one function for training and use, and the bank that holds what a video has shown so far.
+
+What the families that segment from masks share (STCN: one bank; STM: one for each object).
+Source: STCN (Cheng 2021) section 3.3 and appendix; dot product: STM (Oh 2019); kernel: KMN (Seong 2020).
+Letters: C key channels, V value channels, K objects, h/w cells, P = h w query cells, N stored cells.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Similarity = Literal["l2", "dot"]
+
+_CHUNK_ELEMENTS = 1 << 22  # similarities held at once by the top-k read: 16 MB in fp32, about a last-level cache
+
+
+def read_memory(
+    query_key: Tensor,
+    memory_key: Tensor,
+    memory_value: Tensor,
+    *,
+    top_k: int | None = None,
+    similarity: Similarity = "l2",
+    kernel_sigma: float | None = None,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """Recall what the stored cells say about each cell of the query.
+
+    Shapes: query_key (B, C, h, w), memory_key (B, C, N), memory_value (B, K, V, N) -> (B, K, V, h, w).
+    top_k: best matches kept per query cell (clamped to N), softmax over those alone; None keeps all, as in training.
+    similarity: "l2": (2 k.q - k.k) / sqrt(C), the query's own norm cancels in the softmax; "dot": k.q / sqrt(C).
+    kernel_sigma: standard deviation in cells of a Gaussian around each stored cell's best match (KMN, kernelized
+    reading); None for no kernel. allowed: bool (N,), False hides a stored cell.
+    The softmax subtracts the column maximum, so that large keys do not overflow; the result is the same. The top-k
+    read never holds the whole affinity: it works on a few query cells at a time. Differentiable either way.
+    """
+    height, width = query_key.shape[-2:]
+    queries = query_key.flatten(2).mT  # (B, P, C)
+    readouts = []
+    for b in range(len(queries)):
+        keys, values = memory_key[b], memory_value[b].mT  # (C, N), (K, N, V)
+        matcher = _Matcher(queries[b], keys, similarity, kernel_sigma, width, allowed)
+        if top_k is None:
+            readouts.append(matcher.rows(slice(None)).softmax(-1) @ values)  # (K, P, V)
+        else:
+            readouts.append(_recall_top_k(matcher, values, min(top_k, keys.shape[1])))
+    return torch.stack(readouts).mT.unflatten(-1, (height, width))
+
+
+class _Matcher:
+    """Similarities of query cells to all stored cells, a few rows at a time."""
+
+    def __init__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        similarity: Similarity,
+        kernel_sigma: float | None,
+        width: int,
+        allowed: Tensor | None,
+    ):
+        scale = queries.shape[1] ** -0.5
+        l2 = similarity == "l2"
+        self.queries = queries * (2 * scale if l2 else scale)  # (P, C)
+        self.keys = keys  # (C, N)
+        self.bias = -scale * keys.square().sum(0) if l2 else keys.new_zeros(keys.shape[1])  # (N,)
+        if allowed is not None:
+            self.bias = self.bias.masked_fill(~allowed, -math.inf)
+        self.width, self.kernel_sigma = width, kernel_sigma
+        # The query's norm cancels in the softmax, but not in the search for the nearest query of a stored cell
+        norms = -scale * queries.square().sum(1) if l2 else queries.new_zeros(len(queries))
+        self.centres = self._centres(norms) if kernel_sigma is not None else None
+
+    def rows(self, rows: slice) -> Tensor:
+        """Shapes: -> (rows, N)."""
+        similarity = torch.addmm(self.bias, self.queries[rows], self.keys)
+        if self.centres is not None and self.kernel_sigma is not None:
+            cells = torch.arange(len(self.queries), device=self.keys.device)[rows, None]  # (rows, 1)
+            dy = cells // self.width - self.centres // self.width
+            dx = cells % self.width - self.centres % self.width
+            # exp(s - max) times a Gaussian, renormalised, is the softmax of s plus the Gaussian's logarithm
+            similarity = similarity - (dy.square() + dx.square()) / (2 * self.kernel_sigma**2)
+        return similarity
+
+    def chunks(self) -> list[slice]:
+        total, step = len(self.queries), max(1, _CHUNK_ELEMENTS // max(1, self.keys.shape[1]))
+        return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+    def _centres(self, query_bias: Tensor) -> Tensor:
+        """The query cell that each stored cell matches best. Shapes: -> integer (N,)."""
+        best = self.keys.new_full((self.keys.shape[1],), -math.inf)
+        centre = torch.zeros(self.keys.shape[1], dtype=torch.long, device=self.keys.device)
+        for rows in self.chunks():
+            value, index = torch.addmm(query_bias[rows, None], self.queries[rows], self.keys).max(0)
+            better = value > best
+            best, centre = torch.where(better, value, best), torch.where(better, index + rows.start, centre)
+        return centre
+
+
+def _recall_top_k(matcher: _Matcher, values: Tensor, k: int) -> Tensor:
+    """Shapes: values (K, N, V) -> (K, P, V)."""
+    weights, cells = [], []
+    for rows in matcher.chunks():
+        best, index = _top_k(matcher.rows(rows), k)
+        weights.append(best.softmax(-1))
+        cells.append(index)
+    weight, cell = torch.cat(weights), torch.cat(cells)  # (P, k)
+    # A weighted sum of k rows: what embedding_bag does without ever forming the (P, N) affinity
+    return torch.stack([F.embedding_bag(cell, v, mode="sum", per_sample_weights=weight) for v in values])
+
+
+def _top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Exact k largest of each row, about ten times faster than `topk` on long rows.
+
+    The k largest lie in the k groups with the largest maxima, and group maxima are a cheap vectorised pass; so only
+    n/g maxima and k g candidates are selected from. Groups are columns modulo m, so that the pass runs along memory.
+    """
+    n = x.shape[-1]
+    group = int((n / k) ** 0.5)
+    if group < 4:
+        return x.topk(k, dim=-1, sorted=False)
+    m = n // group
+    heads, tail = x[:, : m * group], x[:, m * group :]
+    maxima = heads.view(-1, group, m).amax(1)  # (rows, m)
+    columns = maxima.topk(min(k, m), dim=-1, sorted=False).indices  # (rows, k)
+    index = (columns[:, None, :] + m * torch.arange(group, device=x.device)[:, None]).flatten(1)  # (rows, g k)
+    candidates = torch.cat([heads.gather(1, index), tail], 1)
+    best, position = candidates.topk(k, dim=-1, sorted=False)
+    tail_index = torch.arange(m * group, n, device=x.device).expand(len(x), -1)
+    return best, torch.cat([index, tail_index], 1).gather(1, position)
+
+
+class MemoryBank:
+    """Keys and values of remembered frames in preallocated rows: nothing is concatenated per frame.
+
+    A slot holds one frame's h w cells. Annotated frames are permanent. With `max_frames`, the oldest frame that is
+    not permanent gives its slot to the newest, so memory does not grow with the length of a video; at least one slot
+    is always kept for such frames. A temporary frame (the last one, `include_last`) lives until the next is added.
+    Objects may appear at any time: an object sees the slots written since it appeared (STCN, YouTube-VOS protocol).
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k: int | None = 20,
+        similarity: Similarity = "l2",
+        max_frames: int | None = None,
+        kernel_sigma: float | None = None,
+    ):
+        self.top_k, self.similarity = top_k, similarity
+        self.max_frames, self.kernel_sigma = max_frames, kernel_sigma
+        self.slots: list[_Slot] = []  # frames kept, in storage order; a temporary one is last
+        self._keys = torch.empty(0)  # (capacity cells, C)
+        self._values = torch.empty(0)  # (K, capacity cells, V)
+        self._clock = 0
+
+    @property
+    def frames(self) -> int:
+        """How many frames are remembered, the temporary one included."""
+        return len(self.slots)
+
+    def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
+        """Remember a frame. Shapes: key (C, h, w), value (K, V, h, w); K may have grown since the last call."""
+        cells = key.shape[-2] * key.shape[-1]
+        if self.slots and self.slots[-1].temporary:
+            self.slots.pop()
+        index = self._slot_to_overwrite() if not (permanent or temporary) else None
+        if index is None:
+            index = len(self.slots)
+            self.slots.append(_Slot())
+        self._reserve(len(self.slots) * cells, key.flatten(1).mT, value.flatten(2).mT)
+        rows = slice(index * cells, (index + 1) * cells)
+        self._keys[rows] = key.flatten(1).mT
+        self._values[: len(value), rows] = value.flatten(2).mT
+        self._clock += 1
+        self.slots[index] = _Slot(len(value), self._clock, permanent, temporary)
+
+    def read(self, query_key: Tensor) -> Tensor:
+        """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
+        cells = query_key.shape[-2] * query_key.shape[-1]
+        stored = len(self.slots) * cells
+        keys = self._keys[:stored].mT[None]  # (1, C, N)
+        objects = max(slot.objects for slot in self.slots)
+        readouts = []
+        for first, last in self._groups(objects):
+            seen = torch.tensor([slot.objects > first for slot in self.slots], device=keys.device)
+            readouts.append(
+                read_memory(
+                    query_key[None],
+                    keys,
+                    self._values[first:last, :stored].mT[None],
+                    top_k=self.top_k,
+                    similarity=self.similarity,
+                    kernel_sigma=self.kernel_sigma,
+                    allowed=None if bool(seen.all()) else seen.repeat_interleave(cells),
+                )[0]
+            )
+        return torch.cat(readouts) if len(readouts) > 1 else readouts[0]
+
+    def _groups(self, objects: int) -> list[tuple[int, int]]:
+        """Ranges of objects that see the same slots: they appeared together."""
+        borders = sorted({slot.objects for slot in self.slots} | {objects})
+        return list(zip([0, *borders[:-1]], borders, strict=True))
+
+    def _slot_to_overwrite(self) -> int | None:
+        passing = [i for i, slot in enumerate(self.slots) if not slot.permanent]
+        if self.max_frames is None or not passing or len(self.slots) < self.max_frames:
+            return None
+        return min(passing, key=lambda i: self.slots[i].written)
+
+    def _reserve(self, cells: int, key: Tensor, value: Tensor) -> None:
+        """Grow the rows by doubling (amortised: no copy on most frames), and the object axis as objects appear."""
+        if self._keys.shape[0] == 0:
+            self._keys, self._values = key.new_zeros(0, key.shape[1]), value.new_zeros(0, 0, value.shape[2])
+        capacity, objects = self._keys.shape[0], self._values.shape[0]
+        frame = key.shape[0]
+        wanted = capacity if cells <= capacity else max(cells, 2 * capacity)
+        if self.max_frames is not None and cells > capacity:
+            wanted = max(cells, min(wanted, (self.max_frames + 1) * frame))
+        if wanted == capacity and len(value) <= objects:
+            return
+        keys = key.new_zeros(wanted, key.shape[1])
+        values = value.new_zeros(max(objects, len(value)), wanted, value.shape[2])
+        keys[:capacity], values[:objects, :capacity] = self._keys, self._values
+        self._keys, self._values = keys, values
+
+
+class ObjectBanks:
+    """One `MemoryBank` for each object, for networks whose keys depend on the object too (STM): one affinity each.
+
+    Takes the options of `MemoryBank`, and is used in its place. An object that appears later has a bank from then on.
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k: int | None = None,
+        similarity: Similarity = "dot",
+        max_frames: int | None = None,
+        kernel_sigma: float | None = None,
+    ):
+        self.top_k, self.similarity = top_k, similarity
+        self.max_frames, self.kernel_sigma = max_frames, kernel_sigma
+        self.banks: list[MemoryBank] = []
+
+    @property
+    def frames(self) -> int:
+        """How many frames the first object's bank remembers, the temporary one included."""
+        return self.banks[0].frames if self.banks else 0
+
+    def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
+        """Remember a frame. Shapes: key (K, C, h, w), value (K, V, h, w); K may have grown since the last call."""
+        while len(self.banks) < len(key):
+            self.banks.append(
+                MemoryBank(
+                    top_k=self.top_k,
+                    similarity=self.similarity,
+                    max_frames=self.max_frames,
+                    kernel_sigma=self.kernel_sigma,
+                )
+            )
+        for bank, own_key, own_value in zip(self.banks, key, value, strict=True):
+            bank.add(own_key, own_value[None], permanent=permanent, temporary=temporary)
+
+    def read(self, query_key: Tensor) -> Tensor:
+        """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
+        return torch.cat([bank.read(query_key) for bank in self.banks])
+
+
+class _Slot:
+    """One remembered frame: how many objects it has values for, when it was written, whether it may be dropped."""
+
+    def __init__(self, objects: int = 0, written: int = 0, permanent: bool = False, temporary: bool = False):
+        self.objects, self.written = objects, written
+        self.permanent, self.temporary = permanent, temporary

@@ -1,0 +1,20 @@
+"""STM by the size its paper names."""
+
+from __future__ import annotations
+
+from twospeed.models.memory import Similarity
+from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.stm.network import STM
+
+
+def stm(*, similarity: Similarity = "dot") -> STM:
+    """Build STM as published: 38,925,570 parameters, ResNet-50 in both encoders.
+
+    similarity: "dot" as published, "l2" for the comparison in STCN's supplement (Table 1). Published results remember
+    every fifth frame and always the last: `Tracker(model, include_last=True, top_k=None)`.
+    """
+    return STM(
+        ResNetFeatures("bottleneck", (3, 4, 6)),
+        ResNetFeatures("bottleneck", (3, 4, 6), channels_in=5),
+        similarity=similarity,
+    )
