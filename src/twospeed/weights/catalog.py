@@ -258,7 +258,92 @@ _CLASSIFY = (
     ),
 )
 
-CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_TRACK)}
+_PYSLOWFAST_AVA = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/ava/"
+_PYTORCHVIDEO_AVA = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/ava/"
+_AVA = "AVA v2.2 val, mAP at IoU 0.5 (authors)"
+_AVA_REPORT = "AVA v2.2 val, mAP at IoU 0.5 (report)"
+
+
+def _detector(
+    name: str,
+    summary: str,
+    *,
+    frames: int = 32,
+    stride: int = 2,
+    paper: str = _SLOWFAST_PAPER,
+    url: str | None = None,
+    trained_on: str = "",
+    scores: Mapping[str, str] | None = None,
+) -> Entry:
+    weights = None
+    if url is not None:
+        weights = WeightsFile(file=url.rpartition("/")[2], url=url, licence=_SLOWFAST_LICENCE, trained_on=trained_on)
+    return Entry(
+        name=name,
+        task="detect",
+        summary=summary,
+        builder=f"twospeed.models.slowfast.detection:{name}",
+        converter="twospeed.models.slowfast.convert",
+        paper=paper,
+        preprocessing=Preprocessing(
+            mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256, frames=frames, stride=stride
+        ),
+        labels="ava",
+        weights=weights,
+        scores=scores or {},
+    )
+
+
+_DETECT = (
+    _detector("slowfast_r50_4x16_ava", "SlowFast 4x16, ResNet-50, for boxes"),
+    _detector("slowfast_r50_4x16_nl_ava", "SlowFast 4x16, ResNet-50, non-local blocks in res4, for boxes"),
+    _detector(
+        "slowfast_r50_8x8_ava",
+        "SlowFast 8x8, ResNet-50, for boxes",
+        url=_PYTORCHVIDEO_AVA + "SLOWFAST_8x8_R50_DETECTION.pyth",
+        trained_on="Kinetics-400, then AVA v2.2",
+        scores={_AVA: "24.67"},
+    ),
+    _detector("slowfast_r50_8x8_nl_ava", "SlowFast 8x8, ResNet-50, non-local blocks in res4, for boxes"),
+    _detector("slowfast_r101_8x8_ava", "SlowFast 8x8, ResNet-101, for boxes"),
+    _detector(
+        "slowfast_r101_8x8_nl_ava",
+        "SlowFast 8x8, ResNet-101, non-local blocks in res4, for boxes",
+        paper=_SLOWFAST_REPORT,
+        url=_PYSLOWFAST_AVA + "SLOWFAST_32x2_R101_50_50.pkl",
+        trained_on="Kinetics-600, then AVA v2.2",
+        scores={_AVA: "29.1", _AVA_REPORT: "29.0"},
+    ),
+    _detector("slowfast_r101_16x8_ava", "SlowFast 16x8, ResNet-101, for boxes", frames=64),
+    _detector(
+        "slowfast_r101_16x8_nl_ava",
+        "SlowFast 16x8, ResNet-101, non-local blocks in res4, for boxes",
+        frames=64,
+        paper=_SLOWFAST_REPORT,
+        url=_PYSLOWFAST_AVA + "SLOWFAST_64x2_R101_50_50.pkl",
+        trained_on="Kinetics-600, then AVA v2.2",
+        scores={_AVA: "29.4", _AVA_REPORT: "29.8 (several scales and flip: 30.7)"},
+    ),
+    _detector(
+        "slow_r50_4x16_ava",
+        "Slow pathway alone, 4x16, ResNet-50, for boxes",
+        frames=4,
+        stride=16,
+        url=_PYTORCHVIDEO_AVA + "SLOW_4x16_R50_DETECTION.pyth",
+        trained_on="Kinetics-400, then AVA v2.2",
+        scores={_AVA: "19.5"},
+    ),
+    _detector("slow_r50_8x8_ava", "Slow pathway alone, 8x8, ResNet-50, for boxes", frames=8, stride=8),
+    _detector("fast_r101_32x2_ava", "Fast pathway alone (beta = 1), ResNet-101, for boxes", paper=_SLOWFAST_REPORT),
+    _detector(
+        "fast_r101_32x2_nl_ava",
+        "Fast pathway alone (beta = 1), ResNet-101, non-local blocks in res4, for boxes",
+        paper=_SLOWFAST_REPORT,
+        scores={_AVA_REPORT: "27.4"},
+    ),
+)
+
+CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_DETECT, *_TRACK)}
 
 
 def list_models(task: Task | None = None) -> list[str]:

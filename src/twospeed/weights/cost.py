@@ -40,6 +40,7 @@ def cost_of(name: str) -> Cost:
             else:
                 pre = entry.preprocessing
                 side, frames = pre.crop or 256, pre.frames or 32
-                model(torch.empty(1, 3, frames, side, side))
-                what = f"one view of {frames} x {side} x {side}"
+                boxes = [[torch.empty(1, 4)]] if entry.task == "detect" else []
+                model(torch.empty(1, 3, frames, side, side), *boxes)
+                what = f"one view of {frames} x {side} x {side}" + (" with one box" if boxes else "")
     return Cost(parameters, counter.get_total_flops() / 2e9, what)

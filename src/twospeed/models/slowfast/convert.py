@@ -42,10 +42,11 @@ def strip_wrappers(name: str) -> str:
 
 
 class Converted(dict[str, Tensor]):
-    """A state dict in our names that remembers how its authors average positions and views (see
+    """A state dict in our names that remembers who wrote it, and how its authors average positions and views (see
     `SlowFast.average`)."""
 
     average: Literal["probabilities", "logits"] | None = None
+    source: Source = "unknown"
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,8 +58,9 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     source = source_of(state)
     rename = RENAME.get(source)
     renamed = Converted()
+    renamed.source = source
     if isinstance(state, Converted):
-        renamed.average = state.average
+        renamed.average, renamed.source = state.average, state.source
     elif source == "pytorchvideo":
         renamed.average = "logits"  # its models end in a mean over positions, without softmax
     for name, value in state.items():
@@ -204,6 +206,9 @@ RENAME: dict[Source, Callable[[str], str | None]] = {
 
 
 RES4_BLOCKS = {"r50": 6, "r101": 23}
+DETECTOR_SUFFIX = "_ava"  # of names
+DETECTOR_CLASSES = 80
+CONTEXT = "head.context."
 
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
@@ -230,6 +235,18 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
         options |= _fusion(state)
     if isinstance(state, Converted) and state.average is not None:
         options["average"] = state.average
+    if name.endswith(DETECTOR_SUFFIX):
+        options |= _detector(state)
+    return options
+
+
+def _detector(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """Options of `detection.RegionHead`: whether it has a context branch, and whose alignment it learned."""
+    options: dict[str, object] = {"context": any(key.startswith(CONTEXT) for key in state)}
+    if (phi := state.get(f"{CONTEXT}phi.weight")) is not None:
+        options["context_channels"] = phi.shape[0]
+    if isinstance(state, Converted) and state.source in ("pytorchvideo", "caffe2"):
+        options["weights_from"] = state.source
     return options
 
 
@@ -247,13 +264,22 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
         return None
     depth = "r50" if _depth(ours, 4, pathway=0) == RES4_BLOCKS["r50"] else "r101"
     suffix = "_nl" if any("nonlocal" in key for key in ours) else ""
+    detector = DETECTOR_SUFFIX if _is_detector(state, ours) else ""
     if "s1.pathway1_stem.conv.weight" in ours:
         fuse = ours.get("s1_fuse.conv_f2s.weight")
         clip = "4x16" if depth == "r50" and fuse is not None and fuse.shape[2] == 5 else "8x8"
-        return f"slowfast_{depth}_{clip}{suffix}"
+        return f"slowfast_{depth}_{clip}{suffix}{detector}"
     if stem.shape[2] > 1:
-        return f"fast_r101_32x2{suffix}" if depth == "r101" else None
-    return "slow_r50_8x8" if depth == "r50" and not suffix else None
+        return f"fast_r101_32x2{suffix}{detector}" if depth == "r101" else None
+    return f"slow_r50_8x8{detector}" if depth == "r50" and not suffix else None
+
+
+def _is_detector(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> bool:
+    """Tell a region head by its name, or by the number of its classes: res5's stride leaves no trace."""
+    if any("detection_head" in key or key.startswith(CONTEXT) for key in state):
+        return True
+    head = ours.get("head.projection.weight")
+    return head is not None and head.shape[0] == DETECTOR_CLASSES
 
 
 def _depth(state: Mapping[str, Tensor], stage: int, pathway: int) -> int:
