@@ -47,6 +47,10 @@ class Request:
     class_names: Path | None = None
     workers: int | None = None
     precision: str | None = None
+    ground_truth: Path | None = None
+    labels: Path | None = None
+    exclusions: Path | None = None
+    rules: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Benchmark:
 
 
 _VIEW_OPTIONS = frozenset(("clips", "crops", "root", "separator", "class_names", "workers", "precision"))
-_MASK_OPTIONS = frozenset(field.name for field in fields(Request)) - _VIEW_OPTIONS
+_BOX_OPTIONS = frozenset(("ground_truth", "labels", "exclusions", "rules"))
+_MASK_OPTIONS = frozenset(field.name for field in fields(Request)) - _VIEW_OPTIONS - _BOX_OPTIONS
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
@@ -126,10 +131,30 @@ def _kinetics(request: Request, on_progress: OnProgress) -> Report:
     )
 
 
+def _ava(request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.data.ava import find_annotations
+    from twospeed.evaluation.ava import evaluate_ava
+
+    if request.predictions is None:
+        raise InputError("what is to be scored? give --predictions detections.csv, as `twospeed detect -o DIR` writes")
+    files = {} if request.data is None else find_annotations(request.data, request.split or "val")
+    ground_truth = request.ground_truth or files.get("ground_truth")
+    if ground_truth is None:
+        raise InputError("where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder")
+    return evaluate_ava(
+        request.predictions,
+        ground_truth,
+        labels=request.labels or files.get("labels"),
+        exclusions=request.exclusions or files.get("exclusions"),
+        rules=request.rules or "activitynet",
+    )
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "davis16": Benchmark(_davis16, _MASK_OPTIONS),
     "davis17": Benchmark(_davis17, _MASK_OPTIONS),
     "youtube-vos": Benchmark(_youtube_vos, _MASK_OPTIONS - {"task"}),
+    "ava": Benchmark(_ava, _BOX_OPTIONS | {"data", "predictions", "split"}),
     "kinetics": Benchmark(
         _kinetics, _VIEW_OPTIONS | {"data", "predictions", "model", "weights", "split", "output", "device"}
     ),
@@ -251,6 +276,25 @@ def evaluate(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes (0).", rich_help_panel="Kinetics")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.", rich_help_panel="Kinetics")] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Annotations, such as ava_val_v2.2.csv.", metavar="FILE", rich_help_panel="AVA")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label map (.pbtxt) of the classes to score; else the server's 60.",
+            metavar="FILE",
+            rich_help_panel="AVA",
+        ),
+    ] = None,
+    exclusions: Annotated[
+        Path | None,
+        typer.Option(help="Keyframes that are not scored (csv).", metavar="FILE", rich_help_panel="AVA"),
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(help="activitynet (default: the server's) or pyslowfast.", rich_help_panel="AVA"),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, ...; chosen if not given.", rich_help_panel="Model options"),
@@ -274,6 +318,9 @@ def evaluate(
 
     Score action recognition: evaluate kinetics --data val.csv (or a folder) --model slowfast_r50_8x8 -o scores; later
     --predictions scores/scores.npz.
+
+    Score boxes with actions: evaluate ava --predictions detections.csv --ground-truth ava_val_v2.2.csv, or --data with
+    the folder of AVA's annotations.
 
     Test sets whose annotations are not public (--split test-dev) give masks to send to the server, no scores.
     """
@@ -305,6 +352,10 @@ def evaluate(
         class_names=class_names,
         workers=workers,
         precision=precision,
+        ground_truth=ground_truth,
+        labels=labels,
+        exclusions=exclusions,
+        rules=rules,
     )
     unused = [f for f in fields(Request) if getattr(request, f.name) != f.default and f.name not in chosen.options]
     if unused:

@@ -1,0 +1,143 @@
+"""Score detections of actions on AVA: csv files in, the official frame-mAP out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.ava import (
+    BoxRows,
+    default_label_map,
+    read_detections,
+    read_exclusions,
+    read_ground_truth,
+    read_label_map,
+)
+from twospeed.errors import DatasetError, InputError
+from twospeed.evaluation.report import Report, Table
+from twospeed.metrics.frame_ap import KEPT_PER_FRAME, FrameBoxes, Rules, frame_ap
+
+_PROTOCOLS: dict[Rules, str] = {
+    "activitynet": (
+        f"frame-mAP at IoU 0.5 by the ActivityNet server's rule: the best {KEPT_PER_FRAME} detections of each "
+        "keyframe, matched by score; keyframes without ground truth are ignored"
+    ),
+    "pyslowfast": (
+        "frame-mAP at IoU 0.5 by PySlowFast's rule: all detections, matched in file order; excluded keyframes are left "
+        "out; detections on keyframes without ground truth are wrong"
+    ),
+}
+
+
+class _Keyframes:
+    """Numbers for keyframes: the same video and second give the same number, however the second is written."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.whole_seconds = rules == "pyslowfast"
+        self.numbers: dict[tuple[str, float], int] = {}
+
+    def of(self, keyframes: Iterable[tuple[str, float]]) -> NDArray[np.int64]:
+        """Return int64 (n,). The server tells seconds apart to six decimals, PySlowFast cuts them to whole ones."""
+        numbers = self.numbers
+        keys = ((video, int(second) if self.whole_seconds else round(second, 6)) for video, second in keyframes)
+        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
+
+    def boxes(self, rows: BoxRows) -> FrameBoxes:
+        """Return a file's rows for the metric."""
+        frames = self.of(zip(rows.videos, rows.seconds.tolist(), strict=True))
+        return FrameBoxes(frames, rows.boxes_xyxy, rows.actions, rows.scores)
+
+
+def evaluate_ava(
+    predictions: Path | str,
+    ground_truth: Path | str,
+    *,
+    labels: Path | str | None = None,
+    exclusions: Path | str | None = None,
+    rules: str = "activitynet",
+) -> Report:
+    """Score a csv of detections against AVA's annotations.
+
+    predictions: rows of video, second, x1, y1, x2, y2, action id, score. ground_truth: `ava_val_v2.2.csv`. labels: the
+    label map (.pbtxt) of the classes that are scored; None takes the server's 60. exclusions: keyframes that the
+    `pyslowfast` rules leave out (the server's ground truth does not have them). rules: see
+    `twospeed.metrics.frame_ap`. The report's scores: mAP, class_AP {name: AP of each class with ground truth}.
+    Raises DatasetError with the line of what is broken; where nothing can be scored.
+    """
+    chosen: Rules | None = next((known for known in get_args(Rules) if known == rules), None)
+    if chosen is None:
+        raise InputError(f"rules are {rules!r}; choose {' or '.join(get_args(Rules))}")
+    names = default_label_map() if labels is None else read_label_map(labels)
+    truth_rows = read_ground_truth(ground_truth, labels=names)
+    found_rows = read_detections(predictions, labels=names)
+    left_out = [] if exclusions is None else read_exclusions(exclusions)
+    keyframes = _Keyframes(chosen)
+    truth, found = keyframes.boxes(truth_rows), keyframes.boxes(found_rows)
+    excluded = keyframes.of(left_out)
+    result = frame_ap(truth, found, list(names), rules=chosen, excluded=excluded)
+    if not result.by_class:
+        raise DatasetError(
+            f"{truth_rows.path}: none of its {len(truth_rows)} rows has a class that is scored; is this its label map?"
+        )
+    annotated = np.unique(truth.frames if chosen == "activitynet" else np.setdiff1d(truth.frames, excluded))
+    seen = np.intersect1d(annotated, found.frames)
+    if not len(seen):
+        raise DatasetError(
+            f"{found_rows.path} and {truth_rows.path} share no keyframe: {_first(found_rows)} against "
+            f"{_first(truth_rows)}; are names of videos and seconds written alike?"
+        )
+    by_name = {names[action]: value for action, value in result.by_class.items()}
+    counts = {names[action]: result.ground_truth[action] for action in result.by_class}
+    low, high = result.interval
+    return Report(
+        benchmark="ava",
+        scores={
+            "mAP": result.mean,
+            "class_AP": by_name,
+            "ground_truth_boxes": counts,
+            "mAP_interval_of_ties": [low, high],
+        },
+        table=Table(("AP",), (("mAP", (result.mean,)), *((name, (value,)) for name, value in by_name.items()))),
+        protocol=f"{_PROTOCOLS[chosen]}; mean over {len(by_name)} of {len(names)} classes, those with ground truth",
+        coverage=f"{len(seen)} of {len(annotated)} annotated keyframes have detections",
+        model=str(predictions),
+        notes=tuple(_notes(truth, found, len(seen), low, high, chosen, exclusions is not None)),
+        settings={
+            "rules": chosen,
+            "ground_truth": str(ground_truth),
+            "labels": None if labels is None else str(labels),
+            "exclusions": None if exclusions is None else str(exclusions),
+        },
+    )
+
+
+def _notes(
+    truth: FrameBoxes, found: FrameBoxes, seen: int, low: float, high: float, rules: Rules, has_exclusions: bool
+) -> list[str]:
+    notes = []
+    elsewhere = len(np.unique(found.frames)) - seen
+    if elsewhere:
+        fate = "do not count" if rules == "activitynet" else "count as wrong, but for excluded ones"
+        notes.append(f"detections on {elsewhere} keyframes without ground truth {fate}")
+    if flat := _without_area(found):
+        notes.append(f"{flat} detections have no area and are dropped")
+    if flat := _without_area(truth):
+        notes.append(f"{flat} boxes of the ground truth have no area and cannot be found")
+    if high - low > 1e-6:
+        notes.append(f"equal scores leave mAP between {100 * low:.3f} and {100 * high:.3f}")
+    if has_exclusions and rules == "activitynet":
+        notes.append("the server's rule knows no exclusions: they were read and not used (--rules pyslowfast does)")
+    return notes
+
+
+def _without_area(boxes: FrameBoxes) -> int:
+    x1, y1, x2, y2 = boxes.boxes_xyxy.T
+    return int(((x1 >= x2) | (y1 >= y2)).sum())
+
+
+def _first(rows: BoxRows) -> str:
+    return f"{rows.videos[0]} at {rows.seconds[0]:g}"
