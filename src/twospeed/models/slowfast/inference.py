@@ -4,8 +4,8 @@ What changes, and why it is faster on a CPU:
 
 - Batch norm is folded into the convolution before it: exact, one pass over memory less for each.
 - Features lie in memory as (N, T, H, W, C). A 1xkxk convolution is then a 2-D one over N*T pictures, a kx1x1
-convolution a 2-D one over the plane (T, H*W), both without a copy. Three-dimensional kernels of few channels are
-badly served by the libraries: the Fast pathway gains most.
+  convolution a 2-D one over the plane (T, H*W), both without a copy. Three-dimensional kernels of few channels are
+  badly served by the libraries: the Fast pathway gains most.
 - ReLU and the sum with the shortcut happen inside the convolution, in place: a residual block writes into its input.
 - A dot-product non-local block multiplies phi and g first (C/2 x C/2) when that is cheaper than the affinity.
 """
