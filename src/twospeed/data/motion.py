@@ -11,15 +11,15 @@ happens between frames does.
     beat_slow   beat_fast        rhythm of a size that swings
     swell       shrink           order: grows slowly and drops at once, or the same backwards
 
-The moves are quick: in five frames the surface drifts by about half a picture, and a beat or a swell comes round once,
-so that a network that sees one frame in five has little to go by (wheels that seem to turn backwards on film).
+The moves are quick: in five frames the surface drifts by a third of a picture or so, and a beat or a swell comes round
+once, so that a network that sees one frame in five has little to go by (wheels that seem to turn backwards on film).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -56,7 +56,7 @@ def _still(rng: np.random.Generator, frames: int) -> Pose:
 
 def _drift(rng: np.random.Generator, frames: int, sign: int) -> Pose:
     at = _still(rng, frames)
-    return Pose(at.x + sign * rng.uniform(0.07, 0.13) * np.arange(frames), at.y, at.turn, at.size)
+    return Pose(at.x + sign * rng.uniform(0.05, 0.09) * np.arange(frames), at.y, at.turn, at.size)
 
 
 def _rise(rng: np.random.Generator, frames: int, low: float, high: float) -> Pose:
@@ -89,11 +89,24 @@ MOTIONS: dict[str, Callable[[np.random.Generator, int], Pose]] = {
 CLASSES = tuple(MOTIONS)  # sorted, as folders are read
 
 
+def _surface(rng: np.random.Generator, side: int) -> Video:
+    """Draw a texture, uint8 (2 side, 2 side, 3), of strong contrast and coarse against one frame's move.
+
+    With finer grain even the full frame rate would be ambiguous: a stripe must move by less than half its width.
+    """
+    drawn = procedural_texture(rng, 2 * side, 2 * side).astype(np.float32)
+    smooth = cv2.GaussianBlur(drawn, (0, 0), side / 16)
+    colour = smooth.mean(axis=(0, 1))
+    contrast = 55 / max(float((smooth - colour).std()), 1.0)
+    surface: Video = np.clip(64 + 0.5 * colour + contrast * (smooth - colour), 0, 255).astype(np.uint8)
+    return surface
+
+
 def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 20, side: int = 48) -> Video:
     """Draw one video of a class: uint8 (frames, side, side, 3), RGB. Raises InputError for an unknown class."""
     if name not in MOTIONS:
         raise InputError(f"no motion class {name!r}; there are {', '.join(CLASSES)}")
-    canvas = procedural_texture(rng, 2 * side, 2 * side)
+    canvas = _surface(rng, side)
     pose = MOTIONS[name](rng, frames)
     video = np.empty((frames, side, side, 3), np.uint8)
     for t in range(frames):
@@ -132,29 +145,40 @@ def write_clip(path: Path, video: Video, rate: int = RATE) -> None:
 
 
 def write_motion_set(
-    out: Path, *, clips: int = 60, val_clips: int = 20, seed: int = 0, frames: int = 20, side: int = 48
+    out: Path,
+    *,
+    clips: int = 60,
+    val_clips: int = 20,
+    seed: int = 0,
+    frames: int = 20,
+    side: int = 48,
+    classes: Sequence[str] = CLASSES,
 ) -> list[str]:
     """Write the whole set, `clips` training and `val_clips` validation videos for each class; returns the classes.
 
-    Video i of a class depends on (seed, split, class, i) alone, so a larger set contains the smaller one.
+    Video i of a class depends on (seed, split, class, i) alone, so a larger set contains the smaller one. classes: only
+    these. Raises InputError for sizes and classes that make no video.
     """
+    unknown = set(classes) - set(CLASSES)
+    if unknown:
+        raise InputError(f"no motion class {min(unknown)!r}; there are {', '.join(CLASSES)}")
     if side % 2 or side < 16 or frames < 2 or min(clips, val_clips) < 1:
         raise InputError(
             f"needs an even side of at least 16, 2 frames and 1 clip, got {side=}, {frames=}, {clips=}, {val_clips=}"
         )
     for split, (part, count) in enumerate((("train", clips), ("val", val_clips))):
-        for number, name in enumerate(CLASSES):
+        for name in classes:
             folder = out / part / name
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
             for i in range(count):
-                rng = np.random.default_rng([seed, split, number, i])
+                rng = np.random.default_rng([seed, split, CLASSES.index(name), i])
                 write_clip(folder / f"{i:05d}.mp4", motion_clip(rng, name, frames=frames, side=side))
-    about = {"clips": clips, "val_clips": val_clips, "seed": seed, "frames": frames, "side": side, "classes": CLASSES}
-    (out / "set.json").write_text(json.dumps(about, indent=2) + "\n")
-    return list(CLASSES)
+    about = {"clips": clips, "val_clips": val_clips, "seed": seed, "frames": frames, "side": side}
+    (out / "set.json").write_text(json.dumps({**about, "classes": list(classes)}, indent=2) + "\n")
+    return sorted(classes)
 
 
 def main() -> None:
