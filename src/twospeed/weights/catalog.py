@@ -343,7 +343,79 @@ _DETECT = (
     ),
 )
 
-CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_DETECT, *_TRACK)}
+_SWIFTNET_PAPER = "Orsic, Kreso, Bevandic, Segvic: In Defense of Pre-trained ImageNet Architectures, CVPR 2019"
+_BISENET_PAPER = "Yu, Wang, Peng, Gao, Yu, Sang: BiSeNet: Bilateral Segmentation Network, ECCV 2018"
+_GSVNET_PAPER = (
+    "Lee, Chen, Peng: GSVNet: Guided Spatially-Varying Convolution for Fast Segmentation on Video, ICME 2021"
+)
+# The authors' files lie on a file-sharing site that has no address for a program to fetch: there are no default weights
+_SWIFTNET_PIXELS = Preprocessing(mean=(0.28686, 0.32510, 0.28353), std=(0.18694, 0.19016, 0.18718))
+_CITYSCAPES = "Cityscapes val mIoU (authors)"
+
+
+def _segmenter(
+    name: str,
+    summary: str,
+    family: str,
+    paper: str,
+    preprocessing: Preprocessing | None = None,
+    scores: Mapping[str, str] | None = None,
+) -> Entry:
+    joined = family == "gsvnet"  # three networks of as many families
+    return Entry(
+        name=name,
+        task="segment",
+        summary=summary,
+        builder=f"twospeed.weights.gsvnet:{name}" if joined else f"twospeed.models.{family}.builders:{name}",
+        converter="twospeed.weights.gsvnet" if joined else f"twospeed.models.{family}.convert",
+        paper=paper,
+        preprocessing=preprocessing or Preprocessing(),
+        labels="cityscapes",
+        scores=scores or {},
+    )
+
+
+_SEGMENT = (
+    _segmenter(
+        "swiftnet_r18",
+        "SwiftNet, ResNet-18, single scale: an image at a time",
+        "swiftnet",
+        _SWIFTNET_PAPER,
+        _SWIFTNET_PIXELS,
+        {_CITYSCAPES + " at 0.75, 0.5": "74.4, 68.7"},
+    ),
+    _segmenter(
+        "swiftnet_r18_pyramid",
+        "SwiftNet, ResNet-18, interleaved pyramid: an image at a time",
+        "swiftnet",
+        _SWIFTNET_PAPER,
+        _SWIFTNET_PIXELS,
+    ),
+    _segmenter(
+        "bisenet_r18",
+        "BiSeNet, ResNet-18: an image at a time",
+        "bisenet",
+        _BISENET_PAPER,
+        scores={_CITYSCAPES + " at 0.75, 0.5": "73.7, 68.9"},
+    ),
+    _segmenter(
+        "gsvnet_swiftnet_r18",
+        "GSVNet: SwiftNet-R18 on keyframes, propagation between them",
+        "gsvnet",
+        _GSVNET_PAPER,
+        _SWIFTNET_PIXELS,
+        {_CITYSCAPES + ", keyframe every 2, 3, 4": "73.6, 72.6, 71.8"},
+    ),
+    _segmenter(
+        "gsvnet_bisenet_r18",
+        "GSVNet: BiSeNet-R18 on keyframes, propagation between them",
+        "gsvnet",
+        _GSVNET_PAPER,
+        scores={_CITYSCAPES + ", keyframe every 2, 3, 4": "72.9, 72.0, 71.2"},
+    ),
+)
+
+CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_DETECT, *_TRACK, *_SEGMENT)}
 
 
 def list_models(task: Task | None = None) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.weights.catalog import find
@@ -32,11 +34,9 @@ def cost_of(name: str) -> Cost:
         parameters = sum(p.numel() for p in model.parameters())
         with FlopCounterMode(display=False) as counter:
             if entry.task == "track":
-                frame = torch.empty(1, 3, 480, 864)
-                features = model.encode_key(frame)
-                value = model.encode_value(frame, features.f16, torch.empty(1, 1, 480, 864))
-                model.decode(value, features)
-                what = "one 480x854 frame and object: key, value and decoder (the memory read is apart)"
+                what = _run_discoverer(model) if hasattr(model, "slow_fast") else _run_tracker(model)
+            elif entry.task == "segment":
+                what = _run_segmenter(model)
             else:
                 pre = entry.preprocessing
                 side, frames = pre.crop or 256, pre.frames or 32
@@ -44,3 +44,40 @@ def cost_of(name: str) -> Cost:
                 model(torch.empty(1, 3, frames, side, side), *boxes)
                 what = f"one view of {frames} x {side} x {side}" + (" with one box" if boxes else "")
     return Cost(parameters, counter.get_total_flops() / 2e9, what)
+
+
+def _run_segmenter(model: nn.Module) -> str:
+    """Run an image network on one Cityscapes frame, or a video network on a keyframe and the frame after it."""
+    image = torch.empty(1, 3, 1024, 2048)
+    if not hasattr(model, "propagate"):
+        model(image)
+        return "one 2048x1024 frame"
+    scores = model.keyframe(image)
+    model.propagate(scores, image, image)
+    return "two 2048x1024 frames, a keyframe and the next"
+
+
+def _run_tracker(model: Any) -> str:
+    """Run a network that is given masks on one frame and object: STCN, or STM, which has a key for each object."""
+    frame, mask = torch.empty(1, 3, 480, 864), torch.empty(1, 1, 480, 864)
+    features = model.encode_key(frame)
+    if hasattr(model, "encode_memory"):
+        _, value = model.encode_memory(frame, mask)
+    else:
+        value = model.encode_value(frame, features.f16, mask)
+    model.decode(value, features)
+    return "one 480x854 frame and object: key, value and decoder (the memory read is apart)"
+
+
+def _run_discoverer(model: Any) -> str:
+    """Run the parts of a SlowFast Mask R-CNN as often as one frame of a stream does: every layer sees a frame once."""
+    detector = model.detector
+    pyramid = detector.backbone(torch.empty(1, 3, 768, 1344))  # 749x1333, padded
+    detector.rpn.head(list(pyramid.values()))
+    for level in pyramid.values():
+        for layer in model.slow_fast.children():
+            layer(level.new_empty(1, layer.conv.in_channels, layer.frames, *level.shape[-2:]))
+    heads = detector.roi_heads
+    heads.box_predictor(heads.box_head(torch.empty(1000, 256, 7, 7)))
+    heads.mask_predictor(heads.mask_head(torch.empty(10, 256, 14, 14)))
+    return "one 480x854 frame at 749x1333: backbone, pathways, 1,000 proposals, 10 masks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 from collections import OrderedDict
@@ -47,6 +48,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def unwrap(content: object, where: str) -> dict[str, Tensor]:
     """Find the state dict inside what was read, as tensors. Raises CheckpointError when there is none."""
     while isinstance(content, Mapping):
+        if isinstance(content.get("state_dict_of"), Mapping) and isinstance(content.get("state_dict"), Mapping):
+            # GSVNet keeps its flow network beside the rest
+            flow = {f"flow_network.{name}": value for name, value in _bare(content["state_dict_of"]).items()}
+            content = {**_bare(content["state_dict"]), **flow}
+            break
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -61,13 +67,19 @@ def unwrap(content: object, where: str) -> dict[str, Tensor]:
             state[name] = value
     if not state:
         raise CheckpointError(f"{where} holds no tensors; is it a checkpoint of a network?")
+    return _bare(state)
+
+
+def _bare(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off the `module.` that data-parallel training puts before every name."""
     if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
 
 
 def _read_pickle(path: Path) -> Any:
     allowed = [
+        argparse.Namespace,  # GSVNet keeps its command line's arguments in the file: plain attributes, no code
         np.dtype,
         np._core.multiarray.scalar,
         *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),

@@ -28,15 +28,20 @@ def create_model(
     """Build a network by its catalogue name, in eval mode.
 
     weights: None (random initialisation), "default" (what the catalogue lists: shipped, or fetched once), a path to a
-    twospeed `.safetensors` file or to the original authors' checkpoint, or a state dict in either naming. device: where
-    the network goes, None keeps it on the CPU. options: the builder's arguments; what the weights' shapes determine is
-    read from them.
+    twospeed `.safetensors` file or to the original authors' checkpoint, or a state dict in either naming. GSVNet is
+    three networks: {"keyframe": ..., "flow": ..., "propagation": ...}, each of them one of these (None leaves a part at
+    its initial values), or the authors' `.tar` with keyframe_weights=... beside it. device: where the network goes,
+    None keeps it on the CPU. options: the builder's arguments; what the weights' shapes determine is read from them.
     Raises InputError (unknown name or option), CheckpointError (weights that do not fit: every missing, unknown and
     mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (default weights that are
     neither here nor fetchable).
     """
     entry = find(name)
-    if weights is None:
+    parts = _parts(entry, weights, options.pop("keyframe_weights", None))
+    if parts is not None:
+        joined = _converter(entry).join_parts(parts)
+        model = build_from_state(entry, joined, options, "the given weights", {}, initial=parts)
+    elif weights is None:
         model = _build(entry, options)
     else:
         state, where, stored_options = _read(entry, weights)
@@ -50,6 +55,8 @@ def build_from_state(
     options: Mapping[str, Any],
     where: str,
     stored: Mapping[str, Any],
+    *,
+    initial: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build the network that a state dict (authors' naming or ours) belongs to, and load it strictly.
 
@@ -65,6 +72,12 @@ def build_from_state(
                 f"{where}: the weights say {key}={known[key]!r}, but {key}={value!r} was asked for; drop the option"
             )
     model = _build(entry, {**stored, **known, **options})
+    for key, value in model.state_dict().items():
+        # Numbers of the preprocessing that lie among the weights give way to what the caller says
+        if key in getattr(converter, "OVERRIDABLE", ()) and key.rpartition(".")[2] in options:
+            ours[key] = value
+    if hasattr(converter, "complete"):
+        converter.complete(model, ours, initial or {})
     _load_strictly(model, ours, where, entry.name)
     return model
 
@@ -88,6 +101,19 @@ def weights_sha256(name: str, weights: WeightsSource) -> str | None:
     if weights == "default":
         return store.sha256(store.default_weights(find(name)))
     return store.sha256(Path(weights)) if isinstance(weights, str | Path) else None
+
+
+def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource) -> Mapping[str, Any] | None:
+    """Return the sources of a composed network's parts, or None where there is one source for all of it."""
+    names = getattr(_converter(entry), "PARTS", ())
+    if isinstance(weights, Mapping) and set(weights) & set(names):
+        return weights
+    if keyframe_weights is None:
+        return None
+    if not names:
+        raise InputError(f"{entry.name} takes no keyframe_weights; give all of its weights as weights=")
+    rest = {"flow": None, "propagation": None} if weights is None else {"propagation": weights}
+    return {"keyframe": keyframe_weights, **rest}
 
 
 def _read(entry: Entry, weights: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str, dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""BiSeNet: the other image network that labels keyframes."""

@@ -1,0 +1,1 @@
+"""Flow networks for label propagation: the light one, and FlowNetS."""

@@ -1,0 +1,1 @@
+"""GSVNet: labels of a keyframe, propagated and refined."""

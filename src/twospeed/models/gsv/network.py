@@ -1,0 +1,185 @@
+"""GSVNet: class scores of a keyframe, carried to the frames after it by flow and refined by a guided filter.
+
+Source: Lee, Chen, Peng, "GSVNet: Guided Spatially-Varying Convolution for Fast Semantic Segmentation on Video", ICME
+2021, with the arithmetic of the released code. Everything between frames happens on a grid of an eighth of the frame,
+h = H // 8, w = W // 8, in logits; all resizing aligns corners. Shape letters: N batch, C classes, H/W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twospeed.errors import InputError
+from twospeed.models.conv_norm import ConvNorm
+from twospeed.models.gsv.filtering import delay_kernels, delay_places, edge_map, filter_scores, unit_gain
+from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
+from twospeed.ops.warp import backward_warp, shrink
+
+GRID = 8  # frame pixels per cell of the grid on which scores travel
+
+
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear, corners aligned."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+class Step(NamedTuple):
+    """One propagation step, with what led to it."""
+
+    scores: Tensor  # (N, C, h, w), the result
+    flow: Tensor  # (N, 2, h, w), (x, y) in cells of the grid
+    warped: Tensor  # (N, C, h, w), the previous scores, moved
+    edges: Tensor  # (N, 1, h, w), 0 or 1
+    intra: Tensor | None  # (N, C, h, w), scores of the frame by itself
+    kernels: Tensor  # (N, taps, h, w), summing to one: identity, delays, intra
+
+
+class IntraNet(nn.Module):
+    """Three convolutions that label the small frame by itself: what warping cannot bring (section 3.2)."""
+
+    def __init__(self, num_classes: int, width: int):
+        super().__init__()
+        self.conv1 = ConvNorm(3, width, bias=True)
+        self.conv2 = ConvNorm(width, width, bias=True)
+        self.predict = nn.Conv2d(width, num_classes, 3, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shapes: normalised (N, 3, h, w) -> scores (N, C, h, w)."""
+        scores: Tensor = self.predict(self.conv2(self.conv1(image)))
+        return scores
+
+
+class GuideNet(nn.Module):
+    """Says at every pixel how much of each tap to take: a small encoder and decoder (section 3.2)."""
+
+    def __init__(self, channels_in: int, taps: int, width: int):
+        super().__init__()
+        self.encode = ConvNorm(channels_in, width, bias=True)
+        self.down = nn.ModuleList(
+            [ConvNorm(width, 2 * width, stride=2, bias=True), ConvNorm(2 * width, 4 * width, stride=2, bias=True)]
+        )
+        self.up = nn.ModuleList([ConvNorm(4 * width, 2 * width, bias=True), ConvNorm(2 * width, width, bias=True)])
+        self.predict = ConvNorm(width, taps, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: intra scores and edges (N, C+1, h, w) -> kernels of 0 or more (N, taps, h, w), not normalised."""
+        query = self.encode(x)
+        half = self.down[0](query)
+        y = self.down[1](half)
+        # Differs: to the encoder's sizes rather than by two, so that any frame size works; the numbers are the same
+        # where the released code runs, for frames of multiples of 32
+        y = self.up[0](resize(y, half.shape[-2:]))
+        y = self.up[1](resize(y, query.shape[-2:]))
+        kernels: Tensor = self.predict(query + y)
+        return kernels
+
+
+class GSVNet(nn.Module):
+    """Label the frames of a video: an image network on keyframes, a light step on all others.
+
+    keyframe_network: maps RGB 0..255 (N, 3, H, W) to class scores of any size (its method `scores` is used where it has
+    one, else its call); any image network will do, see `ImageNetwork`. flow_network: maps the small current and
+    previous frame to (x, y) in quarters of a cell. num_classes: C. delay_kernel: 3 or 5; learned_delay: train the
+    delays too. intra: use the frame by itself as one more tap (without it, the guide sees the warped scores instead).
+    keyframe_scale: of the image that the keyframe network sees. width: of the intra and guide networks. pixel_mean,
+    pixel_std: of what flow and intra network see, RGB order, units of 0..255; input_order: its channel order. Published
+    weights have "bgr" (Cityscapes) or "rgb" (CamVid), and their keyframe network the other one.
+    Raises ValueError for options out of range.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    input_order: InputOrder
+
+    def __init__(
+        self,
+        keyframe_network: nn.Module,
+        flow_network: nn.Module,
+        num_classes: int = 19,
+        *,
+        delay_kernel: int = 3,
+        learned_delay: bool = False,
+        intra: bool = True,
+        keyframe_scale: float = 0.75,
+        width: int = 32,
+        pixel_mean: Sequence[float] = SWIFTNET_MEAN,
+        pixel_std: Sequence[float] = SWIFTNET_STD,
+        input_order: InputOrder = "bgr",
+    ):
+        super().__init__()
+        if not 0 < keyframe_scale <= 2:
+            raise ValueError(f"keyframe_scale is {keyframe_scale}; give a factor above 0 and up to 2 (0.75 published)")
+        self.num_classes, self.keyframe_scale = num_classes, keyframe_scale
+        self.keyframe_network, self.flow_network = keyframe_network, flow_network
+        self.delays = nn.Parameter(delay_kernels(delay_kernel), requires_grad=learned_delay)
+        self._delay_places = None if learned_delay else delay_places(delay_kernel)
+        self.intra = IntraNet(num_classes, width) if intra else None
+        self.guide = GuideNet(num_classes + 1, len(self.delays) + 1 + int(intra), width)
+        for module in (self.intra, self.guide):
+            for layer in module.modules() if module is not None else ():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.xavier_normal_(layer.weight)
+        hold_pixels(self, pixel_mean, pixel_std, input_order)
+
+    @property
+    def recorded_options(self) -> dict[str, object]:
+        """What a file of weights must say beside them."""
+        return {"input_order": self.input_order, "keyframe_scale": self.keyframe_scale}
+
+    def keyframe(self, image: Tensor) -> Tensor:
+        """Run the image network. Shapes: RGB 0..255 (N, 3, H, W) -> class scores (N, C, h, w).
+
+        Raises InputError for frames under 8 pixels, and for a network with another number of classes.
+        """
+        part = Fraction(self.keyframe_scale).limit_denominator(16)
+        size = tuple(max(1, part.numerator * (length // part.denominator)) for length in image.shape[-2:])
+        scaled = image if size == tuple(image.shape[-2:]) else resize(image, torch.Size(size))
+        scores: Tensor = getattr(self.keyframe_network, "scores", self.keyframe_network)(scaled)
+        if scores.shape[1] != self.num_classes:
+            raise InputError(
+                f"the keyframe network gives {scores.shape[1]} classes, the propagation has {self.num_classes}; "
+                "build both with the same num_classes"
+            )
+        return resize(scores, grid_size(image))
+
+    def propagate(self, previous_segmentation: Tensor, previous_image: Tensor, image: Tensor) -> Tensor:
+        """Carry class scores to the next frame.
+
+        Shapes: scores (N, C, h, w), RGB 0..255 (N, 3, H, W) twice -> scores (N, C, h, w).
+        Raises InputError where the shapes do not belong together.
+        """
+        if previous_image.shape != image.shape:
+            raise InputError(f"frames are {tuple(previous_image.shape)} and {tuple(image.shape)}; give one size")
+        wanted = (image.shape[0], self.num_classes, *grid_size(image))
+        if tuple(previous_segmentation.shape) != wanted:
+            raise InputError(f"previous_segmentation is {tuple(previous_segmentation.shape)}, expected {wanted}")
+        return self.step(previous_segmentation, self.small(previous_image), self.small(image)).scores
+
+    def small(self, image: Tensor) -> Tensor:
+        """Bring a frame to the grid, normalised. Shapes: RGB 0..255 (N, 3, H, W), float or uint8 -> (N, 3, h, w)."""
+        # Before normalisation, which commutes with it: all other pixels are then never touched
+        return normalise(shrink(image, grid_size(image)), self.pixel_mean, self.pixel_std, self.input_order)
+
+    def step(self, previous_scores: Tensor, previous_small: Tensor, small: Tensor) -> Step:
+        """Do one propagation step on small frames. Shapes: (N, C, h, w), (N, 3, h, w) twice -> Step."""
+        flow = resize(self.flow_network(small, previous_small), small.shape[-2:]) / 4
+        warped = backward_warp(previous_scores, flow)
+        edges = edge_map(warped)
+        intra = None if self.intra is None else self.intra(small)
+        kernels = unit_gain(self.guide(torch.cat([warped if intra is None else intra, edges], 1)))
+        scores = filter_scores(warped, kernels, self.delays, intra, self._delay_places)
+        return Step(scores, flow, warped, edges, intra, kernels)
+
+
+def grid_size(image: Tensor) -> tuple[int, int]:
+    """Size of the grid on which scores travel: (H // 8, W // 8). Raises InputError for frames under 8 pixels."""
+    height, width = image.shape[-2:]
+    if height < GRID or width < GRID:
+        raise InputError(f"a frame of {width}x{height} is too small; {GRID} pixels a side is the least")
+    return height // GRID, width // GRID

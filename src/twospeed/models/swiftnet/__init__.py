@@ -1,0 +1,1 @@
+"""SwiftNet: a light image network that labels keyframes."""

@@ -1,0 +1,30 @@
+"""SwiftNet by the names of its paper."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+from twospeed.models.pixels import InputOrder
+from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.swiftnet.network import SwiftNet
+from twospeed.models.swiftnet.pyramid import PyramidTrunk, SwiftNetPyramid
+
+Values = tuple[float, float, float]
+
+
+class Options(TypedDict, total=False):
+    """pixel_mean, pixel_std: RGB order, units of 0..255. input_order: the order that the weights expect."""
+
+    pixel_mean: Values
+    pixel_std: Values
+    input_order: InputOrder
+
+
+def swiftnet_r18(num_classes: int = 19, **options: Unpack[Options]) -> SwiftNet:
+    """Build SwiftNet-R18, single scale: 11,797,071 parameters at 19 classes."""
+    return SwiftNet(ResNetFeatures("basic", (2, 2, 2, 2)), num_classes, **options)
+
+
+def swiftnet_r18_pyramid(num_classes: int = 19, **options: Unpack[Options]) -> SwiftNetPyramid:
+    """Build SwiftNet-R18 with the interleaved pyramid of three levels: 12,056,275 parameters at 19 classes."""
+    return SwiftNetPyramid(PyramidTrunk(), num_classes, **options)
