@@ -28,6 +28,10 @@ EPILOG = """
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
 
 `twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video.
+
+`twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
+
+`twospeed track clip.mp4 --model slowfast_maskrcnn_3_7 --weights w.safetensors` finds the objects by itself.
 """
 
 
@@ -64,8 +68,13 @@ def track(
         Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: CLIP_track]")
     ] = None,
     size: Annotated[
-        int, typer.Option(help="Shorter side in pixels at which the network works; 0 takes the video's own.")
-    ] = 480,
+        int | None,
+        typer.Option(
+            show_default=False,
+            help="Shorter side in pixels at which the network works; 0 takes the video's own. "
+            "[default: 480; slowfast_maskrcnn 800]",
+        ),
+    ] = None,
     memory_every: Annotated[int, typer.Option(min=1, help="Remember every n-th frame.")] = 5,
     include_last: Annotated[bool, typer.Option(help="Also remember the last frame until the next one.")] = False,
     top_k: Annotated[int, typer.Option(help="Memory matches kept per cell; 0 keeps all.")] = 20,
@@ -74,39 +83,72 @@ def track(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor is fast at it.")] = "fp32",
+    merged: Annotated[
+        bool, typer.Option(help="Without a mask: one foreground, not single objects linked over time.")
+    ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Without a mask: least score of a new object, 0.5 if left out; merged, of any detection."),
+    ] = None,
     snap: Annotated[bool, typer.Option(help="Clean anti-aliased or coloured masks to flat labels first.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the masks.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
 ) -> None:
-    """Track objects through a video, from a mask, box or point on its first frame."""
+    """Track objects through a video, from a mask, box or point on its first frame, or without any."""
     from twospeed.cli.job import Job, print_json
+    from twospeed.pipelines.discover import Discoverer, finds_objects
     from twospeed.pipelines.track import Tracker
     from twospeed.video.reader import open_video
     from twospeed.weights.load import weights_sha256
 
-    if not (mask or box or point):
-        raise InputError(
-            f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y"
+    if finds_objects(model):
+        _refuse(model, "finds objects by itself", {"--mask": mask, "--box": box, "--point": point, "--snap": snap})
+        _refuse(
+            model,
+            "remembers no masks",
+            {
+                "--memory-every": memory_every != 5,
+                "--include-last": include_last,
+                "--top-k": top_k != 20,
+                "--max-memory-frames": max_memory_frames,
+                "--precision": precision != "fp32",
+            },
         )
+    else:
+        _refuse(model, "follows objects that are marked", {"--merged": merged, "--min-score": min_score is not None})
+        if not (mask or box or point):
+            raise InputError(
+                f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y "
+                "(or --model slowfast_maskrcnn_3_7, which finds objects by itself)"
+            )
     masks = _read_masks(mask or [], snap)
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
-    tracker = Tracker(
-        model,
-        memory_every=memory_every,
-        include_last=include_last,
-        top_k=top_k or None,
-        max_memory_frames=max_memory_frames,
-        size=size or None,
-        weights=weights,
-        device=device,
-        precision=precision,  # type: ignore[arg-type]  # checked above
-    )
+    tracker: Tracker | Discoverer | None = None
+    options: dict[str, Any] = {"source": video}
+    if not finds_objects(model):
+        memory = {
+            "memory_every": memory_every,
+            "include_last": include_last,
+            "top_k": top_k or None,
+            "max_memory_frames": max_memory_frames,
+            "size": 480 if size is None else size or None,
+            "precision": precision,
+        }
+        tracker = Tracker(model, weights=weights, device=device, **memory)  # type: ignore[arg-type]  # checked above
+        options |= memory
+    elif size != 0:
+        tracker = Discoverer(model, weights=weights, device=device, size=size, merged=merged, min_score=min_score)
     folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_track")
     with open_video(video) as reader:
         frames = iter(reader)
         first = next(frames)
+        if tracker is None:  # the video's own size, known only now
+            size = min(first.image.shape[:2])
+            tracker = Discoverer(model, weights=weights, device=device, size=size, merged=merged, min_score=min_score)
+        if isinstance(tracker, Discoverer):
+            options |= {"size": tracker.model.min_size, "merged": merged, "min_score": min_score}
         if box or point:
             masks[0] = _prompted(first.image, masks.get(0), box or [], point or [])
         if 0 in masks and masks[0].shape != first.image.shape[:2]:
@@ -119,22 +161,13 @@ def track(
             "track",
             model=model,
             weights_sha256=weights_sha256(model, weights),
-            options={
-                "source": video,
-                "memory_every": memory_every,
-                "include_last": include_last,
-                "top_k": top_k or None,
-                "max_memory_frames": max_memory_frames,
-                "size": size or None,
-                "precision": precision,
-                "device": str(tracker.device),
-                "first_masks": sorted(masks),
-            },
+            options=options | {"device": str(tracker.device), "first_masks": sorted(masks)},
             output=folder,
             total=reader.info.frame_count,
             quiet=quiet,
         )
-        results = _steps(tracker, chain([first], frames), masks)
+        every = chain([first], frames)
+        results = tracker.run(every) if isinstance(tracker, Discoverer) else _steps(tracker, every, masks)
         areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay)
     if unused := [index for index in masks if index >= job.frames]:
         raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
@@ -196,6 +229,12 @@ def write_results(
 def _steps(tracker: Any, frames: Iterable[Frame], masks: dict[int, Any]) -> Iterator[tuple[Frame, ObjectMasks]]:
     for frame in frames:
         yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
+
+
+def _refuse(model: str, reason: str, given: dict[str, Any]) -> None:
+    """Raise InputError when an option is given that a model has no use for."""
+    if unwanted := [name for name, value in given.items() if value]:
+        raise InputError(f"{model} {reason}; leave {unwanted[0]} out")
 
 
 def _clear(folder: Path) -> None:

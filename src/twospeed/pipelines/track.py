@@ -25,6 +25,7 @@ from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
+from twospeed.pipelines.discover import discover, finds_objects
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
@@ -54,11 +55,12 @@ class Tracker:
     """Follow objects from the masks of the frames where they are given.
 
     model_or_name: a network of the STCN or STM family, or its catalogue name (then with its default weights, or
-    `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last frame until the next
-    (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the frames remembered
-    (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at which the
-    network works; None takes the input's. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the
-    published multi-scale setting). precision: "bf16" autocasts the convolutions. device: None chooses CUDA if present.
+    `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last frame until
+    the next (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the frames
+    remembered (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at
+    which the network works; None takes the input's. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size
+    600 is the published multi-scale setting). precision: "bf16" autocasts the convolutions. device: None chooses CUDA
+    if present.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     Raises InputError for options that make no sense.
@@ -296,13 +298,18 @@ def track(
     """Track objects through a video, one result a frame, in constant memory when `max_memory_frames` is given.
 
     source: anything `open_video` takes, or an iterable of frames. masks: labels (H, W) or a mask file for the first
-    frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame. options: of
-    `Tracker`.
+    frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a model
+    that finds objects by itself (slowfast_maskrcnn). options: of `Tracker`, or of `Discoverer` for such a model.
     Raises VideoError, MaskError, InputError; errors of the masks appear before any frame is computed.
     """
+    if finds_objects(model_or_name):
+        if masks is not None:
+            raise InputError("masks given to a model that finds objects by itself; pass masks=None, or choose stcn")
+        return discover(source, model_or_name, **options)
     if masks is None:
         raise InputError(
-            "no masks given: track_nano and stcn follow objects that are marked; pass masks for the first frame"
+            "no masks given: track_nano, stcn and stm follow objects that are marked; pass masks for the first frame, "
+            "or choose slowfast_maskrcnn_3_7, which finds objects by itself"
         )
     given = masks if isinstance(masks, Mapping) else {0: masks}
     known = {index: read_label_map(Path(m)) if isinstance(m, str | Path) else m for index, m in given.items()}

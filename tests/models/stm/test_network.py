@@ -51,7 +51,7 @@ def test_the_authors_names_are_recognised(golden):
 def test_a_missing_mask_stem_is_named(golden):
     shapes = golden("vos/stm_infer_blackswan_2obj").case["state_dict"]
     state = {name: torch.zeros(shape) for name, shape in shapes.items() if "conv1_o" not in name and "res" not in name}
-    with pytest.raises(CheckpointError, match="memory_encoder.trunk.conv1_m.weight"):
+    with pytest.raises(CheckpointError, match=r"memory_encoder\.trunk\.conv1_m\.weight"):
         create_model("stm", state)
 
 

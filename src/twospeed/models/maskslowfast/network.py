@@ -37,9 +37,9 @@ class SlowFastMaskRCNN(nn.Module):
 
     slow_frames, fast_frames: m and n, odd, m <= n. min_size, max_size: frames are scaled so that the shorter side is
     min_size, unless the longer one would exceed max_size. detections_per_img: most objects a frame. score_thresh: least
-    score of a detection. nms_thresh: boxes that overlap a better one by more (IoU) are dropped. frozen_batch_norm: of the
-    backbone; fixed statistics and affine, eps 0, as after loading COCO weights (the report); False for trainable ones
-    (a start without COCO weights needs them).
+    score of a detection. nms_thresh: boxes that overlap a better one by more (IoU) are dropped. frozen_batch_norm: in
+    the backbone; fixed statistics and affine, eps 0, as after loading COCO weights (the report); False for trainable
+    ones (a start without COCO weights needs them).
     Call it in eval mode.
     """
 
@@ -160,5 +160,3 @@ class DetectionStream:
             results.append(self.model.detect(self._pending.popleft(), enhanced))
         self._levels = {}
         return results
-
-

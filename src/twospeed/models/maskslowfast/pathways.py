@@ -32,7 +32,14 @@ class TemporalLayer(nn.Module):
     """A 3-D convolution that pads in space but not in time, batch norm, and ReLU unless it is the last."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, frames: int, *, spatial: int = 3, bias: bool = True, relu: bool = True
+        self,
+        channels_in: int,
+        channels_out: int,
+        frames: int,
+        *,
+        spatial: int = 3,
+        bias: bool = True,
+        relu: bool = True,
     ):
         super().__init__()
         self.frames = frames

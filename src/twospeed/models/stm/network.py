@@ -30,8 +30,8 @@ class STM(nn.Module):
     """Space-time memory network: masks of a frame from the masks of remembered frames, one affinity for each object.
 
     query_trunk, memory_trunk: residual features of three stages; the memory's takes 3 + 2 channels, the picture, this
-    object's mask and all others'. key_channels: C (128). value_channels: V (512). decoder_channels: width of the decoder
-    (256). similarity: how keys are compared, "dot" as published, or "l2" (STCN supplement, Table 1).
+    object's mask and all others'. key_channels: C (128). value_channels: V (512). decoder_channels: of the decoder's
+    every layer (256). similarity: how keys are compared, "dot" as published, or "l2" (STCN supplement, Table 1).
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class Decoder(nn.Module):
         self.predict = nn.Conv2d(width, 2, 3, 1, 1)
 
     def forward(self, readout: Tensor, features: QueryFeatures) -> Tensor:
+        """Shapes: (B, K, V, h, w) -> (B, K, H, W)."""
         B, K = readout.shape[:2]
         value = features.value.unsqueeze(1).expand_as(readout)
         x = self.block(self.compress(torch.cat([readout, value], 2).flatten(0, 1)))  # (BK, width, h, w)

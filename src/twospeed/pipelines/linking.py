@@ -1,0 +1,107 @@
+"""Detections of single frames -> objects that keep their number over time: Hungarian matching on mask IoU.
+
+Source: the assignment is Kuhn's (1955); linking by overlap is the usual baseline of the DAVIS-2017 unsupervised task,
+which allows 20 proposals a video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from twospeed.errors import InputError
+
+Masks = NDArray[np.bool_]
+
+_NEW = 0.5  # a new object has at least this share of its pixels outside all others of its frame
+
+
+@dataclass
+class _Object:
+    mask: Masks  # (HW,), where it was last seen
+    seen: int  # frame at which
+
+
+class ObjectLinker:
+    """Give detections the numbers of the objects they belong to, frame by frame.
+
+    First the objects of the frame before are matched, then those that were gone: an object that comes back about where
+    it was last seen gets its number back. What is left over and scores min_score or more is a new object. min_iou:
+    least overlap of a detection with the mask an object last had. max_objects: numbers that are given out, 1 to
+    max_objects; when all are taken, the object that has been gone longest, patience frames at least, gives its number
+    up. What is held is one mask for each number.
+    Raises InputError for options that make no sense.
+    """
+
+    def __init__(self, *, max_objects: int = 20, min_score: float = 0.5, min_iou: float = 0.3, patience: int = 50):
+        if not 1 <= max_objects <= 255:
+            raise InputError(f"max_objects is {max_objects}; give 1 to 255 (labels are bytes)")
+        for name, value in {"min_score": min_score, "min_iou": min_iou}.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; give a number from 0 to 1")
+        self.max_objects, self.min_score, self.min_iou, self.patience = max_objects, min_score, min_iou, patience
+        self._objects: dict[int, _Object] = {}
+        self._frame = -1
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Numbers given out so far."""
+        return tuple(sorted(self._objects))
+
+    def link(self, masks: Masks, scores: NDArray[np.floating]) -> list[int]:
+        """Take the next frame's detections and return each one's object; 0 for none.
+
+        Shapes: masks bool (n, H, W), scores (n,) in 0..1.
+        """
+        self._frame += 1
+        flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+        ids = [0] * len(flat)
+        present = [i for i, one in self._objects.items() if one.seen == self._frame - 1]
+        gone = [i for i, one in self._objects.items() if one.seen < self._frame - 1]
+        for candidates in (present, gone):
+            self._match(candidates, flat, ids)
+        for index in sorted(range(len(flat)), key=lambda i: -scores[i]):
+            if ids[index] == 0 and scores[index] >= self.min_score and self._is_new(flat, ids, index):
+                ids[index] = self._number(flat[index])
+        return ids
+
+    def _match(self, candidates: list[int], flat: Masks, ids: list[int]) -> None:
+        """Match objects to detections without a number, so that the sum of overlaps is the largest."""
+        free = [index for index, number in enumerate(ids) if number == 0 and flat[index].any()]
+        if not candidates or not free:
+            return
+        overlap = _iou(np.stack([self._objects[i].mask for i in candidates]), flat[free])
+        # Pairs that overlap too little must not push better ones aside
+        rows, columns = linear_sum_assignment(np.where(overlap >= self.min_iou, overlap, 0), maximize=True)
+        for row, column in zip(rows, columns, strict=True):
+            if overlap[row, column] >= max(self.min_iou, 1e-9):
+                ids[free[column]] = candidates[row]
+                self._objects[candidates[row]] = _Object(flat[free[column]].copy(), self._frame)
+
+    def _is_new(self, flat: Masks, ids: list[int], index: int) -> bool:
+        mask = flat[index]
+        others = flat[[i for i, number in enumerate(ids) if number]].any(0)
+        return bool(mask.any()) and float((mask & ~others).sum()) >= _NEW * float(mask.sum())
+
+    def _number(self, mask: Masks) -> int:
+        """Give out a number, or 0 when none is left."""
+        number = next((i for i in range(1, self.max_objects + 1) if i not in self._objects), 0)
+        if number == 0:
+            longest = min(self._objects, key=lambda i: self._objects[i].seen)
+            if self._frame - self._objects[longest].seen < self.patience:
+                return 0
+            number = longest
+        self._objects[number] = _Object(mask.copy(), self._frame)
+        return number
+
+
+def _iou(a: Masks, b: Masks) -> NDArray[np.float32]:
+    """Intersection over union of all pairs. Shapes: (m, P), (n, P) -> (m, n)."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    both = x @ y.T
+    union = x.sum(1)[:, None] + y.sum(1)[None] - both
+    result: NDArray[np.float32] = both / np.maximum(union, 1)
+    return result
