@@ -131,3 +131,16 @@ def test_a_video_shorter_than_a_clip_repeats_its_last_frame(tmp_path):
     view = TestViews([LabelledVideo(tmp_path / "short.mp4", 0)], PLAIN, clips=1, crops=1, short_side=48, crop=48)[0]
     greys = (view.views[0, 0, :, 24, -1] * 255 - 20) / 4
     assert greys.round().tolist() == [0, 2, 2, 2]
+
+
+def test_real_videos_give_every_view(clips):
+    paths = sorted(clips.glob("*.mp4"))[:3]
+    shape = ClipShape(frames=4, stride=8)
+    views = TestViews([LabelledVideo(path, 0) for path in paths], shape, clips=2, crops=3, short_side=64, crop=64)
+    for index in range(len(views)):
+        sample = views[index]
+        assert sample.views.shape == (3, 3, 4, 64, 64)
+        assert torch.isfinite(sample.views).all()
+        assert sample.views.std() > 0.1
+    first, last = views[0].views, views[1].views
+    assert not torch.equal(first, last)
