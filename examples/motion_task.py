@@ -91,7 +91,9 @@ def main() -> None:
     for name, network in networks().items():
         size = sum(p.numel() for p in network.parameters())
         print(f"{name}: {multiply_adds(network) / 1e6:.1f} M multiply-adds a view, {size / 1e6:.2f} M parameters")
-        run = train(config(chosen.out, name, chosen.epochs, chosen.seed), network=network)
+        run = chosen.out / name
+        if not (run / "weights.safetensors").is_file():  # a finished run is kept
+            train(config(chosen.out, name, chosen.epochs, chosen.seed), network=network)
         with (run / "validation.csv").open(newline="") as file:
             curves[name] = [(int(row["epoch"]), float(row["top1"])) for row in csv.DictReader(file)]
     with (chosen.out / "curves.csv").open("w", newline="") as file:
