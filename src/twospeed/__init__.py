@@ -25,6 +25,7 @@ from twospeed.weights.catalog import list_models
 
 if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier, classify
+    from twospeed.pipelines.detect import Detector, detect
     from twospeed.pipelines.track import Tracker, track
     from twospeed.video.reader import open_video
     from twospeed.weights.load import create_model
@@ -33,9 +34,11 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "Classifier": "twospeed.pipelines.classify",
+    "Detector": "twospeed.pipelines.detect",
     "Tracker": "twospeed.pipelines.track",
     "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
+    "detect": "twospeed.pipelines.detect",
     "open_video": "twospeed.video.reader",
     "track": "twospeed.pipelines.track",
 }
@@ -48,6 +51,7 @@ __all__ = [
     "Classifier",
     "ClipTooShort",
     "DatasetError",
+    "Detector",
     "Frame",
     "InputError",
     "LabelMap",
@@ -62,6 +66,7 @@ __all__ = [
     "__version__",
     "classify",
     "create_model",
+    "detect",
     "list_models",
     "open_video",
     "track",

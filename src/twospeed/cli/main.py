@@ -19,6 +19,7 @@ from twospeed.cli.bench import bench
 from twospeed.cli.classify import classify
 from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
+from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import evaluate
 from twospeed.cli.models import models
 from twospeed.cli.track import track
@@ -56,6 +57,7 @@ def _options(
 
 app.command()(demo)
 app.command()(classify)
+app.command()(detect)
 app.command()(track)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
 app.command()(evaluate)
