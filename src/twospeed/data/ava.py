@@ -264,13 +264,15 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, fields without surrounding blanks) of every row that is not empty."""
     reader = csv.reader(_text(path).splitlines())
     rows = []
+    begins = 1
     try:
         for row in reader:
             fields = [field.strip() for field in row]
             if any(fields):
-                rows.append((reader.line_num, fields))
+                rows.append((begins, fields))
+            begins = reader.line_num + 1  # a quote that is not closed makes one row of many lines
     except csv.Error as error:
-        raise DatasetError(f"{path}:{reader.line_num}: not csv ({error})") from error
+        raise DatasetError(f"{path}:{begins}: not csv ({error})") from error
     return rows
 
 
