@@ -74,7 +74,8 @@ class GivenBoxes:
                 raise InputError(f"{row.where}: box {text} lies outside of the picture of {width}x{height} pixels")
             if box[2] <= box[0] or box[3] <= box[1]:
                 raise InputError(f"{row.where}: box {text} has no area; give x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        return clip_boxes(boxes, height, width), np.array([row.score for row in rows], np.float64)
+        scores = np.array([row.score for row in rows], np.float64)
+        return np.asarray(clip_boxes(boxes, height, width), np.float64), scores
 
 
 def given_boxes(boxes: Any, *, video: str = "", start_s: float = 0.0, rate: float | None = None) -> GivenBoxes:
@@ -233,6 +234,8 @@ def _from_entry(entry: Any, where: str) -> Iterable[Given]:
         raise InputError(f"{where}: time_s is {time_s!r}, not a number of seconds")
     if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
         raise InputError(f"{where}: frame is {frame!r}, not a frame's number")
+    boxes: Any
+    scores: Any
     if "people" in entry:  # what `twospeed detect` itself writes
         boxes = [person.get("box_xyxy") for person in entry["people"]]
         scores = [person.get("person_score", 1.0) for person in entry["people"]]
@@ -318,6 +321,6 @@ def checked(found: Sequence[Any], height: int, width: int) -> Found:
         raise InputError(
             f"the person detector returned boxes {boxes.shape} and scores {scores.shape}, not (n, 4) and (n,)"
         )
-    boxes = clip_boxes(boxes, height, width)
+    boxes = np.asarray(clip_boxes(boxes, height, width), np.float64)
     solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return boxes[solid], scores[solid]

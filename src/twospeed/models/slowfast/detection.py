@@ -101,13 +101,13 @@ class RegionHead(nn.Module):
         regions = torch.cat([region for _, region in pooled], dim=1)  # (K, C)
         if self.context is not None:
             scene = torch.cat([averaged for averaged, _ in pooled], dim=1)
-            found = self.context(regions.split([len(box) for box in boxes]), scene)
+            found = self.context(torch.split(regions, [len(box) for box in boxes]), scene)
             regions = torch.cat([regions, found], dim=1)
         logits: Tensor = self.projection(self.dropout(regions))
         return logits
 
 
-def check_boxes(boxes: Sequence[Tensor], clips: int) -> None:
+def check_boxes(boxes: Sequence[Tensor] | Tensor, clips: int) -> None:
     """Refuse boxes that are not one tensor (n, 4) for each clip."""
     if isinstance(boxes, Tensor) or len(boxes) != clips:
         found = f"a tensor of shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else f"{len(boxes)} tensors"
