@@ -1,4 +1,4 @@
-"""The shared 2-D residual trunk (He et al., CVPR 2016): features at strides 4, 8, 16 (and 32) for STCN, SwiftNet, BiSeNet.
+"""The shared 2-D residual trunk (He et al., CVPR 2016): features at strides 4, 8, 16 (and 32).
 
 Differs from torchvision's class in what the families here need: convolutions may have biases (STCN's value encoder),
 any number of input channels and widths, and the features of every stage are returned.
@@ -85,7 +85,8 @@ class ResNetFeatures(nn.Module):
         stem_stride: int = 2,
     ):
         super().__init__()
-        make = {"basic": BasicBlock, "bottleneck": Bottleneck}[block]
+        blocks_of: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+        make = blocks_of[block]
         self.stem_stride = stem_stride
         self.conv1 = nn.Conv2d(channels_in, stem_width, 7, stem_stride, 3, bias=bias)
         self.bn1 = nn.BatchNorm2d(stem_width)

@@ -21,7 +21,8 @@ def soft_aggregate(probabilities: Tensor) -> Tensor:
     """Let objects compete for each pixel: independent probabilities -> log odds with the background first.
 
     Shapes: float (B, K, H, W) in 0..1 -> (B, K+1, H, W); softmax over dim 1 gives probabilities that sum to one.
-    Source: STM (Oh 2019), section 3.4; background = product of (1 - p), clamped to [1e-7, 1 - 1e-7] before the log odds.
+    Source: STM (Oh 2019), section 3.4; background = product of (1 - p), clamped to
+    [1e-7, 1 - 1e-7] before the log odds.
     """
     background = (1 - probabilities).prod(dim=1, keepdim=True)
     stacked = torch.cat([background, probabilities], dim=1).clamp(1e-7, 1 - 1e-7)

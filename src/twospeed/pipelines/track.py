@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -148,7 +148,7 @@ class Tracker:
 
     def _advance(self, frame: Tensor, labels: Tensor | None, padding: Padding) -> Tensor:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
-        state, model = self._state, self.model
+        state, model = self._state, cast("Any", self.model)  # STCN, its fast form, or STM: one set of methods
         new_ids = [] if labels is None else [int(i) for i in labels.unique() if i > 0]
         if not state.object_ids and not new_ids:
             return frame.new_ones(1, *frame.shape[-2:])
@@ -262,7 +262,7 @@ class Tracker:
             # As the authors' YouTube-VOS loader: bicubic on the normalised picture, no antialiasing
             wanted = (int(height * scale + 1e-9), int(width * scale + 1e-9))
             x = F.interpolate(x, wanted, mode="bicubic", align_corners=False)
-        padding = padding_for(*x.shape[-2:], STRIDE)
+        padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
         return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
 
     def _result(self, probabilities: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.weights.catalog import find
@@ -46,7 +45,7 @@ def cost_of(name: str) -> Cost:
     return Cost(parameters, counter.get_total_flops() / 2e9, what)
 
 
-def _run_segmenter(model: nn.Module) -> str:
+def _run_segmenter(model: Any) -> str:
     """Run an image network on one Cityscapes frame, or a video network on a keyframe and the frame after it."""
     image = torch.empty(1, 3, 1024, 2048)
     if not hasattr(model, "propagate"):

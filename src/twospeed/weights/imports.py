@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy._core.multiarray as multiarray  # the names that pickled arrays ask for
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -81,7 +82,7 @@ def _read_pickle(path: Path) -> Any:
     allowed = [
         argparse.Namespace,  # GSVNet keeps its command line's arguments in the file: plain attributes, no code
         np.dtype,
-        np._core.multiarray.scalar,
+        multiarray.scalar,
         *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
     ]
     try:
@@ -112,10 +113,10 @@ class _RestrictedUnpickler(pickle.Unpickler):
         ("collections", "OrderedDict"): OrderedDict,
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,
-        ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,
+        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
+        ("numpy.core.multiarray", "scalar"): multiarray.scalar,
+        ("numpy._core.multiarray", "scalar"): multiarray.scalar,
         ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     }
 

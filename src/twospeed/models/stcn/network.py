@@ -66,9 +66,7 @@ class STCN(nn.Module):
         nn.init.orthogonal_(self.key_projection.weight)
         nn.init.zeros_(self.key_projection.bias)  # type: ignore[arg-type]
         # Torchvision's ImageNet statistics, in units of 0..1
-        self.register_buffer(
-            "pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False
-        )
+        self.register_buffer("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -106,6 +104,7 @@ class ValueEncoder(nn.Module):
         self.fusion = Fusion(trunk.channels[-1], f16_channels, value_channels)
 
     def forward(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
+        """Shapes: (B, 3, H, W), (B, C16, h, w), (B, K, H, W) -> (B, K, V, h, w)."""
         B, K = masks.shape[:2]
         x = self.trunk(self.pictures(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
         fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
@@ -151,6 +150,7 @@ class Decoder(nn.Module):
         self.predict = nn.Conv2d(w4, 1, 3, 1, 1)
 
     def forward(self, readout: Tensor, thin: Tensor, f8: Tensor, f4: Tensor) -> Tensor:
+        """Shapes: (B, K, V, h, w), (B, V', h, w), (B, C8, 2h, 2w), (B, C4, 4h, 4w) -> (B, K, 16h, 16w) logits."""
         x = self.compress.per_object(readout, thin)  # (B, K, w16, h, w)
         x = self.up_16_8(x, f8)  # (B, K, w8, 2h, 2w)
         x = self.up_8_4(x, f4)  # (B, K, w4, 4h, 4w)
@@ -168,7 +168,7 @@ class Up(nn.Module):
         self.block = ResidualBlock(channels_in, channels_out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Shapes: (B, K, C, h, w), (B, S, 2h, 2w) -> (B, K, C', 2h, 2w). The skip is projected once for all objects."""
+        """Shapes: (B, K, C, h, w), (B, S, 2h, 2w) -> (B, K, C', 2h, 2w); the skip is projected once."""
         B, K = x.shape[:2]
         up = F.interpolate(x.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
         x = up.unflatten(0, (B, K)) + self.skip_projection(skip).unsqueeze(1)
@@ -177,7 +177,7 @@ class Up(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation block without norm: skip(x) + conv(relu(conv(relu(x)))); the skip is a 3x3 of x, not of relu(x)."""
+    """Pre-activation block without norm: skip(x) + conv(relu(conv(relu(x)))); the skip is a 3x3 of x, not relu(x)."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
