@@ -110,6 +110,7 @@ def random_shape(rng: np.random.Generator, side: int, *, kind: str | None = None
     """
     kind = kind or str(rng.choice(["blob", "polygon", "body", "ring"], p=[0.35, 0.2, 0.35, 0.1]))
     shape: Any = np.zeros((side, side), np.uint8)
+    outline: NDArray[np.floating[Any]]
     half = side / 2
     if kind == "polygon":
         corners = int(rng.integers(3, 8))
@@ -121,10 +122,10 @@ def random_shape(rng: np.random.Generator, side: int, *, kind: str | None = None
     cv2.fillPoly(shape, [np.round(half + half * outline).astype(np.int32)], 255)
     if kind == "body":
         for _ in range(int(rng.integers(2, 7))):
-            turn, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.6)
-            start = 0.3 * np.array([np.cos(turn), np.sin(turn)])
-            elbow = start + rng.uniform(0.15, 0.35) * np.array([np.cos(turn), np.sin(turn)])
-            end = elbow + rng.uniform(0.15, 0.3) * np.array([np.cos(turn + bend), np.sin(turn + bend)])
+            towards, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.6)
+            start = 0.3 * np.array([np.cos(towards), np.sin(towards)])
+            elbow = start + rng.uniform(0.15, 0.35) * np.array([np.cos(towards), np.sin(towards)])
+            end = elbow + rng.uniform(0.15, 0.3) * np.array([np.cos(towards + bend), np.sin(towards + bend)])
             line = np.round(half + half * np.stack([start, elbow, end])).astype(np.int32)
             cv2.polylines(shape, [line], False, 255, thickness=max(2, int(side * rng.uniform(0.03, 0.12))))
     if kind == "ring":

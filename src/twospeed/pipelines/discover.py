@@ -74,7 +74,7 @@ class Discoverer:
             name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
             raise InputError(f"{name} cannot find objects by itself; choose slowfast_maskrcnn_3_7, or give masks")
         if isinstance(model_or_name, str):
-            scale = {} if size is None else {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
+            scale: dict[str, Any] = {} if size is None else {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
             model_or_name = create_model(model_or_name, weights, **scale)
         elif size is not None:
             raise InputError(

@@ -446,7 +446,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     def backward(replica: STCN, frames: Tensor, labels: Tensor, objects: list[int]) -> dict[str, float]:
         replica.zero_grad(set_to_none=True)
         loss, parts = step_loss(replica, frames.float() / 255, labels, objects, config, keep)
-        (loss / config.lanes).backward()  # type: ignore[no-untyped-call]
+        (loss / config.lanes).backward()
         return parts
 
     while (progress := progress_at(state.iteration)) < 1:

@@ -79,7 +79,7 @@ def _bare(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path) -> Any:
-    allowed = [
+    allowed: list[Any] = [
         argparse.Namespace,  # GSVNet keeps its command line's arguments in the file: plain attributes, no code
         np.dtype,
         multiarray.scalar,

@@ -103,7 +103,7 @@ class SlowFastMaskRCNN(nn.Module):
         images, _ = self.detector.transform([frame])
         pyramid = self.detector.backbone(images.tensors)
         proposals, _ = self.detector.rpn(images, pyramid)
-        return FrameFeatures(pyramid, proposals[0], images.image_sizes[0], tuple(frame.shape[-2:]))
+        return FrameFeatures(pyramid, proposals[0], images.image_sizes[0], (frame.shape[-2], frame.shape[-1]))
 
     def enhance(self, window: list[FrameFeatures | None]) -> dict[str, Tensor]:
         """Let a frame's pyramid know the frames around it: n frames, the middle one is meant, None is outside.
