@@ -69,10 +69,10 @@ class FoldedConv(nn.Module):
         n, t, h, w, _ = x.shape
         if self.plane == "space":
             y = self._convolve(pictures(x), None if add_to is None else pictures(add_to))
-            return y.permute(0, 2, 3, 1).unflatten(0, (n, t))  # type: ignore[no-untyped-call,no-any-return]
+            return y.permute(0, 2, 3, 1).unflatten(0, (n, t))
         if self.plane == "time":
             y = self._convolve(x.flatten(2, 3).permute(0, 3, 1, 2), None)  # (N, C, T, HW)
-            return y.permute(0, 2, 3, 1).unflatten(2, (h, w))  # type: ignore[no-untyped-call,no-any-return]
+            return y.permute(0, 2, 3, 1).unflatten(2, (h, w))
         return self._convolve(x.permute(0, 4, 1, 2, 3), None).permute(0, 2, 3, 4, 1)
 
     def _convolve(self, x: Tensor, add_to: Tensor | None) -> Tensor:
@@ -137,7 +137,7 @@ class FoldedStem(nn.Module):
         """Convolve and pool; as pictures the pool is 20 times faster than as a volume."""
         n, t = x.shape[:2]
         pooled = F.max_pool2d(pictures(self.conv(x)), 3, stride=2, padding=1)
-        return pooled.permute(0, 2, 3, 1).unflatten(0, (n, t))  # type: ignore[no-untyped-call,no-any-return]
+        return pooled.permute(0, 2, 3, 1).unflatten(0, (n, t))
 
 
 class FoldedBottleneck(nn.Module):
