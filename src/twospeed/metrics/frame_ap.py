@@ -159,8 +159,14 @@ def _best_of_frames(found: FrameBoxes, most: int) -> NDArray[np.bool_]:
     frames, inverse, counts = np.unique(found.frames, return_inverse=True, return_counts=True)
     if not len(frames) or counts.max() <= most:
         return keep
-    by_frame = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
-    for rows in (by_frame[i] for i in np.flatnonzero(counts > most)):
+    by_score = np.lexsort((-found.scores, inverse))  # frame by frame, best first
+    starts = np.cumsum(counts) - counts
+    keep[by_score[np.arange(len(found)) - np.repeat(starts, counts) >= most]] = False
+    for start, end in ((starts[i], starts[i] + counts[i]) for i in np.flatnonzero(counts > most)):
+        last, next_best = by_score[start + most - 1], by_score[start + most]
+        if found.scores[last] != found.scores[next_best]:
+            continue
+        rows = np.sort(by_score[start:end])
         columns = np.column_stack([found.scores[rows], found.classes[rows], found.boxes_xyxy[rows][:, [1, 0, 3, 2]]])
         heap: list[tuple[list[float], int]] = []
         for row, values in zip(rows.tolist(), columns.tolist(), strict=True):
