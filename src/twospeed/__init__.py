@@ -20,12 +20,13 @@ from twospeed.errors import (
     VideoError,
     WeightsUnavailable,
 )
-from twospeed.values import ActionBoxes, ActionScores, ActionSpan, Frame, LabelMap, ObjectMasks, VideoInfo
+from twospeed.values import ActionBoxes, ActionScores, ActionSpan, ClassMap, Frame, LabelMap, ObjectMasks, VideoInfo
 from twospeed.weights.catalog import list_models
 
 if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.detect import Detector, detect
+    from twospeed.pipelines.segment import Segmenter, segment
     from twospeed.pipelines.track import Tracker, track
     from twospeed.video.reader import open_video
     from twospeed.weights.load import create_model
@@ -35,11 +36,13 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Classifier": "twospeed.pipelines.classify",
     "Detector": "twospeed.pipelines.detect",
+    "Segmenter": "twospeed.pipelines.segment",
     "Tracker": "twospeed.pipelines.track",
     "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
     "detect": "twospeed.pipelines.detect",
     "open_video": "twospeed.video.reader",
+    "segment": "twospeed.pipelines.segment",
     "track": "twospeed.pipelines.track",
 }
 
@@ -48,6 +51,7 @@ __all__ = [
     "ActionScores",
     "ActionSpan",
     "CheckpointError",
+    "ClassMap",
     "Classifier",
     "ClipTooShort",
     "DatasetError",
@@ -58,6 +62,7 @@ __all__ = [
     "MaskError",
     "ObjectMasks",
     "OutputError",
+    "Segmenter",
     "Tracker",
     "TwospeedError",
     "VideoError",
@@ -69,6 +74,7 @@ __all__ = [
     "detect",
     "list_models",
     "open_video",
+    "segment",
     "track",
 ]
 

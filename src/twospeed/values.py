@@ -92,6 +92,27 @@ class ObjectMasks:
         return f"ObjectMasks(frame_index={self.frame_index}, {width}x{height}, object_ids={self.object_ids})"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassMap:
+    """What every pixel of one frame is.
+
+    labels: uint8 (H, W), class ids from 0. scores: float32 (C, H // 8, W // 8), class scores before the softmax.
+    is_keyframe: whether the image network saw this frame, or its scores were propagated. frame_index, time_s: which
+    frame, as in `Frame`.
+    """
+
+    labels: NDArray[np.uint8]
+    scores: NDArray[np.float32]
+    is_keyframe: bool
+    frame_index: int = 0
+    time_s: float = 0.0
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        kind = "keyframe" if self.is_keyframe else "propagated"
+        return f"ClassMap(frame_index={self.frame_index}, {width}x{height}, {len(self.scores)} classes, {kind})"
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSpan:
     """One entry of a timeline: an action that holds from start_s to end_s with this mean probability (0..1)."""

@@ -22,6 +22,7 @@ from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import evaluate
 from twospeed.cli.models import models
+from twospeed.cli.segment import segment
 from twospeed.cli.track import track
 from twospeed.cli.train import CONTEXT_SETTINGS, train
 from twospeed.errors import TwospeedError
@@ -59,6 +60,7 @@ app.command()(demo)
 app.command()(classify)
 app.command()(detect)
 app.command()(track)
+app.command()(segment)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
 app.command()(evaluate)
 app.command()(convert)

@@ -1,0 +1,217 @@
+"""Label every pixel of a video: an image network on keyframes, propagation between them, labels at full size.
+
+Source: GSVNet (Lee, Chen, Peng, ICME 2021). When to take a keyframe is a small function that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twospeed.data import camvid, cityscapes
+from twospeed.errors import InputError
+from twospeed.models.bisenet.network import BiSeNet
+from twospeed.models.gsv.network import GSVNet, Step, grid_size, resize
+from twospeed.ops.full_labels import full_size_labels
+from twospeed.ops.warp import backward_warp
+from twospeed.render.palette import class_colours
+from twospeed.values import ClassMap, Frame, LabelMap
+from twospeed.video.reader import open_video
+from twospeed.weights.load import create_model
+
+Image = NDArray[np.uint8] | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a keyframe policy decides on.
+
+    since_keyframe: how many frames ago the last keyframe was, 1 or more. drift: how far propagation has moved away from
+    the pictures since then: the mean absolute difference between each small frame and the one before it, moved by the
+    flow, in units of the pixels' std, summed over the frames since the keyframe.
+    """
+
+    since_keyframe: int
+    drift: float
+
+
+KeyframePolicy = Callable[[Situation], bool]
+
+
+def every(n: int) -> KeyframePolicy:
+    """Take every n-th frame as keyframe: the paper's policy. Raises InputError for n below 1."""
+    if n < 1:
+        raise InputError(f"keyframe_every is {n}; give 1 (every frame) or more")
+    return lambda situation: situation.since_keyframe >= n
+
+
+def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 30) -> KeyframePolicy:
+    """Take a keyframe when the drift exceeds `most`, which spends them where propagation fails.
+
+    at_most_every, at_least_every: bounds on the interval. Raises InputError for values that make no sense.
+    """
+    if not most > 0 or not 1 <= at_most_every <= at_least_every:
+        raise InputError(
+            f"drift {most}, interval {at_most_every} to {at_least_every}; give a drift above 0 and 1 <= least <= most"
+        )
+    return lambda situation: (
+        situation.since_keyframe >= at_most_every
+        and (situation.drift > most or situation.since_keyframe >= at_least_every)
+    )
+
+
+@dataclass
+class _State:
+    """All that a segmenter knows of the video so far: bounded, whatever its length."""
+
+    scores: Tensor | None = None  # (1, C, h, w)
+    small: Tensor | None = None  # (1, 3, h, w)
+    image_size: tuple[int, int] | None = None
+    since_keyframe: int = 0
+    drift: float = 0.0
+    frame_index: int = 0
+
+
+class Segmenter:
+    """Give every pixel of every frame a class.
+
+    model_or_name: a `GSVNet`, any image network that maps RGB 0..255 (1, 3, H, W) to class scores (then every frame is
+    a keyframe), or a catalogue name (with `weights`, or None for random ones). keyframe_every: every how many frames
+    the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the classes;
+    Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if present.
+    Raises InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
+    """
+
+    def __init__(
+        self,
+        model_or_name: nn.Module | str = "gsvnet_swiftnet_r18",
+        keyframe_every: int | KeyframePolicy = 4,
+        *,
+        weights: Any = "default",
+        labels: LabelMap | None = None,
+        device: str | torch.device | None = None,
+    ):
+        self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
+        self.model = model.eval().to(self.device)
+        self.labels = labels
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the video; the next frame is a keyframe."""
+        self._state = _State()
+
+    @torch.inference_mode()
+    def step(self, image: Image, *, time_s: float = 0.0) -> ClassMap:
+        """Take the next frame and say what every pixel of it is.
+
+        image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. A frame of another size than
+        the one before starts anew with a keyframe. time_s is passed on to the result.
+        Raises InputError for an image of another kind, or under 8 pixels a side.
+        """
+        picture = self._picture(image)
+        size = (picture.shape[-2], picture.shape[-1])
+        if self._state.image_size not in (None, size):
+            self._state = _State(frame_index=self._state.frame_index)
+        self._state.image_size = size
+        scores, labels, is_keyframe = self._run(picture, size)
+        if self.labels is None:
+            self.labels = class_labels(scores.shape[1])
+        elif len(self.labels) != scores.shape[1]:
+            raise InputError(
+                f"{len(self.labels)} class names were given, the network has {scores.shape[1]} classes; "
+                "give the list that it learned"
+            )
+        result = ClassMap(
+            labels=labels.cpu().numpy(),
+            scores=scores[0].float().contiguous().cpu().numpy(),
+            is_keyframe=is_keyframe,
+            frame_index=self._state.frame_index,
+            time_s=time_s,
+        )
+        self._state.frame_index += 1
+        return result
+
+    def _run(self, picture: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
+        """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
+        grid = grid_size(picture)
+        if not isinstance(self.model, GSVNet):
+            scores: Tensor = getattr(self.model, "scores", self.model)(picture.float())
+            return resize(scores, grid), self._image_labels(scores, size), True
+        state, model = self._state, self.model
+        small = model.small(picture)
+        step = None
+        if state.scores is not None and state.small is not None:
+            state.since_keyframe += 1
+            step = self._propagated(model, state, small)
+        if step is None:
+            state.scores, state.since_keyframe, state.drift = model.keyframe(picture.float()), 0, 0.0
+        else:
+            state.scores = step.scores
+        state.small = small
+        return state.scores, full_size_labels(state.scores[0], size), step is None
+
+    def _propagated(self, model: GSVNet, state: _State, small: Tensor) -> Step | None:
+        """Return the propagation step, or None where the policy wants a keyframe."""
+        assert state.scores is not None
+        assert state.small is not None
+        # A policy of the interval alone answers before anything is computed
+        if self.policy(Situation(state.since_keyframe, 0.0)):
+            return None
+        step = model.step(state.scores, state.small, small)
+        state.drift += float((small - backward_warp(state.small, step.flow)).abs().mean())
+        return None if self.policy(Situation(state.since_keyframe, state.drift)) else step
+
+    def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize as the network itself does: BiSeNet aligns corners, SwiftNet and torchvision's networks do not."""
+        return full_size_labels(scores[0], size, align_corners=isinstance(self.model, BiSeNet))
+
+    def _picture(self, image: Image) -> Tensor:
+        """Any accepted image -> (1, 3, H, W) in 0..255 on the device; 8-bit pictures stay 8 bits."""
+        x = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
+            return x.to(self.device).permute(2, 0, 1)[None]
+        if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3:
+            return x.to(self.device)[None].float() * 255
+        raise InputError(
+            f"image is {x.dtype} of shape {tuple(x.shape)}; "
+            "give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
+        )
+
+
+def class_labels(num_classes: int) -> LabelMap:
+    """Return names and colours by the number of classes: Cityscapes (19), CamVid (11), else numbers."""
+    for known in (cityscapes.CLASSES, camvid.CLASSES):
+        if len(known) == num_classes:
+            return known
+    colours = tuple((int(r), int(g), int(b)) for r, g, b in class_colours(num_classes))
+    return LabelMap(tuple(f"class {i}" for i in range(num_classes)), colours)
+
+
+def segment(
+    source: str | Path | int | Iterable[Frame],
+    model_or_name: nn.Module | str = "gsvnet_swiftnet_r18",
+    **options: Any,
+) -> Iterator[ClassMap]:
+    """Label the frames of a video, one result a frame, in constant memory.
+
+    source: anything `open_video` takes, or an iterable of frames. options: of `Segmenter`.
+    Raises VideoError, InputError, WeightsUnavailable, CheckpointError; all but the video's before the first frame.
+    """
+    segmenter = Segmenter(model_or_name, **options)
+    return _segment(open_video(source) if isinstance(source, str | Path | int) else source, segmenter)
+
+
+def _segment(frames: Iterable[Frame], segmenter: Segmenter) -> Iterator[ClassMap]:
+    for frame in frames:
+        yield segmenter.step(frame.image, time_s=frame.time_s)

@@ -1,0 +1,75 @@
+"""`twospeed segment` as people type it."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from twospeed.cli.main import exit_code
+from twospeed.video.writer import VideoWriter
+from twospeed.weights.load import create_model, save_model
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A clip of five frames, and a whole GSVNet of six classes with random weights."""
+    folder = tmp_path_factory.mktemp("scene")
+    random = np.random.default_rng(0)
+    background = random.integers(0, 256, (72, 104, 3), dtype=np.uint8)
+    with VideoWriter(folder / "clip.mp4", 10) as writer:
+        for shift in range(5):
+            writer.write(np.ascontiguousarray(np.roll(background, shift, 1)))
+    torch.manual_seed(0)
+    model = create_model("gsvnet_swiftnet_r18", num_classes=6)
+    save_model(model, folder / "gsv.safetensors", model_name="gsvnet_swiftnet_r18")
+    return folder
+
+
+def fails(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert exit_code([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def test_writes_all_it_promises(scene, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["segment", scene / "clip.mp4", "--weights", scene / "gsv.safetensors", "--keyframe-every", 2]
+    assert exit_code([str(a) for a in [*arguments, "-o", out, "--json"]]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["frames"] == 5
+    assert summary["keyframes"] == 3
+    assert sum(summary["mean_area"].values()) == pytest.approx(1, abs=1e-4)
+    files = sorted((out / "labels").glob("*.png"))
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(5)]
+    labels = np.asarray(Image.open(files[2]))
+    assert labels.shape == (72, 104)
+    areas = json.loads((out / "areas.json").read_text())
+    assert areas["areas"][f"class {labels[0, 0]}"][2] > 0
+    assert len(areas["time_s"]) == 5
+    with av.open(str(out / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 5
+    record = json.loads((out / "run.json").read_text())
+    assert record["finished"]
+    assert record["options"]["keyframe_every"] == 2
+    assert len(record["weights_sha256"]) == 64
+
+
+def test_bad_input_is_one_line(scene, tmp_path, capsys):
+    clip, weights = scene / "clip.mp4", scene / "gsv.safetensors"
+    out = tmp_path / "out"
+    none = fails(capsys, "segment", clip, "-o", out)
+    assert "no weights are shipped or published for gsvnet_swiftnet_r18; pass --weights FILE" in none
+    assert "track_nano does not segment" in fails(capsys, "segment", clip, "--model", "track_nano")
+    assert "no checkpoint at" in fails(capsys, "segment", clip, "--weights", tmp_path / "gone.pt")
+    assert "does not fit" in fails(capsys, "segment", clip, "--model", "swiftnet_r18", "--weights", weights)
+    assert "gone.mp4" in fails(capsys, "segment", tmp_path / "gone.mp4", "--weights", weights)
+    assert "give a drift above 0" in fails(capsys, "segment", clip, "--weights", weights, "--drift", -1)
+    assert not out.exists()

@@ -1,0 +1,172 @@
+"""What GSVNet promises beside the recorded numbers: any size, any image network, all options, its cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.conftest import GOLDENS
+from twospeed import CheckpointError, InputError, create_model
+from twospeed.models.flow.network import FlowLight
+from twospeed.models.gsv.network import GSVNet
+from twospeed.models.pixels import ImageNetwork
+from twospeed.weights.load import recognise, save_model
+
+FACTS = json.loads((GOLDENS / "semseg" / "facts.json").read_text())
+
+
+class Colours(nn.Module):
+    """The smallest image network: scores are the colours themselves, plus their mean."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([image, image.mean(1, keepdim=True)], 1) / 255
+
+
+def light(**options) -> GSVNet:
+    torch.manual_seed(0)
+    return GSVNet(Colours(), FlowLight(), 4, **options).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (90, 131), (45, 61), (8, 8), (17, 200)])
+@torch.inference_mode()
+def test_any_size_works(size):
+    model = light()
+    first, second = torch.rand(2, 1, 3, *size) * 255
+    scores = model.keyframe(first)
+    assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
+    for _ in range(2):
+        scores = model.propagate(scores, first, second)
+        assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
+        assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"delay_kernel": 5}, {"learned_delay": True}, {"intra": False}, {"intra": False, "delay_kernel": 5}]
+)
+def test_options_of_the_ablations_run_and_train(options):
+    model = light(**options)
+    first, second = torch.rand(2, 1, 3, 64, 64) * 255
+    with torch.no_grad():
+        scores = model.keyframe(first)
+    model.propagate(scores, first, second).square().mean().backward()
+    assert model.guide.predict.conv.weight.grad.abs().sum() > 0
+    assert model.flow_network.predict.weight.grad.abs().sum() > 0
+    assert (model.delays.grad is not None) == options.get("learned_delay", False)
+
+
+@torch.inference_mode()
+def test_an_off_the_shelf_network_labels_the_keyframes():
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7)
+    model = GSVNet(ImageNetwork(network), FlowLight(), 7).eval()
+    image = torch.rand(1, 3, 96, 130) * 255
+    scores = model.keyframe(image)
+    assert scores.shape == (1, 7, 12, 16)
+    assert model.propagate(scores, image, image).shape == scores.shape
+
+
+def test_wrong_shapes_and_options_are_one_clear_line():
+    model = light()
+    with pytest.raises(InputError, match="a frame of 64x7 is too small"):
+        model.keyframe(torch.zeros(1, 3, 7, 64))
+    with pytest.raises(InputError, match=r"previous_segmentation is \(1, 4, 8, 9\), expected \(1, 4, 8, 8\)"):
+        model.propagate(torch.zeros(1, 4, 8, 9), torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+    with pytest.raises(InputError, match="the keyframe network gives 4 classes, the propagation has 5"):
+        GSVNet(Colours(), FlowLight(), 5).keyframe(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(InputError, match="delay_kernel is 7; choose 3"):
+        create_model("gsvnet_swiftnet_r18", delay_kernel=7)
+    with pytest.raises(InputError, match="flow is 'raft'"):
+        create_model("gsvnet_bisenet_r18", flow="raft")
+
+
+def gmacs(call) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 2e9
+
+
+def test_parameters_and_multiply_adds_of_the_papers_table_2():
+    """Bytes of float32, and multiply-adds of convolutions, are what the paper calls parameters and FLOPs."""
+    with torch.device("meta"), torch.inference_mode():
+        model = create_model("gsvnet_swiftnet_r18")
+        frame, small = torch.empty(1, 3, 1024, 2048), torch.empty(1, 3, 128, 256)
+        count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+        extra = count["flow_network"] + count["intra"] + count["guide"]
+        assert count["keyframe_network"] == FACTS["parameters"]["swiftnet_r18"]["count"] == 11_797_071
+        assert extra == FACTS["parameters"]["propagation_total_without_delays"]["count"] == 396_406
+        assert round(4 * extra / 1e6, 1) == 1.6  # the paper's "1.6M"
+        measured = FACTS["gmacs"]
+        key = gmacs(lambda: model.keyframe(frame))
+        assert key == pytest.approx(measured["swiftnet_0.75"], rel=1e-4)
+        assert gmacs(lambda: model.flow_network(small, small)) == pytest.approx(measured["flow_light"], rel=1e-3)
+        assert gmacs(lambda: model.intra(small)) == pytest.approx(measured["intra"], rel=1e-3)
+        # The delayed copies are not formed, which saves most of the original's delay convolution
+        step = gmacs(lambda: model.propagate(torch.empty(1, 19, 128, 256), frame, frame))
+        assert measured["non_key_frame_light"] - measured["ideal_delay_conv"] <= step <= measured["non_key_frame_light"]
+        assert (key + 3 * step) / 4 == pytest.approx(FACTS["paper_says"]["average_l4"], rel=0.01)
+        for name, fact in (("swiftnet_r18_pyramid", "swiftnet_r18_pyramid"), ("bisenet_r18", "bisenet_r18_test")):
+            found = sum(p.numel() for p in create_model(name).parameters())
+            assert found == FACTS["parameters"][fact]["count"]
+        with_heads = create_model("bisenet_r18", auxiliary_heads=True)
+        assert sum(p.numel() for p in with_heads.parameters()) == 13_494_777
+        flow = create_model("gsvnet_bisenet_r18", flow="flownet2s").flow_network
+        assert sum(p.numel() for p in flow.parameters()) == FACTS["parameters"]["flow_flownet2s"]["count"]
+        assert gmacs(lambda: flow(small, small)) == pytest.approx(measured["flow_flownet2s"], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def authors_files(tmp_path_factory):
+    """The authors' files: SwiftNet's bare state dict, and GSVNet's `.tar` with its command line inside."""
+    case = json.loads((GOLDENS / "semseg" / "gsvnet_swiftnet_r18" / "case.json").read_text())
+    folder = tmp_path_factory.mktemp("authors")
+    states = {
+        part: {name: torch.full(shape, 0.5) for name, shape in shapes.items()}
+        for part, shapes in case["state_dict"].items()
+    }
+    torch.save(states["segnet"], folder / "swiftnet.pt")
+    content = {
+        "state_dict": states["network"],
+        "state_dict_of": states["ofnet"],
+        "epoch": 3,
+        "best_pred": np.float64(0.7),
+        "args": argparse.Namespace(segnet="swiftnet", lr=0.01),
+    }
+    torch.save(content, folder / "gsv.tar")
+    return folder
+
+
+def test_authors_files_and_the_round_trip(authors_files, tmp_path):
+    model = create_model(
+        "gsvnet_swiftnet_r18", authors_files / "gsv.tar", keyframe_weights=authors_files / "swiftnet.pt"
+    )
+    assert model.delays.requires_grad  # half-way values are no ideal delays: they were learned
+    assert all((p == 0.5).all() for p in model.parameters())
+    path = tmp_path / "whole.safetensors"
+    save_model(model, path, model_name="gsvnet_swiftnet_r18")
+    again = create_model("gsvnet_swiftnet_r18", path)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    assert recognise(again.state_dict()) == "gsvnet_swiftnet_r18"
+    named = {"keyframe": authors_files / "swiftnet.pt", "propagation": authors_files / "gsv.tar"}
+    assert create_model("gsvnet_swiftnet_r18", named, pixel_mean=(1.0, 2.0, 3.0)).pixel_mean.tolist() == [1, 2, 3]
+
+
+def test_parts_that_are_missing_are_named(authors_files):
+    keyframe, tar = authors_files / "swiftnet.pt", authors_files / "gsv.tar"
+    with pytest.raises(CheckpointError, match="holds no keyframe network; give that network's own file"):
+        create_model("gsvnet_swiftnet_r18", tar)
+    with pytest.raises(CheckpointError, match="weights give no flow and no propagation"):
+        create_model("gsvnet_swiftnet_r18", {"keyframe": keyframe})
+    with pytest.raises(CheckpointError, match="weights for 'intra'; the parts are keyframe, flow, propagation"):
+        create_model("gsvnet_swiftnet_r18", {"keyframe": keyframe, "intra": tar})
+    with pytest.raises(InputError, match="swiftnet_r18 takes no keyframe_weights"):
+        create_model("swiftnet_r18", keyframe, keyframe_weights=keyframe)
+    start = create_model("gsvnet_swiftnet_r18", {"keyframe": keyframe, "flow": None, "propagation": None})
+    assert (start.keyframe_network.classifier.conv.weight == 0.5).all()
+    assert not (start.guide.predict.conv.weight == 0.5).any()

@@ -1,0 +1,143 @@
+"""`Segmenter` and `twospeed.segment` as their users meet them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import twospeed
+from twospeed.models.flow.network import FlowLight
+from twospeed.models.gsv.network import GSVNet
+from twospeed.pipelines.segment import Segmenter, Situation, class_labels, every, on_drift, segment
+from twospeed.values import Frame, LabelMap
+
+
+class Counted(nn.Module):
+    """An image network of three classes, red, green and blue, that counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return F.avg_pool2d(image, 4) / 255
+
+
+def video_network() -> GSVNet:
+    torch.manual_seed(0)
+    return GSVNet(Counted(), FlowLight(), 3)
+
+
+def picture(height: int = 72, width: int = 100) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2, 0] = 200
+    image[:, width // 2 :, 2] = 200
+    return image
+
+
+def test_labels_scores_and_keyframes():
+    segmenter = Segmenter(video_network(), keyframe_every=3)
+    results = [segmenter.step(picture(), time_s=i / 10) for i in range(7)]
+    assert [r.is_keyframe for r in results] == [True, False, False, True, False, False, True]
+    assert [r.frame_index for r in results] == list(range(7))
+    assert results[3].time_s == 0.3
+    assert results[0].labels.shape == (72, 100)
+    assert results[0].labels.dtype == np.uint8
+    assert results[0].scores.shape == (3, 9, 12)
+    assert (results[0].labels[:, :45] == 0).all()
+    assert (results[0].labels[:, 55:] == 2).all()
+    assert segmenter.model.keyframe_network.calls == 3
+    assert "72" in repr(results[0])
+
+
+def test_labels_are_the_argmax_of_the_resized_scores():
+    segmenter = Segmenter(video_network())
+    noise = np.random.default_rng(0).integers(0, 256, (2, 90, 131, 3), dtype=np.uint8)
+    for image in noise:
+        result = segmenter.step(image)
+        scores = F.interpolate(torch.from_numpy(result.scores)[None], (90, 131), mode="bilinear", align_corners=True)
+        assert (scores[0].argmax(0).numpy() == result.labels).mean() > 0.999
+
+
+def test_propagation_is_what_the_network_says():
+    model = video_network()
+    segmenter = Segmenter(model, keyframe_every=2)
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    first, second = segmenter.step(images[0]), segmenter.step(images[1])
+    frames = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        expected = model.propagate(torch.from_numpy(first.scores)[None], frames[:1], frames[1:])
+    np.testing.assert_allclose(second.scores, expected[0], atol=1e-5)
+
+
+def test_floats_tensors_and_reset():
+    segmenter = Segmenter(video_network(), 2)
+    image = picture(64, 64)
+    a = segmenter.step(image)
+    segmenter.reset()
+    b = segmenter.step(torch.from_numpy(image).permute(2, 0, 1).float() / 255)
+    assert b.is_keyframe
+    assert b.frame_index == 0
+    assert (a.labels == b.labels).mean() > 0.99
+    with pytest.raises(twospeed.InputError, match="give uint8"):
+        segmenter.step(np.zeros((64, 64)))
+    with pytest.raises(twospeed.InputError, match="a frame of 64x5 is too small"):
+        segmenter.step(np.zeros((5, 64, 3), np.uint8))
+
+
+def test_a_frame_of_another_size_starts_anew():
+    segmenter = Segmenter(video_network(), 4)
+    assert segmenter.step(picture()).is_keyframe
+    assert not segmenter.step(picture()).is_keyframe
+    changed = segmenter.step(picture(48, 64))
+    assert changed.is_keyframe
+    assert changed.labels.shape == (48, 64)
+    assert changed.frame_index == 2
+
+
+def test_policies():
+    assert [every(3)(Situation(i, 9.0)) for i in (1, 2, 3)] == [False, False, True]
+    policy = on_drift(1.0, at_most_every=2, at_least_every=5)
+    assert [policy(Situation(*s)) for s in ((1, 9.0), (2, 0.5), (2, 1.5), (5, 0.0))] == [False, False, True, True]
+    for bad in (lambda: every(0), lambda: on_drift(0), lambda: on_drift(1, at_most_every=9, at_least_every=3)):
+        with pytest.raises(twospeed.InputError, match="give"):
+            bad()
+
+
+def test_drift_spends_keyframes_on_cuts():
+    segmenter = Segmenter(video_network(), on_drift(0.5))
+    still = [segmenter.step(picture()).is_keyframe for _ in range(4)]
+    assert still[0]
+    cut = np.random.default_rng(0).integers(0, 256, (72, 100, 3), dtype=np.uint8)
+    assert segmenter.step(cut).is_keyframe
+
+
+def test_any_image_network_labels_every_frame():
+    network = Counted()
+    results = list(segment([Frame(i, i / 5, picture()) for i in range(3)], network))
+    assert [r.is_keyframe for r in results] == [True] * 3
+    assert network.calls == 3
+    assert results[2].scores.shape == (3, 9, 12)
+    expected = F.interpolate(torch.from_numpy(picture()).permute(2, 0, 1)[None].float().div(255), scale_factor=1)[
+        0
+    ].argmax(0)
+    assert (results[0].labels == expected.numpy()).mean() > 0.95
+
+
+def test_names_of_classes():
+    assert class_labels(19).names[0] == "road"
+    assert class_labels(11).names[8] == "car"
+    assert class_labels(4).names == ("class 0", "class 1", "class 2", "class 3")
+    segmenter = Segmenter(video_network(), labels=LabelMap(("a", "b")))
+    with pytest.raises(twospeed.InputError, match="2 class names were given, the network has 3 classes"):
+        segmenter.step(picture())
+
+
+def test_without_weights_a_name_says_so():
+    with pytest.raises(twospeed.WeightsUnavailable, match="no weights are published for gsvnet_swiftnet_r18"):
+        Segmenter()
+    assert twospeed.Segmenter("swiftnet_r18", weights=None).step(picture(64, 64)).labels.shape == (64, 64)
