@@ -24,9 +24,8 @@ def convert(
     `twospeed convert stcn.pth -o stcn.safetensors`, then `twospeed track clip.mp4 --mask first.png --model stcn
     --weights stcn.safetensors`.
     """
-    from twospeed.weights.catalog import find
     from twospeed.weights.imports import read_state
-    from twospeed.weights.load import build_from_state, recognise, save_model
+    from twospeed.weights.load import create_model, recognise, save_model
     from twospeed.weights.store import sha256
 
     if output.suffix != ".safetensors":
@@ -38,7 +37,7 @@ def convert(
             f"{checkpoint}: its {len(state)} keys (such as {next(iter(state))!r}) belong to no family known here; "
             "say which model it is with --model"
         )
-    network = build_from_state(find(name), state, {}, str(checkpoint), {})
+    network = create_model(name, checkpoint)
     save_model(
         network, output, model_name=name, source={"source": checkpoint.name, "source_sha256": sha256(checkpoint)}
     )

@@ -121,7 +121,7 @@ def _read(entry: Entry, weights: str | Path | Mapping[str, Any]) -> tuple[dict[s
         return unwrap(weights, "the state dict"), "the state dict", {}
     path = store.default_weights(entry) if weights == "default" else Path(weights)
     state, metadata = read_state(path)
-    made_for = metadata.get("model")
+    made_for = metadata.get("model", "")
     if made_for in CATALOG and CATALOG[made_for].converter != entry.converter:
         raise CheckpointError(f"{path} does not fit {entry.name}: it holds weights of {made_for}; choose that model")
     try:
