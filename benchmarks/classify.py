@@ -24,7 +24,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,8 +114,9 @@ def row(
     return line
 
 
-@torch.inference_mode()
-def measure(video: Path, repeat: int) -> list[dict[str, object]]:
+def measure(video: Path, repeat: int) -> Iterator[dict[str, object]]:
+    """Yield the lines one by one, so that a run that is cut short leaves what it has measured."""
+    torch.set_grad_enabled(False)
     theirs, network = two_networks()
     ours = for_inference(network)
     clip = torch.randn(1, 3, 32, 256, 256, generator=torch.Generator().manual_seed(0))
@@ -130,13 +131,12 @@ def measure(video: Path, repeat: int) -> list[dict[str, object]]:
         return logits.mean(dim=1).softmax(dim=1)
 
     expected = their_way()
-    lines = []
     times = best_of(repeat, lambda: our_way(ours), their_way)
-    lines.append(row("network fp32", *times, float((our_way(ours) - expected).abs().max())))
+    yield row("network fp32", *times, float((our_way(ours) - expected).abs().max()))
     if fused_kernels(torch.bfloat16):
         half = for_inference(network, torch.bfloat16)
         times = best_of(repeat, lambda: our_way(half), their_way)
-        lines.append(row("network bf16", *times, float((our_way(half) - expected).abs().max())))
+        yield row("network bf16", *times, float((our_way(half) - expected).abs().max()))
     else:
         print("network bf16   left out: this processor has no bfloat16 convolutions")
 
@@ -144,8 +144,17 @@ def measure(video: Path, repeat: int) -> list[dict[str, object]]:
     views = torch.randn(3, 3, 32, 256, 256).contiguous(memory_format=torch.channels_last_3d)
     times = best_of(max(1, repeat // 2), lambda: classifier.classify(video), lambda: (ours(views), ours(views)))
     whole, alone = ((wall / 6, cpu / 6) for wall, cpu in times)
-    lines.append(row("classify", whole, alone, None))
-    return lines
+    yield row("classify", whole, alone, None)
+
+
+def append(line: dict[str, object]) -> None:
+    HISTORY.parent.mkdir(exist_ok=True)
+    is_new = not HISTORY.exists()
+    with HISTORY.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if is_new:
+            writer.writeheader()
+        writer.writerow(line)
 
 
 def main() -> None:
@@ -162,16 +171,9 @@ def main() -> None:
         if video is None:
             video = Path(folder) / "clip.mp4"
             make_clip(video)
-        lines = measure(video, arguments.repeat)
-    if arguments.no_history:
-        return
-    HISTORY.parent.mkdir(exist_ok=True)
-    is_new = not HISTORY.exists()
-    with HISTORY.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerows(lines)
+        for line in measure(video, arguments.repeat):
+            if not arguments.no_history:
+                append(line)
 
 
 if __name__ == "__main__":
