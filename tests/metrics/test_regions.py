@@ -172,9 +172,7 @@ def test_void_pixels_belong_to_no_mask_in_the_unsupervised_task(result: np.ndarr
 @given(label_maps, label_maps)
 def test_void_pixels_are_background_in_the_semi_supervised_task(result: np.ndarray, annotation: np.ndarray):
     j, f = score_frame(result, annotation, 2)
-    j_background, f_background = score_frame(
-        result, np.where(annotation == 255, 0, annotation).astype(np.uint8), 2
-    )
+    j_background, f_background = score_frame(result, np.where(annotation == 255, 0, annotation).astype(np.uint8), 2)
     np.testing.assert_array_equal(j, j_background)
     np.testing.assert_array_equal(f, f_background)
     for k in (1, 2):
@@ -198,9 +196,7 @@ def test_measures_are_symmetric_bounded_and_one_for_the_same_mask(a: np.ndarray,
 def test_contour_accuracy_falls_as_a_mask_is_moved_away():
     mask = np.zeros((120, 160), dtype=bool)
     mask[40:80, 40:80] = True
-    scores = [
-        contour_accuracy(outline(np.roll(mask, shift, axis=1)), outline(mask)) for shift in range(0, 24, 2)
-    ]
+    scores = [contour_accuracy(outline(np.roll(mask, shift, axis=1)), outline(mask)) for shift in range(0, 24, 2)]
     assert scores[0] == 1.0
     assert all(later <= earlier for earlier, later in pairwise(scores))
     assert scores[-1] < 0.6
@@ -213,11 +209,7 @@ def test_empty_masks():
     assert region_similarity(outline(empty), outline(empty)) == 1.0
     assert contour_accuracy(outline(empty), outline(empty)) == 1.0
     assert region_similarity(outline(empty), outline(part)) == 0.0
-    assert (
-        contour_accuracy(outline(empty), outline(part))
-        == contour_accuracy(outline(part), outline(empty))
-        == 0.0
-    )
+    assert contour_accuracy(outline(empty), outline(part)) == contour_accuracy(outline(part), outline(empty)) == 0.0
     # A mask of the whole picture has no boundary either.
     assert contour_accuracy(outline(full), outline(empty)) == 1.0
 

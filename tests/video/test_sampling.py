@@ -51,9 +51,7 @@ def test_random_starts_reach_both_ends():
 
 @given(lengths, frames, strides, rates, st.integers(1, 12), st.booleans())
 def test_uniform_clips_march_through_the_video(video, count, stride, rate, clips, touch_end):
-    all_clips = [
-        uniform_clip(k, clips, video, count, stride, rate, touch_end=touch_end) for k in range(clips)
-    ]
+    all_clips = [uniform_clip(k, clips, video, count, stride, rate, touch_end=touch_end) for k in range(clips)]
     for indices in all_clips:
         assert_a_clip(indices, count, video)
     starts = [int(indices[0]) for indices in all_clips]
