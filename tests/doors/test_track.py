@@ -150,7 +150,7 @@ EXPECTED = {
     "empty video": "empty.mp4",
     "empty folder": "none",
     "missing mask": "gone.png: no such file",
-    "mask of another size": "the mask is 10x10, the first frame 128x96",
+    "mask of another size": "small.png: the mask is 10x10, its frame 128x96",
     "mask without objects": "blank.png: the mask has no object",
     "coloured mask": "--snap",
     "mask of 16 bits": "1000",

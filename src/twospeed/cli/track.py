@@ -122,7 +122,6 @@ def track(
                 f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y "
                 "(or --model slowfast_maskrcnn_3_7, which finds objects by itself)"
             )
-    masks = _read_masks(mask or [], snap)
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
     tracker: Tracker | Discoverer | None = None
@@ -144,6 +143,7 @@ def track(
     with open_video(video) as reader:
         frames = iter(reader)
         first = next(frames)
+        masks = _read_masks(mask or [], snap, first.image.shape[:2])
         if tracker is None:  # the video's own size, known only now
             size = min(first.image.shape[:2])
             tracker = Discoverer(model, weights=weights, device=device, size=size, merged=merged, min_score=min_score)
@@ -151,12 +151,6 @@ def track(
             options |= {"size": tracker.model.min_size, "merged": merged, "min_score": min_score}
         if box or point:
             masks[0] = _prompted(first.image, masks.get(0), box or [], point or [])
-        if 0 in masks and masks[0].shape != first.image.shape[:2]:
-            (mask_height, mask_width), (height, width) = masks[0].shape, first.image.shape[:2]
-            raise MaskError(
-                f"the mask is {mask_width}x{mask_height}, the first frame {width}x{height}; "
-                "draw the mask at the frame's size (or scale it with nearest neighbours)"
-            )
         job = Job(
             "track",
             model=model,
@@ -243,7 +237,7 @@ def _clear(folder: Path) -> None:
             old.unlink()
 
 
-def _read_masks(given: list[str], snap: bool) -> dict[int, NDArray[np.uint8]]:
+def _read_masks(given: list[str], snap: bool, size: tuple[int, int]) -> dict[int, NDArray[np.uint8]]:
     """`FILE`, `FRAME=FILE` or a folder of files named by frame -> {frame: labels}."""
     from twospeed.video.indexed_png import read_label_map
 
@@ -260,7 +254,7 @@ def _read_masks(given: list[str], snap: bool) -> dict[int, NDArray[np.uint8]]:
         for index, file in files.items():
             if index in masks:
                 raise InputError(f"{file} is a second mask for frame {index}; give one label picture a frame")
-            masks[index] = read_label_map(file, snap=snap)
+            masks[index] = read_label_map(file, snap=snap, expect_size=size)
     return masks
 
 
