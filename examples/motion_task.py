@@ -4,7 +4,7 @@
 
 writes the set to OUT/set, trains a narrow SlowFast (OUT/slowfast) and a Slow-only network of as many multiply-adds
 (OUT/slow) with the recipe that trains on Kinetics, and writes both validation curves to OUT/curves.csv and
-OUT/curves.png. About twelve minutes on two CPU cores; docs/motion_task.md shows a run.
+OUT/curves.png. Minutes on a CPU; docs/motion_task.md shows a run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from twospeed.data.kinetics import ClipShape, TestViews
 from twospeed.data.motion import CLASSES, write_motion_set
+from twospeed.data.video_lists import find_videos
+from twospeed.evaluation.recognition import score_views
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.recipes.slowfast_kinetics import SlowFastKineticsConfig, train
+from twospeed.training.distributed import Process
 
 SIDE = 24  # pixels
 DEPTHS = (1, 1, 1, 1)
@@ -94,6 +99,9 @@ def main() -> None:
         run = chosen.out / name
         if not (run / "weights.safetensors").is_file():  # a finished run is kept
             train(config(chosen.out, name, chosen.epochs, chosen.seed), network=network)
+        network.load_state_dict(load_file(run / "weights.safetensors"))
+        correct = by_class(network, config(chosen.out, name, chosen.epochs, chosen.seed))
+        print(f"{name}: " + ", ".join(f"{label} {share:.2f}" for label, share in correct.items()))
         with (run / "validation.csv").open(newline="") as file:
             curves[name] = [(int(row["epoch"]), float(row["top1"])) for row in csv.DictReader(file)]
     with (chosen.out / "curves.csv").open("w", newline="") as file:
@@ -101,6 +109,17 @@ def main() -> None:
         writer.writerow(["epoch", *(f"{name}_top1" for name in curves)])
         writer.writerows([points[0][0], *(top1 for _, top1 in points)] for points in zip(*curves.values(), strict=True))
     draw(curves, chosen.out / "curves.png")
+
+
+def by_class(network: SlowFast, settings: SlowFastKineticsConfig) -> dict[str, float]:
+    """Return the top-1 accuracy of each class."""
+    videos, names = find_videos(settings.val)
+    shape = ClipShape(frames=network.frames, stride=network.frame_stride)
+    views = TestViews(videos, shape, clips=1, crops=1, short_side=SIDE, crop=SIDE)
+    scores = score_views(network.eval(), views, Process(0, 1, torch.device("cpu")))
+    right = [scores.ranks[number, 0, 0] == 0 for number in range(len(videos))]
+    own = [[hit for hit, video in zip(right, videos, strict=True) if video.label == k] for k in range(len(names))]
+    return {name: sum(hits) / len(hits) for name, hits in zip(names, own, strict=True)}
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:

@@ -226,6 +226,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
         if config.val is not None:
             val_videos, _ = find_videos(config.val, part="val", num_classes=config.num_classes, **listing)
 
+        name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
         if config.weights is not None and not resume:
             note(process, start_from(network, config.weights))
@@ -326,7 +327,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
                     is_last_epoch = epoch + 1 == config.epochs
                     estimate_bn(config, network, clips, process, epoch)
                     views_now = config.test_views if is_last_epoch else config.val_views
-                    report = validate(config, network, val_videos, shape, process, views_now)
+                    report = validate(config, network, name, val_videos, shape, process, views_now)
                     if report is not None:
                         scores = {key: report.scores[key] for key in ("top1", "top5", "average_error", "videos")}
                         run.log("validation", step, epoch=epoch + 1, **scores)
@@ -349,7 +350,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
                 if step == config.stop_after_steps:
                     return config.out
             if process.is_main:
-                export(network, config)
+                export(network, name, config)
         return config.out
 
 
@@ -421,6 +422,7 @@ def estimate_bn(
 def validate(
     config: SlowFastKineticsConfig,
     network: SlowFast,
+    name: str,
     videos: list[LabelledVideo],
     shape: ClipShape,
     process: Process,
@@ -436,7 +438,7 @@ def validate(
     was_training = network.training
     scores = score_views(network.eval(), test, process, workers=config.workers, average=network.average)
     network.train(was_training)
-    return report_views(scores, videos, model=config.model, seconds=time.perf_counter() - started)
+    return report_views(scores, videos, model=name, seconds=time.perf_counter() - started)
 
 
 def last_checkpoint(config: SlowFastKineticsConfig) -> Path:
@@ -478,10 +480,10 @@ def write_unreadable(path: Path, unreadable: Mapping[str, str]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("video", "reason"), *sorted(unreadable.items())])
 
 
-def export(network: SlowFast, config: SlowFastKineticsConfig) -> None:
+def export(network: SlowFast, name: str, config: SlowFastKineticsConfig) -> None:
     """Write weights.safetensors, which `create_model(name, weights=...)` takes."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    about = {"recipe": "slowfast_kinetics", "model": config.model, "options": json.dumps(dict(config.model_options))}
+    about = {"recipe": "slowfast_kinetics", "model": name, "options": json.dumps(dict(config.model_options))}
     target = config.out / "weights.safetensors"
     try:
         save_file(state, target.with_name(".weights.new"), about)
