@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def davis16() -> Path:
 def clips() -> Path:
     """Folder of short real video files."""
     return require_data("videos")
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: a child of a background job would otherwise be born deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conftest import heed_ctrl_c
 from twospeed.cli.main import exit_code
 from twospeed.data.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
@@ -215,7 +216,8 @@ def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
             writer.write(image)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "twospeed", "track", str(video), "--mask", str(scene / "mask0.png")]
-    process = subprocess.Popen([*command, "-o", str(out), "--size", "96"], stderr=subprocess.PIPE, text=True)
+    command += ["-o", str(out), "--size", "96"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list(out.glob("masks/*.png"))) < 5:
         time.sleep(0.05)

@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.conftest import heed_ctrl_c
 from tests.video.footage import LOSSLESS, film, number_of, numbered, picture
 from twospeed.errors import InputError, VideoError
 from twospeed.video import containers, pixels
@@ -266,7 +267,11 @@ def test_ctrl_c_while_a_pipe_is_silent(tmp_path, sent):
         "try:\n  for frame in open_video('-'): pass\nexcept KeyboardInterrupt: print('interrupted')"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_ctrl_c,
     )
     with process, process.stdin, process.stdout, process.stderr:
         assert process.stdout.readline() == b"ready\n"
