@@ -12,7 +12,8 @@
 | value | `.encode_value` and `MemoryBank.add`, for each remembered frame | as encode, memory grown by `torch.cat` |
 | frame | encode + read + decode | the same |
 
-Weights are random but equal on both sides; `difference` is the largest between the logits, of the largest logit. Both
+Weights are random but equal on both sides; `difference` is the largest between the logits, of the largest logit; query
+cells whose 20th and 21st best match are equal to rounding, so that either may be read, are given the same readout. Both
 ways take turns; medians are kept. Seconds are of the wall clock and (`cpu`) of all threads together: on a machine that
 others use too, compare the latter. Decoding and writing of video are not counted. Lines are appended to
 benchmarks/history/track.csv; with `--memory`, `ours_s` is seconds a frame, and `peak_mb` what the process held at most.
@@ -125,10 +126,19 @@ class PlainSTCN:
         x = self.up("decoder.up_8_4", self.up("decoder.up_16_8", x, f8), f4)
         return F.interpolate(self.conv("decoder.predict", F.relu(x)), scale_factor=4, mode="bilinear")
 
+    def similarity(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Shapes: query (1, C, h, w), keys (C, N) -> (N, P)."""
+        return (2 * keys.T @ query[0].flatten(1) - keys.square().sum(0)[:, None]) / len(keys) ** 0.5
+
+    def undecided(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Query cells whose 20th and 21st match differ by no more than rounding does. Shapes: -> bool (1, 1, h, w)."""
+        best = self.similarity(query, keys).topk(21, dim=0).values
+        rounding = 1e-5 * float(keys.square().sum(0).max()) / len(keys) ** 0.5
+        return (best[19] - best[20] < rounding).view(1, 1, *query.shape[-2:])
+
     def read(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Shapes: query (1, C, h, w), keys (C, N), values (V, N) -> (1, V, h, w)."""
-        cells = query[0].flatten(1)  # (C, P)
-        similarity = (2 * keys.T @ cells - keys.square().sum(0)[:, None]) / len(keys) ** 0.5  # (N, P)
+        similarity = self.similarity(query, keys)
         best, index = similarity.topk(20, dim=0)
         affinity = torch.zeros_like(similarity).scatter_(0, index, best.softmax(0))
         return (values @ affinity).view(1, -1, *query.shape[-2:])
@@ -237,12 +247,15 @@ def measure(height: int, width: int, memories: list[int], repeat: int) -> Iterat
         plain_keys, plain_values = (x[:count].transpose(0, 1).flatten(1).contiguous() for x in (keys, values))
         read = medians(repeat, partial(plain.read, key, plain_keys, plain_values), partial(bank.read, features.key[0]))
         yield line(f"read {size}, memory {count}", *read)
-        expected = plain.decode(plain.read(key, plain_keys, plain_values), thin, f8, f4)
-        actual = ours.decode(bank.read(features.key[0])[None], features)
+        recalled = plain.read(key, plain_keys, plain_values)
+        tossed = plain.undecided(key, plain_keys)
+        expected = plain.decode(recalled, thin, f8, f4)
+        actual = ours.decode(torch.where(tossed, recalled, bank.read(features.key[0]))[None], features)
         difference = float((actual - expected).abs().max() / expected.abs().max())
         whole = [tuple(map(sum, zip(encode[i], read[i], decode[i], strict=True))) for i in range(2)]
         yield line(f"frame {size}, memory {count}", *whole, difference=f"{difference:.1e}")  # type: ignore[arg-type]
-        if difference > 1e-3:
+        print(f"{int(tossed.sum())} of {tossed.numel()} query cells have equal 20th and 21st matches, to rounding")
+        if difference > 1e-4:
             sys.exit(f"logits differ by {difference:.1e} of the largest; one of the two ways is wrong")
 
 

@@ -269,7 +269,7 @@ class Tracker:
         if probabilities.shape[-2:] != size:
             probabilities = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
         ids = torch.tensor([0, *self._state.object_ids], dtype=torch.uint8, device=self.device)
-        labels = ids[probabilities.argmax(0)]
+        labels = ids[probabilities.max(0).indices]  # argmax over a strided axis is ten times as slow on a CPU
         return ObjectMasks(
             labels=labels.cpu().numpy(),
             probabilities=probabilities.float().contiguous().cpu().numpy(),
