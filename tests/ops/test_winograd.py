@@ -85,3 +85,13 @@ def test_double_precision_is_exact_to_its_rounding():
     for tile in (2, 4, 6):
         actual = convolve_3x3([x], transform_kernel(weight, tile))
         torch.testing.assert_close(actual, F.conv2d(x, weight, padding=1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(12, 18), (13, 7)])
+def test_in_place_the_addend_becomes_the_result(size):
+    x, weight = numbers(0, 2, 3, *size), numbers(1, 5, 3, 3, 3)
+    residual = numbers(2, 2, 5, *size).contiguous(memory_format=torch.channels_last)
+    expected = (F.conv2d(x, weight, padding=1) + residual).relu()
+    actual = convolve_3x3([x], transform_kernel(weight, 6), add=residual, in_place=True, rectify=True)
+    assert actual.data_ptr() == residual.data_ptr()
+    assert_close(actual, expected, 6)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 Similarity = Literal["l2", "dot"]
 
 _CHUNK_ELEMENTS = 1 << 21  # similarities held at once by the top-k read: 8 MB in fp32, within a last-level cache
-_CHUNK_ROWS = 128  # but no fewer query cells: each chunk passes over all keys, with 32 rows at half the speed
+_CHUNK_ROWS = 96  # but no fewer query cells: each chunk passes over all keys, with 32 rows at half the speed
 _GROUP = 8  # cells in a group of the top-k search, measured: 4 to 16 are within a fifth, more is slower
 
 

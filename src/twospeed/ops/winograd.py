@@ -88,6 +88,7 @@ def convolve_3x3(
     *,
     rectify_inputs: Sequence[bool] = (),
     add: Tensor | None = None,
+    in_place: bool = False,
     rectify: bool = False,
     scratch: Scratch | None = None,
 ) -> Tensor:
@@ -97,7 +98,8 @@ def convolve_3x3(
     convolutions, for the price of one output transform.
     Shapes: inputs (B, C_i, H, W), kernel of `transform_kernel` ((m+2)^2, sum of C_i, O), bias (O,), add (B, O, H, W)
     -> (B, O, H, W), channels last in memory; fast when the inputs and `add` are so too.
-    rectify_inputs: which inputs pass a ReLU first. add: summed to the result. rectify: ReLU at the end.
+    rectify_inputs: which inputs pass a ReLU first. add: summed to the result. in_place: `add` becomes the
+    result, no memory is reserved. rectify: ReLU at the end.
     """
     B, _, H, W = inputs[0].shape
     m, O = math.isqrt(len(kernel)) - 2, kernel.shape[2]  # noqa: E741
@@ -108,8 +110,8 @@ def convolve_3x3(
     at_once = _even_share(B, max(1, _TILES_AT_ONCE // (tiles_y * tiles_x)))
     scratch = scratch or Scratch()
     scratch.reset(_elements(at_once * rows, tiles_x, m, [x.shape[-1] for x in pictures], O), kernel)
-    result = kernel.new_empty(B, H, W, O)
     addend = None if add is None else add.permute(0, 2, 3, 1)
+    result = addend if in_place and addend is not None else kernel.new_empty(B, H, W, O)
     for first in range(0, B, at_once):
         some = slice(first, min(first + at_once, B))
         for row in range(0, tiles_y, rows):
@@ -121,8 +123,8 @@ def convolve_3x3(
             torch.bmm(at_points, kernel, out=products)
             if bias is not None:
                 products[m + 3] += bias  # the point (1, 1) reaches every pixel of the tile once
-            _output_transform(products, y, tiles_x, m, scratch)
-            if addend is not None:
+            _output_transform(products, y, tiles_x, m, scratch, accumulate=result is addend)
+            if addend is not None and result is not addend:
                 y += addend[some, block[1].start * m : min(block[1].stop * m, H)]
             if rectify:
                 y.relu_()
@@ -184,8 +186,8 @@ def _input_transform(
     return result.view(p * p, count * rows * tiles_x, channel)
 
 
-def _output_transform(products: Tensor, y: Tensor, tiles_x: int, m: int, scratch: Scratch) -> None:
-    """Write to y what the products amount to; overwrites them.
+def _output_transform(products: Tensor, y: Tensor, tiles_x: int, m: int, scratch: Scratch, *, accumulate: bool) -> None:
+    """Write, or add, to y what the products amount to; overwrites them.
 
     Shapes: products ((m+2)^2, tiles, O), y (count, up to m rows, W, O).
     """
@@ -193,11 +195,13 @@ def _output_transform(products: Tensor, y: Tensor, tiles_x: int, m: int, scratch
     p, rows = m + 2, -(-height // m)
     vertical = scratch.take(m, p, *products.shape[1:])
     _from_points(list(products.view(p, p, *products.shape[1:])), list(vertical))
-    whole = (height, width) == (m * rows, m * tiles_x)
+    whole = (height, width) == (m * rows, m * tiles_x) and not accumulate
     pixels = y if whole else scratch.take(count, m * rows, m * tiles_x, O)
     split = pixels.view(count, rows, m, tiles_x, m, O).permute(4, 2, 0, 1, 3, 5)  # (m across, m down, ...)
     _from_points(list(vertical.view(m, p, count, rows, tiles_x, O).unbind(1)), list(split))
-    if not whole:
+    if accumulate:
+        y += pixels[:, :height, :width]
+    elif not whole:
         y.copy_(pixels[:, :height, :width])
 
 

@@ -146,12 +146,14 @@ class FoldedConv(nn.Module):
         rectify_inputs: Sequence[bool] = (),
         channels: slice | None = None,
         add: Tensor | None = None,
+        in_place: bool = False,
         rectify: bool = False,
     ) -> Tensor:
         """Shapes: (B, C_i, H, W) each -> (B, O, H', W').
 
         rectify_inputs: which inputs pass a ReLU first. channels: the part of the weights' input channels that the
-        inputs are; only the part that starts at 0 adds the bias. add: summed to the result. rectify: ReLU at the end.
+        inputs are; only the part that starts at 0 adds the bias. add: summed to the result. in_place: `add` may be
+        overwritten by the result. rectify: ReLU at the end.
         """
         weight = self.weight if channels is None else self.weight[:, channels]
         bias = self.bias if channels is None or not channels.start else None
@@ -185,6 +187,7 @@ class WinogradConv(nn.Module):
         rectify_inputs: Sequence[bool] = (),
         channels: slice | None = None,
         add: Tensor | None = None,
+        in_place: bool = False,
         rectify: bool = False,
     ) -> Tensor:
         """As `FoldedConv.forward`."""
@@ -194,6 +197,7 @@ class WinogradConv(nn.Module):
             self.bias if channels is None or not channels.start else None,
             rectify_inputs=rectify_inputs,
             add=add,
+            in_place=in_place,
             rectify=rectify,
             scratch=self.scratch,
         )
@@ -262,8 +266,13 @@ class FoldedBlock(nn.Module):
         self.second = make.convolution([block.conv2] if block.skip is None else [block.conv2, block.skip], along=1)
         self.width = block.conv2.in_channels
 
-    def forward(self, x: Tensor, shared: Tensor | None = None, *, rectify: bool = False) -> Tensor:
-        """Shapes: (BK, C, H, W), shared (B, S, H, W) -> (BK, channels_out, H, W). rectify: ReLU at the end."""
+    def forward(
+        self, x: Tensor, shared: Tensor | None = None, *, rectify: bool = False, in_place: bool = False
+    ) -> Tensor:
+        """Shapes: (BK, C, H, W), shared (B, S, H, W) -> (BK, channels_out, H, W).
+
+        rectify: ReLU at the end. in_place: x may be overwritten.
+        """
         inputs, common, common_skip = [x], None, None
         own_first = own_second = None  # which of the weights' channels the inputs are; None is all
         if shared is not None and (len(shared) == len(x) or self.identity):
@@ -277,7 +286,7 @@ class FoldedBlock(nn.Module):
         y = self.first(inputs, rectify_inputs=[True] * len(inputs), channels=own_first, add=common, rectify=True)
         if self.identity:
             residual = x if len(inputs) == 1 else torch.cat(inputs, 1)
-            result: Tensor = self.second([y], add=residual, rectify=rectify)
+            result: Tensor = self.second([y], add=residual, in_place=in_place, rectify=rectify)
         else:
             result = self.second([y, *inputs], channels=own_second, add=common_skip, rectify=rectify)
         return result
@@ -334,10 +343,10 @@ class FoldedUp(nn.Module):
         """Shapes: (BK, C, h, w), (B, S, 2h, 2w) -> (BK, C', 2h, 2w). rectify: ReLU at the end."""
         up = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         if len(up) == len(skip):
-            up = self.skip_projection([skip], add=up)
+            up = self.skip_projection([skip], add=up, in_place=True)
         else:
             up += _for_each(self.skip_projection([skip]), len(up))
-        result: Tensor = self.block(up, rectify=rectify)
+        result: Tensor = self.block(up, rectify=rectify, in_place=True)
         return result
 
 
