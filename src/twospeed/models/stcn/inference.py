@@ -3,7 +3,7 @@
 What changes, and why it is faster on a CPU:
 
 - 3x3 convolutions of stride 1 run by Winograd's algorithm (`ops/winograd.py`), with their weights transformed once.
-  Nearly all of the decoder's arithmetic and half of the key encoder's is such: a fifth of the multiplications.
+  Nearly all of the decoder's arithmetic is such: a fifth of the multiplications. The key encoder stays direct.
 - Where two convolutions are summed (a residual block's second and its skip), they are one with two inputs; where one
   reads a concatenation, nothing is concatenated. Key and thin projection read the same feature: one convolution.
 - Batch norm is folded into the convolution before it; ReLU and sums happen in place, while the block of the
@@ -61,12 +61,14 @@ class FoldedSTCN(nn.Module):
     def __init__(self, network: STCN, winograd: bool) -> None:
         super().__init__()
         with torch.no_grad():
-            make = _Maker(winograd)
+            # Keys are compared and only the best 20 kept: the smallest rounding flips which is the 20th. So the way to
+            # the keys stays direct; Winograd's rounding enters only where nothing is chosen by it.
+            exact, make = _Maker(winograd=False), _Maker(winograd)
             self.similarity = network.similarity
-            self.key_encoder = FoldedTrunk(network.key_encoder, make)
+            self.key_encoder = FoldedTrunk(network.key_encoder, exact)
             self.aspp = copy.deepcopy(network.aspp)
             self.key_channels = network.key_projection.out_channels
-            self.projections = make.convolution([network.key_projection, network.thin_projection], along=0)
+            self.projections = exact.convolution([network.key_projection, network.thin_projection], along=0)
             self.value_encoder = FoldedValueEncoder(network.value_encoder, make)
             self.decoder = FoldedDecoder(network.decoder, make)
         self.register_buffer("pixel_mean", network.pixel_mean.clone(), persistent=False)
