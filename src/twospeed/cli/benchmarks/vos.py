@@ -1,0 +1,111 @@
+"""DAVIS 2016, DAVIS 2017 and YouTube-VOS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
+from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    from twospeed.evaluation.mask_runs import OnProgress, RunSettings
+    from twospeed.evaluation.report import Report
+
+OPTIONS = frozenset(
+    [
+        "data",
+        "predictions",
+        "model",
+        "weights",
+        "sequences",
+        "split",
+        "task",
+        "output",
+        "resume",
+        "device",
+        "size",
+        "scales",
+        "flip",
+        "memory_every",
+        "top_k",
+        "max_memory_frames",
+        "include_last",
+    ]
+)
+
+
+def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.data.davis import Task
+    from twospeed.evaluation.vos import davis_settings, evaluate_davis
+
+    task = request.task or "semi-supervised"
+    if task not in ("semi-supervised", "unsupervised"):
+        raise InputError(f"--task {task}: choose semi-supervised or unsupervised")
+    split = request.split or "val"
+    return evaluate_davis(
+        data_folder(request),
+        year,
+        split=split,
+        task=cast(Task, task),
+        settings=_settings(request, davis_settings(split)),
+        on_progress=on_progress,
+        **_source(request),
+    )
+
+
+def _davis16(request: Request, on_progress: OnProgress) -> Report:
+    return _davis(2016, request, on_progress)
+
+
+def _davis17(request: Request, on_progress: OnProgress) -> Report:
+    return _davis(2017, request, on_progress)
+
+
+def _youtube_vos(request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.evaluation.vos import YOUTUBE_VOS_SETTINGS, evaluate_youtube_vos
+
+    return evaluate_youtube_vos(
+        data_folder(request),
+        split=request.split or "valid",
+        settings=_settings(request, YOUTUBE_VOS_SETTINGS),
+        on_progress=on_progress,
+        **_source(request),
+    )
+
+
+def _source(request: Request) -> dict[str, Any]:
+    """Arguments on what is evaluated, as all mask benchmarks take them."""
+    return {
+        "predictions": request.predictions,
+        "model": list(request.model) or None,
+        "weights": list(request.weights) or "default",
+        "sequences": request.sequences,
+        "output": request.output,
+        "resume": request.resume,
+        "device": request.device,
+    }
+
+
+def _settings(request: Request, published: RunSettings) -> RunSettings:
+    """Return the published settings with what the command line changes; 0 stands for "no limit"."""
+    from dataclasses import replace
+
+    if request.size is not None and request.scales:
+        raise InputError(f"--size {request.size} and --scales exclude each other: the sizes of --scales are averaged")
+    if request.scales and min(request.scales) < 1:
+        raise InputError(f"--scales {','.join(map(str, request.scales))}: sizes are pixels, 1 or more")
+    changes: dict[str, Any] = {"scales": request.scales, "flip": request.flip}
+    if request.memory_every is not None:
+        changes["memory_every"] = request.memory_every
+    if request.include_last:
+        changes["include_last"] = True
+    for name in ("size", "top_k", "max_memory_frames"):
+        value = getattr(request, name)
+        if value is not None:
+            changes[name] = value or None
+    return replace(published, **changes)
+
+
+DAVIS_2016 = Benchmark(_davis16, OPTIONS)
+DAVIS_2017 = Benchmark(_davis17, OPTIONS)
+YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task"})
