@@ -25,7 +25,7 @@ import numpy as np
 
 from twospeed.data.ava import EVALUATED
 from twospeed.evaluation.ava import evaluate_ava
-from twospeed.evaluation.report import commit_of_this_code, machine_name
+from twospeed.provenance import commit_of_this_code, machine_name
 
 HISTORY = Path(__file__).parent / "history" / "ava.csv"
 COLUMNS = (

@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twospeed.evaluation.report import commit_of_this_code, machine_name
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.convert import to_ours
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
 from twospeed.models.slowfast.network import SlowFast, slow_frame_indices
 from twospeed.pipelines.classify import Classifier
+from twospeed.provenance import commit_of_this_code, machine_name
 from twospeed.video.writer import VideoWriter
 
 HISTORY = Path(__file__).parent / "history" / "classify.csv"

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.evaluation.report import commit_of_this_code, machine_name
+from twospeed.provenance import commit_of_this_code, machine_name
 from twospeed.render.overlay import draw_masks
 from twospeed.render.palette import object_colours
 from twospeed.video import seeking

@@ -25,8 +25,8 @@ from PIL import Image
 
 from twospeed.data.davis import Davis
 from twospeed.data.samples import SequenceSample
-from twospeed.evaluation.report import commit_of_this_code, machine_name
 from twospeed.evaluation.vos import evaluate_davis
+from twospeed.provenance import commit_of_this_code, machine_name
 
 HISTORY = Path(__file__).parent / "history" / "jf.csv"
 COLUMNS = (

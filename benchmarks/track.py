@@ -39,11 +39,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twospeed.evaluation.report import commit_of_this_code, machine_name
 from twospeed.models.memory import MemoryBank
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.inference import for_inference
 from twospeed.pipelines.track import Tracker
+from twospeed.provenance import commit_of_this_code, machine_name
 from twospeed.weights.load import create_model
 
 HISTORY = Path(__file__).parent / "history" / "track.csv"

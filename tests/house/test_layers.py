@@ -13,7 +13,7 @@ import twospeed
 SOURCE = Path(twospeed.__file__).parent
 FLOORS = [
     "errors",
-    "values",
+    "values provenance",
     "ops",
     "metrics video transforms models",
     "weights data training render",

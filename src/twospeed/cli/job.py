@@ -8,16 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from twospeed.errors import OutputError
+from twospeed.provenance import installed_versions
 from twospeed.values import RunRecord
 
-_VERSIONS_OF = ("twospeed", "torch", "torchvision", "av", "numpy", "opencv-python-headless")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -71,16 +69,12 @@ class Job:
     def record(self, *, finished: bool = False) -> RunRecord:
         """Describe the run so far."""
         seconds = time.perf_counter() - self.started
-        versions = {}
-        for package in _VERSIONS_OF:
-            with suppress(metadata.PackageNotFoundError):
-                versions[package] = metadata.version(package)
         return RunRecord(
             command=self.command,
             model=self.model,
             weights_sha256=self.weights_sha256,
             options=self.options,
-            versions=versions,
+            versions=installed_versions(),
             frames=self.frames,
             seconds=round(seconds, 3),
             frames_per_second=round(self.frames / seconds, 3) if seconds > 0 else 0.0,

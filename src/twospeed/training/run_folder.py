@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -23,9 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
 from twospeed.errors import InputError, OutputError
+from twospeed.provenance import commit_of_this_code, installed_versions, machine_name
 
 Value = int | float | str
 
@@ -121,38 +117,14 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def origin() -> dict[str, Any]:
-    """Return where a result comes from: command, commit (None for an installed wheel), versions, device."""
+    """Return where a result comes from: command, commit (None for an installed wheel), versions, machine."""
     return {
         "command": sys.argv,
-        "commit": commit(),
+        "commit": commit_of_this_code(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {
-            "twospeed": _version("twospeed"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "versions": installed_versions(),
+        "machine": machine_name(),
     }
-
-
-def commit() -> str | None:
-    """Return the commit of the source tree that this package runs from, "+changes" when it was edited."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "."],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{head}+changes" if changes else head
 
 
 def _tensorboard(path: Path, resume_step: int | None) -> Any:
@@ -161,13 +133,6 @@ def _tensorboard(path: Path, resume_step: int | None) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(path), purge_step=None if resume_step is None else resume_step + 1)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
