@@ -15,8 +15,11 @@ VOID = 255
 """Label of pixels that an annotation leaves undecided."""
 
 
-def _read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
-    """Read a label picture, uint8 (H, W), and say whether it is a palette picture (its numbers cannot be grey)."""
+def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
+    """Read a label picture, uint8 (H, W), and say whether it is a palette picture (its numbers cannot be grey).
+
+    Raises DatasetError for a missing file or one that is no label map.
+    """
     try:
         with Image.open(path) as picture:
             if picture.mode in ("P", "L", "1"):
@@ -42,7 +45,7 @@ def read_label_file(path: Path, *, has_void: bool = False) -> NDArray[np.uint8]:
     has_void: keep 255 of a palette file, which means "do not score this pixel" in annotations.
     Raises DatasetError for a missing file or one that is no label map.
     """
-    labels, is_palette = _read_indices(path)
+    labels, is_palette = read_indices(path)
     if not (is_palette and has_void) and _is_binary(labels):
         return np.asarray(labels != 0, dtype=np.uint8)
     return labels
@@ -53,7 +56,7 @@ def read_foreground(path: Path) -> NDArray[np.uint8]:
 
     Accepts 0/1, 0/255, palette ids, and soft 8-bit grey. Raises DatasetError as `read_label_file`.
     """
-    labels, is_palette = _read_indices(path)
+    labels, is_palette = read_indices(path)
     # Grey values below one half alone are ids in a file without a palette, not a mask that nobody could see.
     threshold = 0 if is_palette or int(labels.max(initial=0)) < 128 else 127
     foreground: NDArray[np.uint8] = (labels > threshold).view(np.uint8)

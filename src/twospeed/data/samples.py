@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +61,34 @@ class SequenceSample:
         if path is None:
             raise DatasetError(f"{self.name}: frame {frame} is not annotated; {len(self.annotations)} other frames are")
         return read_foreground(path) if self.foreground else read_label_file(path, has_void=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrame:
+    """One frame of a set whose every pixel has a class: where picture and labels lie. Pixels are read when asked for.
+
+    name: as the set calls it. sequence, number: the recording and the frame's number in it. annotation: None where
+    nothing is labelled. read_labels: how the set's files become classes, uint8 (H, W).
+    """
+
+    name: str
+    sequence: str
+    number: int
+    picture: Path
+    annotation: Path | None
+    read_labels: Callable[[Path], NDArray[np.uint8]]
+
+    def image(self) -> NDArray[np.uint8]:
+        """Read the picture, uint8 (H, W, 3) RGB. Raises VideoError when it is unreadable."""
+        from twospeed.video.folders import read_image
+
+        return read_image(self.picture)
+
+    def labels(self) -> NDArray[np.uint8]:
+        """Read the classes, uint8 (H, W). Raises DatasetError when they are missing or are no label map."""
+        if self.annotation is None:
+            raise DatasetError(f"{self.name}: the frame {self.picture} is not labelled")
+        return self.read_labels(self.annotation)
 
 
 @dataclass(frozen=True, slots=True)
