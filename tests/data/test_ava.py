@@ -40,6 +40,21 @@ def test_predicted_boxes_may_have_no_action_and_older_annotations_no_person(tmp_
     assert old.persons.tolist() == [ava.NO_PERSON]
 
 
+def test_rows_that_are_written_otherwise_read_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(ava, "_LINES_AT_ONCE", 3)
+    usual = "".join(f"vid,{900 + n:04d},0.1,0.2,0.5,0.6,{1 + n},0.{75 - n}\n" for n in range(8))
+    expected = ava.read_detections(written(tmp_path, usual, "usual.csv"))
+    assert expected.lines.tolist() == list(range(1, 9))
+    spaced = usual.replace(",", " , ").replace("\n", "\n  \n", 5).replace("vid", '"vid"', 1)
+    found = ava.read_detections(written(tmp_path, spaced))
+    assert found.lines.tolist() == [1, 3, 5, 7, 9, 11, 12, 13]
+    for name in ("videos", "seconds", "boxes_xyxy", "actions", "persons", "scores"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    mixed = ava.read_ground_truth(written(tmp_path, "v,1,0,0,1,1,3\nv,1,0,0,1,1,4,7\nv,1,0,0,1,1,5,\n"))
+    assert mixed.persons.tolist() == [ava.NO_PERSON, 7, ava.NO_PERSON]
+    assert mixed.actions.tolist() == [3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [

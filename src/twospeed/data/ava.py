@@ -17,12 +17,14 @@ out begin at second 900. The data set versions 2.1 and 2.2 have the same layout.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,10 @@ _COLUMNS: dict[Kind, str] = {
     "detections": "video, second, x1, y1, x2, y2, action id, score",
     "predicted boxes": "video, second, x1, y1, x2, y2, action id or nothing, score",
 }
+_CORNERS = ("x1", "y1", "x2", "y2")
+_ROW = np.dtype([("video", object), ("second", float), ("box", float, 4), ("action", float), ("last", float)])
+_ROW_WITHOUT_LAST = np.dtype([(name, _ROW[name]) for name in ("video", "second", "box", "action")])
+_LINES_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,34 +221,73 @@ def second_text(second: float) -> str:
 
 
 def _read_rows(path: Path, kind: Kind, labels: dict[int, str] | None) -> BoxRows:
-    rows = list(_rows(path))
-    if not rows:
+    lines, table = _regular(path, kind) or _careful(path, kind)
+    if not len(table):
         raise DatasetError(f"{path}: no rows; a row of {kind} is {_COLUMNS[kind]}")
-    widths = (7, 8) if kind == "ground truth" else (8,)
-    for line, row in rows:
-        if len(row) not in widths:
-            raise DatasetError(f"{path}:{line}: {len(row)} columns; a row of {kind} is {_COLUMNS[kind]}")
-    lines = np.array([line for line, _ in rows], np.int64)
-    if kind == "predicted boxes":
-        actions = _column(path, rows, 6, "action id", empty=NO_ACTION)
-    else:
-        actions = _column(path, rows, 6, "action id")
-    last = np.ones(len(rows)) if kind == "ground truth" else _column(path, rows, 7, "score")
-    persons = np.full(len(rows), NO_PERSON, np.int64)
+    known: dict[str, str] = {}
+    for column, values in (("second", table["second"]), *zip(_CORNERS, table["box"].T, strict=True)):
+        _finite(path, lines, values, column)
+    last = table["last"]
+    persons = np.full(len(table), NO_PERSON, np.int64)
     if kind == "ground truth":
-        persons = _whole(path, lines, _column(path, rows, 7, "person id", empty=NO_PERSON), "person id")
+        persons, last = _whole(path, lines, last, "person id"), np.ones(len(table))
     found = BoxRows(
         path=path,
         lines=lines,
-        videos=tuple(row[0] for _, row in rows),
-        seconds=_column(path, rows, 1, "second"),
-        boxes_xyxy=np.stack([_column(path, rows, i, name) for i, name in enumerate(("x1", "y1", "x2", "y2"), 2)], 1),
-        actions=_whole(path, lines, actions, "action id"),
+        videos=tuple(known.setdefault(name, name.strip()) for name in table["video"]),
+        seconds=table["second"].copy(),
+        boxes_xyxy=table["box"].copy(),
+        actions=_whole(path, lines, table["action"], "action id"),
         persons=persons,
-        scores=last,
+        scores=_finite(path, lines, last, "score").copy(),
     )
     _check_rows(found, kind, labels)
     return found
+
+
+def _regular(path: Path, kind: Kind) -> tuple[NDArray[np.int64], Any] | None:
+    """Read a file as every program writes it: line numbers (n,) and rows of `_ROW`; None where a row is different."""
+    numbers, tables = [np.zeros(0, np.int64)], [np.zeros(0, _ROW)]
+    begins = 1
+    options: dict[str, Any] = {"delimiter": ",", "comments": None, "quotechar": '"', "ndmin": 1}
+    if kind == "predicted boxes":
+        options["converters"] = {6: lambda text: float(text or NO_ACTION)}
+    try:
+        with _opened(path) as file:
+            while lines := list(itertools.islice(file, _LINES_AT_ONCE)):
+                filled = [number for number, line in enumerate(lines, begins) if not line.isspace()]
+                without_last = kind == "ground truth" and lines[0].count(",") == 6
+                if filled:
+                    read = np.loadtxt(lines, dtype=_ROW_WITHOUT_LAST if without_last else _ROW, **options)
+                    table = np.full(len(filled), NO_PERSON, _ROW) if without_last else read
+                    for field in read.dtype.names if without_last else ():
+                        table[field] = read[field]
+                    numbers.append(np.array(filled, np.int64))
+                    tables.append(table)
+                begins += len(lines)
+    except ValueError:
+        return None
+    return np.concatenate(numbers), np.concatenate(tables)
+
+
+def _careful(path: Path, kind: Kind) -> tuple[NDArray[np.int64], Any]:
+    """As `_regular`, row by row, to say which one is broken."""
+    widths = (7, 8) if kind == "ground truth" else (8,)
+    lines, rows = [], []
+    for line, fields in _rows(path):
+        if len(fields) not in widths:
+            raise DatasetError(f"{path}:{line}: {len(fields)} columns; a row of {kind} is {_COLUMNS[kind]}")
+        if kind == "predicted boxes":
+            fields[6] = fields[6] or str(NO_ACTION)
+        elif kind == "ground truth":
+            fields[7:] = ["".join(fields[7:]) or str(NO_PERSON)]
+        names = ("second", *_CORNERS, "action id", "person id" if kind == "ground truth" else "score")
+        second, *box, action, last = (
+            _number(text, path, line, name) for text, name in zip(fields[1:], names, strict=True)
+        )
+        lines.append(line)
+        rows.append((fields[0], second, box, action, last))
+    return np.array(lines, np.int64), np.array(rows, _ROW)
 
 
 def _check_rows(found: BoxRows, kind: Kind, labels: dict[int, str] | None) -> None:
@@ -277,30 +322,25 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as text ({error})") from error
 
 
-def _column(
-    path: Path, rows: Sequence[tuple[int, list[str]]], column: int, name: str, empty: float | None = None
-) -> NDArray[np.float64]:
-    """One column as finite numbers. empty: stands for nothing, and for a column that the row does not have."""
-    texts = [row[column] if column < len(row) else "" for _, row in rows]
-    if empty is not None:
-        texts = [text or str(empty) for text in texts]
-    try:
-        values = np.array(texts, dtype=np.float64)
-    except ValueError:
-        for (line, _), text in zip(rows, texts, strict=True):
-            _number(text, path, line, name)
-        raise
-    if not np.isfinite(values).all():
-        line, _ = rows[int(np.flatnonzero(~np.isfinite(values))[0])]
-        raise DatasetError(f"{path}:{line}: {name} is not a finite number")
+def _finite(path: Path, lines: NDArray[np.int64], values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    broken = ~np.isfinite(values)
+    if broken.any():
+        raise DatasetError(f"{path}:{lines[int(np.flatnonzero(broken)[0])]}: {name} is not a finite number")
     return values
 
 
@@ -315,6 +355,7 @@ def _number(text: str, path: Path, line: int, name: str) -> float:
 
 
 def _whole(path: Path, lines: NDArray[np.int64], values: NDArray[np.float64], name: str) -> NDArray[np.int64]:
+    _finite(path, lines, values, name)
     broken = (values != np.round(values)) | (np.abs(values) > 2**53)
     if broken.any():
         row = int(np.flatnonzero(broken)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -33,23 +33,17 @@ _PROTOCOLS: dict[Rules, str] = {
 }
 
 
-class _Keyframes:
-    """Numbers for keyframes: the same video and second give the same number, however the second is written."""
+def _number_keyframes(rules: Rules, *lists: tuple[Sequence[str], NDArray[np.float64]]) -> list[NDArray[np.int64]]:
+    """Number keyframes (videos, seconds): the same video and second is the same number in all lists.
 
-    def __init__(self, rules: Rules) -> None:
-        self.whole_seconds = rules == "pyslowfast"
-        self.numbers: dict[tuple[str, float], int] = {}
-
-    def of(self, keyframes: Iterable[tuple[str, float]]) -> NDArray[np.int64]:
-        """Return int64 (n,). The server tells seconds apart to six decimals, PySlowFast cuts them to whole ones."""
-        numbers = self.numbers
-        keys = ((video, int(second) if self.whole_seconds else round(second, 6)) for video, second in keyframes)
-        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64)
-
-    def boxes(self, rows: BoxRows) -> FrameBoxes:
-        """Return a file's rows for the metric."""
-        frames = self.of(zip(rows.videos, rows.seconds.tolist(), strict=True))
-        return FrameBoxes(frames, rows.boxes_xyxy, rows.actions, rows.scores)
+    The server tells seconds apart to six decimals, PySlowFast cuts them to whole ones.
+    """
+    videos: dict[str, int] = {}
+    codes = [np.array([videos.setdefault(video, len(videos)) for video in names], np.int64) for names, _ in lists]
+    seconds = [np.trunc(values) if rules == "pyslowfast" else np.round(values, 6) for _, values in lists]
+    distinct, places = np.unique(np.concatenate(seconds), return_inverse=True)
+    ends = np.cumsum([len(values) for values in seconds])[:-1]
+    return [code * len(distinct) + place for code, place in zip(codes, np.split(places, ends), strict=True)]
 
 
 def evaluate_ava(
@@ -75,9 +69,17 @@ def evaluate_ava(
     truth_rows = read_ground_truth(ground_truth, labels=names)
     found_rows = read_detections(predictions, labels=names)
     left_out = [] if exclusions is None else read_exclusions(exclusions)
-    keyframes = _Keyframes(chosen)
-    truth, found = keyframes.boxes(truth_rows), keyframes.boxes(found_rows)
-    excluded = keyframes.of(left_out)
+    keyframes = _number_keyframes(
+        chosen,
+        (truth_rows.videos, truth_rows.seconds),
+        (found_rows.videos, found_rows.seconds),
+        ([video for video, _ in left_out], np.array([second for _, second in left_out], np.float64)),
+    )
+    truth, found = (
+        FrameBoxes(numbers, rows.boxes_xyxy, rows.actions, rows.scores)
+        for numbers, rows in zip(keyframes, (truth_rows, found_rows), strict=False)
+    )
+    excluded = keyframes[2]
     result = frame_ap(truth, found, list(names), rules=chosen, excluded=excluded)
     if not result.by_class:
         raise DatasetError(
