@@ -92,6 +92,90 @@ class LabelledFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class SnippetSample:
+    """Consecutive frames of a driving video, the last one labelled; the first is the keyframe.
+
+    frames: in time order, one or more.
+    """
+
+    frames: tuple[LabelledFrame, ...]
+
+    @property
+    def distance(self) -> int:
+        """Propagation steps from the keyframe to the labelled frame."""
+        return len(self.frames) - 1
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read pictures, uint8 (T, H, W, 3) RGB, and the last one's classes, uint8 (H, W).
+
+        Raises DatasetError where sizes differ, VideoError where a picture is unreadable.
+        """
+        images = [frame.image() for frame in self.frames]
+        labels = self.frames[-1].labels()
+        sizes = [
+            *((f.picture, i.shape[:2]) for f, i in zip(self.frames, images, strict=True)),
+            ("labels", labels.shape),
+        ]
+        (last, wanted) = sizes[-2]
+        for what, size in sizes:
+            if size != wanted:
+                raise DatasetError(
+                    f"{what}: is {size[1]}x{size[0]}, but {last} is {wanted[1]}x{wanted[0]}; "
+                    "frames and labels of one snippet need one size"
+                )
+        return np.stack(images), labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Triplet:
+    """Three frames with the objects to follow through them, as space-time memory networks train.
+
+    frames: uint8 (3, H, W, 3) RGB. labels: uint8 (3, H, W), 0 = background, 1 and 2 the objects. masks: uint8 (K, H, W),
+    0..255, of frame 0's objects, soft along borders where a warp blended them. objects: how many there are, 1 or 2; none
+    of them needs to be visible. gap: largest distance between neighbours that the frames were drawn with, 0 for stills.
+    """
+
+    frames: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    objects: int
+    gap: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TripletBatch:
+    """Triplets stacked: frames uint8 (B, 3, 3, H, W), labels uint8 (B, 3, H, W), masks uint8 (B, K, H, W).
+
+    K is the most objects of any; objects says how many each sample has.
+    """
+
+    frames: Tensor
+    labels: Tensor
+    masks: Tensor
+    objects: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+
+def collate_triplets(samples: Sequence[Triplet]) -> TripletBatch:
+    """Stack triplets of one size; a missing second object's mask is empty."""
+    import torch
+
+    most = max(sample.objects for sample in samples)
+    masks = np.zeros((len(samples), most, *samples[0].labels.shape[1:]), np.uint8)
+    for target, sample in zip(masks, samples, strict=True):
+        target[: sample.objects] = sample.masks
+    frames = np.stack([sample.frames for sample in samples]).transpose(0, 1, 4, 2, 3)  # (B, T, 3, H, W)
+    return TripletBatch(
+        torch.from_numpy(np.ascontiguousarray(frames)),
+        torch.from_numpy(np.stack([sample.labels for sample in samples])),
+        torch.from_numpy(masks),
+        tuple(sample.objects for sample in samples),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ClipSample:
     """One clip of a labelled video, ready for a network.
 
@@ -129,6 +213,55 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyframeSample:
+    """The clip around one keyframe with the people in it, ready for a detector.
+
+    clip: float32 (3, T, H, W), normalised. boxes_xyxy: float32 (n, 4), pixels of the clip; n may be 0. targets: float32
+    (n, C), 1 for what a person does. keyframe: index in the data set's list.
+    """
+
+    clip: Tensor
+    boxes_xyxy: Tensor
+    targets: Tensor
+    keyframe: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyframeBatch:
+    """Clips of a batch with people in them: clips float32 (N, 3, T, H, W), boxes_xyxy N times (n, 4), targets (K, C)
+    for all boxes in their order, keyframes int64 (N,); how many clips had nobody, and those that broke.
+
+    N is smaller than what was asked for by empty + len(broken), and may be 0 (clips and targets are then None).
+    """
+
+    clips: Tensor | None
+    boxes_xyxy: tuple[Tensor, ...]
+    targets: Tensor | None
+    keyframes: Tensor
+    empty: int = 0
+    broken: tuple[BrokenSample, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keyframes)
+
+
+def collate_keyframes(samples: Sequence[KeyframeSample | BrokenSample]) -> KeyframeBatch:
+    """Stack clips into a batch, leave out those without people and set the broken ones aside."""
+    import torch
+
+    whole = [sample for sample in samples if isinstance(sample, KeyframeSample)]
+    used = [sample for sample in whole if len(sample.boxes_xyxy)]
+    return KeyframeBatch(
+        torch.stack([sample.clip for sample in used]) if used else None,
+        tuple(sample.boxes_xyxy for sample in used),
+        torch.cat([sample.targets for sample in used]) if used else None,
+        torch.tensor([sample.keyframe for sample in used], dtype=torch.int64),
+        empty=len(whole) - len(used),
+        broken=tuple(sample for sample in samples if isinstance(sample, BrokenSample)),
+    )
 
 
 def collate_clips(samples: Sequence[ClipSample | BrokenSample]) -> ClipBatch:
