@@ -48,7 +48,17 @@ def evaluate(
         str | None, typer.Option(help="Only these sequences, separated by commas.", metavar="A,B,C")
     ] = None,
     split: Annotated[str | None, typer.Option(help="val, test-dev, ... (YouTube-VOS: valid).", metavar="NAME")] = None,
-    task: Annotated[str | None, typer.Option(help="semi-supervised (default) or unsupervised.", metavar="TASK")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="semi-supervised or unsupervised. [default: unsupervised for models that find objects by themselves]",
+            metavar="TASK",
+        ),
+    ] = None,
+    all_frames: Annotated[
+        bool,
+        typer.Option("--all-frames", help="Semi-supervised: score first and last frame too, as the SlowFast report."),
+    ] = False,
     json_file: Annotated[
         str | None, typer.Option("--json", help="Write all scores to this file (- for stdout).", metavar="FILE")
     ] = None,
@@ -82,6 +92,18 @@ def evaluate(
         bool,
         typer.Option("--include-last", help="Also remember the last frame.", rich_help_panel="Model options"),
     ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="slowfast_maskrcnn: least score of a detection.", rich_help_panel="Model options"),
+    ] = None,
+    finetune: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="slowfast_maskrcnn, semi-supervised: iterations on each first mask (2000).",
+            rich_help_panel="Model options",
+        ),
+    ] = None,
     clips: Annotated[
         int | None, typer.Option(help="Clips spread over each video (10).", rich_help_panel="Kinetics")
     ] = None,
@@ -142,6 +164,8 @@ def evaluate(
     Average sizes and mirrored frames: --scales 480,600 --flip. Average models: --model A --weights a.pth
     --model B --weights b.pth. STM's memory: --include-last --top-k 0.
 
+    Find objects without masks: evaluate davis16 --data DAVIS/2016 --model slowfast_maskrcnn_3_7 --weights W.
+
     Score action recognition: evaluate kinetics --data val.csv (or a folder) --model slowfast_r50_8x8 -o scores; later
     --predictions scores/scores.npz.
 
@@ -171,6 +195,9 @@ def evaluate(
         top_k=top_k,
         max_memory_frames=max_memory_frames,
         include_last=include_last,
+        min_score=min_score,
+        finetune=finetune,
+        all_frames=all_frames,
         clips=clips,
         crops=crops,
         root=root,

@@ -1,9 +1,9 @@
 """Run trackers over a data set's sequences and write their masks in the benchmark's own file format.
 
-What runs is the `Tracker` that users run, fed one frame at a time. Test-time averaging (several sizes,
-mirrored frames, several models) is several trackers in step with each other: their probabilities are averaged
-frame by frame, so nothing is held for a whole video. A sequence is written aside and moved into place when it
-is finished, which is what makes a run resumable.
+What runs is the `Tracker` or `Discoverer` that users run, fed one frame at a time. Test-time averaging (several
+sizes, mirrored frames, several models) is several trackers in step with each other: their probabilities are
+averaged frame by frame, so nothing is held for a whole video. A sequence is written aside and moved into place
+when it is finished, which is what makes a run resumable.
 """
 
 from __future__ import annotations
@@ -98,6 +98,13 @@ class Clock:
     frames: int = 0
     seconds: float = 0.0
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the seconds inside."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
     def speed(self, passes: int) -> dict[str, Any]:
         """Return what the report says of speed; empty when nothing ran."""
         if not self.frames:
@@ -137,8 +144,43 @@ def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTrack
     ]
 
 
-def step_together(passes: Sequence[Pass], image: NDArray[np.uint8], masks: Labels | None) -> Labels:
-    """Segment one frame by all passes and return labels, uint8 (H, W): the argmax of the mean probabilities."""
+class Labeller(Protocol):
+    """What `run_sequences` feeds: takes the frames of one sequence in turn and returns labels as they are ready."""
+
+    def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
+        """Take the next frame; return the labels, uint8 (H, W), of the next frames in order, if any are ready."""
+        ...
+
+    def finish(self) -> list[Labels]:
+        """End the sequence: return the labels of the frames that are still missing."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        ...
+
+
+@dataclass(frozen=True)
+class InStep:
+    """Trackers in step with each other: each frame's labels are the argmax of their mean probabilities."""
+
+    passes: Sequence[Pass]
+
+    def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
+        """Segment one frame by all passes."""
+        return [_step_together(self.passes, image, masks)]
+
+    def finish(self) -> list[Labels]:
+        """Nothing is missing: a tracker answers at once."""
+        return []
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        for one in self.passes:
+            one.tracker.reset()
+
+
+def _step_together(passes: Sequence[Pass], image: NDArray[np.uint8], masks: Labels | None) -> Labels:
     if len(passes) == 1 and not passes[0].mirrored:
         return passes[0].tracker.step(image, masks).labels
     total: NDArray[np.float32] | None = None
@@ -195,7 +237,7 @@ def claim_output(folder: Path, description: Mapping[str, Any], *, resume: bool) 
 def run_sequences(
     samples: Sequence[SequenceSample],
     folder: Path,
-    plan: Callable[[SequenceSample], tuple[Sequence[Pass], FrameJobs]],
+    plan: Callable[[SequenceSample], tuple[Labeller, FrameJobs]],
     write: Callable[[Path, Labels], None],
     *,
     on_progress: OnProgress,
@@ -203,7 +245,7 @@ def run_sequences(
 ) -> None:
     """Segment every sequence that `folder` does not hold yet, and write `folder/<sequence>/<frame>.png`.
 
-    plan: which trackers see which frames of a sequence. write: how one mask is saved. clock: counts on.
+    plan: what sees which frames of a sequence. write: how one mask is saved. clock: counts on.
     Raises OutputError when a mask cannot be written; sequences that are finished stay.
     """
     for index, sample in enumerate(samples, start=1):
@@ -211,27 +253,29 @@ def run_sequences(
         if finished.is_dir():
             on_progress(Progress("track", sample.name, index, len(samples), 0, 0, skipped=True))
             continue
-        passes, jobs = plan(sample)
+        labeller, jobs = plan(sample)
         with _writing(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         try:
-            for number, (frame, masks, wanted) in enumerate(jobs, start=1):
+            waiting = iter(jobs)  # a labeller may look ahead: results come later than frames, in the same order
+            for number, (frame, masks, _) in enumerate(jobs, start=1):
                 image = sample.image(frame)
-                start = time.perf_counter()
-                labels = step_together(passes, image, masks)
-                clock.seconds += time.perf_counter() - start
+                with clock.running():
+                    results = labeller.feed(image, masks)
+                    results += labeller.finish() if number == len(jobs) else []
                 clock.frames += 1
-                if wanted:
-                    with _writing(partial):
-                        write(partial / f"{frame}.png", labels)
+                for labels in results:
+                    name, _, wanted = next(waiting)
+                    if wanted:
+                        with _writing(partial):
+                            write(partial / f"{name}.png", labels)
                 on_progress(Progress("track", sample.name, index, len(samples), number, len(jobs)))
             with _writing(finished):
                 partial.rename(finished)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            for one in passes:
-                one.tracker.reset()
+            labeller.reset()
 
 
 def davis_jobs(sample: SequenceSample, *, given_masks: bool = True) -> FrameJobs:

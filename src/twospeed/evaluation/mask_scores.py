@@ -109,13 +109,13 @@ def _result_files(folder: Path, sample: SequenceSample, frames: Sequence[str]) -
     return results
 
 
-def _davis_plan(sample: SequenceSample, folder: Path, task: Task) -> _Plan:
+def _davis_plan(sample: SequenceSample, folder: Path, task: Task, all_frames: bool) -> _Plan:
     if unmarked := [frame for frame in sample.frames if frame not in sample.annotations]:
         raise DatasetError(
             f"{sample.name}: {len(unmarked)} of {len(sample.frames)} frames have no annotation "
             f"({listing(unmarked)}): J and F cannot be computed here; test sets are scored by their server"
         )
-    frames = sample.frames[1:-1] if task == "semi-supervised" else sample.frames
+    frames = sample.frames if all_frames or task == "unsupervised" else sample.frames[1:-1]
     if not frames:
         raise DatasetError(
             f"{sample.name}: has {len(sample.frames)} frames; first and last are left out, so 3 or more are needed"
@@ -173,17 +173,19 @@ def score_davis(
     folder: Path,
     task: Task,
     *,
+    all_frames: bool = False,
     workers: int | None = None,
     on_sequence: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[ObjectScores], list[str]]:
     """Score `folder/<sequence>/<frame>.png` and return the objects' scores and notes on what was padded.
 
     samples: sequences annotated in every frame. Semi-supervised: objects by id, first and last frame left
-    out, void is background. Unsupervised: all frames, void left out, at most 20 proposals, matched to objects
-    by the Hungarian method. Objects are those of the first frame's annotation; fewer results are completed
-    with empty masks. workers: threads; None for one a core. Raises DatasetError, naming file and reason.
+    out (unless `all_frames`), void is background. Unsupervised: all frames, void left out, at most 20 proposals,
+    matched to objects by the Hungarian method. Objects are those of the first frame's annotation; fewer results
+    are completed with empty masks. workers: threads; None for one a core. Raises DatasetError, naming file and
+    reason.
     """
-    plans = [_davis_plan(sample, folder, task) for sample in samples]
+    plans = [_davis_plan(sample, folder, task, all_frames) for sample in samples]
     jobs = [(plan, frame) for plan in plans for frame in plan.frames]
     scores: list[ObjectScores] = []
     notes: list[str] = []

@@ -30,6 +30,7 @@ from twospeed.evaluation.mask_runs import (
     BuildTracker,
     Clock,
     FrameJobs,
+    InStep,
     OnProgress,
     Pass,
     Progress,
@@ -54,6 +55,8 @@ from twospeed.video.indexed_png import write_indexed_png
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from twospeed.evaluation.discovered import DiscoveryRun, DiscoverySettings
 
     Model = str | nn.Module
 
@@ -82,9 +85,10 @@ def evaluate_davis(
     model: Model | Sequence[Model] | None = None,
     weights: Any = "default",
     split: str = "val",
-    task: Task = "semi-supervised",
+    task: Task | None = None,
+    all_frames: bool = False,
     sequences: Sequence[str] | None = None,
-    settings: RunSettings | None = None,
+    settings: RunSettings | DiscoverySettings | None = None,
     output: Path | str | None = None,
     resume: bool = False,
     device: str | None = None,
@@ -95,10 +99,13 @@ def evaluate_davis(
     """Score masks on DAVIS: those of `predictions`, or those of `model` (several: their probabilities averaged).
 
     root: the data set in its official layout; `predictions`: a folder with `<sequence>/<frame>.png`, of
-    0/255, 0/1 or palette ids. weights: of each model, as `create_model` takes them. settings: None for the
-    split's published ones. output: where a model's masks go, an empty or new folder, or with `resume` that of
-    an interrupted run; None for a temporary one. build_tracker: what is run, if not `twospeed.Tracker`.
-    workers: threads that score; None for one a core.
+    0/255, 0/1 or palette ids. weights: of each model, as `create_model` takes them. task: None is unsupervised
+    for a model that finds objects by itself, as long as it is not fine-tuned, else semi-supervised. all_frames:
+    also score the first and the last frame of the semi-supervised task, as the SlowFast report does. settings:
+    None for the split's published ones; `DiscoverySettings` for models that find objects by themselves. output:
+    where a model's masks go, an empty or new folder, or with `resume` that of an interrupted run; None for a
+    temporary one. build_tracker: what is run, if not `twospeed.Tracker`. workers: threads that score; None for
+    one a core.
 
     The report's scores are {"global": ..., "sequences": {name: ...}} with the seven numbers of the official
     scorer, fractions. 2016: all objects of a file are one foreground, one entry a sequence. 2017: one entry
@@ -110,6 +117,8 @@ def evaluate_davis(
     """
     benchmark = f"davis{year % 100}"
     _check_source(predictions, model, output, resume)
+    finder = _finder(model, weights, settings, device, merged=year == 2016) if build_tracker is None else None
+    task = task or ("unsupervised" if finder is not None and not finder.settings.finetune else "semi-supervised")
     data = Davis(root, year, split, task, sequences, images=predictions is None)
     if predictions is not None:
         check_results(Path(predictions), data.names)
@@ -117,13 +126,16 @@ def evaluate_davis(
     public = all(frame in sample.annotations for sample in samples for frame in sample.frames)
 
     with ExitStack() as stack:
-        run = None
+        run: _Run | DiscoveryRun | None = None
         folder = Path(predictions) if predictions is not None else None
         if folder is None:
-            settings = settings or davis_settings(split)
-            if task == "unsupervised":
-                settings = replace(settings, given_masks=False)
-            run = _Run(model, weights, settings, device, build_tracker)
+            run = finder
+            if run is not None:
+                run.check_task(task)
+            else:
+                assert isinstance(settings, RunSettings | None)
+                settings = replace(settings or davis_settings(split), given_masks=task != "unsupervised")
+                run = _Run(model, weights, settings, device, build_tracker)
             folder = _output_folder(output, public, benchmark, stack)
             claim_output(folder, {"benchmark": benchmark, "split": split, **run.description()}, resume=resume)
             write = _write_grey if year == 2016 else write_indexed_png
@@ -132,7 +144,9 @@ def evaluate_davis(
         notes: list[str] = []
         if public or predictions is not None:
             told = _scoring_progress(samples, on_progress)
-            objects, notes = score_davis(samples, folder, task, workers=workers, on_sequence=told)
+            objects, notes = score_davis(
+                samples, folder, task, all_frames=all_frames, workers=workers, on_sequence=told
+            )
 
     entries = {o.sequence if year == 2016 else f"{o.sequence}_{o.label}": o.summary() for o in objects}
     overall = mean_summary(entries.values()) if entries else None
@@ -147,16 +161,17 @@ def evaluate_davis(
         benchmark=benchmark,
         scores=scores,
         table=table,
-        protocol=_davis_protocol(year, task),
+        protocol=_davis_protocol(year, task, all_frames),
         coverage=_coverage(len(data), data.official, "sequences", f"DAVIS-{year} {split}"),
         notes=tuple(notes),
         **(run.of_report() if run else {"model": f"files in {predictions}"}),
     )
 
 
-def _davis_protocol(year: Year, task: Task) -> str:
+def _davis_protocol(year: Year, task: Task, all_frames: bool) -> str:
     if task == "semi-supervised":
-        counted = "first mask given, first and last frame not scored, void as background"
+        frames = "all frames scored (not the official protocol)" if all_frames else "first and last frame not scored"
+        counted = f"first mask given, {frames}, void as background"
     else:
         counted = "no mask given, all frames scored, void left out, proposals matched to objects"
     objects = "all objects one foreground" if year == 2016 else "mean over objects"
@@ -281,19 +296,19 @@ class _Run:
             )
         self._every_frame_remembered: list[Pass] | None = None
 
-    def davis_plan(self, sample: SequenceSample) -> tuple[Sequence[Pass], FrameJobs]:
+    def davis_plan(self, sample: SequenceSample) -> tuple[InStep, FrameJobs]:
         """Which trackers see which frames of a sequence: all see all."""
-        return self.passes, davis_jobs(sample, given_masks=self.settings.given_masks)
+        return InStep(self.passes), davis_jobs(sample, given_masks=self.settings.given_masks)
 
-    def youtube_vos_plan(self, sample: SequenceSample) -> tuple[Sequence[Pass], FrameJobs]:
+    def youtube_vos_plan(self, sample: SequenceSample) -> tuple[InStep, FrameJobs]:
         """Which trackers see which frames of a video, leaving out those that change nothing."""
         every = self.settings.memory_every
         if self.settings.include_last or not can_skip(sample, every):
-            return self.passes, youtube_vos_jobs(sample)
+            return InStep(self.passes), youtube_vos_jobs(sample)
         if self._every_frame_remembered is None:
             remembering = replace(self.settings, memory_every=1)
             self._every_frame_remembered = build_passes(self._models, remembering, self._build)
-        return self._every_frame_remembered, youtube_vos_jobs(sample, skip_every=every)
+        return InStep(self._every_frame_remembered), youtube_vos_jobs(sample, skip_every=every)
 
     def description(self) -> dict[str, Any]:
         """Return what two runs must share for their masks to be of one kind."""
@@ -311,6 +326,19 @@ class _Run:
             "settings": settings_as_json(self.settings),
             "speed": self.clock.speed(len(self.passes)),
         }
+
+
+def _finder(model: Any, weights: Any, settings: Any, device: str | None, *, merged: bool) -> DiscoveryRun | None:
+    """Build the run of a model that finds objects by itself; None for others, and where files are scored."""
+    if model is None:
+        return None
+    from twospeed.evaluation.discovered import DiscoveryRun, DiscoverySettings, needs_no_masks
+
+    if not needs_no_masks(model):
+        return None
+    if not isinstance(settings, DiscoverySettings | None):
+        raise InputError(f"{type(settings).__name__} are settings of trackers; this model takes DiscoverySettings")
+    return DiscoveryRun(model, weights, settings or DiscoverySettings(), device, merged=merged)
 
 
 def _default_tracker(device: str | None) -> BuildTracker:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from twospeed.errors import InputError
+from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.network import Detections, DetectionStream, SlowFastMaskRCNN
 from twospeed.ops.masks import soft_aggregate
 from twospeed.pipelines.linking import ObjectLinker
@@ -35,6 +35,13 @@ def finds_objects(model_or_name: nn.Module | str) -> bool:
     if isinstance(model_or_name, str):
         return find(model_or_name).builder.startswith("twospeed.models.maskslowfast.")
     return isinstance(model_or_name, SlowFastMaskRCNN)
+
+
+def scaled_to(size: int) -> dict[str, Any]:
+    """Options of a network that works at this shorter side, in pixels. Raises InputError for less than 32."""
+    if size < 32:
+        raise InputError(f"size is {size}; the network needs a shorter side of 32 pixels or more")
+    return {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
 
 
 class Discoverer:
@@ -64,8 +71,6 @@ class Discoverer:
     ):
         if min_score is not None and not 0 <= min_score <= 1:
             raise InputError(f"min_score is {min_score}; give a number from 0 to 1")
-        if size is not None and size < 32:
-            raise InputError(f"size is {size}; the network needs a shorter side of 32 pixels or more")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
@@ -74,8 +79,7 @@ class Discoverer:
             name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
             raise InputError(f"{name} cannot find objects by itself; choose slowfast_maskrcnn_3_7, or give masks")
         if isinstance(model_or_name, str):
-            scale: dict[str, Any] = {} if size is None else {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
-            model_or_name = create_model(model_or_name, weights, **scale)
+            model_or_name = create_model(model_or_name, weights, **({} if size is None else scaled_to(size)))
         elif size is not None:
             raise InputError(
                 f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
@@ -84,14 +88,23 @@ class Discoverer:
         self.model = model_or_name.eval().to(self.device)
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the video."""
+    def reset(self, first_masks: NDArray[np.uint8] | None = None) -> None:
+        """Forget the video.
+
+        first_masks: uint8 (H, W) labels of the next video's first frame, for a network that was fine-tuned on them:
+        linked detections are these objects, under these labels, and no others. They are not results: the first
+        frame is segmented like any other.
+        """
+        known = None if first_masks is None else {int(k): first_masks == k for k in np.unique(first_masks) if k}
+        if known is not None and not known:
+            raise MaskError("the first frame's masks mark no object; nothing could be followed")
         self._stream = DetectionStream(self.model)
         self._linker = ObjectLinker(
-            max_objects=self.max_objects, min_score=0.5 if self.min_score is None else self.min_score
+            max_objects=self.max_objects, min_score=0.5 if self.min_score is None else self.min_score, known=known
         )
         self._times: deque[float] = deque()  # of the frames whose results are not out yet
         self._size: tuple[int, int] | None = None
+        self._masks_size = None if first_masks is None else first_masks.shape
         self._index = 0  # of the next result
 
     @torch.inference_mode()
@@ -103,6 +116,11 @@ class Discoverer:
         """
         picture = _picture(image).to(self.device)
         height, width = size = (picture.shape[-2], picture.shape[-1])
+        if self._masks_size not in (None, size):
+            raise MaskError(
+                f"frame 0 is {width}x{height}, its masks {self._masks_size[1]}x{self._masks_size[0]}; "
+                "give masks of the frame's size"
+            )
         if self._size not in (None, size):
             number = self._index + len(self._times)
             raise InputError(
@@ -120,9 +138,11 @@ class Discoverer:
         self.reset()
         return results
 
-    def run(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, ObjectMasks]]:
-        """Run over a whole video of any length and yield each frame with its result."""
-        self.reset()
+    def run(
+        self, frames: Iterable[Frame], first_masks: NDArray[np.uint8] | None = None
+    ) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Run over a whole video of any length and yield each frame with its result. first_masks: as of `reset`."""
+        self.reset(first_masks)
         waiting: deque[Frame] = deque()
         for frame in frames:
             waiting.append(frame)

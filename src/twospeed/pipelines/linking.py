@@ -6,6 +6,7 @@ which allows 20 proposals a video.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,19 +33,29 @@ class ObjectLinker:
     it was last seen gets its number back. What is left over and scores min_score or more is a new object. min_iou:
     least overlap of a detection with the mask an object last had. max_objects: numbers that are given out, 1 to
     max_objects; when all are taken, the object that has been gone longest, patience frames at least, gives its number
-    up. What is held is one mask for each number.
+    up. What is held is one mask for each number. known: masks of objects that are given, by number, as seen just before
+    the first frame; then only these are followed, and a new object can only be one of them that was gone.
     Raises InputError for options that make no sense.
     """
 
-    def __init__(self, *, max_objects: int = 20, min_score: float = 0.5, min_iou: float = 0.3, patience: int = 50):
+    def __init__(
+        self,
+        *,
+        max_objects: int = 20,
+        min_score: float = 0.5,
+        min_iou: float = 0.3,
+        patience: int = 50,
+        known: Mapping[int, Masks] | None = None,
+    ):
         if not 1 <= max_objects <= 255:
             raise InputError(f"max_objects is {max_objects}; give 1 to 255 (labels are bytes)")
         for name, value in {"min_score": min_score, "min_iou": min_iou}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         self.max_objects, self.min_score, self.min_iou, self.patience = max_objects, min_score, min_iou, patience
-        self._objects: dict[int, _Object] = {}
         self._frame = -1
+        self._objects = {number: _Object(mask.reshape(-1).copy(), -1) for number, mask in (known or {}).items()}
+        self._only_known = known is not None
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -65,7 +76,7 @@ class ObjectLinker:
             self._match(candidates, flat, ids)
         for index in sorted(range(len(flat)), key=lambda i: -scores[i]):
             if ids[index] == 0 and scores[index] >= self.min_score and self._is_new(flat, ids, index):
-                ids[index] = self._number(flat[index])
+                ids[index] = self._returned(flat[index]) if self._only_known else self._number(flat[index])
         return ids
 
     def _match(self, candidates: list[int], flat: Masks, ids: list[int]) -> None:
@@ -85,6 +96,15 @@ class ObjectLinker:
         mask = flat[index]
         others = flat[[i for i, number in enumerate(ids) if number]].any(0)
         return bool(mask.any()) and float((mask & ~others).sum()) >= _NEW * float(mask.sum())
+
+    def _returned(self, mask: Masks) -> int:
+        """Give the number of the known object that has been gone longest, or 0 when all are in the frame."""
+        gone = [number for number, one in self._objects.items() if one.seen < self._frame]
+        if not gone:
+            return 0
+        number = min(gone, key=lambda i: self._objects[i].seen)
+        self._objects[number] = _Object(mask.copy(), self._frame)
+        return number
 
     def _number(self, mask: Masks) -> int:
         """Give out a number, or 0 when none is left."""

@@ -35,6 +35,9 @@ class Request:
     top_k: int | None = None
     max_memory_frames: int | None = None
     include_last: bool = False
+    min_score: float | None = None
+    finetune: int | None = None
+    all_frames: bool = False
     clips: int | None = None
     crops: int | None = None
     root: Path | None = None

@@ -8,6 +8,7 @@ from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
+    from twospeed.evaluation.discovered import DiscoverySettings
     from twospeed.evaluation.mask_runs import OnProgress, RunSettings
     from twospeed.evaluation.report import Report
 
@@ -30,24 +31,29 @@ OPTIONS = frozenset(
         "top_k",
         "max_memory_frames",
         "include_last",
+        "min_score",
+        "finetune",
+        "all_frames",
     ]
 )
+TRACKER_OPTIONS = ("scales", "flip", "memory_every", "top_k", "max_memory_frames", "include_last")
+DISCOVERER_OPTIONS = ("min_score", "finetune")
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
     from twospeed.data.davis import Task
     from twospeed.evaluation.vos import davis_settings, evaluate_davis
 
-    task = request.task or "semi-supervised"
-    if task not in ("semi-supervised", "unsupervised"):
-        raise InputError(f"--task {task}: choose semi-supervised or unsupervised")
+    if request.task not in (None, "semi-supervised", "unsupervised"):
+        raise InputError(f"--task {request.task}: choose semi-supervised or unsupervised")
     split = request.split or "val"
     return evaluate_davis(
         data_folder(request),
         year,
         split=split,
-        task=cast(Task, task),
-        settings=_settings(request, davis_settings(split)),
+        task=cast(Task | None, request.task),
+        all_frames=request.all_frames,
+        settings=_discovery_settings(request) or _settings(request, davis_settings(split)),
         on_progress=on_progress,
         **_source(request),
     )
@@ -86,6 +92,25 @@ def _source(request: Request) -> dict[str, Any]:
     }
 
 
+def _discovery_settings(request: Request) -> DiscoverySettings | None:
+    """Return the settings of models that find objects by themselves; None for others. Refuses what has no meaning."""
+    finds = False
+    if request.model:
+        from twospeed.evaluation.discovered import DiscoverySettings, needs_no_masks
+
+        finds = needs_no_masks(request.model)
+    refused = TRACKER_OPTIONS if finds else DISCOVERER_OPTIONS
+    if given := [name for name in refused if getattr(request, name) not in (None, False, ())]:
+        option = f"--{given[0].replace('_', '-')}"
+        why = "remembers no masks and is not averaged" if finds else "finds no objects by itself"
+        raise InputError(f"{' + '.join(request.model) or 'a folder of masks'} {why}; leave {option} out")
+    if not finds:
+        return None
+    if request.size == 0:
+        raise InputError("--size 0: this network works at one size, give it in pixels (800 as published)")
+    return DiscoverySettings(size=request.size, min_score=request.min_score, finetune=request.finetune or 0)
+
+
 def _settings(request: Request, published: RunSettings) -> RunSettings:
     """Return the published settings with what the command line changes; 0 stands for "no limit"."""
     from dataclasses import replace
@@ -108,4 +133,4 @@ def _settings(request: Request, published: RunSettings) -> RunSettings:
 
 DAVIS_2016 = Benchmark(_davis16, OPTIONS)
 DAVIS_2017 = Benchmark(_davis17, OPTIONS)
-YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task"})
+YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task", "all_frames", *DISCOVERER_OPTIONS})
