@@ -1,11 +1,33 @@
-"""The classes of Cityscapes (Cordts et al., CVPR 2016): names and colours, and its label ids as classes."""
+"""Cityscapes (Cordts et al., CVPR 2016): classes, label ids, the labelled frames of a split and what leads to them.
+
+leftImg8bit_sequence/SPLIT/CITY/CITY_SSSSSS_FFFFFF_leftImg8bit.png     2048 x 1024, 30 frames a snippet, 17 Hz
+gtFine/SPLIT/CITY/CITY_SSSSSS_FFFFFF_gtFine_labelIds.png               of the 20th frame of each snippet
+"""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.folders import listing
+from twospeed.data.label_files import read_indices
+from twospeed.data.samples import LabelledFrame
+from twospeed.errors import DatasetError, InputError
 from twospeed.values import LabelMap
+
+Split = Literal["train", "val", "test"]
+
+OFFICIAL_FRAMES = {"train": 2975, "val": 500, "test": 1525}
+"""Labelled frames of each split."""
+
+LAST_LABEL_ID = 33
+
+_PICTURE, _LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
+_NAME = re.compile(r"(?P<sequence>[a-zA-Z-]+_\d{6})_(?P<number>\d{6})")
 
 VOID = 255
 """Class of pixels that are not scored."""
@@ -49,3 +71,106 @@ def ids_from_classes(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     table = np.zeros(256, np.uint8)
     table[: len(_CLASSES)] = [label_id for label_id, _, _ in _CLASSES]
     return table[classes]
+
+
+class Cityscapes:
+    """The labelled frames of a split, by city and name: a map-style data set of `LabelledFrame`.
+
+    root: the folder that holds `gtFine` and `leftImg8bit_sequence` (30 frames for each labelled one, at 17 Hz) or
+    `leftImg8bit` (the labelled frames alone: nothing can be propagated then). split: "train", "val" or "test", whose
+    pictures are listed without labels where there are none. list_file: a list as GSVNet's instead of all of the split,
+    one "picture label" a line, both relative to root.
+    Raises DatasetError when folders, labels or pictures are missing, InputError for another split.
+    """
+
+    def __init__(self, root: Path | str, split: Split = "train", *, list_file: Path | None = None):
+        if split not in get_args(Split):
+            raise InputError(f"split {split!r} of Cityscapes; choose {', '.join(get_args(Split))}")
+        self.root, self.split = Path(root), split
+        self.frames = _find(self.root, split) if list_file is None else _listed(self.root, list_file)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        return self.frames[index]
+
+    def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
+        """Return `count` frames before one and itself, `step` (1) frames apart, or None where pictures are missing."""
+        found = [_earlier(frame, (step or 1) * back) for back in range(count, 0, -1)]
+        return (*found, frame) if all(f.picture.is_file() for f in found) else None
+
+
+def _earlier(frame: LabelledFrame, back: int) -> LabelledFrame:
+    # Numbers run on through long recordings: the snippet's are those around the label's own, six digits
+    number = frame.number - back
+    name = f"{frame.sequence}_{number:06d}"
+    picture = frame.picture.with_name(frame.picture.name.replace(frame.name, name, 1))
+    return LabelledFrame(name, frame.sequence, number, picture, None, frame.read_labels)
+
+
+def _find(root: Path, split: str) -> tuple[LabelledFrame, ...]:
+    folders = [root / kind / split for kind in ("leftImg8bit_sequence", "leftImg8bit")]
+    if not any(folder.is_dir() for folder in folders):
+        raise DatasetError(
+            f"{root}: no pictures of split {split!r}; expected leftImg8bit_sequence/{split} or leftImg8bit/{split}"
+        )
+    pictures: dict[str, Path] = {}
+    for folder in reversed(folders):  # those with neighbours win
+        pictures |= {path.name.removesuffix(_PICTURE): path for path in sorted(folder.glob(f"*/*{_PICTURE}"))}
+    labels = root / "gtFine" / split
+    annotations = {path.name.removesuffix(_LABELS): path for path in sorted(labels.glob(f"*/*{_LABELS}"))}
+    if not annotations and split != "test":
+        raise DatasetError(f"{labels}: no labels; expected {labels.name}/CITY/CITY_SSSSSS_FFFFFF{_LABELS}")
+    if missing := [name for name in annotations if name not in pictures]:
+        raise DatasetError(f"{folders[0]}: no pictures for the labelled {listing(missing)}")
+    names = list(annotations) or [
+        path.name.removesuffix(_PICTURE) for path in sorted(folders[1].glob(f"*/*{_PICTURE}"))
+    ]
+    if not names:
+        raise DatasetError(f"{folders[1]}: no pictures of split {split!r}, which has no labels here")
+    return tuple(_frame(name, pictures[name], annotations.get(name)) for name in names)
+
+
+def _listed(root: Path, list_file: Path) -> tuple[LabelledFrame, ...]:
+    try:
+        lines = list_file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{list_file}: the list cannot be read ({error})") from error
+    frames = []
+    for number, line in enumerate(lines, start=1):
+        files = [root / part for part in line.split()]
+        if not files:
+            continue
+        if len(files) != 2:
+            raise DatasetError(f"{list_file}, line {number}: {line!r} is not a picture and a label, relative to {root}")
+        if missing := [str(file) for file in files if not file.is_file()]:
+            raise DatasetError(f"{list_file}, line {number}: {missing[0]} does not exist; is {root} the data's root?")
+        frames.append(_frame(files[0].name.removesuffix(_PICTURE), *files))
+    if not frames:
+        raise DatasetError(f"{list_file}: lists no frame")
+    return tuple(frames)
+
+
+def _frame(name: str, picture: Path, annotation: Path | None) -> LabelledFrame:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise DatasetError(f"{picture}: not a name of Cityscapes; expected CITY_SSSSSS_FFFFFF{_PICTURE}")
+    return LabelledFrame(name, found["sequence"], int(found["number"]), picture, annotation, read_classes)
+
+
+def read_classes(path: Path) -> NDArray[np.uint8]:
+    """Read a file of label ids as classes 0..18 and void (255), uint8 (H, W).
+
+    Files whose name says TrainIds hold classes already. Raises DatasetError for an unreadable file and for values that
+    are no label.
+    """
+    values, _ = read_indices(path)
+    most = len(_CLASSES) - 1 if "TrainIds" in path.name else LAST_LABEL_ID
+    wrong = values[(values > most) & (values != VOID)]
+    if len(wrong):
+        kind = "classes" if most < LAST_LABEL_ID else "label ids"
+        raise DatasetError(
+            f"{path}: holds the value {int(wrong[0])}; Cityscapes has the {kind} 0 to {most}, 255 is void"
+        )
+    return values if most < LAST_LABEL_ID else classes_from_ids(values)

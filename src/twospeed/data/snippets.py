@@ -1,0 +1,135 @@
+"""Snippets of driving videos: consecutive frames of which the last is labelled, as GSVNet trains and is scored on.
+
+The first frame of a snippet is the keyframe, its distance to the label the number of propagation steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from twospeed.data.samples import LabelledFrame, SnippetSample
+from twospeed.errors import DatasetError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LabelledVideos(Protocol):
+    """A data set of labelled frames that knows what lies before them: `CamVid`, `Cityscapes`."""
+
+    def __len__(self) -> int:
+        """Count the labelled frames."""
+        ...
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        """Return one labelled frame."""
+        ...
+
+    def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
+        """Return `count` frames before one and itself, `step` apart, or None where some are missing."""
+        ...
+
+
+class Snippets:
+    """All snippets of a data set whose label is at one of these distances from the keyframe: map-style.
+
+    In the order of the distances, as the released code runs an epoch: all frames at the first one, then all at the
+    second. step: frames of the recording from one frame to the next; None takes the finest that there is. Labelled
+    frames with too little before them are left out at that distance; `counts` says how many are there.
+    Raises DatasetError when a distance has no snippet at all, InputError for negative distances.
+    """
+
+    def __init__(self, data: LabelledVideos, distances: Sequence[int] = (1, 2, 3, 4), *, step: int | None = None):
+        if not distances or min(distances) < 0:
+            raise InputError(
+                f"distances are {tuple(distances)}; give one or more, 0 (the labelled frame alone) or more"
+            )
+        self.samples: list[SnippetSample] = []
+        self.counts: dict[int, int] = {}
+        frames = [data[index] for index in range(len(data))]
+        for distance in distances:
+            found = [data.before(frame, distance, step) for frame in frames]
+            samples = [SnippetSample(frames) for frames in found if frames is not None]
+            if not samples:
+                raise DatasetError(
+                    f"none of the {len(frames)} labelled frames has {distance} frames before it (as "
+                    f"{frames[0].picture} shows); propagation needs the frames of the video, not only the labelled ones"
+                )
+            self.counts[distance] = len(samples)
+            self.samples += samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> SnippetSample:
+        return self.samples[index]
+
+
+@dataclass(frozen=True, slots=True)
+class SnippetCrop:
+    """How a training patch is drawn: one scale, one place and one flip for all frames and the labels of a snippet.
+
+    part: of the picture's height and width, rounded down to multiples of `multiple` pixels, as the scaled picture is;
+    scales: one of these factors is drawn; flip_probability: 0..1.
+    """
+
+    part: float = 0.75
+    scales: tuple[float, ...] = (1.0,)
+    flip_probability: float = 0.5
+    multiple: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part <= 1 or not self.scales or min(self.scales) < self.part or self.multiple < 1:
+            raise InputError(
+                f"a patch of {self.part} of pictures scaled by {self.scales}; give a part in 0..1 that all cover"
+            )
+
+
+class TrainSnippets:
+    """Patches of snippets as tensors: map-style over (epoch, index), a pure function of them and the seed.
+
+    Yields frames uint8 (T, 3, h, w) RGB and classes uint8 (h, w); void and what is no class stay as they are. All
+    snippets of one distance and picture size have one size. Raises InputError for pictures too small for a patch.
+    """
+
+    def __init__(self, snippets: Snippets, crop: SnippetCrop, *, seed: int = 0):
+        self.snippets, self.crop, self.seed = snippets, crop, seed
+
+    def __len__(self) -> int:
+        return len(self.snippets)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from twospeed.transforms.spatial import CropTransform
+
+        epoch, index = key
+        images, labels = self.snippets[index].read()
+        size = labels.shape
+        random = np.random.default_rng([self.seed, epoch, index])
+        scale = self.crop.scales[random.integers(len(self.crop.scales))]
+        height, width = (self._floored(side * self.crop.part, size) for side in size)
+        scaled = size if scale == 1 else tuple(self._floored(side * scale, size) for side in size)
+        transform = CropTransform(
+            (size[0], size[1]),
+            (scaled[0], scaled[1]),
+            int(random.integers(scaled[0] - height + 1)),
+            int(random.integers(scaled[1] - width + 1)),
+            height,
+            width,
+            flip=bool(random.random() < self.crop.flip_probability),
+        )
+        frames = transform.frames(torch.from_numpy(images).permute(0, 3, 1, 2)).round_().to(torch.uint8)
+        return frames, transform.masks(torch.from_numpy(labels.copy()))
+
+    def _floored(self, length: float, size: tuple[int, ...]) -> int:
+        floored = int(length) // self.crop.multiple * self.crop.multiple
+        if floored < 1:
+            raise InputError(
+                f"pictures of {size[1]}x{size[0]} are too small for patches in multiples of {self.crop.multiple} pixels"
+            )
+        return floored
