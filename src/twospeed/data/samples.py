@@ -130,9 +130,10 @@ class SnippetSample:
 class Triplet:
     """Three frames with the objects to follow through them, as space-time memory networks train.
 
-    frames: uint8 (3, H, W, 3) RGB. labels: uint8 (3, H, W), 0 = background, 1 and 2 the objects. masks: uint8 (K, H, W),
-    0..255, of frame 0's objects, soft along borders where a warp blended them. objects: how many there are, 1 or 2; none
-    of them needs to be visible. gap: largest distance between neighbours that the frames were drawn with, 0 for stills.
+    frames: uint8 (3, H, W, 3) RGB. labels: uint8 (3, H, W), 0 = background, 1 and 2 the objects. masks: uint8
+    (K, H, W), 0..255, of frame 0's objects, soft along borders where a warp blended them. objects: how many there are,
+    1 or 2; none of them needs to be visible. gap: largest distance between neighbours that the frames were drawn with,
+    0 for stills.
     """
 
     frames: NDArray[np.uint8]

