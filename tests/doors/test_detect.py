@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ import twospeed
 from tests.conftest import GOLDENS
 from tests.doors.test_track import fails
 from tests.video.footage import numbered
+from twospeed.cli import action_overlay
 from twospeed.cli.main import exit_code
 from twospeed.data.ava import read_detections
 from twospeed.weights.load import save_model
@@ -32,6 +35,11 @@ def place(tmp_path_factory) -> Path:
     network = twospeed.create_model("slow_r50_4x16_ava", width=8)
     save_model(network, folder / "small.safetensors", model_name="slow_r50_4x16_ava")
     return folder
+
+
+def pictures(path: Path) -> list[np.ndarray]:
+    with twospeed.open_video(path) as frames:
+        return [frame.image for frame in frames]
 
 
 def model(place: Path) -> tuple[object, ...]:
@@ -78,6 +86,52 @@ def test_a_box_by_hand_and_no_overlay(place, tmp_path, capsys):
     assert "person 1 (4 4 20 30)" in shown.out
     assert "2 keyframes, 1 people" in shown.err
     assert not (tmp_path / "overlay.mp4").exists()
+
+
+def test_sizes_mirrored_clips_and_networks_are_averaged(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    twice = (*model(place), *model(place))
+    options = ("--box", "4,4,16,26", "--scales", "32,48", "--flip", "--every", 2, "--no-overlay", "-o", out)
+    assert run("detect", place / "clip.mp4", *twice, *options) == 0
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"] == "slow_r50_4x16_ava + slow_r50_4x16_ava"
+    assert record["weights_sha256"].count(" + ") == 1
+    assert (record["options"]["scales"], record["options"]["flip"]) == ("32,48", True)
+    scores = [read_detections(out / "detections.csv").scores]
+    for size in (32, 48):
+        size_options = ("--box", "4,4,16,26", "--size", size, "--flip", "--every", 2, "--no-overlay", "-o", out)
+        assert run("detect", place / "clip.mp4", *model(place), *size_options, "-q") == 0
+        scores.append(read_detections(out / "detections.csv").scores)
+    assert scores[0] == pytest.approx((scores[1] + scores[2]) / 2, abs=2e-6)
+    assert abs(scores[1] - scores[2]).max() > 1e-4
+    both = ("--size", 48, "--scales", "32,48")
+    assert "exclude each other" in fails(capsys, "detect", place / "clip.mp4", *model(place), *both)
+    assert "--scales 32,x" in fails(capsys, "detect", place / "clip.mp4", *model(place), "--scales", "32,x")
+
+
+def test_a_pipe_has_an_overlay_too(place, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with (place / "clip.mp4").open("rb") as pipe:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(pipe))
+        assert run("detect", "-", "--box", "4,4,16,26", *model(place), "-o", out, "-q", "--min-score", 0) == 0
+    frames = pictures(out / "overlay.mp4")
+    assert len(frames) == 60
+    plain = pictures(place / "clip.mp4")
+    outline = [np.abs(a[4:30, 3:5].astype(int) - b[4:30, 3:5]).mean() for a, b in zip(frames, plain, strict=True)]
+    assert min(outline) > 20  # the box is drawn in every frame, before, between and after keyframes
+
+
+def test_frames_before_a_late_keyframe_and_behind_the_last_are_in_the_overlay(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(action_overlay, "MOST_BYTES", 20_000)
+    boxes = tmp_path / "late.csv"
+    boxes.write_text("time_s,x1,y1,x2,y2\n1.5,4,4,20,30\n")
+    clip = place / "clip.mp4"
+    assert run("detect", clip, "--boxes", boxes, *model(place), "-o", tmp_path, "-q", "--every", 0.3) == 0
+    frames, plain = pictures(tmp_path / "overlay.mp4"), pictures(clip)
+    assert len(frames) == 60
+    drawn = [np.abs(a[4:30, 3:5].astype(int) - b[4:30, 3:5]).mean() > 20 for a, b in zip(frames, plain, strict=True)]
+    assert drawn.index(True) in range(30, 40)
+    assert len(drawn) - drawn[::-1].index(True) in range(44, 48)
 
 
 def test_bad_input_is_one_line(place, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,12 @@ class Watcher(torch.nn.Module):
         self.clips.append(clip)
         self.boxes.append(boxes)
         return boxes[0].float() / 10
+
+
+class Wide(Watcher):
+    """Sees a longer clip, for other classes."""
+
+    frames, num_classes = 6, 5
 
 
 def shades(path, count=90, rate=30):
@@ -80,6 +87,55 @@ def test_boxes_are_scaled_to_the_networks_pixels_and_scores_are_sigmoids(clip):
     assert result.boxes_xyxy.tolist() == [list(LEFT)]
     assert np.allclose(result.action_scores, torch.sigmoid(torch.tensor([[0.4, 0.8, 8, 8.8]])).numpy())
     assert result.labels == ("class 0", "class 1", "class 2", "class 3")
+
+
+def test_scores_are_averaged_over_networks_sizes_and_mirrored_clips(clip):
+    long = Wide()
+    long.num_classes = 4
+    watchers = [Watcher(), long]
+    detector = Detector(watchers, {1.0: [LEFT]}, scales=(48, 96), flip=True)
+    (result,) = detector.detect(clip)
+    assert detector.actions.passes == 8
+    for watcher, count in zip(watchers, (4, 6), strict=True):
+        assert [seen.shape[-2:] for seen in watcher.clips] == [(48, 96)] * 2 + [(96, 192)] * 2
+        plain, mirrored = watcher.clips[:2]
+        assert torch.equal(mirrored, plain.flip(-1))
+        assert frames_seen(plain) == keyframe_clip(30, count, 3, 90).tolist()
+        found = [boxes[0][0].tolist() for boxes in watcher.boxes]
+        assert found == [[2, 4, 40, 44], [55, 4, 93, 44], [4, 8, 80, 88], [111, 8, 187, 88]]
+    every = torch.cat([boxes[0] for watcher in watchers for boxes in watcher.boxes])
+    assert np.allclose(result.action_scores[0], torch.sigmoid(every / 10).mean(0).numpy(), atol=1e-6)
+
+
+def test_each_size_is_scaled_from_the_source(tmp_path):
+    """Not from another size: an ensemble gives the mean of what its sizes give alone."""
+    source = numbered(tmp_path / "n.mp4", 40, size=(64, 96))
+
+    class Mean(Watcher):
+        def forward(self, clip, boxes):
+            return clip[..., ::3, ::5].mean(dim=(0, 2, 3, 4)).repeat(1, 2)[:, :4] + clip[0, :, :, 5, 7].std()
+
+    def scores(**options):
+        return next(Detector(Mean(), [LEFT], **options).detect(source)).action_scores
+
+    alone = [scores(short_side=side) for side in (48, 80)]
+    assert np.abs(alone[0] - alone[1]).max() > 1e-5
+    assert np.allclose(scores(scales=(48, 80)), np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_every_frame_is_handed_over_once_even_behind_the_last_keyframe(clip):
+    seen = []
+    list(Detector(Watcher(), {0.5: [LEFT]}, short_side=48).detect(clip, seen.append))
+    assert [frame.index for frame in seen] == list(range(90))
+
+
+def test_a_folder_of_pictures_has_thirty_a_second(tmp_path):
+    for i in range(45):
+        cv2.imwrite(str(tmp_path / f"{i:03d}.png"), np.full((*SIZE, 3), 2 * i + 20, np.uint8))
+    watcher = Watcher()
+    results = list(Detector(watcher, [LEFT], short_side=48).detect(tmp_path))
+    assert [result.time_s for result in results] == [0, 1]
+    assert frames_seen(watcher.clips[1]) == keyframe_clip(30, 4, 3, 45).tolist()
 
 
 def test_boxes_with_times_are_the_keyframes_and_people_keep_their_numbers(clip):
@@ -164,7 +220,12 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
         ({"every_s": 0}, "every_s=0"),
         ({"threshold": 1.5}, "threshold=1.5"),
         ({"precision": "int8"}, "precision='int8'"),
-        ({"short_side": 8}, "short_side=8"),
+        ({"short_side": 8}, "a shorter side of 8"),
+        ({"scales": (64, 8)}, "a shorter side of 8"),
+        ({"scales": (64, 64)}, "scales=64,64: give each size once"),
+        ({"scales": (64,), "short_side": 48}, "short_side and scales exclude each other"),
+        ({"model_or_name": [Watcher(), Watcher()], "weights": ["default"]}, "2 networks with 1 weights"),
+        ({"model_or_name": [Watcher(), Wide()]}, "the same classes: Watcher has 4, Wide has 5"),
         ({"model_or_name": "slowfast_r50_8x8"}, "made for the task classify"),
         ({"model_or_name": torch.nn.Identity()}, "Identity has no whole number `frames`"),
     ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from twospeed.cli.options import whole_numbers
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ EPILOG = """
 (video,second,x1,y1,x2,y2,action,score), a csv with a header (time_s,x1,y1,x2,y2,score), or JSON.
 
 `twospeed detect clip.mp4 --box 40,20,120,220 --every 0.5` looks at one place, twice a second (x,y,width,height).
+
+`twospeed detect clip.mp4 --scales 224,256,320 --flip` averages the scores of sizes and mirrored clips; several
+`--model` (each with its `--weights`) average networks.
 
 `twospeed detect 1j20qq1JyX4.mkv --boxes ava_detection_val_boxes_and_labels.csv --start 900` detects on a video of AVA.
 """
@@ -41,11 +44,24 @@ def detect(
         typer.Option("--box", help="x,y,width,height in pixels, the same at every keyframe. Repeatable."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Model name; `twospeed models --task detect` lists them.")
-    ] = "slowfast_r50_8x8_ava",
+        list[str] | None,
+        typer.Option(
+            help="Model name; `twospeed models --task detect` lists them. Give several to average their scores. "
+            "[default: slowfast_r50_8x8_ava]"
+        ),
+    ] = None,
     weights: Annotated[
-        str, typer.Option(help="'default', 'random', or a checkpoint: twospeed's .safetensors or the authors' file.")
-    ] = "default",
+        list[str] | None,
+        typer.Option(
+            help="'default', 'random', or a checkpoint: twospeed's .safetensors or the authors' file. One for each "
+            "model, or one for all. [default: default]"
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Shorter side for the network, in pixels. [default: 256]")] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="Average the scores of these sizes, e.g. 224,256,320.", metavar="N,N")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored clips too.")] = False,
     labels: Annotated[
         str | None, typer.Option(help="File of class names, one on each line. [default: AVA's 80]")
     ] = None,
@@ -69,59 +85,68 @@ def detect(
 ) -> None:
     """Say who does what in a video, keyframe by keyframe.
 
-    Writes `results.json`, `detections.csv` (as AVA's server takes it), `overlay.mp4` (not of cameras and pipes) and
-    `run.json`. Each person keeps one number as long as the boxes overlap from keyframe to keyframe.
+    Writes `results.json`, `detections.csv` (as AVA's server takes it), `overlay.mp4` and `run.json`. Each person keeps
+    one number as long as the boxes overlap from keyframe to keyframe.
     """
     from twospeed.cli.job import Job, print_json, write_json
-    from twospeed.pipelines.detect import Detector
+    from twospeed.pipelines.detect import DEFAULT_MODEL, Detector
     from twospeed.video.reader import probe
     from twospeed.weights.load import weights_sha256
 
     if boxes is not None and box:
         raise InputError("--boxes and --box exclude each other: give people's boxes in one way")
-    is_file = video != "-" and Path(video).exists()
-    total = probe(video).frame_count if is_file else None
+    if size is not None and scales:
+        raise InputError(f"--size {size} and --scales exclude each other: the sizes of --scales are averaged")
+    names = model or [DEFAULT_MODEL]
+    given: list[str | None] = [None if name == "random" else name for name in weights or ["default"]]
+    given = given * len(names) if len(given) == 1 else given
+    info = probe(video) if video != "-" and Path(video).exists() else None
     detector = Detector(
-        model,
+        names,
         boxes if boxes is not None else _static(box or []),
         every,
-        weights=None if weights == "random" else weights,
+        weights=given,
         threshold=threshold,
         start_s=start,
+        scales=whole_numbers("--scales", scales) or ((size,) if size is not None else ()),
+        flip=flip,
         labels=labels,
         precision=precision,
         device=device,
     )
-    results = detector.detect(video)
+    sums = [weights_sha256(each, source) for each, source in zip(names, given, strict=True) if source is not None]
     folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_detect")
     job = Job(
         "detect",
-        model=model,
-        weights_sha256=None if weights == "random" else weights_sha256(model, weights),
+        model=detector.actions.name,
+        weights_sha256=" + ".join(each for each in sums if each) or None,
         options={
             "source": video,
-            "weights": weights,
+            "weights": [source or "random" for source in given],
             "boxes": None if boxes is None else str(boxes),
             "box": box or None,
             "labels": labels,
             "every_s": every,
             "threshold": threshold,
             "start_s": start,
+            "size": size,
+            "scales": scales,
+            "flip": flip,
             "precision": precision,
             "device": str(detector.device),
         },
         output=folder,
-        total=total,
+        total=None if info is None else info.frame_count,
         quiet=quiet,
     )
     name = "stdin" if video == "-" else Path(video).stem
     with job:
-        found = write_results(results, folder, detector, job, name=name, start_s=start)
-        document = describe(found, name, model, top)
+        rate = None if info is None else info.frame_rate
+        shown = {"top": top, "min_score": min_score, "hold_s": every, "rate": rate} if overlay else None
+        found = write_results(video, folder, detector, job, name=name, start_s=start, overlay=shown)
+        document = describe(found, name, job.model, top)
         if found:
             write_json(folder / "results.json", document)
-        if overlay and is_file and found:
-            write_overlay(Path(video), found, folder / "overlay.mp4", top, min_score, every)
     if not found:
         raise InputError(f"{video} has no keyframe; is it shorter than the first box's time?")
     if json_output:
@@ -135,27 +160,44 @@ detect.__doc__ = (detect.__doc__ or "") + "\n" + EPILOG
 
 
 def write_results(
-    results: Iterator[ActionBoxes], folder: Path, detector: Any, job: Any, *, name: str, start_s: float
+    source: str, folder: Path, detector: Any, job: Any, *, name: str, start_s: float, overlay: dict[str, Any] | None
 ) -> list[ActionBoxes]:
-    """Write detections.csv as results come, and return them (a few numbers for each person and keyframe).
+    """Write detections.csv and overlay.mp4 as results come, and return them (a few numbers for each person).
 
-    The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves whole
-    keyframes, and results.json of those.
+    overlay: None for no video. The folder appears with what is written first, so that bad input leaves nothing behind;
+    an interruption leaves whole keyframes, and results.json of those.
     """
+    from twospeed.cli.action_overlay import ActionOverlay
     from twospeed.cli.job import make_folder, write_json
     from twospeed.data.ava import write_detections
 
     found: list[ActionBoxes] = []
     with ExitStack() as stack:
-        file = None
+        file = drawn = None
+        if overlay is not None:
+            top, least = overlay["top"], overlay["min_score"]
+            drawn = stack.enter_context(
+                ActionOverlay(
+                    lambda: make_folder(folder) / "overlay.mp4",
+                    overlay["rate"],
+                    lambda result, row: [
+                        f"{action['label']} {action['score']:.2f}"
+                        for action in _best(result.action_scores[row], result.labels, top)
+                        if action["score"] >= least
+                    ],
+                    overlay["hold_s"],
+                )
+            )
         try:
-            for result in results:
+            for result in detector.detect(source, None if drawn is None else drawn.add_frame):
                 if file is None:
                     make_folder(folder)
                     file = stack.enter_context((folder / "detections.csv").open("w", encoding="utf-8"))
                 fractions = result.boxes_xyxy.astype(float) / detector.picture_size
                 write_detections(file, name, start_s + result.time_s, fractions, result.action_scores)
                 found.append(result)
+                if drawn is not None:
+                    drawn.add_result(result)
                 job.advance(detector.frames_read - job.frames)
         except KeyboardInterrupt:
             if found:
@@ -208,37 +250,6 @@ def describe(found: list[ActionBoxes], video: str, model: str, top: int) -> dict
 def _best(scores: Any, labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
     order = (-scores).argsort(kind="stable")[:top].tolist()
     return [{"label": labels[c], "class_id": c + 1, "score": round(float(scores[c]), 4)} for c in order]
-
-
-def write_overlay(
-    source: Path, found: list[ActionBoxes], path: Path, top: int, min_score: float, every_s: float
-) -> None:
-    """Write the video with people's boxes, numbers and actions; boxes move in straight lines between keyframes."""
-    import numpy as np
-
-    from twospeed.pipelines.people import between
-    from twospeed.render.overlay import draw_boxes
-    from twospeed.render.palette import object_colours
-    from twospeed.video.reader import open_video
-    from twospeed.video.writer import VideoWriter
-
-    times_s = [result.time_s for result in found]
-    with open_video(source) as reader, VideoWriter(path, reader.info.frame_rate, keep_partial=True) as writer:
-        for frame in reader:
-            after = int(np.searchsorted(times_s, frame.time_s + 1e-6, side="right"))
-            boxes, rows = between(
-                found[after - 1] if after else None,
-                found[after] if after < len(found) else None,
-                frame.time_s,
-                every_s,
-            )
-            texts = []
-            for result, row in rows:
-                actions = _best(result.action_scores[row], result.labels, top)
-                lines = [f"{a['label']} {a['score']:.2f}" for a in actions if a["score"] >= min_score]
-                texts.append([f"person {result.track_ids[row]}", *lines])
-            colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
-            writer.write(draw_boxes(frame.image, boxes, texts, colours) if rows else frame.image, frame.time_s)
 
 
 def _print_table(document: dict[str, Any], min_score: float) -> None:

@@ -15,6 +15,7 @@ from twospeed.cli.benchmarks.recognition import KINETICS
 from twospeed.cli.benchmarks.request import Benchmark, Request
 from twospeed.cli.benchmarks.vos import DAVIS_2016, DAVIS_2017, YOUTUBE_VOS
 from twospeed.cli.evaluation_progress import progress_shown
+from twospeed.cli.options import whole_numbers
 from twospeed.errors import InputError
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -189,7 +190,7 @@ def evaluate(
         resume=resume,
         device=device,
         size=size,
-        scales=_numbers("--scales", scales),
+        scales=whole_numbers("--scales", scales),
         flip=flip,
         memory_every=memory_every,
         top_k=top_k,
@@ -231,10 +232,3 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     if not names:
         raise InputError(f"--sequences {text!r} names none; separate names by commas")
     return names
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected whole numbers separated by commas") from error

@@ -11,35 +11,26 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from twospeed.errors import InputError, VideoError
-from twospeed.models.slowfast.inference import for_inference
-from twospeed.models.slowfast.network import SlowFast
-from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.pipelines.box_actions import BoxActions, Model, scaled
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
-from twospeed.transforms.colour import normalise
-from twospeed.transforms.spatial import CropTransform, scale_only
+from twospeed.transforms.spatial import CropTransform
 from twospeed.values import ActionBoxes, Frame
 from twospeed.video.reader import Source, frame_times, open_video
 from twospeed.video.sampling import TRAINED_RATE
-from twospeed.weights.catalog import Preprocessing, find
-from twospeed.weights.load import create_model
 
 DEFAULT_MODEL = "slowfast_r50_8x8_ava"
-AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256)
 
 
 @dataclass(slots=True, eq=False)
@@ -53,104 +44,82 @@ class _Keyframe:
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A frame that clips may need, scaled down."""
+    """A frame that clips may need, scaled down to every size that the networks look at."""
 
     time_s: float
-    image: NDArray[np.uint8]
+    images: dict[CropTransform, NDArray[np.uint8]]
 
 
 class Detector:
-    """A network that is ready to say what people do, for one video after another.
+    """Networks that are ready to say what people do, for one video after another.
 
-    model_or_name: a detector of the SlowFast family (or any module with its call and its attributes `frames`,
-    `frame_stride`, `num_classes`), or its catalogue name. weights: for names, as `create_model` takes them. boxes:
-    where people are: in any form that `given_boxes` reads; a function from a picture, uint8 (H, W, 3) RGB, to (boxes
-    (n, 4) xyxy in pixels, scores (n,)); None detects them with Faster R-CNN. every_s: seconds from one keyframe to the
-    next, the first at 0; with boxes that have times these are the keyframes, thinned to at most one in every_s.
-    threshold: people with a lower score are left out. start_s: what the boxes' file calls the video's first moment.
-    labels: names of the classes, None takes the catalogue's. short_side: pixels at which the network works. precision:
-    "bf16" computes in bfloat16. device: None chooses CUDA if present. Raises InputError for options that make no sense,
-    CheckpointError and WeightsUnavailable.
+    model_or_name, weights, scales, flip, labels, precision, device and what else there is: as
+    `twospeed.pipelines.box_actions.BoxActions` takes them. boxes: where people are: in any form that `given_boxes`
+    reads; a function from a picture, uint8 (H, W, 3) RGB, to (boxes (n, 4) xyxy in pixels, scores (n,)); None detects
+    them with Faster R-CNN. every_s: seconds from one keyframe to the next, the first at 0; with boxes that have times
+    these are the keyframes, thinned to at most one in every_s. threshold: people with a lower score are left out.
+    start_s: what the boxes' file calls the video's first moment. short_side: pixels at which the networks work, short
+    for one of scales. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable.
     """
 
     def __init__(
         self,
-        model_or_name: nn.Module | str = DEFAULT_MODEL,
+        model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
         boxes: Any = None,
         every_s: float = 1.0,
         *,
-        weights: Any = "default",
         threshold: float = 0.8,
         start_s: float = 0.0,
-        labels: Labels | None = None,
         short_side: int | None = None,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        device: str | torch.device | None = None,
-        preprocessing: Preprocessing | None = None,
+        scales: Sequence[int] = (),
+        **options: Any,
     ) -> None:
         if not every_s > 0:
             raise InputError(f"every_s={every_s}: give seconds above 0")
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold}: give a score from 0 to 1")
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"precision={precision!r}: choose fp32 or bf16")
-        if short_side is not None and short_side < 32:
-            raise InputError(f"short_side={short_side}: the network needs 32 pixels or more")
+        if short_side is not None:
+            if scales:
+                raise InputError("short_side and scales exclude each other: give the sizes as scales")
+            scales = (short_side,)
         self.every_s, self.threshold, self.start_s, self.boxes = every_s, threshold, start_s, boxes
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        known, name = None, type(model_or_name).__name__
-        if isinstance(model_or_name, str):
-            entry = find(model_or_name)
-            if entry.task != "detect":
-                raise InputError(
-                    f"{entry.name} is made for the task {entry.task}; `twospeed models --task detect` lists detectors"
-                )
-            known, name, preprocessing = entry.labels, entry.name, preprocessing or entry.preprocessing
-            model_or_name = create_model(model_or_name, weights)
-        for needed in ("frames", "frame_stride", "num_classes"):
-            if not isinstance(getattr(model_or_name, needed, None), int):
-                raise InputError(f"{name} has no whole number `{needed}`; it cannot be used to detect actions")
-        dtype = torch.bfloat16 if precision == "bf16" else None
-        ready: Any = for_inference(model_or_name, dtype) if isinstance(model_or_name, SlowFast) else model_or_name
-        self.network = ready.to(self.device).eval()
-        self.preprocessing = preprocessing or AVA
-        self.short_side = short_side or self.preprocessing.short_side or 256
-        self.labels = label_names(labels, known, ready.num_classes, name)
+        self.actions = BoxActions(model_or_name, scales=scales, **options)
+        self.labels, self.device = self.actions.labels, self.actions.device
         self._find_people = person_detector(self.device) if boxes is None else boxes if callable(boxes) else None
         self.frames_read = 0  # of the video in work
         self.picture_size = np.ones(4)  # its width, height, width, height
 
-    @property
-    def clip_offsets_s(self) -> NDArray[np.float64]:
-        """Times of the clip's frames relative to the keyframe, (T,): from half a clip before it, at 30 a second."""
-        steps = np.arange(self.network.frames) - self.network.frames / 2
-        return np.asarray(steps * self.network.frame_stride / TRAINED_RATE)
-
-    def detect(self, source: Source) -> Iterator[ActionBoxes]:
+    def detect(self, source: Source, on_frame: Callable[[Frame], None] | None = None) -> Iterator[ActionBoxes]:
         """Yield one result for each keyframe of a file, a folder of pictures, a camera or a pipe, in order.
 
-        Frames before the first or after the last repeat that one, as AVA's authors do. Keyframes without people give
-        empty results. Raises VideoError; InputError for given boxes outside of the picture or keyframes outside of the
-        video (for files before anything is computed, for streams at their end).
+        on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of pictures
+        has 30 a second, as AVA's frames. Frames before the first or after the last repeat that one, as AVA's authors
+        do. Keyframes without people give empty results. Raises VideoError; InputError for given boxes outside of the
+        picture or keyframes outside of the video (for files before anything is computed, for streams at their end).
         """
         is_path = isinstance(source, str | os.PathLike) and source != "-" and Path(source).exists()
         given = None
-        reader = open_video(source)
+        folder_rate = TRAINED_RATE if is_path and Path(source).is_dir() else None  # type: ignore[arg-type]
+        reader = open_video(source, rate=folder_rate)
         if self._find_people is None:
             rate = None if reader.info.frame_rate is None else float(reader.info.frame_rate)
             name = Path(source).stem if isinstance(source, str | os.PathLike) else ""
             try:
                 given = given_boxes(self.boxes, video=name, start_s=self.start_s, rate=rate)
+                given.check(reader.info.height, reader.info.width)
                 if is_path and given.times_s:
-                    self._check_times(given, float(frame_times(source)[-1]), rate, str(source))  # type: ignore[arg-type]
+                    last_s = float(frame_times(source, rate=folder_rate)[-1])  # type: ignore[arg-type]
+                    self._check_times(given, last_s, rate, str(source))
             except BaseException:
                 reader.close()
                 raise
-        return self._results(reader, given, str(source))
+        return self._results(reader, given, str(source), on_frame)
 
-    def _results(self, reader: Any, given: GivenBoxes | None, name: str) -> Iterator[ActionBoxes]:
-        offsets = self.clip_offsets_s
-        first_s, last_s = float(offsets[0]), float(offsets[-1])
+    def _results(
+        self, reader: Any, given: GivenBoxes | None, name: str, on_frame: Callable[[Frame], None] | None = None
+    ) -> Iterator[ActionBoxes]:
+        offsets = [clip_offsets_s(*sampling) for sampling in self.actions.samplings]
+        first_s, last_s = min(float(times[0]) for times in offsets), max(float(times[-1]) for times in offsets)
         times = self._keyframe_times(given)
         upcoming = next(times, None)
         waiting: deque[_Keyframe] = deque()
@@ -158,7 +127,7 @@ class Detector:
         linker = PersonLinker()
         previous: Frame | None = None
         skipped: Frame | None = None  # the last frame before the earliest clip, not scaled yet
-        transform: CropTransform | None = None
+        transforms: list[CropTransform] = []
         self.frames_read = 0
         with closing(reader):
             rate = float(reader.info.frame_rate or TRAINED_RATE)
@@ -169,33 +138,35 @@ class Detector:
                         f"{name}: frame {frame.index} is {_size(frame)}, those before are {_size(previous)}; "
                         "cut the video there, or re-encode it at one size"
                     )
-                if transform is None:
+                if previous is None:
                     height, width = frame.image.shape[:2]
-                    transform = scale_only(height, width, self.short_side)
+                    transforms = self.actions.transforms(height, width)
                     self.picture_size = np.array([width, height, width, height], np.float64)
                 while previous is not None and upcoming is not None and frame.time_s > upcoming[1] + grace:
                     waiting.append(self._keyframe(previous, given, *upcoming))
                     upcoming = next(times, None)
                 while waiting and frame.time_s > waiting[0].time_s + last_s + grace:
-                    yield self._result(waiting.popleft(), held, offsets + grace, transform, linker)
+                    yield self._result(waiting.popleft(), held, grace, linker)
                 if waiting or upcoming is not None:
                     clip_s = (waiting[0].time_s if waiting else upcoming[1]) + first_s  # type: ignore[index]
-                    skipped = _hold(held, skipped, frame, clip_s + grace, transform)
-                elif given is not None:
+                    skipped = _hold(held, skipped, frame, clip_s + grace, transforms)
+                elif on_frame is None:
                     self.frames_read += 1
                     return  # no keyframe is left
                 previous = frame
                 self.frames_read += 1
-            if previous is None or transform is None:
+                if on_frame is not None:
+                    on_frame(frame)
+            if previous is None:
                 return
             end_s = previous.time_s + 1 / rate
             if skipped is not None:
-                held.append(_Held(skipped.time_s, _scaled(skipped.image, transform)))
+                held.append(_held(skipped, transforms))
             while upcoming is not None and upcoming[1] < end_s - grace:
                 waiting.append(self._keyframe(previous, given, *upcoming))
                 upcoming = next(times, None)
             while waiting:
-                yield self._result(waiting.popleft(), held, offsets + grace, transform, linker)
+                yield self._result(waiting.popleft(), held, grace, linker)
         if given is not None and given.times_s and upcoming is not None:
             self._check_times(given, previous.time_s, rate, name)
 
@@ -232,41 +203,34 @@ class Detector:
         sure = scores >= self.threshold
         return _Keyframe(time_s, boxes[sure], scores[sure])
 
-    @torch.inference_mode()
-    def _result(
-        self,
-        keyframe: _Keyframe,
-        held: Iterable[_Held],
-        offsets_s: NDArray[np.float64],
-        transform: CropTransform,
-        linker: PersonLinker,
-    ) -> ActionBoxes:
-        actions = np.zeros((0, len(self.labels)), np.float32)
-        if len(keyframe.boxes):
-            frames = list(held)
-            times_s = np.array([frame.time_s for frame in frames])
-            chosen = np.clip(np.searchsorted(times_s, keyframe.time_s + offsets_s, side="right") - 1, 0, None)
-            pictures = torch.from_numpy(np.stack([frames[i].image for i in chosen])).permute(0, 3, 1, 2)
-            pre = self.preprocessing
-            clip = normalise(pictures, pre.mean, pre.std, order=pre.input_order).transpose(0, 1)[
-                None
-            ]  # (1, 3, T, H, W)
-            boxes = transform.boxes(torch.from_numpy(keyframe.boxes), inclusive=True)
-            logits = self.network(clip.to(self.device), [boxes.to(self.device)])
-            actions = logits.float().sigmoid().cpu().numpy()
+    def _result(self, keyframe: _Keyframe, held: Sequence[_Held], grace_s: float, linker: PersonLinker) -> ActionBoxes:
+        times_s = np.array([frame.time_s for frame in held])
+
+        def pictures(frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
+            # The last frame that is shown by then
+            wanted_s = keyframe.time_s + clip_offsets_s(frames, stride) + grace_s
+            chosen = np.clip(np.searchsorted(times_s, wanted_s, side="right") - 1, 0, None)
+            return np.stack([held[i].images[transform] for i in chosen])
+
+        width, height = self.picture_size[:2].astype(int).tolist()
         return ActionBoxes(
             time_s=keyframe.time_s,
             boxes_xyxy=keyframe.boxes.astype(np.float32),
             person_scores=keyframe.scores.astype(np.float32),
-            action_scores=actions,
+            action_scores=self.actions.scores(pictures, keyframe.boxes, height, width),
             labels=self.labels,
             track_ids=linker.step(keyframe.boxes),
         )
 
 
+def clip_offsets_s(frames: int, stride: int) -> NDArray[np.float64]:
+    """Times of a clip's frames relative to its keyframe, (frames,): from half a clip before it, at 30 a second."""
+    return np.asarray((np.arange(frames) - frames / 2) * stride / TRAINED_RATE)
+
+
 def detect(
     source: Source,
-    model_or_name: nn.Module | str = DEFAULT_MODEL,
+    model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     boxes: Any = None,
     every_s: float = 1.0,
     **options: Any,
@@ -281,7 +245,7 @@ def detect(
 
 
 def _hold(
-    held: deque[_Held], skipped: Frame | None, frame: Frame, clip_s: float, transform: CropTransform
+    held: deque[_Held], skipped: Frame | None, frame: Frame, clip_s: float, transforms: Sequence[CropTransform]
 ) -> Frame | None:
     """Hold a frame for the clips that begin at clip_s or later, and of those before clip_s only the last.
 
@@ -293,17 +257,13 @@ def _hold(
         held.clear()
         return frame
     if skipped is not None:
-        held.append(_Held(skipped.time_s, _scaled(skipped.image, transform)))
-    held.append(_Held(frame.time_s, _scaled(frame.image, transform)))
+        held.append(_held(skipped, transforms))
+    held.append(_held(frame, transforms))
     return None
 
 
-def _scaled(image: NDArray[np.uint8], transform: CropTransform) -> NDArray[np.uint8]:
-    """Scale as AVA's authors do: bilinear on 8-bit values."""
-    height, width = transform.scaled
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+def _held(frame: Frame, transforms: Sequence[CropTransform]) -> _Held:
+    return _Held(frame.time_s, {transform: scaled(frame.image, transform) for transform in transforms})
 
 
 def _size(frame: Frame) -> str:

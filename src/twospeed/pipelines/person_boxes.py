@@ -59,6 +59,11 @@ class GivenBoxes:
     rows: tuple[tuple[Given, ...], ...]
     normalised: bool
 
+    def check(self, height: int, width: int) -> None:
+        """Raise InputError for a box that does not fit pictures of this size, see `at`."""
+        for number in range(max(1, len(self.times_s))):
+            self.at(number, height, width)
+
     def at(self, number: int, height: int, width: int) -> Found:
         """Return the boxes of time `number` in pixels of a picture, cut off at its edges.
 

@@ -1,0 +1,172 @@
+"""What people in boxes do: one network or several, at one size or several, seen as they are and mirrored.
+
+Scores are sigmoids, averaged over networks, sizes and mirrored clips. The ActivityNet 2019 report calls a network that
+is tested at several sizes and mirrored "++", and averages the scores of networks alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from twospeed.errors import InputError
+from twospeed.models.slowfast.inference import for_inference
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.transforms.colour import normalise
+from twospeed.transforms.spatial import CropTransform, scale_only
+from twospeed.weights.catalog import Preprocessing, find
+from twospeed.weights.load import create_model
+
+AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256)
+SMALLEST = 32  # pixels: the features have a thirty-second or a sixteenth of the picture's size
+
+Model: TypeAlias = nn.Module | str
+Pictures: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
+"""(frames, stride, transform) -> the keyframe's clip, uint8 (frames, height, width, 3), scaled as the transform says;
+frames lie stride / 30 s apart, from half a clip before the keyframe."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Member:
+    """One network, ready, and the shorter sides at which it looks."""
+
+    name: str
+    network: Any
+    preprocessing: Preprocessing
+    short_sides: tuple[int, ...]
+    known_labels: str | None
+
+
+class BoxActions:
+    """Networks that are ready to say what people in given boxes do.
+
+    model_or_name: a detector of the SlowFast family (or any module with its call and its attributes `frames`,
+    `frame_stride`, `num_classes`), its catalogue name, or several of either: scores are averaged. weights: for names,
+    as `create_model` takes them; one for each of several networks. scales: shorter sides in pixels whose scores are
+    averaged; none: the one of the catalogue. flip: average with mirrored clips too. labels: names of the classes, None
+    takes the catalogue's. precision: "bf16" computes in bfloat16. device: None chooses CUDA if present. Raises
+    InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    """
+
+    def __init__(
+        self,
+        model_or_name: Model | Sequence[Model],
+        *,
+        weights: Any = "default",
+        scales: Sequence[int] = (),
+        flip: bool = False,
+        labels: Labels | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        device: str | torch.device | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise InputError(f"precision={precision!r}: choose fp32 or bf16")
+        if scales and min(scales) < SMALLEST:
+            raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
+        if len(set(scales)) < len(scales):
+            raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.flip = flip
+        models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
+        given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
+        if not models or len(given) != len(models):
+            raise InputError(f"{len(models)} networks with {len(given)} weights: give one for each, in the same order")
+        dtype = torch.bfloat16 if precision == "bf16" else None
+        self._members = [
+            _member(model, source, preprocessing, tuple(scales), dtype, self.device)
+            for model, source in zip(models, given, strict=True)
+        ]
+        first = self._members[0]
+        for member in self._members[1:]:
+            if member.network.num_classes != first.network.num_classes:
+                raise InputError(
+                    f"scores can only be averaged over the same classes: {first.name} has "
+                    f"{first.network.num_classes}, {member.name} has {member.network.num_classes}"
+                )
+        self.labels = label_names(labels, first.known_labels, first.network.num_classes, first.name)
+
+    @property
+    def name(self) -> str:
+        """Names of the networks."""
+        return " + ".join(member.name for member in self._members)
+
+    @property
+    def samplings(self) -> list[tuple[int, int]]:
+        """What clips the networks see: (frames, stride), each kind once."""
+        return list(dict.fromkeys((m.network.frames, m.network.frame_stride) for m in self._members))
+
+    @property
+    def passes(self) -> int:
+        """How many clips are computed for each keyframe."""
+        return sum(len(member.short_sides) for member in self._members) * (2 if self.flip else 1)
+
+    def transforms(self, height: int, width: int) -> list[CropTransform]:
+        """Return how pictures of this size are scaled for the networks, each way once."""
+        sides = dict.fromkeys(side for member in self._members for side in member.short_sides)
+        return [scale_only(height, width, side) for side in sides]
+
+    @torch.inference_mode()
+    def scores(self, pictures: Pictures, boxes_xyxy: NDArray[np.floating], height: int, width: int) -> NDArray[Any]:
+        """Return what the people of one keyframe do: float32 (n, C) in 0..1.
+
+        pictures: gives the clips, see `Pictures`. boxes_xyxy: (n, 4), pixels of the source, which is height x width.
+        """
+        if not len(boxes_xyxy):
+            return np.zeros((0, len(self.labels)), np.float32)
+        boxes = torch.from_numpy(np.asarray(boxes_xyxy, np.float64))
+        total = torch.zeros(len(boxes), len(self.labels))
+        for member in self._members:
+            network, pre = member.network, member.preprocessing
+            for side in member.short_sides:
+                plain = scale_only(height, width, side)
+                seen = torch.from_numpy(pictures(network.frames, network.frame_stride, plain)).to(self.device)
+                frames = normalise(seen.permute(0, 3, 1, 2), pre.mean, pre.std, order=pre.input_order)
+                clip = frames.transpose(0, 1)[None]  # (1, 3, T, H, W)
+                for transform in [plain, dataclasses.replace(plain, flip=True)] if self.flip else [plain]:
+                    placed = transform.boxes(boxes, inclusive=True).to(self.device)
+                    logits = network(clip.flip(-1) if transform.flip else clip, [placed])
+                    total += logits.float().sigmoid().cpu()
+        return (total / self.passes).numpy()
+
+
+def scaled(image: NDArray[np.uint8], transform: CropTransform) -> NDArray[np.uint8]:
+    """Scale a picture (H, W, 3) as AVA's authors do: bilinear on 8-bit values."""
+    height, width = transform.scaled
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _member(
+    model: Model,
+    weights: Any,
+    preprocessing: Preprocessing | None,
+    scales: tuple[int, ...],
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> _Member:
+    known, name, network = None, type(model).__name__, model
+    if isinstance(model, str):
+        entry = find(model)
+        if entry.task != "detect":
+            raise InputError(
+                f"{entry.name} is made for the task {entry.task}; `twospeed models --task detect` lists detectors"
+            )
+        known, name, preprocessing = entry.labels, entry.name, preprocessing or entry.preprocessing
+        network = create_model(model, weights)
+    for needed in ("frames", "frame_stride", "num_classes"):
+        if not isinstance(getattr(network, needed, None), int):
+            raise InputError(f"{name} has no whole number `{needed}`; it cannot be used to detect actions")
+    ready: Any = for_inference(network, dtype) if isinstance(network, SlowFast) else network
+    chosen = preprocessing or AVA
+    return _Member(name, ready.to(device).eval(), chosen, scales or (chosen.short_side or 256,), known)
