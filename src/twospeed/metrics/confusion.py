@@ -36,9 +36,12 @@ def confusion_matrix(labels: NDArray[np.integer], predictions: NDArray[np.intege
 
 
 def class_iou(matrix: Matrix) -> NDArray[np.float64]:
-    """Return the intersection over union of every class (C,): 0..1, NaN for a class that occurs nowhere."""
+    """Return the intersection over union of every class (C,): 0..1, NaN for a class that occurs nowhere.
+
+    A matrix (C, C + 1) has what was predicted as no class in its last column: wrong, and no other class's mistake.
+    """
     hits = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - hits
+    union = matrix.sum(0)[: len(hits)] + matrix.sum(1) - hits
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 

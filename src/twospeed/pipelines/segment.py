@@ -174,7 +174,8 @@ class Segmenter:
 
     def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize as the network itself does: BiSeNet aligns corners, SwiftNet and torchvision's networks do not."""
-        return full_size_labels(scores[0], size, align_corners=isinstance(self.model, BiSeNet))
+        network = getattr(self.model, "keyframe_network", self.model)
+        return full_size_labels(scores[0], size, align_corners=isinstance(network, BiSeNet))
 
     def _picture(self, image: Image) -> Tensor:
         """Any accepted image -> (1, 3, H, W) in 0..255 on the device; 8-bit pictures stay 8 bits."""

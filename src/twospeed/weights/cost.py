@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.weights.catalog import find
@@ -43,6 +45,48 @@ def cost_of(name: str) -> Cost:
                 model(torch.empty(1, 3, frames, side, side), *boxes)
                 what = f"one view of {frames} x {side} x {side}" + (" with one box" if boxes else "")
     return Cost(parameters, counter.get_total_flops() / 2e9, what)
+
+
+@dataclass(frozen=True)
+class SegmenterCost:
+    """What labelling a video costs: parameters by part, and multiply-adds of a keyframe and of a frame between.
+
+    keyframe_parameters, step_parameters: counts (delays that are not learned left out). bytes_each: of a parameter.
+    keyframe_gmacs, step_gmacs: in units of 1e9, by the convention of `Cost`; an image network has no step (0).
+    """
+
+    keyframe_parameters: int
+    step_parameters: int
+    bytes_each: int
+    keyframe_gmacs: float
+    step_gmacs: float
+
+    def gmacs_per_frame(self, interval: int) -> float:
+        """Return the average with every so many frames a keyframe (GSVNet's Table 2)."""
+        return (self.keyframe_gmacs + (interval - 1) * self.step_gmacs) / interval
+
+
+def segmenter_cost(model: nn.Module, height: int, width: int) -> SegmenterCost:
+    """Count a network that labels frames of one size: an image network, or a video network as `GSVNet`."""
+    image = torch.empty(1, 3, height, width, device="meta")
+    is_video = hasattr(model, "propagate")
+    own: Any = copy.deepcopy(model).to("meta")
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as keyframe:
+            scores = own.keyframe(image) if is_video else getattr(own, "scores", own)(image)
+        with FlopCounterMode(display=False) as step:
+            if is_video:
+                own.propagate(scores, image, image)
+    of_keyframe = list((own.keyframe_network if is_video else own).parameters())
+    first = {id(p) for p in of_keyframe}
+    others = [p for name, p in own.named_parameters() if id(p) not in first and (p.requires_grad or name != "delays")]
+    return SegmenterCost(
+        sum(p.numel() for p in of_keyframe),
+        sum(p.numel() for p in others),
+        of_keyframe[0].element_size() if of_keyframe else 4,
+        keyframe.get_total_flops() / 2e9,
+        step.get_total_flops() / 2e9,
+    )
 
 
 def _run_segmenter(model: Any) -> str:
