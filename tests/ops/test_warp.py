@@ -96,3 +96,11 @@ def test_equal_scores_go_to_the_first_class():
 def test_more_classes_than_eight_bits_hold():
     with pytest.raises(ValueError, match="257 classes do not fit"):
         full_size_labels(torch.zeros(257, 2, 2), (4, 4))
+
+
+def test_scores_that_are_no_numbers_do_not_stop_the_others():
+    scores = torch.randn(4, 6, 7)
+    expected = full_size_labels(scores, (48, 56))
+    scores[:, 0, 0] = float("nan")
+    labels = full_size_labels(scores, (48, 56))
+    assert torch.equal(labels[16:], expected[16:])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-_CELLS_AT_ONCE = 256  # their interpolated scores stay in the processor's cache
+_CELLS_AT_ONCE = 1024  # their interpolated scores stay in the processor's cache
 
 
 def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
@@ -30,32 +31,58 @@ def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bo
     right = torch.arange(1, width + 1, device=scores.device).clamp(max=width - 1)
     lower, beside = winners[below], winners[:, right]
     mixed = (winners != lower) | (winners != beside) | (winners != lower[:, right])  # (h, w): cells to interpolate
-    labels = winners[cell_y].index_select(1, cell_x)  # (H, W), right wherever a cell has one winner
+    labels = winners.index_select(1, cell_x).index_select(0, cell_y)  # (H, W), right wherever a cell has one winner
 
     (rows, used_y), (columns, used_x) = _members(cell_y, height), _members(cell_x, width)  # rows (h, a), columns (w, b)
     mixed &= used_y[:, None] & used_x
     where_y, where_x = mixed.nonzero(as_tuple=True)
     if not len(where_y):
         return labels
-    flat = scores.flatten(1)
+    possible, flat = _possible(scores).flatten(1), scores.flatten()
     for y, x in zip(torch.split(where_y, _CELLS_AT_ONCE), torch.split(where_x, _CELLS_AT_ONCE), strict=True):
-        out_y, out_x = rows[y], columns[x]  # (M, a), (M, b)
-        along_y, along_x = fy[out_y][:, :, None], fx[out_x][:, None, :]  # (M, a, 1), (M, 1, b)
-        corners = [flat[:, i * width + j] for i, j in ((y, x), (y, right[x]), (below[y], x), (below[y], right[x]))]
-        # A mean lies between the least and the greatest of its corners: most classes cannot win in any of these cells
-        least, greatest = (torch.stack(corners).amin(0).amax(0), torch.stack(corners).amax(0))  # (M,), (C, M)
-        candidates = (greatest >= least).any(1).nonzero().flatten()
-        top_left, top_right, bottom_left, bottom_right = (corner[candidates][:, :, None] for corner in corners)
-        top = torch.lerp(top_left, top_right, along_x[None, :, 0])  # (candidates, M, b)
-        bottom = torch.lerp(bottom_left, bottom_right, along_x[None, :, 0])
-        best = torch.lerp(top[0][:, None], bottom[0][:, None], along_y)  # (M, a, b)
-        found = candidates[0].to(torch.uint8).expand(best.shape).clone()
-        for index, candidate in enumerate(candidates[1:].tolist(), start=1):
-            other = torch.lerp(top[index][:, None], bottom[index][:, None], along_y)
-            found.masked_fill_(other > best, candidate)
-            torch.maximum(best, other, out=best)
-        labels[out_y[:, :, None], out_x[:, None, :]] = found
+        candidates = possible.index_select(1, y * width + x)  # (C, M)
+        # Most cells have two candidates, few have many: sorted, those with an n-th come first, whatever n
+        count, order = candidates.view(torch.uint8).sum(0).sort(descending=True)
+        listed = candidates.T[order].nonzero()[:, 1]  # cell by cell, ascending
+        first = count.cumsum(0) - count
+        row, column = y[order], x[order]
+        corners = torch.stack([i * width + j for i in (row, below[row]) for j in (column, right[column])])  # (4, M)
+        out_y, out_x = rows[row], columns[column]  # (M, a), (M, b)
+        along_y, along_x = fy[out_y][:, :, None], fx[out_x]  # (M, a, 1), (M, b)
+        found = best = torch.empty(0)
+        for n, m in enumerate(_more_than(count)):
+            candidate = listed[first[:m] + n]
+            top_left, top_right, bottom_left, bottom_right = flat[candidate * (height * width) + corners[:, :m]]
+            top = torch.lerp(top_left[:, None], top_right[:, None], along_x[:m])
+            bottom = torch.lerp(bottom_left[:, None], bottom_right[:, None], along_x[:m])
+            values = torch.lerp(top[:, None], bottom[:, None], along_y[:m])  # (m, a, b)
+            candidate = candidate.to(torch.uint8)[:, None, None]
+            if n == 0:
+                found, best = candidate.repeat(1, *values.shape[1:]), values
+            else:
+                found[:m] = torch.where(values > best[:m], candidate, found[:m])
+                torch.maximum(best[:m], values, out=best[:m])
+        labels.view(-1).put_((out_y * size[1])[:, :, None] + out_x[:, None], found)
     return labels
+
+
+def _possible(scores: Tensor) -> Tensor:
+    """Tell which classes may win somewhere in the cell below and right of each score.
+
+    A mean lies between the least and the greatest of its corners: a class whose greatest is under another's least
+    cannot win. Shapes: (C, h, w) -> bool (C, h, w).
+    """
+    corners = F.pad(scores[None], (0, 1, 0, 1), mode="replicate")[0]
+    most = torch.maximum(corners[:, :-1], corners[:, 1:])
+    most = torch.maximum(most[..., :-1], most[..., 1:])
+    least = torch.minimum(corners[:, :-1], corners[:, 1:])
+    least = torch.minimum(least[..., :-1], least[..., 1:]).amax(0)
+    return (most < least).logical_not_()  # so that scores that are no numbers stay possible
+
+
+def _more_than(count: Tensor) -> list[int]:
+    """How many of the counts, all 1 or more, exceed 0, 1, 2, ..., up to the largest."""
+    return [int(m) for m in count.bincount().flip(0).cumsum(0).flip(0)[1:]]
 
 
 def best_class(scores: Tensor) -> Tensor:
