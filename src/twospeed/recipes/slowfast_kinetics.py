@@ -19,10 +19,8 @@ import csv
 import dataclasses
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from twospeed.data.kinetics import ClipShape, CountBroken, TestViews, TrainClips
@@ -44,9 +41,18 @@ from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.models.slowfast.transfer import initialise_from
 from twospeed.training.batch_norm import group_batch_norm, precise_bn
-from twospeed.training.distributed import Process, epoch_batches, gather, parallel, processes, total
+from twospeed.training.distributed import (
+    Process,
+    epoch_batches,
+    gather,
+    gradients_stay_here,
+    note,
+    parallel,
+    processes,
+    total,
+)
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
-from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
+from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder, resolved
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
@@ -168,6 +174,7 @@ PRESETS = {
     "kinetics700": kinetics700,
 }
 
+MAY_CHANGE = ("workers", "device", "out", "checkpoint_every", "log_every", "stop_after_steps")  # in a resumed run
 PRECISE_BN_EPOCH = 1_000_000  # draws for precise BN come from an epoch that is never trained
 
 
@@ -216,7 +223,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
     resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
     """
     with processes(config.device) as process:
-        last = last_checkpoint(config) if resume else None
+        last = last_checkpoint(config.out) if resume else None
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         labels = None if config.class_names is None else read_class_names(config.class_names)
         listing: dict[str, Any] = {"root": config.root, "separator": config.separator, "labels": labels}
@@ -259,7 +266,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
         unreadable: dict[str, str] = {}
         if last is not None:
             state = load_checkpoint(last, process)
-            check_same(config, state["config"])
+            check_same(config, state["config"], may_change=MAY_CHANGE)
             network.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
@@ -310,7 +317,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
 
                     if step % config.log_every == 0 or step == 1:
                         loss, hit, count = total(tally).tolist()
-                        check_loss(config, step, loss, count, unreadable)
+                        check_loss(step, loss, count, lr, unreadable)
                         if count:
                             run.log(
                                 "train", step, epoch=step / steps_per_epoch, lr=lr, loss=loss / count,
@@ -350,7 +357,8 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
                 if step == config.stop_after_steps:
                     return config.out
             if process.is_main:
-                export(network, name, config)
+                target = config.out / "weights.safetensors"
+                export(network, target, recipe="slowfast_kinetics", name=name, options=config.model_options)
         return config.out
 
 
@@ -392,11 +400,6 @@ def forward_clips(model: nn.Module, network: nn.Module, views: Tensor, clips: in
     if clips == 0:
         network.train()
     return logits
-
-
-def gradients_stay_here(model: nn.Module, *, unless: bool) -> Any:
-    """Accumulate without exchanging gradients, but for the last forward of a step."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else nullcontext()
 
 
 def estimate_bn(
@@ -441,36 +444,13 @@ def validate(
     return report_views(scores, videos, model=name, seconds=time.perf_counter() - started)
 
 
-def last_checkpoint(config: SlowFastKineticsConfig) -> Path:
-    """Return the newest checkpoint of a run. Raises CheckpointError when there is none."""
-    found = checkpoints(config.out)
-    if not found:
-        raise CheckpointError(f"{config.out}: holds no checkpoint to resume from; leave --resume out to start anew")
-    return found[-1]
-
-
-def check_same(config: SlowFastKineticsConfig, saved: Mapping[str, Any]) -> None:
-    """Refuse to resume with other settings: the curve would not be that of either run."""
-    may_change = {"workers", "device", "out", "checkpoint_every", "log_every", "stop_after_steps"}
-    now = resolved(config)
-    changed = [
-        f"{key} was {saved[key]!r}, now {now[key]!r}"
-        for key in now
-        if key not in may_change and now[key] != saved.get(key)
-    ]
-    if changed:
-        raise InputError(f"{config.out}: cannot resume with other settings: {'; '.join(changed)}")
-
-
-def check_loss(
-    config: SlowFastKineticsConfig, step: int, loss: float, count: float, unreadable: Mapping[str, str]
-) -> None:
+def check_loss(step: int, loss: float, count: float, lr: float, unreadable: Mapping[str, str]) -> None:
     """Stop a training that has nothing to learn from, or has diverged."""
     if step == 1 and not count:
         raise DatasetError(f"step 1: not one video could be read; the last: {list(unreadable.values())[-1]}")
     if not math.isfinite(loss):
         raise InputError(
-            f"step {step}: the loss is {loss}; lower lr (now {config.lr}), lengthen warm_up_epochs or set clip_gradient"
+            f"step {step}: the loss is {loss}; lower lr (now {lr:g}), lengthen the warm-up or set clip_gradient"
         )
 
 
@@ -480,19 +460,12 @@ def write_unreadable(path: Path, unreadable: Mapping[str, str]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("video", "reason"), *sorted(unreadable.items())])
 
 
-def export(network: SlowFast, name: str, config: SlowFastKineticsConfig) -> None:
-    """Write weights.safetensors, which `create_model(name, weights=...)` takes."""
+def export(network: nn.Module, target: Path, *, recipe: str, name: str, options: Mapping[str, Any]) -> None:
+    """Write weights that `create_model(name, weights=..., **options)` takes; the file is whole or absent."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    about = {"recipe": "slowfast_kinetics", "model": name, "options": json.dumps(dict(config.model_options))}
-    target = config.out / "weights.safetensors"
+    about = {"recipe": recipe, "model": name, "options": json.dumps(dict(options))}
     try:
         save_file(state, target.with_name(".weights.new"), about)
         target.with_name(".weights.new").replace(target)
     except OSError as error:
         raise OutputError(f"{target}: could not be written ({error})") from error
-
-
-def note(process: Process, text: str) -> None:
-    """Say something to whoever watches; the first process only."""
-    if process.is_main:
-        print(text, file=sys.stderr, flush=True)

@@ -8,9 +8,10 @@ r-th part of each batch that a single process would have seen whole.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -140,3 +141,14 @@ def wait_for_all() -> None:
     """Return when every rank has come here."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()
+
+
+def gradients_stay_here(model: nn.Module, *, unless: bool) -> Any:
+    """Accumulate without exchanging gradients, but for the last forward of a step."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else nullcontext()
+
+
+def note(process: Process, text: str) -> None:
+    """Say something to whoever watches; the first process only."""
+    if process.is_main:
+        print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.training.distributed import Process, gather, wait_for_all
+from twospeed.training.run_folder import resolved
 
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 
@@ -94,6 +95,30 @@ def save_checkpoint(
 def checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a run folder, oldest first."""
     return sorted(p for p in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(p.name))
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Return the newest checkpoint of a run. Raises CheckpointError when there is none."""
+    found = checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"{folder}: holds no checkpoint to resume from; leave --resume out to start anew")
+    return found[-1]
+
+
+def check_same(config: Any, saved: Mapping[str, Any], *, may_change: Collection[str]) -> None:
+    """Refuse to resume a run of `config.out` with other settings: the curve would not be that of either run.
+
+    saved: the settings of before, as `resolved` gives them. may_change: fields that do not touch what is learned.
+    Raises InputError, which names each changed field with both values.
+    """
+    now = resolved(config)
+    changed = [
+        f"{key} was {saved.get(key)!r}, now {now[key]!r}"
+        for key in now
+        if key not in may_change and now[key] != saved.get(key)
+    ]
+    if changed:
+        raise InputError(f"{config.out}: cannot resume with other settings: {'; '.join(changed)}")
 
 
 def load_checkpoint(
