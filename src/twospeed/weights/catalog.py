@@ -360,6 +360,9 @@ def _segmenter(
     paper: str,
     preprocessing: Preprocessing | None = None,
     scores: Mapping[str, str] | None = None,
+    *,
+    labels: str = "cityscapes",
+    weights: WeightsFile | None = None,
 ) -> Entry:
     joined = family == "gsvnet"  # three networks of as many families
     return Entry(
@@ -370,7 +373,8 @@ def _segmenter(
         converter="twospeed.weights.gsvnet" if joined else f"twospeed.models.{family}.convert",
         paper=paper,
         preprocessing=preprocessing or Preprocessing(),
-        labels="cityscapes",
+        labels=labels,
+        weights=weights,
         scores=scores or {},
     )
 
@@ -412,6 +416,14 @@ _SEGMENT = (
         "gsvnet",
         _GSVNET_PAPER,
         scores={_CITYSCAPES + ", keyframe every 2, 3, 4": "72.9, 72.0, 71.2"},
+    ),
+    _segmenter(
+        "segment_nano",
+        "a small GSVNet of our own training on CamVid, shipped: 11 classes of driving",
+        "gsvnet",
+        _GSVNET_PAPER,
+        _SWIFTNET_PIXELS,
+        labels="camvid",
     ),
 )
 

@@ -24,7 +24,8 @@ from twospeed.models.gsv.builders import Options, gsvnet
 from twospeed.models.gsv.network import GSVNet
 from twospeed.models.pixels import IMAGENET_MEAN, IMAGENET_STD, SWIFTNET_MEAN, SWIFTNET_STD, InputOrder
 from twospeed.models.swiftnet import convert as swiftnet_convert
-from twospeed.models.swiftnet.builders import swiftnet_r18
+from twospeed.models.swiftnet import convert_nano as swiftnet_nano_convert
+from twospeed.models.swiftnet.builders import swiftnet_nano, swiftnet_r18
 from twospeed.weights.imports import read_state, unwrap
 
 PARTS = ("keyframe", "flow", "propagation")
@@ -38,6 +39,7 @@ _NO_KEYFRAME = (
 _KEYFRAME_CONVERTERS: Mapping[str, ModuleType] = {
     "gsvnet_swiftnet_r18": swiftnet_convert,
     "gsvnet_bisenet_r18": bisenet_convert,
+    "segment_nano": swiftnet_nano_convert,
 }
 
 
@@ -61,6 +63,18 @@ def gsvnet_bisenet_r18(num_classes: int = 19, *, flow: FlowName = "light", **opt
         pixel_mean=options["pixel_mean"],
         pixel_std=options["pixel_std"],
         input_order=_OTHER_ORDER[options["input_order"]],
+    )
+    return gsvnet(network, flow_network(flow), num_classes, **options)
+
+
+def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
+    """Build the small GSVNet of our own training: 3.4 million parameters, keyframes at full size, RGB throughout."""
+    options = _with_values({"keyframe_scale": 1.0, "input_order": "rgb", **options}, SWIFTNET_MEAN, SWIFTNET_STD)
+    network = swiftnet_nano(
+        num_classes,
+        pixel_mean=options["pixel_mean"],
+        pixel_std=options["pixel_std"],
+        input_order=options["input_order"],
     )
     return gsvnet(network, flow_network(flow), num_classes, **options)
 
@@ -154,7 +168,7 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Return "gsvnet_swiftnet_r18" or "gsvnet_bisenet_r18" for a joint state dict.
+    """Return "gsvnet_swiftnet_r18", "gsvnet_bisenet_r18" or "segment_nano" for a joint state dict.
 
     Raises CheckpointError for the authors' propagation file, which holds no keyframe network.
     """

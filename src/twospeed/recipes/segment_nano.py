@@ -1,0 +1,334 @@
+"""Train `segment_nano`, the small GSVNet that ships with twospeed, from scratch on a CPU.
+
+Stage 1, the keyframe network: views of CamVid's training frames, zoomed, turned, mirrored, recoloured, half of them
+drawn around a class that is picked evenly. Views grow while the training goes on. Loss: cross entropy with class
+weights and the soft Jaccard distance, on scores brought from GSVNet's grid to half of the view, with two auxiliary
+heads.
+
+    twospeed train segment_nano --camvid CAMVID --out runs/segment_nano
+    twospeed train segment_nano --camvid CAMVID --out runs/segment_nano --resume
+
+CAMVID is the data set in one of the layouts of `data.camvid`. What it costs and scores: docs/segment_nano.md. In the
+run folder: config.json, keyframe.csv and propagation.csv (training), validation.csv, checkpoints, keyframe.safetensors
+(averaged weights after the best validation). Stopped at any moment, it resumes from the last checkpoint; with
+`iterations` the resumed run equals an uninterrupted one, with `minutes` the schedule follows the time spent.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twospeed.data.camvid import CLASSES, VOID, CamVid
+from twospeed.data.label_augment import Focus, draw_view, recolour
+from twospeed.errors import InputError
+from twospeed.metrics.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from twospeed.models.swiftnet.builders import swiftnet_nano
+from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jaccard
+from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
+from twospeed.ops.full_labels import full_size_labels
+from twospeed.training.distributed import Process
+from twospeed.training.lanes import Lanes, move_average
+from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
+from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
+from twospeed.training.run_folder import RunFolder
+from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.seed import seed_everything
+from twospeed.weights.load import save_model
+
+Image = NDArray[np.uint8]
+Labelled = tuple[list[Image], list[Image]]  # pictures (H, W, 3), labels (H, W)
+
+ALONE = Process(0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentNanoConfig:
+    """What a run is made of; written to config.json in its folder."""
+
+    camvid: Path = Path("data/camvid")
+    out: Path = Path("runs/segment_nano")
+    seed: int = 0
+    keyframe_minutes: float = 80.0  # of training; the schedule spans it
+    keyframe_iterations: int | None = None  # instead of minutes: exactly reproducible
+    batch: int = 8
+    lanes: int = 2  # replicas that share each batch, one thread each
+    rows_1: int = 25  # height of a view in cells of 8 pixels, to half of the run; its width is 4/3 of that
+    rows_2: int = 33
+    rows_3: int = 45  # in the last part; the whole frame of 480 x 360
+    lr: float = 2e-3
+    warm_up: float = 0.03  # share of the run in which the rate rises
+    weight_decay: float = 0.02
+    clip_norm: float = 5.0
+    average_decay: float = 0.999  # of the averaged weights that are validated and exported
+    freeze_norm: float = 0.9  # share of the run after which batch norm keeps its statistics
+    focus: float = 0.5  # share of views drawn around a class that is picked evenly
+    balance: float = 0.33  # class weights are (median frequency / frequency) to this power
+    jaccard_weight: float = 0.5
+    auxiliary_weight: float = 0.2  # of each of the two coarse heads
+    checkpoint_minutes: float = 3.0
+    validate_minutes: float = 10.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.batch % self.lanes:
+            raise InputError(f"batch {self.batch} cannot be shared by {self.lanes} lanes: make it a multiple")
+        if min(self.rows_1, self.rows_2, self.rows_3) < 5:
+            raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 8 pixels; give 5 or more")
+
+
+# ---------------------------------------------------------------- data
+
+
+def decode(data: CamVid) -> Labelled:
+    """Read a split into memory."""
+    return [frame.image() for frame in data.frames], [frame.labels() for frame in data.frames]
+
+
+def view_rows(config: SegmentNanoConfig, progress: float) -> int:
+    """Return the height of the views at a point of the run: small first, where a step costs little."""
+    return config.rows_1 if progress < 0.5 else config.rows_2 if progress < 0.85 else config.rows_3
+
+
+def view_size(rows: int) -> tuple[int, int]:
+    """Return (height, width) in pixels of a view of so many rows: points of the grid fall on its pixels."""
+    return STRIDE * (rows - 1) + 1, STRIDE * (round(rows * 4 / 3) - 1) + 1
+
+
+class Views:
+    """Sample number -> augmented view and labels, a pure function of (seed, number, size)."""
+
+    def __init__(self, config: SegmentNanoConfig, data: Labelled) -> None:
+        self.config, (self.pictures, self.labels) = config, data
+        self.focus = Focus(self.labels, len(CLASSES))
+
+    def draw(self, number: int, size: tuple[int, int]) -> tuple[Image, Image]:
+        """Return one view, uint8 (height, width, 3), and its labels, uint8 (height, width)."""
+        rng = np.random.default_rng([self.config.seed, number])
+        index, focus = int(rng.integers(len(self.pictures))), None
+        if rng.random() < self.config.focus:
+            index, focus = self.focus.draw(rng)
+        picture, labels = self.pictures[index], self.labels[index]
+        view = draw_view(rng, labels.shape, size, focus=focus)
+        return recolour(rng, view.picture(picture)), view.labels(labels, VOID)
+
+    def batch(self, numbers: range, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return pictures float (N, 3, H, W) in 0..255, channels last, and labels int64 (N, H, W)."""
+        drawn = [self.draw(number, size) for number in numbers]
+        pictures = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2).float()
+        return pictures, torch.from_numpy(np.stack([labels for _, labels in drawn])).long()
+
+
+# ---------------------------------------------------------------- stage 1: the keyframe network
+
+
+class Supervised(nn.Module):
+    """The keyframe network with a classifier on each of its coarser maps, which only training has."""
+
+    def __init__(self, network: SwiftNetNano) -> None:
+        super().__init__()
+        self.network = network
+        width, classes = network.classifier.in_channels, network.num_classes
+        self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(2))
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Shapes: (N, 3, H, W) -> scores (N, C, ...) at 1/32, 1/16 and 1/8 of the size."""
+        maps = self.network.features(pictures)
+        return [head(x) for head, x in zip((*self.heads, self.network.classifier), maps, strict=True)]
+
+
+def keyframe_loss(
+    model: Supervised, pictures: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of a batch and its parts. Labels are looked at where the grids' points fall on pixels."""
+    *coarse, scores = model(pictures)
+    half = labels[:, ::2, ::2]
+    scores = F.interpolate(scores, half.shape[-2:], mode="bilinear", align_corners=True)
+    entropy = cross_entropy(scores, half, weights)
+    overlap = soft_jaccard(scores, half)
+    auxiliary = scores.new_zeros(())
+    for level, stride in zip(coarse, (32, 16), strict=True):
+        auxiliary = auxiliary + cross_entropy(level, labels[:, ::stride, ::stride], weights)
+    loss = entropy + config.jaccard_weight * overlap + config.auxiliary_weight * auxiliary
+    parts = {"loss": loss, "cross_entropy": entropy, "jaccard": overlap, "auxiliary": auxiliary}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+@torch.inference_mode()
+def validate_keyframes(network: SwiftNetNano, data: Labelled) -> dict[str, float]:
+    """Label whole frames through the grid, as the pipeline does: mIoU, pixel accuracy, IoU of each class."""
+    network.eval()
+    matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    for picture, labels in zip(*data, strict=True):
+        scores = network.scores(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
+        matrix += confusion_matrix(labels, full_size_labels(scores[0], labels.shape).numpy(), len(CLASSES))
+    found = np.nan_to_num(class_iou(matrix))
+    return {
+        "mIoU": mean_iou(matrix),
+        "pixel_accuracy": pixel_accuracy(matrix),
+        **{name: float(v) for name, v in zip(CLASSES, found, strict=True)},
+    }
+
+
+# ---------------------------------------------------------------- the loop
+
+
+@dataclass
+class Stage:
+    """One training: what it fits, for how long, and what it does at validations.
+
+    work: (replica, lane, iteration, progress) -> loss and numbers to report. check: called with the step, the minutes
+    and the best score so far; returns the score. whole: what a checkpoint keeps (weights, averaged weights).
+    """
+
+    name: str
+    model: nn.Module
+    average: nn.Module
+    minutes: float
+    iterations: int | None
+    lr: float
+    prepare: Callable[[nn.Module, bool], object]
+    work: Callable[[Any, int, int, float], tuple[Tensor, Mapping[str, float]]]
+    check: Callable[[int, float, float], float]
+    first_step: int = 0
+    iteration: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    recent: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def progress(self) -> float:
+        """Return how much of the stage is done: 0..1."""
+        return self.iteration / self.iterations if self.iterations is not None else self.seconds / (60 * self.minutes)
+
+
+def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[str, Any] | None) -> None:
+    """Train to the end of a stage, from a checkpoint of it if there is one."""
+    model, average = stage.model, stage.average
+    groups = parameter_groups(model, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        stage.iteration, stage.seconds, stage.best = saved["iteration"], saved["seconds"], saved["best"]
+
+    def save() -> None:
+        content = {
+            "stage": stage.name,
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "first_step": stage.first_step,
+            "iteration": stage.iteration,
+            "seconds": stage.seconds,
+            "best": stage.best,
+        }
+        save_checkpoint(config.out, stage.first_step + stage.iteration, content, ALONE)
+
+    def rate(progress: float) -> float:
+        cosine = lambda at: half_cosine(at, base=stage.lr, length=1.0)  # noqa: E731
+        return with_warm_up(progress, cosine, warm_up=config.warm_up, start=0.01 * stage.lr)
+
+    frozen = False
+    lanes = Lanes(model, config.lanes, lambda replica: stage.prepare(replica, frozen))
+    since_save = since_check = 0.0
+    while (progress := stage.progress) < 1:
+        started = time.perf_counter()
+        frozen = progress >= config.freeze_norm
+        if frozen:
+            lanes.share_statistics()
+        set_learning_rate(optimizer, rate(progress))
+        parts = lanes.backward(lambda replica, lane: stage.work(replica, lane, stage.iteration, progress))
+        if not math.isfinite(parts["loss"]):
+            raise FloatingPointError(f"the loss is {parts['loss']} at iteration {stage.iteration}: lower --lr")
+        parts["gradient"] = float(gradient_norm(model, clip=config.clip_norm))
+        optimizer.step()
+        move_average(average, model, min(config.average_decay, (1 + stage.iteration) / (10 + stage.iteration)))
+
+        spent = time.perf_counter() - started
+        stage.iteration += 1
+        stage.seconds, since_save, since_check = stage.seconds + spent, since_save + spent, since_check + spent
+        stage.recent.append({**parts, "seconds_per_step": spent})
+        step, minutes = stage.first_step + stage.iteration, stage.seconds / 60
+        if stage.iteration % config.log_every == 0:
+            means = {key: round(float(np.mean([row[key] for row in stage.recent])), 5) for key in stage.recent[0]}
+            run.log(
+                stage.name, step, minutes=round(minutes, 3), progress=round(progress, 5), lr=rate(progress), **means
+            )
+            print(stage.name, step, f"{100 * progress:.1f} %", means, flush=True)
+            stage.recent.clear()
+        if since_check > 60 * config.validate_minutes and stage.progress < 1:
+            stage.best, since_check = max(stage.best, stage.check(step, minutes, stage.best)), 0.0
+        if since_save > 60 * config.checkpoint_minutes:
+            save()
+            since_save = 0.0
+    lanes.close()
+    stage.best = max(stage.best, stage.check(stage.first_step + stage.iteration, stage.seconds / 60, stage.best))
+    save()
+
+
+def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled, held_out: Labelled) -> Stage:
+    """Set up the training of the keyframe network."""
+    views = Views(config, training)
+    counts = np.bincount(np.concatenate([labels.ravel() for labels in training[1]]), minlength=VOID + 1)
+    weights = class_weights(torch.from_numpy(counts[: len(CLASSES)]), config.balance)
+    model = Supervised(swiftnet_nano(len(CLASSES))).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    share = config.batch // config.lanes
+
+    def work(replica: Supervised, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
+        first = iteration * config.batch + lane * share
+        pictures, labels = views.batch(range(first, first + share), view_size(view_rows(config, progress)))
+        return keyframe_loss(replica, pictures, labels, weights, config)
+
+    def check(step: int, minutes: float, best: float) -> float:
+        scores = validate_keyframes(average.network, held_out)
+        run.log("validation", step, minutes=round(minutes, 3), **scores)
+        print("validation", {name: round(value, 3) for name, value in scores.items()}, flush=True)
+        if scores["mIoU"] > best:
+            source = {"step": str(step), "camvid_val_mIoU": f"{scores['mIoU']:.4f}"}
+            save_model(average.network, config.out / "keyframe.safetensors", model_name="swiftnet_nano", source=source)
+        return scores["mIoU"]
+
+    return Stage(
+        "keyframe", model, average, config.keyframe_minutes, config.keyframe_iterations, config.lr,
+        lambda replica, frozen: replica.train(not frozen), work, check,
+    )  # fmt: skip
+
+
+def train(config: SegmentNanoConfig, *, resume: bool = False) -> Path:
+    """Train and return the exported weights' path.
+
+    Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
+    """
+    training, held_out = (CamVid(config.camvid, split) for split in ("train", "val"))
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
+    seed_everything(config.seed)
+    last = checkpoints(config.out)[-1:] if resume else []
+    saved = load_checkpoint(last[0], ALONE) if last else None
+    with RunFolder(config.out, config, resume_step=saved["step"] if saved else None) as run:
+        pictures = decode(training), decode(held_out)
+        fit(keyframe_stage(config, run, *pictures), config, run, saved)
+    return config.out / "keyframe.safetensors"
+
+
+def load_keyframe_network(path: Path) -> SwiftNetNano:
+    """Read the keyframe network that stage 1 exported."""
+    network = swiftnet_nano(len(CLASSES))
+    network.load_state_dict(load_file(path))
+    return network
