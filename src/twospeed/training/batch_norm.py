@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from twospeed.errors import InputError
 from twospeed.training.distributed import total
+
+T = TypeVar("T")
 
 
 class GroupedClipsNorm(nn.BatchNorm3d):
@@ -57,7 +60,7 @@ class _Sums:
 
 
 @torch.no_grad()
-def precise_bn(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], object] | None = None) -> int:
+def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], object] | None = None) -> int:
     """Replace running statistics of all batch-norm layers by exact ones over `batches`; returns their number.
 
     Training's moving average lags behind the weights; the papers re-estimate over some 200 batches before

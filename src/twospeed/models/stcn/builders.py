@@ -14,18 +14,23 @@ def stcn(
     similarity: Similarity = "l2",
     aspp: bool = False,
     mask_channels: int = 2,
+    width: int = 64,
 ) -> STCN:
     """Build STCN as published: 54,434,180 parameters with ResNet-50.
 
     backbone: of the key encoder; "wide_resnet50" is one of the supplement's ensemble (Table 3). mask_channels: 2 (this
-    object and the sum of the others), or 1 for the network of static-image pretraining (stage 0).
+    object and the sum of the others), or 1 for the network of static-image pretraining (stage 0). width: channels of
+    the first stage, which all others but the keys' follow: 64 as published, fewer for trials on a CPU.
     """
     scales = {"resnet50": 1.0, "wide_resnet50": 2.0}
     if backbone not in scales:
         raise ValueError(f"backbone is {backbone!r}; choose one of {', '.join(scales)}")
     return STCN(
-        ResNetFeatures("bottleneck", (3, 4, 6), bottleneck_scale=scales[backbone]),
-        ResNetFeatures("basic", (2, 2, 2), channels_in=3 + mask_channels, bias=True),
+        ResNetFeatures("bottleneck", (3, 4, 6), width=width, stem_width=width, bottleneck_scale=scales[backbone]),
+        ResNetFeatures("basic", (2, 2, 2), width=width, stem_width=width, channels_in=3 + mask_channels, bias=True),
+        value_channels=8 * width,
+        thin_channels=8 * width,
+        decoder_channels=(8 * width, 4 * width, 4 * width),
         similarity=similarity,
         aspp=aspp,
     )

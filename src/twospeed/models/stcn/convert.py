@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # authors' name -> ours, applied in order to each key
 _RENAMES = (
@@ -36,14 +36,39 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A stage-0 file (static pretraining, one mask channel) gets a second mask channel of zeros, as the authors do for
     evaluation: the value of a single object is then unchanged.
     """
+    ours = _renamed(state)
+    if _has_one_mask(ours):
+        first = ours[_MASK_CONV]
+        ours[_MASK_CONV] = torch.cat([first, torch.zeros_like(first[:, :1])], 1)
+    return ours
+
+
+def for_training(state: Mapping[str, Tensor], *, mask_channels: int = 2) -> dict[str, Tensor]:
+    """Rename the authors' keys for a network that trains on.
+
+    mask_channels: of that network. A stage-0 file keeps its one mask channel for another stage 0; for the later stages
+    it gets a second one, for the others' masks, drawn orthogonal (authors' code).
+    """
+    ours = _renamed(state)
+    if mask_channels == 2 and _has_one_mask(ours):
+        first = ours[_MASK_CONV]
+        others = torch.empty_like(first[:, :1])
+        nn.init.orthogonal_(others)
+        ours[_MASK_CONV] = torch.cat([first, others], 1)
+    return ours
+
+
+def _has_one_mask(ours: Mapping[str, Tensor]) -> bool:
+    first = ours.get(_MASK_CONV)
+    return first is not None and first.ndim == 4 and first.shape[1] == 4
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours = {}
     for name, value in state.items():
         for pattern, replacement in _RENAMES:
             name = re.sub(pattern, replacement, name)
         ours[name] = value
-    first = ours.get(_MASK_CONV)
-    if first is not None and first.ndim == 4 and first.shape[1] == 4:
-        ours[_MASK_CONV] = torch.cat([first, torch.zeros_like(first[:, :1])], 1)
     return ours
 
 
@@ -52,9 +77,10 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
     if name == "track_nano":
         return {}
     options: dict[str, object] = {"aspp": any(key.startswith("aspp.") for key in state)}
-    inner = state.get("key_encoder.layer1.0.conv1.weight")
-    if inner is not None:
-        options["backbone"] = "wide_resnet50" if inner.shape[0] == 128 else "resnet50"
+    stem, inner = state.get("key_encoder.conv1.weight"), state.get("key_encoder.layer1.0.conv1.weight")
+    if stem is not None and inner is not None:
+        options["width"] = stem.shape[0]
+        options["backbone"] = "wide_resnet50" if inner.shape[0] == 2 * stem.shape[0] else "resnet50"
     return options
 
 

@@ -57,6 +57,7 @@ class STCN(nn.Module):
             raise ValueError(f"similarity is {similarity!r}; choose 'l2' (STCN) or 'dot' (STM)")
         c4, c8, c16 = key_trunk.channels
         self.similarity: Similarity = similarity
+        self.recorded_options: dict[str, object] = {"similarity": similarity}  # weights cannot tell
         self.key_encoder = key_trunk
         self.aspp = ASPP(c16) if aspp else None
         self.key_projection = nn.Conv2d(c16, key_channels, 3, 1, 1)
@@ -237,8 +238,9 @@ class ASPP(nn.Module):
     published; rates are DeepLab v3's for stride 16.
     """
 
-    def __init__(self, channels: int, rates: Sequence[int] = (6, 12, 18), width: int = 256):
+    def __init__(self, channels: int, rates: Sequence[int] = (6, 12, 18)):
         super().__init__()
+        width = channels // 4
         self.point = nn.Conv2d(channels, width, 1)
         self.atrous = nn.ModuleList(nn.Conv2d(channels, width, 3, 1, rate, rate) for rate in rates)
         self.image = nn.Conv2d(channels, width, 1)

@@ -54,8 +54,9 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
-    """Nothing: names and shapes do not tell how keys are compared."""
-    return {}
+    """Return the width; names and shapes do not tell how keys are compared."""
+    stem = state.get("query_encoder.trunk.conv1.weight")
+    return {} if stem is None else {"width": stem.shape[0]}
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
