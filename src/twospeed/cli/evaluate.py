@@ -34,8 +34,11 @@ def evaluate(
         Path | None, typer.Option(help="The data set's folder, in its official layout.", metavar="DIR")
     ] = None,
     predictions: Annotated[
-        Path | None,
-        typer.Option(help="Score these masks: DIR/SEQUENCE/00000.png, palette, 0/1 or 0/255.", metavar="DIR"),
+        list[Path] | None,
+        typer.Option(
+            help="Score these masks: DIR/SEQUENCE/00000.png, palette, 0/1 or 0/255. AVA: a csv, or several to average.",
+            metavar="DIR",
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -125,6 +128,17 @@ def evaluate(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes (0).", rich_help_panel="Kinetics")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.", rich_help_panel="Kinetics")] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="People that a detector found (csv); else looked for in --data.",
+            metavar="FILE",
+            rich_help_panel="AVA",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="People with a lower score are left out (0.8).", rich_help_panel="AVA")
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Annotations, such as ava_val_v2.2.csv.", metavar="FILE", rich_help_panel="AVA")
     ] = None,
@@ -171,7 +185,7 @@ def evaluate(
     --predictions scores/scores.npz.
 
     Score boxes with actions: evaluate ava --predictions detections.csv --ground-truth ava_val_v2.2.csv, or --data with
-    the folder of AVA's annotations.
+    the folder of AVA's annotations; run a network: --data AVA --model slowfast_r50_8x8_ava --weights FILE -o DIR.
 
     Test sets whose annotations are not public (--split test-dev) give masks to send to the server, no scores.
     """
@@ -180,7 +194,8 @@ def evaluate(
         raise InputError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(BENCHMARKS)}")
     request = Request(
         data=data,
-        predictions=predictions,
+        predictions=predictions[0] if predictions else None,
+        more_predictions=tuple(predictions[1:]) if predictions else (),
         model=tuple(model or ()),
         weights=tuple(weights or ()),
         sequences=_names(sequences),
@@ -206,12 +221,16 @@ def evaluate(
         class_names=class_names,
         workers=workers,
         precision=precision,
+        boxes=boxes,
+        threshold=threshold,
         ground_truth=ground_truth,
         labels=labels,
         exclusions=exclusions,
         rules=rules,
     )
     unused = [f for f in fields(Request) if getattr(request, f.name) != f.default and f.name not in chosen.options]
+    if request.more_predictions and "more_predictions" not in chosen.options:
+        raise InputError(f"{benchmark} scores one --predictions, {1 + len(request.more_predictions)} are given")
     if unused:
         raise InputError(f"{benchmark} has no --{unused[0].name.replace('_', '-')}; leave it out")
     with progress_shown(quiet) as on_progress:

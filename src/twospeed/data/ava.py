@@ -78,6 +78,13 @@ class BoxRows:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> BoxRows:
+        """Return these rows, a mask or numbers."""
+        chosen = np.arange(len(self))[rows]
+        columns = (self.boxes_xyxy, self.actions, self.persons, self.scores)
+        names = tuple(self.videos[row] for row in chosen.tolist())
+        return BoxRows(self.path, self.lines[chosen], names, self.seconds[chosen], *(each[chosen] for each in columns))
+
     def where(self, row: int) -> str:
         """Name a row as errors do: `file:line`."""
         return f"{self.path}:{self.lines[row]}"
@@ -172,25 +179,44 @@ def read_frame_list(path: Path | str) -> dict[str, list[str]]:
     return videos
 
 
-def find_annotations(folder: Path | str, split: str = "val") -> dict[str, Path]:
+def find_annotations(folder: Path | str, split: str = "val", *, need_ground_truth: bool = True) -> dict[str, Path]:
     """Find the official files in a folder, or its `annotations` folder: the newest version that is there.
 
     Returns "ground_truth", and "labels" and "exclusions" where there are such files of the same version. Raises
-    DatasetError when there is no `ava_<split>_v2.2.csv` or `ava_<split>_v2.1.csv`.
+    DatasetError when there is no `ava_<split>_v2.2.csv` or `ava_<split>_v2.1.csv` and it is needed.
     """
+    sets = []
     for version in ("v2.2", "v2.1"):
         for place in (Path(folder), Path(folder) / "annotations"):
-            ground_truth = place / f"ava_{split}_{version}.csv"
-            if not ground_truth.is_file():
-                continue
-            found = {"ground_truth": ground_truth}
-            exclusions = place / f"ava_{split}_excluded_timestamps_{version}.csv"
-            if exclusions.is_file():
-                found["exclusions"] = exclusions
+            files = {
+                "ground_truth": place / f"ava_{split}_{version}.csv",
+                "exclusions": place / f"ava_{split}_excluded_timestamps_{version}.csv",
+            }
+            found = {name: path for name, path in files.items() if path.is_file()}
             if maps := sorted(place.glob(f"ava_action_list_{version}_for_activitynet_*.pbtxt")):
                 found["labels"] = maps[-1]
-            return found
-    raise DatasetError(f"{folder}: holds no ava_{split}_v2.2.csv; give the folder of AVA's annotation files")
+            if "ground_truth" in found:
+                return found
+            sets.append(found)
+    if need_ground_truth:
+        raise DatasetError(f"{folder}: holds no ava_{split}_v2.2.csv; give the folder of AVA's annotation files")
+    return max(sets, key=len)
+
+
+def find_predicted_boxes(folder: Path | str, split: str = "val") -> Path:
+    """Find the boxes of people that a detector found, by the names they were published under.
+
+    Raises DatasetError, saying what is looked for, when there are none.
+    """
+    names = (f"ava_{split}_predicted_boxes.csv", f"ava_detection_{split}_boxes_and_labels.csv")
+    for place in (Path(folder) / "annotations", Path(folder)):
+        for name in names:
+            for found in (place / name, *sorted(place.glob(f"*/{name}"))):
+                if found.is_file():
+                    return found
+    raise DatasetError(
+        f"{folder}: holds no boxes of people: neither {' nor '.join(names)} in its annotations; give --boxes FILE"
+    )
 
 
 def write_detections(
@@ -210,6 +236,20 @@ def write_detections(
         for action, score in enumerate(row, 1)
     ]
     file.write("".join(rows))
+
+
+def write_rows(file: IO[str], rows: BoxRows) -> None:
+    """Append rows of detections as they are to an open file, with six decimals."""
+    columns = (
+        rows.videos,
+        rows.seconds.tolist(),
+        rows.boxes_xyxy.tolist(),
+        rows.actions.tolist(),
+        rows.scores.tolist(),
+    )
+    for video, second, box, action, score in zip(*columns, strict=True):
+        corners = ",".join(f"{value:.6f}" for value in box)
+        file.write(f"{video},{second_text(second)},{corners},{action},{score:.6f}\n")
 
 
 def second_text(second: float) -> str:

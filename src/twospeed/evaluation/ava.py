@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twospeed.data.ava import (
     BoxRows,
@@ -16,8 +16,11 @@ from twospeed.data.ava import (
     read_exclusions,
     read_ground_truth,
     read_label_map,
+    write_rows,
 )
 from twospeed.errors import DatasetError, InputError
+from twospeed.evaluation.ava_ensemble import average_detections, number_keyframes
+from twospeed.evaluation.mask_runs import writing
 from twospeed.evaluation.report import Report, Table
 from twospeed.metrics.frame_ap import KEPT_PER_FRAME, FrameBoxes, Rules, frame_ap
 
@@ -33,47 +36,63 @@ _PROTOCOLS: dict[Rules, str] = {
 }
 
 
-def _number_keyframes(rules: Rules, *lists: tuple[Sequence[str], NDArray[np.float64]]) -> list[NDArray[np.int64]]:
-    """Number keyframes (videos, seconds): the same video and second is the same number in all lists.
+def check_rules(rules: str) -> Rules:
+    """Return the rules' name. Raises InputError for an unknown one."""
+    chosen: Rules | None = next((known for known in get_args(Rules) if known == rules), None)
+    if chosen is None:
+        raise InputError(f"rules are {rules!r}; choose {' or '.join(get_args(Rules))}")
+    return chosen
 
-    The server tells seconds apart to six decimals, PySlowFast cuts them to whole ones.
-    """
-    videos: dict[str, int] = {}
-    codes = [np.array([videos.setdefault(video, len(videos)) for video in names], np.int64) for names, _ in lists]
-    seconds = [np.trunc(values) if rules == "pyslowfast" else np.round(values, 6) for _, values in lists]
-    distinct, places = np.unique(np.concatenate(seconds), return_inverse=True)
-    ends = np.cumsum([len(values) for values in seconds])[:-1]
-    return [code * len(distinct) + place for code, place in zip(codes, np.split(places, ends), strict=True)]
+
+def of_videos(rows: BoxRows, videos: Sequence[str] | None) -> BoxRows:
+    """Return the rows of these videos, all for None. Raises DatasetError for a video that the file does not have."""
+    if videos is None:
+        return rows
+    if unknown := sorted(set(videos) - set(rows.videos)):
+        raise DatasetError(f"{rows.path}: has no video {unknown[0]!r}; it has {len(set(rows.videos))} others")
+    return rows.take(np.isin(np.array(rows.videos), list(videos)))
 
 
 def evaluate_ava(
-    predictions: Path | str,
+    predictions: Path | str | Sequence[Path | str],
     ground_truth: Path | str,
     *,
     labels: Path | str | None = None,
     exclusions: Path | str | None = None,
     rules: str = "activitynet",
+    videos: Sequence[str] | None = None,
+    averaged_to: Path | None = None,
 ) -> Report:
     """Score a csv of detections against AVA's annotations.
 
-    predictions: rows of video, second, x1, y1, x2, y2, action id, score. ground_truth: `ava_val_v2.2.csv`. labels: the
-    label map (.pbtxt) of the classes that are scored; None takes the server's 60. exclusions: keyframes that the
-    `pyslowfast` rules leave out (the server's ground truth does not have them). rules: see
-    `twospeed.metrics.frame_ap`. The report's scores: mAP, class_AP {name: AP of each class with ground truth}.
-    Raises DatasetError with the line of what is broken; where nothing can be scored.
+    predictions: rows of video, second, x1, y1, x2, y2, action id, score; the scores of several files are averaged, see
+    `average_detections`. ground_truth: `ava_val_v2.2.csv`. labels: the label map (.pbtxt) of the classes that are
+    scored; None takes the server's 60. exclusions: keyframes that the `pyslowfast` rules leave out (the server's ground
+    truth does not have them). rules: see `twospeed.metrics.frame_ap`. videos: score only these. averaged_to: write the
+    averaged rows there. The report's scores: mAP, class_AP {name: AP of each class with ground truth}.
+    Raises DatasetError with the line of what is broken; where nothing can be scored; OutputError.
     """
-    chosen: Rules | None = next((known for known in get_args(Rules) if known == rules), None)
-    if chosen is None:
-        raise InputError(f"rules are {rules!r}; choose {' or '.join(get_args(Rules))}")
+    chosen = check_rules(rules)
     names = default_label_map() if labels is None else read_label_map(labels)
-    truth_rows = read_ground_truth(ground_truth, labels=names)
-    found_rows = read_detections(predictions, labels=names)
+    truth_rows = of_videos(read_ground_truth(ground_truth, labels=names), videos)
+    files = [predictions] if isinstance(predictions, str | os.PathLike) else list(predictions)
+    found_rows = read_detections(files[0], labels=names)
+    notes: tuple[str, ...] = ()
+    if len(files) > 1:
+        found_rows, notes = average_detections(
+            [found_rows, *(read_detections(each, labels=names) for each in files[1:])]
+        )
+        if averaged_to is not None:
+            with writing(averaged_to), averaged_to.open("w", encoding="utf-8") as file:
+                write_rows(file, found_rows)
+    if videos is not None:
+        found_rows = found_rows.take(np.isin(np.array(found_rows.videos), list(videos)))
     left_out = [] if exclusions is None else read_exclusions(exclusions)
-    keyframes = _number_keyframes(
-        chosen,
+    keyframes = number_keyframes(
         (truth_rows.videos, truth_rows.seconds),
         (found_rows.videos, found_rows.seconds),
         ([video for video, _ in left_out], np.array([second for _, second in left_out], np.float64)),
+        whole_seconds=chosen == "pyslowfast",
     )
     truth, found = (
         FrameBoxes(numbers, rows.boxes_xyxy, rows.actions, rows.scores)
@@ -88,9 +107,10 @@ def evaluate_ava(
     annotated = np.unique(truth.frames if chosen == "activitynet" else np.setdiff1d(truth.frames, excluded))
     seen = np.intersect1d(annotated, found.frames)
     if not len(seen):
+        first = f"{_first(found_rows)} against {_first(truth_rows)}" if len(found_rows) else "other videos"
         raise DatasetError(
-            f"{found_rows.path} and {truth_rows.path} share no keyframe: {_first(found_rows)} against "
-            f"{_first(truth_rows)}; are names of videos and seconds written alike?"
+            f"{found_rows.path} and {truth_rows.path} share no keyframe: {first}; are names of videos and seconds "
+            "written alike?"
         )
     by_name = {names[action]: value for action, value in result.by_class.items()}
     counts = {names[action]: result.ground_truth[action] for action in result.by_class}
@@ -106,8 +126,8 @@ def evaluate_ava(
         table=Table(("AP",), (("mAP", (result.mean,)), *((name, (value,)) for name, value in by_name.items()))),
         protocol=f"{_PROTOCOLS[chosen]}; mean over {len(by_name)} of {len(names)} classes, those with ground truth",
         coverage=f"{len(seen)} of {len(annotated)} annotated keyframes have detections",
-        model=str(predictions),
-        notes=tuple(_notes(truth, found, len(seen), low, high, chosen, exclusions is not None)),
+        model=" + ".join(map(str, files)),
+        notes=(*notes, *_notes(truth, found, len(seen), low, high, chosen, exclusions is not None)),
         settings={
             "rules": chosen,
             "ground_truth": str(ground_truth),

@@ -216,7 +216,7 @@ def claim_output(folder: Path, description: Mapping[str, Any], *, resume: bool) 
     """
     plain = json.loads(json.dumps(description))
     note = folder / _SETTINGS_FILE
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if note.is_file():
             before = json.loads(note.read_text())
@@ -254,7 +254,7 @@ def run_sequences(
             on_progress(Progress("track", sample.name, index, len(samples), 0, 0, skipped=True))
             continue
         labeller, jobs = plan(sample)
-        with _writing(partial):
+        with writing(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         try:
@@ -268,10 +268,10 @@ def run_sequences(
                 for labels in results:
                     name, _, wanted = next(waiting)
                     if wanted:
-                        with _writing(partial):
+                        with writing(partial):
                             write(partial / f"{name}.png", labels)
                 on_progress(Progress("track", sample.name, index, len(samples), number, len(jobs)))
-            with _writing(finished):
+            with writing(finished):
                 partial.rename(finished)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -335,7 +335,7 @@ def settings_as_json(settings: RunSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn a failure of the file system into an OutputError that names the place."""
     try:
         yield

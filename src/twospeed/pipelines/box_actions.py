@@ -123,7 +123,9 @@ class BoxActions:
         """
         if not len(boxes_xyxy):
             return np.zeros((0, len(self.labels)), np.float32)
-        boxes = torch.from_numpy(np.asarray(boxes_xyxy, np.float64))
+        # Pixel numbers: PySlowFast cuts off at the last pixel before and after scaling
+        last = np.array([width, height, width, height]) - 1
+        boxes = torch.from_numpy(np.clip(np.asarray(boxes_xyxy, np.float64), 0, last))
         total = torch.zeros(len(boxes), len(self.labels))
         for member in self._members:
             network, pre = member.network, member.preprocessing

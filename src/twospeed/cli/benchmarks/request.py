@@ -20,6 +20,7 @@ class Request:
 
     data: Path | None = None
     predictions: Path | None = None
+    more_predictions: tuple[Path, ...] = ()
     model: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     sequences: tuple[str, ...] | None = None
@@ -45,6 +46,8 @@ class Request:
     class_names: Path | None = None
     workers: int | None = None
     precision: str | None = None
+    boxes: Path | None = None
+    threshold: float | None = None
     ground_truth: Path | None = None
     labels: Path | None = None
     exclusions: Path | None = None

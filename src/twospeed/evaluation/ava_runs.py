@@ -1,0 +1,276 @@
+"""Run networks over AVA's keyframes, write detections.csv as the server takes it, and score that file.
+
+What runs is the `BoxActions` that `twospeed detect` runs, on the boxes that a person detector found (score of at least
+0.8), one clip around each keyframe, the whole picture. Finished stretches of a video are written aside and moved into
+place, which is what makes a run resumable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.ava import (
+    default_label_map,
+    find_annotations,
+    find_predicted_boxes,
+    read_exclusions,
+    read_label_map,
+    read_predicted_boxes,
+    second_text,
+    write_detections,
+)
+from twospeed.data.ava_clips import AvaFrames, in_pixels
+from twospeed.data.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of
+from twospeed.errors import InputError
+from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
+from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output, writing
+from twospeed.evaluation.report import Report, Table
+from twospeed.pipelines.box_actions import BoxActions, Model, scaled
+from twospeed.transforms.spatial import CropTransform
+from twospeed.weights.load import weights_sha256
+
+KEYFRAMES_A_PART = 50  # an interrupted run loses less than this
+
+Clips = dict[tuple[int, CropTransform], NDArray[np.uint8]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A keyframe's pictures: clips by stride and transform, and the size of the source."""
+
+    keyframe: Keyframe
+    clips: Clips
+    height: int
+    width: int
+
+    def pictures(self, frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
+        """As `box_actions.Pictures`: the middle of the clip that was read."""
+        clip = self.clips[stride, transform]
+        before = (len(clip) - frames) // 2
+        return clip[before : before + frames]
+
+
+def score_keyframes(
+    keyframes: Sequence[Keyframe], frames: AvaFrames, actions: BoxActions, *, workers: int = 1
+) -> Iterator[tuple[Keyframe, NDArray[np.float32]]]:
+    """Yield every keyframe with what its people do, float32 (n, C); `workers` threads decode ahead.
+
+    Raises DatasetError for videos that are missing or too short, VideoError for pictures that cannot be read.
+    """
+    longest: dict[int, int] = {}
+    for count, stride in actions.samplings:
+        if count % 2:
+            raise InputError(f"a clip of {count} frames has no middle; networks for keyframes take an even number")
+        longest[stride] = max(count, longest.get(stride, 0))
+
+    def read(keyframe: Keyframe) -> _Read:
+        clips: Clips = {}
+        height = width = 0
+        for stride, count in longest.items():
+            images = frames.clip(keyframe.video, keyframe.second, count, stride)
+            height, width = images.shape[1:3]
+            for transform in actions.transforms(height, width):
+                clips[stride, transform] = np.stack([scaled(image, transform) for image in images])
+        return _Read(keyframe, clips, height, width)
+
+    for done in _ahead(read, keyframes, workers):
+        boxes = in_pixels(done.keyframe.boxes_xyxy, done.height, done.width)
+        yield done.keyframe, actions.scores(done.pictures, boxes, done.height, done.width)
+
+
+def run_keyframes(
+    keyframes: Sequence[Keyframe],
+    frames: AvaFrames,
+    actions: BoxActions,
+    folder: Path,
+    *,
+    workers: int = 1,
+    on_progress: OnProgress = lambda progress: None,
+) -> int:
+    """Write folder/detections.csv, and return how many keyframes were computed for it now.
+
+    What an earlier run has left in folder/parts is kept. Raises as `score_keyframes`, and OutputError.
+    """
+    whole, parts = folder / "detections.csv", folder / "parts"
+    if whole.is_file():
+        return 0
+    by_video: dict[str, list[Keyframe]] = {}
+    for keyframe in keyframes:
+        by_video.setdefault(keyframe.video, []).append(keyframe)
+    written: list[Path] = []
+    computed = 0
+    with writing(parts):
+        parts.mkdir(parents=True, exist_ok=True)
+    for number, (video, its) in enumerate(by_video.items(), 1):
+        kept = True
+        for begin in range(0, len(its), KEYFRAMES_A_PART):
+            part = its[begin : begin + KEYFRAMES_A_PART]
+            path = parts / f"{video}_{second_text(part[0].second)}.csv"
+            written.append(path)
+            if path.is_file():
+                continue
+            kept = False
+            partial = path.with_suffix(".partial")
+            with writing(partial), partial.open("w", encoding="utf-8") as file:
+                scored = score_keyframes(part, frames, actions, workers=workers)
+                for place, (keyframe, scores) in enumerate(scored, begin):
+                    write_detections(file, video, keyframe.second, keyframe.boxes_xyxy, scores)
+                    computed += 1
+                    on_progress(Progress("track", video, number, len(by_video), place, len(its)))
+            with writing(path):
+                partial.replace(path)
+        on_progress(Progress("track", video, number, len(by_video), len(its), len(its), skipped=kept))
+    partial = whole.with_suffix(".partial")
+    with writing(whole):
+        with partial.open("wb") as joined:
+            for path in written:
+                with path.open("rb") as part_file:
+                    shutil.copyfileobj(part_file, joined)
+        partial.replace(whole)
+        shutil.rmtree(parts)
+    return computed
+
+
+def evaluate_ava_model(
+    data: Path | str,
+    *,
+    model: Model | Sequence[Model],
+    weights: Any = "default",
+    split: str = "val",
+    boxes: Path | str | None = None,
+    threshold: float = PERSON_SCORE,
+    scales: Sequence[int] = (),
+    flip: bool = False,
+    videos: Sequence[str] | None = None,
+    ground_truth: Path | str | None = None,
+    labels: Path | str | None = None,
+    exclusions: Path | str | None = None,
+    rules: str = "activitynet",
+    output: Path | str | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    on_progress: OnProgress = lambda progress: None,
+) -> Report:
+    """Run networks over a split of AVA in its official layout, and score them.
+
+    data: the folder: `annotations`, and `frames` with `frame_lists`, or `videos`. model, weights, scales, flip, device,
+    precision: as `BoxActions` takes them. boxes: people found by a detector, as csv; None looks for the file in
+    `annotations`. threshold: boxes with a lower score are left out. videos: only these. ground_truth, labels,
+    exclusions: instead of the files in `annotations`; rules: as `evaluate_ava`. output: where detections.csv is kept,
+    and with resume an interrupted run gone on with; None for a temporary folder. workers: threads that decode.
+
+    The report's scores are those of `evaluate_ava`; of a split without public ground truth they are empty and `output`
+    holds what the server takes. Raises InputError, DatasetError, VideoError, CheckpointError, WeightsUnavailable,
+    OutputError.
+    """
+    if resume and output is None:
+        raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
+    if workers < 1:
+        raise InputError(f"workers={workers}: at least 1 thread decodes")
+    check_rules(rules)
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold={threshold}: give a score from 0 to 1")
+    files = find_annotations(data, split, need_ground_truth=ground_truth is None and output is None)
+    truth = ground_truth or files.get("ground_truth")
+    labels, exclusions = labels or files.get("labels"), exclusions or files.get("exclusions")
+    names = default_label_map() if labels is None else read_label_map(labels)
+    boxes = boxes or find_predicted_boxes(data, split)
+    rows = of_videos(read_predicted_boxes(boxes, labels=names), videos)
+    left_out = () if exclusions is None else read_exclusions(exclusions)
+    keyframes = keyframes_of(rows, threshold=threshold, excluded=left_out)
+    frames = AvaFrames(data, (split,))
+    frames.check(keyframes)
+
+    actions = BoxActions(model, weights=weights, scales=scales, flip=flip, device=device, precision=precision)
+    classes = len(actions.labels)
+    if classes < max(names):
+        raise InputError(
+            f"the label map has class {max(names)}, but {actions.name} with these weights knows {classes} classes"
+        )
+    settings = {
+        "split": split,
+        "boxes": str(boxes),
+        "threshold": threshold,
+        "scales": list(scales),
+        "flip": flip,
+        "precision": precision,
+    }
+    checksums = _checksums(model, weights)
+    with ExitStack() as stack:
+        folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory(prefix="twospeed-")))
+        description = {"benchmark": "ava", "models": actions.name, "weights_sha256": list(checksums), **settings}
+        described = {**description, "videos": None if videos is None else sorted(videos)}
+        claim_output(folder, described, resume=resume)
+        started = time.perf_counter()
+        computed = run_keyframes(keyframes, frames, actions, folder, workers=workers, on_progress=on_progress)
+        seconds = time.perf_counter() - started
+        found = folder / "detections.csv"
+        if truth is None:
+            report = _unscored(found, split, len(keyframes))
+        else:
+            report = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
+    seen = computed * actions.passes * max(count for count, _ in actions.samplings)
+    speed = {
+        "frames": seen,
+        "seconds": seconds,
+        "frames_per_second": seen / seconds,
+        "clock": f"decoding and networks, {actions.passes} clips for each of {computed} keyframes",
+    }
+    return dataclasses.replace(
+        report,
+        model=actions.name,
+        weights_sha256=checksums,
+        settings={**report.settings, **settings},
+        speed=speed if computed else {},
+    )
+
+
+def _checksums(model: Model | Sequence[Model], weights: Any) -> tuple[str | None, ...]:
+    models = [model] if not isinstance(model, list | tuple) else model
+    sources = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
+    return tuple(
+        weights_sha256(name, source) if isinstance(name, str) and source is not None else None
+        for name, source in zip(models, sources, strict=True)
+    )
+
+
+def _unscored(found: Path, split: str, keyframes: int) -> Report:
+    return Report(
+        benchmark="ava",
+        scores={},
+        table=Table(("AP",), ()),
+        protocol=f"detections of {split}, as the server takes them",
+        coverage=f"{keyframes} keyframes",
+        model="",
+        notes=(f"the annotations of {split} are not here: send {found} to the benchmark's server",),
+    )
+
+
+def _ahead(read: Callable[[Keyframe], _Read], keyframes: Sequence[Keyframe], workers: int) -> Iterator[_Read]:
+    """Read keyframes on threads, in their order, two for each thread in advance."""
+    waiting: deque[Future[_Read]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for keyframe in keyframes:
+                waiting.append(pool.submit(read, keyframe))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
