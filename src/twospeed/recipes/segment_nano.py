@@ -5,13 +5,19 @@ drawn around a class that is picked evenly. Views grow while the training goes o
 weights and the soft Jaccard distance, on scores brought from GSVNet's grid to half of the view, with two auxiliary
 heads.
 
+Stage 2, the propagation: the keyframe network is frozen; flow, intra and guide network learn to carry its scores
+through short drives, to labels and to what the keyframe network says of the last frame. Drives are made of single
+training frames (`data.label_motion`). A quarter of the batches are frames of the dense validation run without its
+labels: there the keyframe network alone is the teacher. No label of the validation run is ever trained on.
+
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano --resume
 
 CAMVID is the data set in one of the layouts of `data.camvid`. What it costs and scores: docs/segment_nano.md. In the
-run folder: config.json, keyframe.csv and propagation.csv (training), validation.csv, checkpoints, keyframe.safetensors
-(averaged weights after the best validation). Stopped at any moment, it resumes from the last checkpoint; with
-`iterations` the resumed run equals an uninterrupted one, with `minutes` the schedule follows the time spent.
+run folder: config.json, keyframe.csv and propagation.csv (training), validation.csv and distances.csv, checkpoints,
+keyframe.safetensors and segment_nano.safetensors (averaged weights after the best validation). Stopped at any moment,
+it resumes from the last checkpoint; with iterations the resumed run equals an uninterrupted one, with minutes the
+schedule follows the time spent.
 """
 
 from __future__ import annotations
@@ -34,8 +40,11 @@ from torch.nn import functional as F
 
 from twospeed.data.camvid import CLASSES, VOID, CamVid
 from twospeed.data.label_augment import Focus, draw_view, recolour
+from twospeed.data.label_motion import Drives
 from twospeed.errors import InputError
 from twospeed.metrics.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from twospeed.models.gsv.loss import divergence, freeze_keyframe_network, roll_out
+from twospeed.models.gsv.network import GSVNet, resize
 from twospeed.models.swiftnet.builders import swiftnet_nano
 from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jaccard
 from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
@@ -46,7 +55,7 @@ from twospeed.training.optim import gradient_norm, parameter_groups, set_learnin
 from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder
 from twospeed.training.schedule import half_cosine, with_warm_up
-from twospeed.training.seed import seed_everything
+from twospeed.weights.gsvnet import segment_nano
 from twospeed.weights.load import save_model
 
 Image = NDArray[np.uint8]
@@ -64,6 +73,8 @@ class SegmentNanoConfig:
     seed: int = 0
     keyframe_minutes: float = 80.0  # of training; the schedule spans it
     keyframe_iterations: int | None = None  # instead of minutes: exactly reproducible
+    propagation_minutes: float = 22.0
+    propagation_iterations: int | None = None
     batch: int = 8
     lanes: int = 2  # replicas that share each batch, one thread each
     rows_1: int = 25  # height of a view in cells of 8 pixels, to half of the run; its width is 4/3 of that
@@ -79,6 +90,11 @@ class SegmentNanoConfig:
     balance: float = 0.33  # class weights are (median frequency / frequency) to this power
     jaccard_weight: float = 0.5
     auxiliary_weight: float = 0.2  # of each of the two coarse heads
+    propagation_lr: float = 2e-3
+    rows_drive: int = 33  # height of a drive's frames in cells
+    longest: int = 5  # frames of the longest drives; the shortest have two
+    dense: int = 4  # every how many batches one comes from the dense run
+    teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
     log_every: int = 50
@@ -106,6 +122,12 @@ def view_rows(config: SegmentNanoConfig, progress: float) -> int:
 def view_size(rows: int) -> tuple[int, int]:
     """Return (height, width) in pixels of a view of so many rows: points of the grid fall on its pixels."""
     return STRIDE * (rows - 1) + 1, STRIDE * (round(rows * 4 / 3) - 1) + 1
+
+
+def weights_of(labels: list[Image], power: float) -> Tensor:
+    """Return the weights of the classes in the loss, by how many pixels each has: float32 (C,)."""
+    counts = sum(np.bincount(label.ravel(), minlength=VOID + 1) for label in labels)
+    return class_weights(torch.from_numpy(np.asarray(counts)[: len(CLASSES)]), power)
 
 
 class Views:
@@ -225,6 +247,8 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         stage.iteration, stage.seconds, stage.best = saved["iteration"], saved["seconds"], saved["best"]
+        if stage.progress >= 1:
+            return
 
     def save() -> None:
         content = {
@@ -284,8 +308,8 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
 def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled, held_out: Labelled) -> Stage:
     """Set up the training of the keyframe network."""
     views = Views(config, training)
-    counts = np.bincount(np.concatenate([labels.ravel() for labels in training[1]]), minlength=VOID + 1)
-    weights = class_weights(torch.from_numpy(counts[: len(CLASSES)]), config.balance)
+    weights = weights_of(training[1], config.balance)
+    torch.manual_seed(config.seed)
     model = Supervised(swiftnet_nano(len(CLASSES))).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     share = config.batch // config.lanes
@@ -310,6 +334,130 @@ def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled
     )  # fmt: skip
 
 
+# ---------------------------------------------------------------- stage 2: the propagation
+
+
+class Snippets:
+    """Batch number -> frames that follow each other, and their labels, a pure function of (seed, number).
+
+    training: what drives are made of. dense: frames of one video, whose labels are not known here.
+    """
+
+    def __init__(self, config: SegmentNanoConfig, training: Labelled, dense: list[Image]) -> None:
+        movers = [CLASSES.names.index(name) for name in ("car", "pedestrian", "bicyclist")]
+        self.config, self.dense = config, dense
+        self.drives = Drives(*training, void=VOID, movers=movers)
+
+    def batch(self, batch: int, numbers: range) -> tuple[Tensor, Tensor]:
+        """Return frames uint8 (N, T, 3, H, W) and labels uint8 (N, T, H, W), all void in batches of the dense run.
+
+        batch decides on the kind and the length, the numbers on the samples.
+        """
+        length = 2 + batch % (self.config.longest - 1)
+        rows = self.config.rows_drive
+        size = STRIDE * rows, STRIDE * round(rows * 4 / 3)
+        from_dense = len(self.dense) >= length and batch // (self.config.longest - 1) % self.config.dense == 0
+        drawn = []
+        for number in numbers:
+            rng = np.random.default_rng([self.config.seed, 1, number])
+            drawn.append(self._dense(rng, size, length) if from_dense else self.drives.draw(rng, size, length))
+        frames = torch.from_numpy(np.stack([film for film, _ in drawn])).permute(0, 1, 4, 2, 3)
+        return frames, torch.from_numpy(np.stack([maps for _, maps in drawn]))
+
+    def _dense(self, rng: np.random.Generator, size: tuple[int, int], length: int) -> tuple[Image, Image]:
+        first = int(rng.integers(len(self.dense) - length + 1))
+        frames = self.dense[first : first + length]
+        view = draw_view(rng, frames[0].shape[:2], size, scale=(0.75, 1.5), turn=0.0)
+        film = np.stack([view.picture(frame) for frame in frames])
+        film = recolour(rng, film.reshape(-1, *film.shape[2:])).reshape(film.shape)
+        return film, np.full(film.shape[:3], VOID, np.uint8)
+
+
+def propagation_step_loss(
+    model: GSVNet, frames: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """Carry scores through snippets; compare every frame with its labels, the last also with the keyframe network."""
+    path = roll_out(model, frames)
+    with torch.no_grad():
+        teacher = model.keyframe(frames[:, -1].float())
+    # Labels at half size, where scores with aligned corners have their points
+    rows, columns = (torch.linspace(0, n - 1, n // 2).round().long() for n in labels.shape[-2:])
+    half = labels[..., rows, :][..., columns]
+    entropy = overlap = path[-1].new_zeros(())
+    for t, scores in enumerate(path[1:], start=1):
+        scores = resize(scores, half.shape[-2:])
+        entropy = entropy + cross_entropy(scores, half[:, t], weights) / (len(path) - 1)
+        overlap = overlap + soft_jaccard(scores, half[:, t]) / (len(path) - 1)
+    apart = divergence(path[-1], teacher, teacher.shape[-2:])
+    loss = entropy + config.jaccard_weight * overlap + config.teacher_weight * apart
+    parts = {"loss": loss, "cross_entropy": entropy, "jaccard": overlap, "divergence": apart}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+@torch.inference_mode()
+def validate_distances(model: GSVNet, data: Labelled, farthest: int = 4, every: int = 3) -> dict[str, float]:
+    """Score frames by their distance from the keyframe: mIoU at distances 0.., and of 0 to 3 pooled ("interval_4")."""
+    model.eval()
+    matrices = np.zeros((farthest + 1, len(CLASSES), len(CLASSES)), np.int64)
+    pictures = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in data[0]]
+    for first in range(0, len(pictures) - farthest, every):
+        for distance, scores in enumerate(roll_out(model, torch.stack(pictures[first : first + farthest + 1], 1))):
+            labels = data[1][first + distance]
+            found = full_size_labels(scores[0], labels.shape).numpy()
+            matrices[distance] += confusion_matrix(labels, found, len(CLASSES))
+    by_distance = {f"distance_{d}": mean_iou(matrix) for d, matrix in enumerate(matrices)}
+    return {**by_distance, "interval_4": mean_iou(matrices[:4].sum(0))}
+
+
+def export(model: GSVNet, path: Path, source: Mapping[str, str]) -> None:
+    """Write the weights, those of convolutions in half precision; the loader brings them back to single."""
+    shipped = copy.deepcopy(model)
+    for parameter in shipped.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.half()
+    save_model(shipped, path, model_name="segment_nano", source=source)
+
+
+def propagation_stage(
+    config: SegmentNanoConfig, run: RunFolder, training: Labelled, held_out: Labelled, first_step: int
+) -> Stage:
+    """Set up the training of everything but the keyframe network, which comes from stage 1's best weights."""
+    snippets = Snippets(config, training, held_out[0])
+    weights = weights_of(training[1], config.balance)
+    torch.manual_seed(config.seed)  # here too: a run that is resumed in this stage has drawn nothing for the first
+    model = segment_nano(len(CLASSES))
+    model.keyframe_network.load_state_dict(load_file(config.out / "keyframe.safetensors"))
+    model = freeze_keyframe_network(model).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    share = config.batch // config.lanes
+
+    def work(replica: GSVNet, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
+        first = iteration * config.batch + lane * share
+        frames, labels = snippets.batch(iteration, range(first, first + share))
+        return propagation_step_loss(replica, frames, labels, weights, config)
+
+    def check(step: int, minutes: float, best: float) -> float:
+        scores = validate_distances(average, held_out)
+        run.log("distances", step, minutes=round(minutes, 3), **scores)
+        print("distances", {name: round(value, 3) for name, value in scores.items()}, flush=True)
+        if scores["interval_4"] > best:
+            source = {"step": str(step), "camvid_val_interval_4_mIoU": f"{scores['interval_4']:.4f}"}
+            export(average, config.out / "segment_nano.safetensors", source)
+        return scores["interval_4"]
+
+    def prepare(replica: nn.Module, frozen: bool) -> None:
+        freeze_keyframe_network(replica).train(not frozen)  # type: ignore[arg-type]
+        replica.keyframe_network.eval()  # type: ignore[union-attr]
+
+    return Stage(
+        "propagation", model, average, config.propagation_minutes, config.propagation_iterations,
+        config.propagation_lr, prepare, work, check, first_step,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the run
+
+
 def train(config: SegmentNanoConfig, *, resume: bool = False) -> Path:
     """Train and return the exported weights' path.
 
@@ -318,17 +466,15 @@ def train(config: SegmentNanoConfig, *, resume: bool = False) -> Path:
     training, held_out = (CamVid(config.camvid, split) for split in ("train", "val"))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
-    seed_everything(config.seed)
     last = checkpoints(config.out)[-1:] if resume else []
     saved = load_checkpoint(last[0], ALONE) if last else None
     with RunFolder(config.out, config, resume_step=saved["step"] if saved else None) as run:
         pictures = decode(training), decode(held_out)
-        fit(keyframe_stage(config, run, *pictures), config, run, saved)
-    return config.out / "keyframe.safetensors"
-
-
-def load_keyframe_network(path: Path) -> SwiftNetNano:
-    """Read the keyframe network that stage 1 exported."""
-    network = swiftnet_nano(len(CLASSES))
-    network.load_state_dict(load_file(path))
-    return network
+        if saved is None or saved["stage"] == "keyframe":
+            stage = keyframe_stage(config, run, *pictures)
+            fit(stage, config, run, saved)
+            first_step, saved = stage.iteration, None
+        else:
+            first_step = saved["first_step"]
+        fit(propagation_stage(config, run, *pictures, first_step), config, run, saved)
+    return config.out / "segment_nano.safetensors"
