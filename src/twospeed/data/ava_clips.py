@@ -10,6 +10,7 @@ section 5, as PySlowFast samples it). What lies before the first or after the la
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from twospeed.data.samples import BrokenSample, KeyframeSample
 from twospeed.data.video_lists import VIDEO_SUFFIXES
 from twospeed.errors import DatasetError, InputError, VideoError
 from twospeed.transforms.colour import normalise
-from twospeed.transforms.spatial import draw_train_crop
+from twospeed.transforms.spatial import CropTransform, draw_train_crop, scale_only
 from twospeed.video.folders import list_images, read_chosen_images
 from twospeed.video.reader import frame_times, read_frames
 from twospeed.video.sampling import TRAINED_RATE, keyframe_clip
@@ -145,7 +146,8 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
 
     Ask with (epoch, index): what is drawn depends on (seed, epoch, index) alone. num_classes: targets have so many
     columns, column c is class id c + 1. short_side: the jitter's range in pixels; inverse_uniform draws 1 / size
-    uniformly, as PySlowFast does for AVA. box_jitter: moves each edge of a box by up to this part of its width or
+    uniformly, as PySlowFast does for AVA. crop: side of a square in pixels; None keeps the whole picture, of one size,
+    which suits sets of one shape. box_jitter: moves each edge of a box by up to this part of its width or
     height, within the picture; 0 in the published trainings. count_broken: a clip that cannot be read comes out as
     `BrokenSample` instead of an exception.
 
@@ -162,7 +164,7 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
         *,
         num_classes: int = CLASSES,
         short_side: tuple[int, int] = (256, 340),
-        crop: int = 224,
+        crop: int | None = 224,
         flip_probability: float = 0.5,
         inverse_uniform: bool = False,
         box_jitter: float = 0.0,
@@ -175,6 +177,8 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
                 raise DatasetError(
                     f"{keyframe.video} at second {keyframe.second:g} has action {highest}, num_classes is {num_classes}"
                 )
+        if crop is None and short_side[0] != short_side[1]:
+            raise InputError(f"short_side={short_side} without a crop: clips of a batch need one size, give it twice")
         if not 0 <= box_jitter < 0.5:
             raise InputError(f"box_jitter={box_jitter}: give a part of the box, at least 0 and below 0.5")
         self.keyframes = keyframes
@@ -203,16 +207,8 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
             return BrokenSample(index, self.opened.data / keyframe.video, str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
         height, width = pictures.shape[1:3]
-        geometry = draw_train_crop(
-            rng,
-            height,
-            width,
-            short_side=self.short_side,
-            crop=self.crop,
-            flip_probability=self.flip_probability,
-            inverse_uniform=self.inverse_uniform,
-        )
-        # One picture at a time: films are large, and all frames of a clip as floating point do not fit everywhere
+        geometry = self._draw(rng, height, width)
+        # One picture at a time: films are large, and all pictures of a clip do not fit everywhere as floating point
         clip = torch.stack([geometry.frames(torch.from_numpy(image).permute(2, 0, 1)) for image in pictures], dim=1)
         boxes = jittered(rng, keyframe.boxes_xyxy, self.box_jitter)
         moved = geometry.boxes(torch.from_numpy(in_pixels(boxes, height, width)), inclusive=True)
@@ -225,6 +221,20 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
             boxes_xyxy=moved[inside],
             targets=targets[inside],
             keyframe=index,
+        )
+
+    def _draw(self, rng: np.random.Generator, height: int, width: int) -> CropTransform:
+        if self.crop is None:
+            flip = bool(rng.random() < self.flip_probability)
+            return dataclasses.replace(scale_only(height, width, self.short_side[0]), flip=flip)
+        return draw_train_crop(
+            rng,
+            height,
+            width,
+            short_side=self.short_side,
+            crop=self.crop,
+            flip_probability=self.flip_probability,
+            inverse_uniform=self.inverse_uniform,
         )
 
 
