@@ -18,23 +18,19 @@ from twospeed.errors import InputError
 from twospeed.evaluation.discovered import DiscoverySettings
 from twospeed.evaluation.mask_runs import RunSettings
 from twospeed.evaluation.vos import evaluate_davis, evaluate_youtube_vos
+from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
 from twospeed.pipelines.discover import Discoverer
 from twospeed.values import Frame
 from twospeed.weights.load import create_model, save_model
 
-
-def build(**options: object) -> torch.nn.Module:
-    from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
-
-    torch.manual_seed(0)
-    options = {"min_size": 48, "max_size": 80, "detections_per_img": 3, "score_thresh": 0.0} | options
-    return SlowFastMaskRCNN(1, 3, **options).eval()
+SMALL = {"backbone": "nano", "proposals": 20, "detections_per_img": 3, "score_thresh": 0.0}
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     """Untrained, takes everything for an object: what it finds means nothing, all else is real."""
-    return build()
+    torch.manual_seed(0)
+    return SlowFastMaskRCNN(1, 3, min_size=48, max_size=80, **SMALL).eval()
 
 
 @pytest.fixture
@@ -148,7 +144,7 @@ def fails(capsys, *arguments: object) -> str:
 
 def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     torch.manual_seed(0)
-    model = create_model("slowfast_maskrcnn_1_1", score_thresh=0.0, detections_per_img=3)
+    model = create_model("slowfast_maskrcnn_1_1", **SMALL)
     weights = tmp_path / "w.safetensors"
     save_model(model, weights, model_name="slowfast_maskrcnn_1_1")
     command = ["evaluate", "davis16", "--data", davis16, "--model", "slowfast_maskrcnn_1_1", "--weights", weights]
@@ -161,6 +157,7 @@ def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
         "min_score": None,
         "max_objects": 20,
         "finetune": 0,
+        "finetune_options": {},
         "merged": True,
     }
     assert len(document["weights_sha256"]) == 64
@@ -171,3 +168,52 @@ def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     assert "give --model" not in fails(capsys, *command, "--min-score", 2)
     stcn = ["evaluate", "davis16", "--data", davis16, "--model", "track_nano", "--min-score", 0.5]
     assert "track_nano finds no objects by itself; leave --min-score out" in fails(capsys, *stcn)
+
+
+def test_each_first_mask_is_learned_and_every_frame_predicted(network, davis16: Path):
+    settings = DiscoverySettings(finetune=2, finetune_options={"lr": 1e-4, "learning_parts": ["detector.roi_heads"]})
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    report = evaluate_davis(davis16, 2016, model=network, settings=settings, sequences=["dog"], all_frames=True)
+    assert "2016 semi-supervised: first mask given, all frames scored" in report.protocol
+    assert report.speed["finetune_seconds"] > 0
+    assert report.settings["finetune_options"]["lr"] == 1e-4
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_known_objects_keep_the_labels_of_their_first_mask(network, tmp_path: Path):
+    labels = np.where(moving_squares(4, 2) == 2, 7, moving_squares(4, 2))  # ids may have holes
+    root = write_davis(tmp_path, {"dog": labels.astype(np.uint8)})
+    out = tmp_path / "out"
+    evaluate_davis(root, 2017, model=network, settings=DiscoverySettings(finetune=1), output=out)
+    assert {int(k) for path in (out / "dog").iterdir() for k in np.unique(read(path))} <= {0, 1, 7}
+
+
+def test_the_tables_of_all_configurations(davis16: Path, tmp_path: Path, capsys):
+    for name in ("slowfast_maskrcnn_1_1", "slowfast_maskrcnn_1_7"):
+        save_model(create_model(name, **SMALL, min_size=48), tmp_path / f"{name}.safetensors", model_name=name)
+    command = ["evaluate", "davis16-configurations", "--data", davis16, "--weights", tmp_path, "--sequences", "cows"]
+    assert "slowfast_maskrcnn_3_3.safetensors" in fails(capsys, *command)
+    command += ["--model", "slowfast_maskrcnn_1_1", "--model", "slowfast_maskrcnn_1_7", "-o", tmp_path / "out"]
+    assert exit_code([str(a) for a in (*command, "--finetune", 1, "--json", tmp_path / "t.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "Table 1: unsupervised" in printed
+    assert "Table 2: semi-supervised" in printed
+    document = json.loads((tmp_path / "t.json").read_text())
+    one = document["table1"]["slowfast_maskrcnn_1_1"]
+    assert one["seconds"] == pytest.approx(2 * one["seconds_per_frame"])
+    assert one["parameters"] < document["table1"]["slowfast_maskrcnn_1_7"]["parameters"]
+    assert document["table2"]["slowfast_maskrcnn_1_1"]["finetune_seconds"] > 0
+    lines = (tmp_path / "out" / "table1.csv").read_text().splitlines()
+    assert lines[0] == "name,J&F-Mean,J-Mean,F-Mean,parameters,seconds,J&F report,seconds report"
+    assert lines[1].split(",")[0] == "slowfast_maskrcnn_1_1"
+    assert float(lines[1].split(",")[1]) == one["J&F-Mean"]
+    assert lines[1].split(",")[-2:] == ["0.645", "477"]
+    assert "slowfast_maskrcnn_1_7" in (tmp_path / "out" / "table2.txt").read_text()
+
+    assert "holds results already" in fails(capsys, *command)
+    (tmp_path / "out" / "table1" / "slowfast_maskrcnn_1_7.json").unlink()  # as if interrupted before its report
+    assert exit_code([str(a) for a in (*command, "--resume", "--json", tmp_path / "again.json", "-q")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())["table1"]
+    assert again["slowfast_maskrcnn_1_1"] == one
+    assert again["slowfast_maskrcnn_1_7"]["seconds"] is None  # all masks were there: nothing was timed
+    assert "was made with other settings" in fails(capsys, *command, "--resume", "--min-score", 0.9)

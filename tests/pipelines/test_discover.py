@@ -22,7 +22,15 @@ SIZE = (48, 64)
 def model():
     """An untrained network that takes everything for an object: what it finds means nothing, all else is real."""
     torch.manual_seed(0)
-    return create_model("slowfast_maskrcnn_3_7", min_size=48, max_size=80, detections_per_img=4, score_thresh=0.0)
+    return create_model(
+        "slowfast_maskrcnn_3_7",
+        backbone="nano",
+        min_size=48,
+        max_size=80,
+        proposals=20,
+        detections_per_img=4,
+        score_thresh=0.0,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ Source: "Applying SlowFast Networks to Video Object Segmentation" (report); Cael
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,10 @@ from twospeed.data.label_files import VOID
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import Clock, FrameJobs, Labels
+from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
 from twospeed.pipelines.discover import Discoverer, finds_objects, scaled_to
+from twospeed.pipelines.finetune import FineTuning, fine_tune
 from twospeed.weights.load import create_model, weights_sha256
-
-FineTune = Callable[[nn.Module, NDArray[np.uint8], Labels], nn.Module]
-"""Called as `fine_tune(network, image, masks)` with the first frame and its labels; returns another network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +32,20 @@ class DiscoverySettings:
     size: shorter side in pixels, None for 800 as published. min_score: least score of a detection that counts (merged)
     or begins an object (linked); None as published: all detections are merged, 0.5 begins an object. max_objects: most
     of a video, when linked. finetune: iterations on the mask of each sequence's first frame; 0 uses no mask.
+    finetune_options: of `FineTuning`.
     """
 
     size: int | None = None
     min_score: float | None = None
     max_objects: int = 20
     finetune: int = 0
+    finetune_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DiscoveryRun:
     """One network over the sequences of a benchmark, with what a report and a resumed run must know of it.
 
-    merged: all detections are one foreground. fine_tune: makes each sequence's network when `settings.finetune` is not
-    0; None for the published one-shot fine-tuning. Raises InputError for several networks: detections of different
+    merged: all detections are one foreground. Raises InputError for several networks: detections of different
     networks have nothing in common that could be averaged.
     """
 
@@ -57,7 +57,6 @@ class DiscoveryRun:
         device: str | None,
         *,
         merged: bool,
-        fine_tune: FineTune | None = None,
     ):
         models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
         sources = list(weights) if isinstance(weights, list | tuple) else [weights]
@@ -76,7 +75,8 @@ class DiscoveryRun:
             given = create_model(given, source, **({} if settings.size is None else scaled_to(settings.size)))
         elif settings.size is not None:
             raise InputError(f"size is {settings.size}, but the network is built already; build it with that min_size")
-        self.network, self._device, self._fine_tune = given, device, fine_tune
+        assert isinstance(given, SlowFastMaskRCNN)  # as `needs_no_masks` has said
+        self.network, self._device = given, device
         self._discoverer = self._discoverer_of(self.network)
 
     def _discoverer_of(self, network: nn.Module) -> Discoverer:
@@ -101,20 +101,15 @@ class DiscoveryRun:
     def davis_plan(self, sample: SequenceSample) -> tuple[DiscoveryRun, FrameJobs]:
         """All frames are seen and written, the first one among them. Fine-tunes the network when that is asked for."""
         if self.settings.finetune:
-            first = sample.frames[0]
-            masks = sample.labels(first)
+            seen = [sample.image(name) for name in sample.frames[: self.network.window // 2 + 1]]
+            masks = sample.labels(sample.frames[0])
             masks = np.where(masks == VOID, np.uint8(0), masks)
-            image = sample.image(first)
+            options = FineTuning(iterations=self.settings.finetune, **self.settings.finetune_options)
             with self.tuning.running():
-                tuned = self._tuned(image, masks)
+                tuned = fine_tune(self.network, seen, masks, options)
             self._discoverer = self._discoverer_of(tuned)
             self._discoverer.reset(masks)
         return self, [(frame, None, True) for frame in sample.frames]
-
-    def _tuned(self, image: NDArray[np.uint8], masks: Labels) -> nn.Module:
-        if self._fine_tune is not None:
-            return self._fine_tune(self.network, image, masks)
-        raise NotImplementedError
 
     def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
         """Take the next frame; return the labels that are ready, n // 2 frames late."""
@@ -145,6 +140,7 @@ class DiscoveryRun:
         return {
             "model": self.name,
             "weights_sha256": self.checksums,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "settings": {**asdict(self.settings), "merged": self.merged},
             "speed": speed,
         }

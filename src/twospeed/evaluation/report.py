@@ -8,32 +8,57 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from twospeed.errors import OutputError
 from twospeed.provenance import commit_of_this_code, installed_versions, machine_name
 
+Kind = Literal["share", "count", "seconds"]
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Scores as people read them: one row of numbers for each name. NaN and None are shown as a dash."""
+    """Scores as people read them: one row of numbers for each name. NaN and None are shown as a dash.
+
+    kinds: what each column holds; empty when all are shares (fractions in 0..1, shown as percentages). title: a line
+    above it.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    kinds: tuple[Kind, ...] = ()
+    title: str = ""
 
     def text(self) -> str:
         """Return the table in aligned columns, fractions as percentages with one decimal."""
         names = [name for name, _ in self.rows]
         width = max(len(name) for name in ["", *names])
-        head = " " * width + "".join(f"{column:>11}" for column in self.columns)
+        every: Kind = "share"
+        kinds = self.kinds or (every,) * len(self.columns)
+        widths = [max(11, len(column) + 2) for column in self.columns]
+        head = " " * width + "".join(f"{column:>{w}}" for column, w in zip(self.columns, widths, strict=True))
         lines = [
-            f"{name:<{width}}" + "".join(f"{_percent(value):>11}" for value in values) for name, values in self.rows
+            f"{name:<{width}}"
+            + "".join(f"{_shown(value, kind):>{w}}" for value, kind, w in zip(values, kinds, widths, strict=True))
+            for name, values in self.rows
         ]
-        return "\n".join([head, *lines])
+        return "\n".join([*([self.title] if self.title else []), head, *lines])
+
+    def csv(self) -> str:
+        """Return the table as CSV: plain numbers, fractions as they are, empty where there is none."""
+        lines = [["name", *self.columns]]
+        lines += [[name, *("" if _missing(v) else repr(v) for v in values)] for name, values in self.rows]
+        return "".join(",".join(line) + "\n" for line in lines)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def _missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _shown(value: float | None, kind: Kind) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return {"share": f"{100 * value:.1f}", "count": f"{value:,.0f}", "seconds": f"{value:.1f}"}[kind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +68,20 @@ class Report:
     scores: as they stand at the top level of the JSON file, fractions in 0..1, names as others read them.
     protocol: one sentence on what was counted. coverage: how much of the set was scored ("14 of 20
     sequences"). model: name of what was evaluated, or where its predictions lay. weights_sha256: of each
-    model's weights file. notes: what a reader should know before comparing. settings, speed: options of the
-    run and what it took (empty when files were scored). machine, versions, commit: filled in for the machine
-    at hand.
+    model's weights file. parameters: of the network, where that was counted. notes: what a reader should know
+    before comparing. settings, speed: options of the run and what it took (empty when files were scored).
+    machine, versions, commit: filled in for the machine at hand.
     """
 
     benchmark: str
     scores: Mapping[str, Any]
     table: Table
+    more_tables: tuple[Table, ...] = ()
     protocol: str
     coverage: str
     model: str
     weights_sha256: tuple[str | None, ...] = ()
+    parameters: int | None = None
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +99,7 @@ class Report:
             "coverage": self.coverage,
             "model": self.model,
             "weights_sha256": checksums[0] if len(checksums) == 1 else checksums or None,
+            "parameters": self.parameters,
             "settings": self.settings,
             "speed": self.speed,
             "notes": self.notes,
@@ -84,25 +112,31 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """Write the JSON file whole or not at all. Raises OutputError when that fails."""
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
+        write_whole(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def text(self) -> str:
         """Return what is shown to people: a head line, the table, then protocol, speed and notes."""
-        lines = [f"{self.benchmark} · {self.model} · {self.coverage}", "", self.table.text(), "", self.protocol]
+        tables = [text for table in (self.table, *self.more_tables) for text in (table.text(), "")]
+        lines = [f"{self.benchmark} · {self.model} · {self.coverage}", "", *tables, self.protocol]
         if self.speed:
             lines.append(
                 f"{self.speed['frames']} frames in {self.speed['seconds']:.1f} s, "
                 f"{self.speed['frames_per_second']:.2f} frames/s ({self.speed['clock']})"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and the folders above it, whole or not at all. Raises OutputError when that fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twospeed.errors import InputError, MaskError
+from twospeed.models.maskslowfast.inference import for_inference
 from twospeed.models.maskslowfast.network import Detections, DetectionStream, SlowFastMaskRCNN
 from twospeed.ops.masks import soft_aggregate
 from twospeed.pipelines.linking import ObjectLinker
@@ -85,7 +86,7 @@ class Discoverer:
                 f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
             )
         assert isinstance(model_or_name, SlowFastMaskRCNN)
-        self.model = model_or_name.eval().to(self.device)
+        self.model = for_inference(model_or_name.eval().to(self.device))
         self.reset()
 
     def reset(self, first_masks: NDArray[np.uint8] | None = None) -> None:

@@ -22,14 +22,19 @@ from twospeed.errors import CheckpointError
 _WRAPPERS = ("model_state", "network", "state_dict", "model", "blobs", "model_state_dict")
 
 
+def check_there(path: Path) -> None:
+    """Raise CheckpointError when there is no such file."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give a file, or weights='default'")
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a checkpoint's tensors and metadata: safetensors, a torch file, or a Caffe2 pickle.
 
     What authors wrap around the state dict, and a leading `module.`, is taken off. Raises CheckpointError when the file
     is missing, is none of these, or asks to run code.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give a file, or weights='default'")
+    check_there(path)
     with path.open("rb") as file:
         head = file.read(9)
     metadata: dict[str, str] = {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
-from twospeed.weights.imports import read_state, unwrap
+from twospeed.weights.imports import check_there, read_state, unwrap
 
 WeightsSource = str | Path | Mapping[str, Any] | None
 
@@ -97,10 +97,13 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
 
 
 def weights_sha256(name: str, weights: WeightsSource) -> str | None:
-    """Checksum of the file that `create_model(name, weights)` reads; None when there is no file."""
+    """Checksum of the file that `create_model(name, weights)` reads; None when it reads none. Raises as it does."""
     if weights == "default":
         return store.sha256(store.default_weights(find(name)))
-    return store.sha256(Path(weights)) if isinstance(weights, str | Path) else None
+    if not isinstance(weights, str | Path):
+        return None
+    check_there(Path(weights))
+    return store.sha256(Path(weights))
 
 
 def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource) -> Mapping[str, Any] | None:

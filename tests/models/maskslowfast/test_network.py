@@ -45,14 +45,14 @@ def test_kernels_shrink_every_pathway_to_one_frame(frames):
 def test_a_stream_equals_every_window(m, n):
     """Any odd m-n, clips shorter and longer than the window: the stream is the module on zero-padded windows."""
     torch.manual_seed(m + n)
-    module = SlowFastModule(m, n, channels=4).eval()
+    module = SlowFastModule(m, n, channels=8).eval()
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm3d):
             layer.running_mean.normal_()
             layer.bias.normal_()
     for length in (1, 2, n, n + 3):
-        frames = torch.randn(length, 1, 4, 3, 5)
-        border = torch.zeros(n // 2, 1, 4, 3, 5)
+        frames = torch.randn(length, 1, 8, 3, 5)
+        border = torch.zeros(n // 2, 1, 8, 3, 5)
         padded = torch.cat([border, frames, border])
         windows = [module(padded[t : t + n].permute(1, 2, 0, 3, 4))[:, :, 0] for t in range(length)]
         stream = PathwayStream(module)
@@ -60,16 +60,16 @@ def test_a_stream_equals_every_window(m, n):
         assert len(early) == max(0, length - n // 2)
         streamed = early + stream.finish()
         torch.testing.assert_close(torch.stack(streamed), torch.stack(windows), rtol=1e-4, atol=1e-5)
-        whole = module(padded.permute(1, 2, 0, 3, 4))  # (1, 256, length, 3, 5): all windows at once
+        whole = module(padded.permute(1, 2, 0, 3, 4))  # (1, 8, length, 3, 5): all windows at once
         torch.testing.assert_close(whole.unbind(2), tuple(windows), rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_a_long_stream_holds_no_more_than_a_short_one():
-    module = SlowFastModule(3, 7, channels=4).eval()
+    module = SlowFastModule(3, 7, channels=8).eval()
     stream, held = PathwayStream(module), []
     for _ in range(40):
-        stream.push(torch.randn(1, 4, 2, 2))
+        stream.push(torch.randn(1, 8, 2, 2))
         held.append(sum(len(q) for q in (*stream._spans.values(), *stream._waiting.values())))
     assert len(set(held[6:])) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
@@ -79,6 +80,36 @@ def _youtube_vos(request: Request, on_progress: OnProgress) -> Report:
     )
 
 
+def _configurations(request: Request, on_progress: OnProgress) -> Report:
+    from twospeed.evaluation.configurations import REPORT, evaluate_configurations
+
+    names = request.model or tuple(REPORT)
+    given = request.weights
+    if len(given) == 1 and len(names) > 1:
+        pattern = given[0] if "{model}" in given[0] else f"{given[0]}/{{model}}.safetensors"
+        given = tuple(pattern.replace("{model}", name) for name in names)
+    if len(given) != len(names):
+        raise InputError(
+            f"{len(names)} configurations ({', '.join(names)}) and {len(given)} weights; give --weights a folder with "
+            "NAME.safetensors, a path with {model} in it, or one for each --model"
+        )
+    request = replace(request, model=names, weights=given)
+    settings = _discovery_settings(request)
+    if settings is None or len(set(names)) < len(names):
+        raise InputError(f"{', '.join(names)}: name configurations of slowfast_maskrcnn, each once")
+    return evaluate_configurations(
+        data_folder(request),
+        weights=dict(zip(names, given, strict=True)),
+        settings=settings,
+        split=request.split or "val",
+        sequences=request.sequences,
+        output=request.output,
+        resume=request.resume,
+        device=request.device,
+        on_progress=on_progress,
+    )
+
+
 def _source(request: Request) -> dict[str, Any]:
     """Arguments on what is evaluated, as all mask benchmarks take them."""
     return {
@@ -113,8 +144,6 @@ def _discovery_settings(request: Request) -> DiscoverySettings | None:
 
 def _settings(request: Request, published: RunSettings) -> RunSettings:
     """Return the published settings with what the command line changes; 0 stands for "no limit"."""
-    from dataclasses import replace
-
     if request.size is not None and request.scales:
         raise InputError(f"--size {request.size} and --scales exclude each other: the sizes of --scales are averaged")
     if request.scales and min(request.scales) < 1:
@@ -134,3 +163,4 @@ def _settings(request: Request, published: RunSettings) -> RunSettings:
 DAVIS_2016 = Benchmark(_davis16, OPTIONS)
 DAVIS_2017 = Benchmark(_davis17, OPTIONS)
 YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task", "all_frames", *DISCOVERER_OPTIONS})
+DAVIS_CONFIGURATIONS = Benchmark(_configurations, OPTIONS - {"predictions", "task", "all_frames", *TRACKER_OPTIONS})

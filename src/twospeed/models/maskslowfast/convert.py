@@ -21,6 +21,7 @@ _RENAMES = (
 )
 _MASK_LAYER = re.compile(r"\.mask_head\.mask_fcn(\d)\.")
 _BACKBONE = "detector.backbone.body.conv1.weight"
+_LATERAL = "detector.backbone.fpn.inner_blocks.0.0.weight"
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,13 +36,19 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
-    """Constructor options that the names of a state in our naming determine.
+    """Constructor options that names and shapes of a state in our naming determine.
 
-    Trainable batch norm counts its batches, frozen does not.
+    Trainable batch norm counts its batches, frozen does not; a ResNet-50's blocks have a third convolution.
     """
     if _BACKBONE not in state:
         return {}
-    return {"frozen_batch_norm": "detector.backbone.body.bn1.num_batches_tracked" not in state}
+    options: dict[str, object] = {
+        "backbone": "resnet50" if "detector.backbone.body.layer1.0.conv3.weight" in state else "nano",
+        "frozen_batch_norm": "detector.backbone.body.bn1.num_batches_tracked" not in state,
+    }
+    if (lateral := state.get(_LATERAL)) is not None:
+        options["pyramid_channels"] = lateral.shape[0]
+    return options
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:

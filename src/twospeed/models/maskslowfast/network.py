@@ -9,18 +9,21 @@ from torchvision's parts. Shape letters: T frames, H/W pixels of a frame, h/w ce
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.mask_rcnn import MaskRCNN
-from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 
+from twospeed.models.maskslowfast.backbone import Pyramid, nano_pyramid, resnet50_pyramid
 from twospeed.models.maskslowfast.pathways import PathwayStream, SlowFastModule
 
 Detections = dict[str, Tensor]
 CLASSES = 2  # background and object
+ANCHOR_SIDES = (32, 64, 128, 256, 512)  # pixels, one for each level (torchvision's)
 
 
 class FrameFeatures(NamedTuple):
@@ -37,10 +40,14 @@ class SlowFastMaskRCNN(nn.Module):
 
     slow_frames, fast_frames: m and n, odd, m <= n. min_size, max_size: frames are scaled so that the shorter side is
     min_size, unless the longer one would exceed max_size. detections_per_img: most objects a frame. score_thresh: least
-    score of a detection. nms_thresh: boxes that overlap a better one by more (IoU) are dropped. frozen_batch_norm: in
-    the backbone; fixed statistics and affine, eps 0, as after loading COCO weights (the report); False for trainable
-    ones (a start without COCO weights needs them).
-    Call it in eval mode.
+    score of a detection. nms_thresh: boxes that overlap a better one by more (IoU) are dropped. proposals: regions of a
+    frame that the heads look at, at most (None: 1000, and 2000 in training, as torchvision). sampled_regions: of these,
+    how many enter the heads' losses. backbone: "resnet50" as published, or "nano", a narrow one for small machines.
+    pyramid_channels: width of the pyramid (None: 256, with "nano" 64); module and heads widen with it.
+    frozen_batch_norm: of the ResNet-50; fixed statistics and affine, eps 0, as after loading COCO weights (the report,
+    and what None means for it); False for trainable ones, which a start without COCO weights needs. "nano" has
+    trainable ones only.
+    Call it in eval mode; `loss.window_losses` trains it. Raises ValueError for options that make no sense.
     """
 
     def __init__(
@@ -53,28 +60,53 @@ class SlowFastMaskRCNN(nn.Module):
         detections_per_img: int = 10,
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
-        frozen_batch_norm: bool = True,
+        proposals: int | None = None,
+        sampled_regions: int = 512,
+        backbone: Literal["resnet50", "nano"] = "resnet50",
+        pyramid_channels: int | None = None,
+        frozen_batch_norm: bool | None = None,
     ):
         super().__init__()
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50",
-            weights=None,
-            norm_layer=FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d,
-            trainable_layers=3 if frozen_batch_norm else 5,  # as torchvision with and without COCO weights
-        )
-        for module in backbone.modules():
-            if isinstance(module, FrozenBatchNorm2d):
-                module.eps = 0.0
+        pyramid: Pyramid
+        if backbone == "resnet50":
+            pyramid = resnet50_pyramid(pyramid_channels or 256, frozen_batch_norm=frozen_batch_norm is not False)
+        elif backbone == "nano":
+            if frozen_batch_norm:
+                raise ValueError("backbone 'nano' has trainable batch norm only; leave frozen_batch_norm out")
+            pyramid = nano_pyramid(pyramid_channels or 64)
+        else:
+            raise ValueError(f"backbone is {backbone!r}; choose resnet50 or nano")
+        channels = pyramid.out_channels
+        anchors = AnchorGenerator(tuple((side,) for side in ANCHOR_SIDES), ((0.5, 1.0, 2.0),) * len(ANCHOR_SIDES))
         self.detector = MaskRCNN(
-            backbone,
-            CLASSES,
+            pyramid,
             min_size=min_size,
             max_size=max_size,
+            rpn_anchor_generator=anchors,
+            rpn_head=RPNHead(channels, anchors.num_anchors_per_location()[0]),
+            rpn_pre_nms_top_n_train=proposals or 2000,
+            rpn_pre_nms_top_n_test=proposals or 1000,
+            rpn_post_nms_top_n_train=proposals or 2000,
+            rpn_post_nms_top_n_test=proposals or 1000,
             box_detections_per_img=detections_per_img,
             box_score_thresh=score_thresh,
             box_nms_thresh=nms_thresh,
+            box_batch_size_per_image=sampled_regions,
+            box_head=TwoMLPHead(channels * 7**2, 4 * channels),
+            box_predictor=FastRCNNPredictor(4 * channels, CLASSES),
+            mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(channels, channels, CLASSES),
         )
-        self.slow_fast = SlowFastModule(slow_frames, fast_frames, backbone.out_channels)
+        self.slow_fast = SlowFastModule(slow_frames, fast_frames, channels)
+        self.recorded_options: dict[str, Any] = {  # what weights cannot tell, kept in their file
+            "min_size": min_size,
+            "max_size": max_size,
+            "detections_per_img": detections_per_img,
+            "score_thresh": score_thresh,
+            "nms_thresh": nms_thresh,
+            "proposals": proposals,
+            "sampled_regions": sampled_regions,
+        }
 
     @property
     def window(self) -> int:
@@ -123,6 +155,10 @@ class SlowFastMaskRCNN(nn.Module):
             for name, level in middle.pyramid.items()
         )
 
+    def pathways(self) -> PathwayStream:
+        """Begin one level of a video: its features frame by frame, as `enhance` makes them of whole windows."""
+        return PathwayStream(self.slow_fast)
+
     def detect(self, features: FrameFeatures, enhanced: dict[str, Tensor]) -> Detections:
         """Run the box and mask heads on a frame's enhanced pyramid and its own proposals."""
         sizes = [features.scaled_size]
@@ -131,10 +167,26 @@ class SlowFastMaskRCNN(nn.Module):
         return result
 
 
+class FrameDetector(Protocol):
+    """What `DetectionStream` needs of a network: `SlowFastMaskRCNN`, or one that was prepared to run fast."""
+
+    def encode(self, frame: Tensor) -> FrameFeatures:
+        """Compute what a frame is."""
+        ...
+
+    def pathways(self) -> PathwayStream:
+        """Begin one level of a video."""
+        ...
+
+    def detect(self, features: FrameFeatures, enhanced: dict[str, Tensor]) -> Detections:
+        """Find the objects of a frame."""
+        ...
+
+
 class DetectionStream:
     """Feed a video frame by frame; a frame's detections come n // 2 frames later. Holds a window, never the video."""
 
-    def __init__(self, model: SlowFastMaskRCNN):
+    def __init__(self, model: FrameDetector):
         self.model = model
         self._levels: dict[str, PathwayStream] = {}
         self._pending: deque[FrameFeatures] = deque()  # encoded, not yet detected
@@ -146,7 +198,7 @@ class DetectionStream:
         enhanced: dict[str, Tensor] = OrderedDict()
         for name, level in features.pyramid.items():
             if name not in self._levels:
-                self._levels[name] = PathwayStream(self.model.slow_fast)
+                self._levels[name] = self.model.pathways()
             if (result := self._levels[name].push(level)) is not None:
                 enhanced[name] = result
         return [self.model.detect(self._pending.popleft(), enhanced)] if enhanced else []
