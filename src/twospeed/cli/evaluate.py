@@ -13,10 +13,13 @@ import typer
 from twospeed.cli.benchmarks.ava import AVA
 from twospeed.cli.benchmarks.recognition import KINETICS
 from twospeed.cli.benchmarks.request import Benchmark, Request
+from twospeed.cli.benchmarks.segmentation import CAMVID, CITYSCAPES
 from twospeed.cli.benchmarks.vos import DAVIS_2016, DAVIS_2017, YOUTUBE_VOS
 from twospeed.cli.evaluation_progress import progress_shown
 from twospeed.cli.options import whole_numbers
 from twospeed.errors import InputError
+
+_LABELS = "CamVid, Cityscapes"
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "davis16": DAVIS_2016,
@@ -24,6 +27,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "youtube-vos": YOUTUBE_VOS,
     "ava": AVA,
     "kinetics": KINETICS,
+    "camvid": CAMVID,
+    "cityscapes": CITYSCAPES,
 }
 """Every benchmark that can be named on the command line."""
 
@@ -158,6 +163,40 @@ def evaluate(
         str | None,
         typer.Option(help="activitynet (default: the server's) or pyslowfast.", rich_help_panel="AVA"),
     ] = None,
+    keyframe_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest keyframe interval; shorter ones are scored with it (4).", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    keyframe_weights: Annotated[
+        Path | None,
+        typer.Option(help="GSVNet: the image network's own file.", metavar="FILE", rich_help_panel=_LABELS),
+    ] = None,
+    frame_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Frames of the recording between two frames; else the least.", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    image_scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Also run the image network alone on smaller images, e.g. 0.5,0.75,1.",
+            metavar="X,X",
+            rich_help_panel=_LABELS,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw accuracy against throughput (PNG, and CSV beside it).", metavar="FILE", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    frame_list: Annotated[
+        Path | None,
+        typer.Option(help="Cityscapes: GSVNet's list of frames.", metavar="FILE", rich_help_panel=_LABELS),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, ...; chosen if not given.", rich_help_panel="Model options"),
@@ -179,13 +218,17 @@ def evaluate(
     Average sizes and mirrored frames: --scales 480,600 --flip. Average models: --model A --weights a.pth
     --model B --weights b.pth. STM's memory: --include-last --top-k 0.
 
-    Find objects without masks: evaluate davis16 --data DAVIS/2016 --model slowfast_maskrcnn_3_7 --weights W.
+    Find objects without masks: evaluate davis16 --data DAVIS/2016 --model slowfast_maskrcnn_3_7 --weights W. The tables
+    of all its configurations: evaluate davis16-configurations --weights DIR -o tables.
 
     Score action recognition: evaluate kinetics --data val.csv (or a folder) --model slowfast_r50_8x8 -o scores; later
     --predictions scores/scores.npz.
 
     Score boxes with actions: evaluate ava --predictions detections.csv --ground-truth ava_val_v2.2.csv, or --data with
     the folder of AVA's annotations; run a network: --data AVA --model slowfast_r50_8x8_ava --weights FILE -o DIR.
+
+    Score a class for every pixel: evaluate camvid --data camvid --predictions labels, or --model gsvnet_swiftnet_r18
+    --weights W --keyframe-every 5 --image-scales 0.5,0.75,1 --plot trade_off.png.
 
     Test sets whose annotations are not public (--split test-dev) give masks to send to the server, no scores.
     """
@@ -227,6 +270,12 @@ def evaluate(
         labels=labels,
         exclusions=exclusions,
         rules=rules,
+        keyframe_every=keyframe_every,
+        keyframe_weights=keyframe_weights,
+        frame_step=frame_step,
+        image_scales=_factors("--image-scales", image_scales),
+        frame_list=frame_list,
+        plot=plot,
     )
     unused = [f for f in fields(Request) if getattr(request, f.name) != f.default and f.name not in chosen.options]
     if request.more_predictions and "more_predictions" not in chosen.options:
@@ -251,3 +300,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     if not names:
         raise InputError(f"--sequences {text!r} names none; separate names by commas")
     return names
+
+
+def _factors(option: str, text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected numbers separated by commas") from error

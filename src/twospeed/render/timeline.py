@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from twospeed.errors import OutputError
+from twospeed.render.figures import save_figure
 from twospeed.values import ActionScores, ActionSpan
 
 MOST_SPANS = 12  # rows of the lower picture; the likeliest classes have priority
@@ -40,13 +41,7 @@ def plot_timeline(path: Path, scores: ActionScores, *, title: str = "", top: int
     lower.invert_yaxis()
     lower.set_xlabel("time (s)")
     lower.grid(axis="x", alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path} ({error.strerror}); free space, or choose another folder") from error
+    save_figure(figure, path)
 
 
 def _listed(spans: Sequence[ActionSpan]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +66,15 @@ class SegmenterCost:
 
 
 def segmenter_cost(model: nn.Module, height: int, width: int) -> SegmenterCost:
-    """Count a network that labels frames of one size: an image network, or a video network as `GSVNet`."""
-    image = torch.empty(1, 3, height, width, device="meta")
-    is_video = hasattr(model, "propagate")
-    own: Any = copy.deepcopy(model).to("meta")
+    """Count a network that labels frames of one size: an image network, or a video network as `GSVNet`.
+
+    It is run once where it is; on the meta device nothing is computed.
+    """
+    own: Any = model
+    is_video = hasattr(own, "propagate")
+    device = next(own.parameters(), torch.empty(0)).device
     with torch.inference_mode():
+        image = torch.zeros(1, 3, height, width, device=device)
         with FlopCounterMode(display=False) as keyframe:
             scores = own.keyframe(image) if is_video else getattr(own, "scores", own)(image)
         with FlopCounterMode(display=False) as step:

@@ -52,6 +52,12 @@ class Request:
     labels: Path | None = None
     exclusions: Path | None = None
     rules: str | None = None
+    keyframe_every: int | None = None
+    keyframe_weights: Path | None = None
+    frame_step: int | None = None
+    image_scales: tuple[float, ...] = ()
+    frame_list: Path | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True)

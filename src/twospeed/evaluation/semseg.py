@@ -1,0 +1,393 @@
+"""Semantic segmentation of driving videos: CamVid and Cityscapes.
+
+Either a folder of label files is scored, or a model is run: as its users run it, from a keyframe 0, 1, ... frames ahead
+of each labelled frame, labels compared at full size.
+
+Source of the protocol: GSVNet (Lee, Chen, Peng, ICME 2021), section 5, and the released trainer. Confusion matrices are
+summed over all frames before anything is divided; the average over a keyframe interval of l is the mIoU of the summed
+matrices of the distances 0 to l - 1, the minimum that of the farthest. A class that occurs nowhere counts as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from twospeed.data import camvid, cityscapes
+from twospeed.data.samples import LabelledFrame
+from twospeed.data.snippets import LabelledVideos
+from twospeed.errors import InputError
+from twospeed.evaluation.label_runs import (
+    Clock,
+    LabelCode,
+    check_classes_only,
+    find_predictions,
+    plan_chains,
+    run_chains,
+    tally_files,
+)
+from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output
+from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.trade_off import in_words
+from twospeed.metrics.confusion import Matrix, class_iou, mean_iou, over_interval, pixel_accuracy
+from twospeed.values import LabelMap
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from twospeed.weights.cost import SegmenterCost
+
+DrivingSet = Literal["camvid", "cityscapes"]
+
+KEYFRAME_EVERY = 4
+"""Frames from one keyframe to the next, where nothing else is asked for."""
+
+MOST_SECONDS_APART = 0.2
+"""Frames that are farther apart are no video: nothing is propagated between CamVid's labels of one a second."""
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    """frame_rate: pictures of the recordings a second. official: labelled frames of each split."""
+
+    title: str
+    open: Callable[[Path, str, Path | None], LabelledVideos]
+    classes: LabelMap
+    frame_rate: int
+    official: Mapping[str, int]
+    code: LabelCode | None = None
+
+
+def _open_camvid(root: Path, split: str, list_file: Path | None) -> LabelledVideos:
+    if list_file is not None:
+        raise InputError(f"{list_file}: CamVid is read without a list; its splits are known")
+    return camvid.CamVid(root, split)  # type: ignore[arg-type]
+
+
+def _open_cityscapes(root: Path, split: str, list_file: Path | None) -> LabelledVideos:
+    return cityscapes.Cityscapes(root, split, list_file=list_file)  # type: ignore[arg-type]
+
+
+BENCHMARKS: Mapping[DrivingSet, _Benchmark] = {
+    "camvid": _Benchmark(
+        "CamVid", _open_camvid, camvid.CLASSES, camvid.FRAME_RATE, {"train": 367, "val": 101, "test": 233}
+    ),
+    "cityscapes": _Benchmark(
+        "Cityscapes",
+        _open_cityscapes,
+        cityscapes.CLASSES,
+        17,
+        cityscapes.OFFICIAL_FRAMES,
+        LabelCode(cityscapes.ids_from_classes, cityscapes.classes_from_ids),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings:
+    """Options of a run.
+
+    keyframe_every: the longest interval; all shorter ones are reported with it. None for 4, and 1 for image networks.
+    frame_step: frames of the recording from one frame to the next; None for the finest that there is. image_scales: run
+    the image network by itself, too, on images brought to these fractions of their size (the paper's Figure A5).
+    """
+
+    keyframe_every: int | None = None
+    frame_step: int | None = None
+    image_scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("keyframe_every", "frame_step"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; give 1 or more")
+        if wrong := [scale for scale in self.image_scales if not 0 < scale <= 2]:
+            raise InputError(f"an image scale of {wrong[0]}; give factors above 0 and up to 2")
+
+
+def evaluate_segmentation(
+    benchmark: DrivingSet,
+    root: Path | str,
+    *,
+    split: str = "val",
+    predictions: Path | str | None = None,
+    model: str | nn.Module | None = None,
+    weights: Any = "default",
+    keyframe_weights: Any = None,
+    settings: SegmentationSettings | None = None,
+    list_file: Path | None = None,
+    output: Path | str | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    on_progress: OnProgress = lambda progress: None,
+) -> Report:
+    """Score labels on CamVid or Cityscapes: those of `predictions`, or those of `model`.
+
+    predictions: a folder of label PNGs, `find_predictions` says which belongs to which frame; values are classes, for
+    Cityscapes also label ids (which of the two is told by the values). weights, keyframe_weights: as `create_model`
+    takes them. list_file: GSVNet's list, for Cityscapes. output: where a model's labels are kept, in `distance_D`
+    folders, a new folder or with `resume` that of an interrupted run.
+
+    The report's scores are mIoU, pixel_accuracy and class_IoU, fractions, over everything that was counted; with a
+    model also by_distance, average_mIoU, minimum_mIoU for the longest interval, `intervals` for all of them with what a
+    frame costs, `parameters`, and `image_scales`. A class that occurs nowhere has no class_IoU and is 0 in the mean.
+
+    Raises DatasetError, InputError, OutputError, each with what is wrong and where; errors of the weights come from
+    `create_model`.
+    """
+    if (predictions is None) == (model is None):
+        given = "both" if model is not None else "neither"
+        raise InputError(f"give either --predictions (a folder of label PNGs) or --model (to run), not {given}")
+    if predictions is not None and (output is not None or resume):
+        raise InputError("--output and --resume belong to a run of a model; scoring --predictions writes no labels")
+    if resume and output is None:
+        raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
+    if benchmark not in BENCHMARKS:
+        raise InputError(f"no segmentation benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
+    chosen = BENCHMARKS[benchmark]
+    data = chosen.open(Path(root), split, list_file)
+    frames = [data[index] for index in range(len(data))]
+    public = all(frame.annotation is not None for frame in frames)
+    of = f"of {chosen.official[split]} frames ({chosen.title} {split})"
+    if predictions is not None:
+        if not public:
+            raise InputError(f"{root}: the labels of split {split!r} are not here; the benchmark's server scores them")
+        matrix, notes = _score_files(chosen, frames, Path(predictions), on_progress)
+        return Report(
+            benchmark=benchmark,
+            scores=_scores(matrix, chosen.classes),
+            table=_table({"IoU": matrix}, chosen.classes),
+            protocol=f"{chosen.title}: confusion matrix over all frames, void left out",
+            coverage=f"{len(frames)} {of}",
+            model=f"files in {predictions}",
+            notes=(*notes, *_notes(matrix, chosen.classes)),
+        )
+    assert model is not None
+    run = _ModelRun(chosen, model, weights, keyframe_weights, settings or SegmentationSettings(), device)
+    if not public and output is None:
+        raise InputError(f"{chosen.title} {split}: its labels are not here, so labels can only be made; give -o DIR")
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        claim_output(folder, {"benchmark": benchmark, "split": split, **run.description()}, resume=resume)
+    return run.report(benchmark, data, frames, folder, public, of, on_progress)
+
+
+class _ModelRun:
+    """A model, ready to be evaluated, and what it takes."""
+
+    def __init__(
+        self,
+        chosen: _Benchmark,
+        model: str | nn.Module,
+        weights: Any,
+        keyframe_weights: Any,
+        settings: SegmentationSettings,
+        device: str | None,
+    ):
+        from twospeed.pipelines.segment import Segmenter
+        from twospeed.weights.catalog import find
+        from twospeed.weights.load import create_model, weights_sha256
+
+        self.chosen, self.settings = chosen, settings
+        self.name, self.sha256 = f"a {type(model).__name__} passed in", None
+        if isinstance(model, str):
+            if find(model).task != "segment":
+                raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
+            self.name, self.sha256 = model, weights_sha256(model, weights)
+            extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+            model = create_model(model, weights, **extra)
+        self.model = model
+        self.is_video = hasattr(model, "propagate")
+        if not self.is_video and (settings.keyframe_every or 1) > 1:
+            raise InputError(
+                f"{self.name} labels every image by itself; leave --keyframe-every {settings.keyframe_every} out"
+            )
+        self.segmenter = Segmenter(model, lambda situation: False, labels=chosen.classes, device=device)
+        self.image_network = getattr(model, "keyframe_network", model)
+        self.clock = Clock()
+
+    @property
+    def interval(self) -> int:
+        """The longest keyframe interval."""
+        return (self.settings.keyframe_every or KEYFRAME_EVERY) if self.is_video else 1
+
+    def description(self) -> dict[str, Any]:
+        """What a resumed run must agree on."""
+        return {"model": self.name, "weights_sha256": self.sha256, **asdict(self.settings)}
+
+    def report(
+        self,
+        benchmark: str,
+        data: LabelledVideos,
+        frames: Sequence[LabelledFrame],
+        folder: Path | None,
+        public: bool,
+        of: str,
+        on_progress: OnProgress,
+    ) -> Report:
+        """Run, count, and say what came out."""
+        chosen, notes = self.chosen, []
+        distances = range(self.interval if public else 1)
+        most = int(MOST_SECONDS_APART * chosen.frame_rate)
+        chains = plan_chains(data, distances, step=self.settings.frame_step, most=most)
+        counts = {d: sum(d in chain.scored for chain in chains) for d in distances}
+        reached = [d for d in distances if counts[d]]
+        if len(reached) < len(distances):
+            notes.append(
+                f"no labelled frame has {len(reached)} frames of video before it: propagation is scored up to "
+                f"{len(reached) - 1} steps (the labelled frames lie apart; --frame-step N takes them as a video)"
+            )
+        matrices = run_chains(
+            self.segmenter, chains, len(chosen.classes), output=folder, code=chosen.code, clock=self.clock,
+            on_chain=_told("label", len(chains), on_progress),
+        )  # fmt: skip
+        cost = self._cost(frames[0])
+        common: dict[str, Any] = {
+            "benchmark": benchmark,
+            "protocol": f"{chosen.title}: keyframe 0 to {len(reached) - 1} frames before each labelled frame, "
+            "confusion matrices summed, void left out, labels at full size",
+            "coverage": f"{', '.join(str(counts[d]) for d in reached)} {of}"
+            + (f" at 0 to {reached[-1]} steps from the keyframe" if len(reached) > 1 else ""),
+            "model": self.name,
+            "weights_sha256": (self.sha256,),
+            "settings": {
+                **asdict(self.settings),
+                "keyframe_every": self.interval,
+                "device": str(self.segmenter.device),
+            },
+            "speed": self.clock.speed(),
+        }
+        if not public:
+            notes.append(f"the labels of this split are not public: send {folder}/distance_0 to the benchmark's server")
+            return Report(scores={}, table=Table((), ()), notes=tuple(notes), **common)
+        pooled: Matrix = np.sum([matrices[d] for d in reached], axis=0)
+        average, minimum = over_interval([matrices[d] for d in reached])
+        scores: dict[str, Any] = {
+            **_scores(pooled, chosen.classes),
+            "by_distance": {str(d): mean_iou(matrices[d]) for d in reached},
+            "average_mIoU": average,
+            "average_mIoU_of_distances": float(np.mean([mean_iou(matrices[d]) for d in reached])),
+            "minimum_mIoU": minimum,
+            "intervals": self._intervals([matrices[d] for d in reached], cost),
+            "parameters": _parameters(cost),
+            "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": _size(frames[0])},
+        }
+        if self.settings.image_scales:
+            scores["image_scales"] = self._scaled_images(data, frames[0], on_progress)
+        columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
+        return Report(
+            scores=scores,
+            table=_table(columns if len(reached) > 1 else {"IoU": pooled}, chosen.classes),
+            notes=(*notes, *_notes(pooled, chosen.classes), *in_words(scores)),
+            **common,
+        )
+
+    def _cost(self, frame: LabelledFrame) -> SegmenterCost:
+        from twospeed.weights.cost import segmenter_cost
+
+        return segmenter_cost(self.model, *frame.image().shape[:2])
+
+    def _intervals(self, matrices: Sequence[Matrix], cost: SegmenterCost) -> dict[str, dict[str, float]]:
+        """Accuracy and cost with a keyframe every 1, 2, ... frames, from the distances that each of them sees."""
+        table = {}
+        for interval in range(1, len(matrices) + 1):
+            average, minimum = over_interval(matrices[:interval])
+            table[str(interval)] = {
+                "average_mIoU": average,
+                "minimum_mIoU": minimum,
+                "gmacs_per_frame": cost.gmacs_per_frame(interval),
+                "frames_per_second": self.clock.frames_per_second(interval),
+            }
+        return table
+
+    def _scaled_images(
+        self, data: LabelledVideos, first: LabelledFrame, on_progress: OnProgress
+    ) -> dict[str, dict[str, float]]:
+        """Accuracy and cost of the image network by itself, on every labelled frame, at fractions of its size."""
+        from twospeed.models.gsv.network import ScaledImages
+        from twospeed.pipelines.segment import Segmenter
+        from twospeed.weights.cost import segmenter_cost
+
+        chains = plan_chains(data, (0,))
+        table = {}
+        for scale in self.settings.image_scales:
+            clock, network = Clock(), ScaledImages(self.image_network, scale)
+            segmenter = Segmenter(network, labels=self.chosen.classes, device=self.segmenter.device)
+            told = _told(f"images at {scale:g}", len(chains), on_progress)
+            (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=told).values()
+            table[f"{scale:g}"] = {
+                "mIoU": mean_iou(matrix),
+                "gmacs_per_frame": segmenter_cost(network, *first.image().shape[:2]).keyframe_gmacs,
+                "frames_per_second": clock.frames_per_second(1),
+            }
+        return table
+
+
+def _score_files(
+    chosen: _Benchmark, frames: Sequence[LabelledFrame], folder: Path, on_progress: OnProgress
+) -> tuple[Matrix, list[str]]:
+    files, by_order = find_predictions(folder, frames)
+    tally = tally_files(
+        files, frames, len(chosen.classes), on_frame=_told("score", len(frames), on_progress, stage="score")
+    )
+    notes = [f"{folder}: files were taken for frames in their order"] if by_order else []
+    classes = np.arange(256, dtype=np.uint8)
+    if chosen.code is not None:
+        # Label ids of cars, persons, vegetation or sky, which every set of frames has, are beyond the classes
+        is_ids = any(len(chosen.classes) <= value <= cityscapes.LAST_LABEL_ID for value in tally.first_file)
+        notes.append(f"values of the files were read as {'label ids' if is_ids else 'classes'}")
+        if is_ids:
+            return tally.matrix(chosen.code.read(classes)), notes
+    check_classes_only(tally, chosen.classes.names)
+    return tally.matrix(classes), notes
+
+
+def _scores(matrix: Matrix, classes: LabelMap) -> dict[str, Any]:
+    return {
+        "mIoU": mean_iou(matrix),
+        "pixel_accuracy": pixel_accuracy(matrix),
+        "class_IoU": {name: float(value) for name, value in zip(classes, class_iou(matrix), strict=True)},
+    }
+
+
+def _table(columns: Mapping[str, Matrix], classes: LabelMap) -> Table:
+    ious = {name: class_iou(matrix) for name, matrix in columns.items()}
+    rows: list[tuple[str, tuple[float | None, ...]]] = [
+        ("mIoU", tuple(mean_iou(matrix) for matrix in columns.values())),
+        ("pixel accuracy", tuple(pixel_accuracy(matrix) for matrix in columns.values())),
+    ]
+    rows += [(name, tuple(float(values[i]) for values in ious.values())) for i, name in enumerate(classes)]
+    return Table(tuple(columns), tuple(rows))
+
+
+def _notes(matrix: Matrix, classes: LabelMap) -> list[str]:
+    if not matrix.any():
+        return ["not one pixel was scored: all labels are void"]
+    absent = [name for name, value in zip(classes, class_iou(matrix), strict=True) if np.isnan(value)]
+    if not absent:
+        return []
+    present = mean_iou(matrix, "skip")
+    return [f"{', '.join(absent)} occurs nowhere and counts as 0; over the other classes mIoU is {100 * present:.1f}"]
+
+
+def _parameters(cost: SegmenterCost) -> dict[str, dict[str, int]]:
+    parts = {"image_network": cost.keyframe_parameters, "propagation": cost.step_parameters}
+    return {name: {"count": count, "bytes": count * cost.bytes_each} for name, count in parts.items() if count}
+
+
+def _told(
+    what: str, total: int, on_progress: OnProgress, *, stage: Literal["track", "score"] = "track"
+) -> Callable[[str, int], None]:
+    def tell(name: str, number: int) -> None:
+        on_progress(Progress(stage, f"{what} {name}", number, total, 1, 1))
+
+    return tell
+
+
+def _size(frame: LabelledFrame) -> str:
+    height, width = frame.image().shape[:2]
+    return f"{width}x{height}"
