@@ -14,7 +14,7 @@ from twospeed.cli.benchmarks.ava import AVA
 from twospeed.cli.benchmarks.recognition import KINETICS
 from twospeed.cli.benchmarks.request import Benchmark, Request
 from twospeed.cli.benchmarks.segmentation import CAMVID, CITYSCAPES
-from twospeed.cli.benchmarks.vos import DAVIS_2016, DAVIS_2017, YOUTUBE_VOS
+from twospeed.cli.benchmarks.vos import DAVIS_2016, DAVIS_2017, DAVIS_CONFIGURATIONS, YOUTUBE_VOS
 from twospeed.cli.evaluation_progress import progress_shown
 from twospeed.cli.options import whole_numbers
 from twospeed.errors import InputError
@@ -24,6 +24,7 @@ _LABELS = "CamVid, Cityscapes"
 BENCHMARKS: Mapping[str, Benchmark] = {
     "davis16": DAVIS_2016,
     "davis17": DAVIS_2017,
+    "davis16-configurations": DAVIS_CONFIGURATIONS,
     "youtube-vos": YOUTUBE_VOS,
     "ava": AVA,
     "kinetics": KINETICS,
