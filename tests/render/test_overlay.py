@@ -95,6 +95,18 @@ def test_boxes_anywhere(image, box):
     assert not np.array_equal(drawn, image)
 
 
+def test_texts_of_people_beside_each_other_do_not_cover_each_other():
+    picture = np.full((240, 320, 3), 90, np.uint8)
+    boxes, colours = np.array([[4, 60, 90, 200], [30, 64, 120, 210]]), [(200, 0, 0), (0, 0, 200)]
+    texts = [["person 1", "walk 0.93"], ["person 2", "stand 0.88"]]
+    first, second = (draw_boxes(picture, boxes[[i]], texts[i : i + 1], colours[i : i + 1]) for i in (0, 1))
+    both = draw_boxes(picture, boxes, texts, colours)
+    plates = [(one != picture).any(axis=2) for one in (first, second)]
+    assert (plates[0] & plates[1])[:60].any()  # alone they would stand in the same place
+    assert np.array_equal(both[20:56, 4:60][plates[0][20:56, 4:60]], first[20:56, 4:60][plates[0][20:56, 4:60]])
+    assert (both[..., 2] > 150).sum() > 600  # the other plate is there too
+
+
 @pytest.mark.parametrize("height", [1, 24, 240, 480, 2160])
 def test_everything_fits_every_size(height):
     picture = np.full((height, height * 16 // 9 or 1, 3), 90, np.uint8)

@@ -140,6 +140,8 @@ def detect(
         quiet=quiet,
     )
     name = "stdin" if video == "-" else Path(video).stem
+    if None in given and not quiet:
+        typer.echo("the weights are random: actions mean nothing", err=True)
     with job:
         rate = None if info is None else info.frame_rate
         shown = {"top": top, "min_score": min_score, "hold_s": every, "rate": rate} if overlay else None

@@ -79,7 +79,7 @@ def draw_boxes(
     texts: Sequence[str | Sequence[str]] = (),
     colours: NDArray[np.uint8] | Sequence[Colour] | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw boxes with lines of text above them, or inside where there is no room above.
+    """Draw boxes with lines of text above them, or inside where there is no room above; lower where another text is.
 
     boxes_xyxy: (n, 4) in pixels. texts: for each box one string or several lines; too long ones are cut with an
     ellipsis. colours: (n, 3), RGB; the object colours in order unless given.
@@ -101,9 +101,10 @@ def draw_boxes(
         # A dark line under the coloured one keeps it visible on a background of the same colour.
         cv2.rectangle(drawn, (left, top), (right, bottom), (0, 0, 0), line + 2 * max(1, line // 2))
         cv2.rectangle(drawn, (left, top), (right, bottom), colour, line)
+    taken: list[tuple[int, int, int, int]] = []
     for (left, top, _, _), text, colour in zip(corners, texts, table.tolist(), strict=False):
         lines = [text] if isinstance(text, str) else list(text)
-        _label(drawn, lines, left, top, tuple(colour))
+        _label(drawn, lines, left, top, tuple(colour), taken)
     return drawn
 
 
@@ -175,8 +176,18 @@ def _coloured(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np
     return coloured
 
 
-def _label(drawn: NDArray[np.uint8], lines: list[str], left: int, top: int, colour: Colour) -> None:
-    """Write lines on plates of the box's colour, in place: above its top left corner, else just inside it."""
+def _label(
+    drawn: NDArray[np.uint8],
+    lines: list[str],
+    left: int,
+    top: int,
+    colour: Colour,
+    taken: list[tuple[int, int, int, int]],
+) -> None:
+    """Write lines on plates of the box's colour, in place: above its top left corner, else just inside it.
+
+    taken: where texts already are, xyxy; a text that would cover one moves below it while there is room, and is added.
+    """
     height, width = drawn.shape[:2]
     size = text_height(drawn)
     pad = max(2, size // 4)
@@ -184,11 +195,19 @@ def _label(drawn: NDArray[np.uint8], lines: list[str], left: int, top: int, colo
     if not texts:
         return
     shapes = [text_coverage(text, size).shape for text in texts]
-    step = shapes[0][0]
-    first = top - step * len(texts)
-    first = min(top, height - step * len(texts)) if first < 0 else first
+    step, widest = shapes[0][0], max(shape[1] for shape in shapes) + 2 * pad
+    tall = step * len(texts)
+    first = max(0, min(top, height - tall) if top < tall else top - tall)
+    start = max(0, min(left, width - widest))
+    beside = [(y1, y2) for x1, y1, x2, y2 in taken if x1 < start + widest and start < x2]
+    free = first
+    for y1, y2 in sorted(beside):
+        if y1 < free + tall and free < y2:
+            free = y2
+    first = free if free + tall <= height else first
+    taken.append((start, first, start + widest, first + tall))
     for row, (text, shape) in enumerate(zip(texts, shapes, strict=True)):
-        start = max(0, min(left, width - shape[1] - 2 * pad))
-        y = max(0, first) + row * step
-        shade(drawn, start, y, start + shape[1] + 2 * pad, y + step, colour, 0.85)
-        put_text(drawn, text, start + pad, y, size, text_colour(colour))
+        x = max(0, min(left, width - shape[1] - 2 * pad))
+        y = first + row * step
+        shade(drawn, x, y, x + shape[1] + 2 * pad, y + step, colour, 0.85)
+        put_text(drawn, text, x + pad, y, size, text_colour(colour))
