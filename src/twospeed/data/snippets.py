@@ -34,16 +34,38 @@ class LabelledVideos(Protocol):
         ...
 
 
+def leading_to(
+    data: LabelledVideos, frame: LabelledFrame, distance: int, *, step: int | None = None, most: int | None = None
+) -> tuple[LabelledFrame, ...] | None:
+    """Return the frames from a keyframe at this distance to a labelled frame, or None where they are not there.
+
+    step: frames of the recording between two; None takes the finest that there is, but no more than `most`.
+    """
+    if distance == 0:
+        return (frame,)
+    path = data.before(frame, distance, step)
+    apart = 0 if path is None else path[1].number - path[0].number
+    return None if step is None and most is not None and apart > most else path
+
+
 class Snippets:
     """All snippets of a data set whose label is at one of these distances from the keyframe: map-style.
 
     In the order of the distances, as the released code runs an epoch: all frames at the first one, then all at the
-    second. step: frames of the recording from one frame to the next; None takes the finest that there is. Labelled
-    frames with too little before them are left out at that distance; `counts` says how many are there.
+    second. step: frames of the recording from one frame to the next; None takes the finest that there is, which is no
+    video where it is more than `most`. Labelled frames with too little before them are left out at that distance;
+    `counts` says how many are there.
     Raises DatasetError when a distance has no snippet at all, InputError for negative distances.
     """
 
-    def __init__(self, data: LabelledVideos, distances: Sequence[int] = (1, 2, 3, 4), *, step: int | None = None):
+    def __init__(
+        self,
+        data: LabelledVideos,
+        distances: Sequence[int] = (1, 2, 3, 4),
+        *,
+        step: int | None = None,
+        most: int | None = None,
+    ):
         if not distances or min(distances) < 0:
             raise InputError(
                 f"distances are {tuple(distances)}; give one or more, 0 (the labelled frame alone) or more"
@@ -52,7 +74,7 @@ class Snippets:
         self.counts: dict[int, int] = {}
         frames = [data[index] for index in range(len(data))]
         for distance in distances:
-            found = [data.before(frame, distance, step) for frame in frames]
+            found = [leading_to(data, frame, distance, step=step, most=most) for frame in frames]
             samples = [SnippetSample(frames) for frames in found if frames is not None]
             if not samples:
                 raise DatasetError(

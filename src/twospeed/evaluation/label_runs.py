@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from twospeed.data.folders import listing
 from twospeed.data.label_files import read_indices
 from twospeed.data.samples import LabelledFrame
-from twospeed.data.snippets import LabelledVideos
+from twospeed.data.snippets import LabelledVideos, leading_to
 from twospeed.errors import DatasetError, InputError, OutputError
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.values import ClassMap
@@ -98,8 +98,8 @@ def plan_chains(
     chains: dict[tuple[str, int], list[Chain]] = {}
     for frame in (data[index] for index in range(len(data))):
         for distance in distances:
-            path = (frame,) if distance == 0 else data.before(frame, distance, step)
-            if path is None or (step is None and most is not None and _gap(path) > most):
+            path = leading_to(data, frame, distance, step=step, most=most)
+            if path is None:
                 continue
             of_keyframe = chains.setdefault((path[0].sequence, path[0].number), [])
             shared = next((chain for chain in of_keyframe if _one_continues(chain.frames, path)), None)
@@ -109,10 +109,6 @@ def plan_chains(
             shared.frames = max(shared.frames, path, key=len)
             shared.scored[distance] = frame
     return [chain for place in sorted(chains) for chain in chains[place]]
-
-
-def _gap(path: Sequence[LabelledFrame]) -> int:
-    return path[1].number - path[0].number if len(path) > 1 else 0
 
 
 def _one_continues(a: Sequence[LabelledFrame], b: Sequence[LabelledFrame]) -> bool:

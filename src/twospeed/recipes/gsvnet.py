@@ -1,0 +1,357 @@
+"""Train GSVNet's propagation on Cityscapes or CamVid around an image network that is trained already and stays frozen.
+
+From a keyframe 1 to 4 frames ahead of a labelled one, the scores of the image network are carried forward by flow,
+intra and guide network; the loss is on the last frame's labels. Defaults are the paper's numbers (GSVNet, ICME 2021,
+section 5); `--preset released` are those of the released trainer, which weighs classes, has a learning rate for each
+network, learns from the image network's own opinion of the last frame, and trains the last two steps only.
+
+    twospeed train gsvnet --data CITYSCAPES --keyframe-weights swiftnet.pt --out runs/gsvnet
+    twospeed train gsvnet --preset released --model gsvnet_bisenet_r18 --keyframe-weights bisenet.pth --data CITYSCAPES
+    twospeed train gsvnet --dataset camvid --data CAMVID --keyframe-weights swiftnet_camvid.safetensors
+
+Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s. CamVid needs the frames
+between its labelled ones (`frames/SEQUENCE`); with its dense run alone, train on that: --train-split val. What the
+paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6, 71.8, 70.9 at intervals 2 to 5. Cost: 100 epochs
+are 148,400 steps of 8 patches of 1536x768.
+
+In the run folder: config.json, train.csv, validation.csv, checkpoints (to resume from; a resumed run equals an
+uninterrupted one), gsvnet.safetensors (the whole network, for `segment` and `evaluate`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from twospeed.data import camvid, cityscapes
+from twospeed.data.samples import LabelledFrame
+from twospeed.data.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
+from twospeed.errors import InputError
+from twospeed.evaluation.label_runs import plan_chains, run_chains
+from twospeed.metrics.confusion import mean_iou, over_interval
+from twospeed.models.gsv.loss import freeze_keyframe_network, propagation_loss, roll_out, teacher_scores
+from twospeed.models.gsv.network import GSVNet
+from twospeed.pipelines.segment import Segmenter
+from twospeed.training.distributed import Process, note, parallel, processes
+from twospeed.training.optim import set_learning_rate
+from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
+from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.seed import seed_everything
+from twospeed.weights.load import create_model, save_model
+
+MOST_SECONDS_APART = 0.2  # frames that are farther apart are no video
+RELEASED_CLASS_WEIGHTS: Mapping[str, tuple[float, ...]] = {
+    "cityscapes": (
+        3.03871497, 13.01999212, 4.53008444, 38.00898985, 35.35990217, 31.14247824, 45.82106668, 39.44451896,
+        6.00002668, 32.64759009, 17.34725897, 31.45715227, 47.0853521, 11.70166965, 44.50966853, 44.80501487,
+        45.63057065, 48.21080448, 41.21912833,
+    ),
+    "camvid": (
+        6.08836725, 4.51955576, 33.97442457, 3.89279349, 12.47248835, 8.53161323, 47.70112012, 29.66528556, 18.9981982,
+        38.38783951, 40.10590929,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GsvnetConfig:
+    """What a run is made of; the paper's numbers. Written to config.json in its folder."""
+
+    data: Path = Path("data/cityscapes")
+    dataset: Literal["cityscapes", "camvid"] = "cityscapes"
+    train_split: str = "train"
+    val_split: str | None = "val"  # none: no validation
+    train_list: Path | None = None  # GSVNet's list of frames, for Cityscapes
+    frame_step: int | None = None  # frames of the recording between two; none: the finest, at most 0.2 s
+    out: Path = Path("runs/gsvnet")
+    model: Literal["gsvnet_swiftnet_r18", "gsvnet_bisenet_r18"] = "gsvnet_swiftnet_r18"
+    keyframe_weights: Path | None = None  # the trained image network
+    weights: Path | None = None  # start from this whole GSVNet instead
+    flow: Literal["light", "flownet2s"] = "light"
+    delay_kernel: int = 3
+    learned_delay: bool = False
+    intra: bool = True
+    distances: tuple[int, ...] = (1, 2, 3, 4)  # from keyframe to label: intervals up to 5
+    order: Literal["mixed", "by_distance"] = "mixed"  # of the batches of an epoch; each has one distance
+    epochs: int = 100  # each goes through all labelled frames at every distance
+    batch: int = 8  # patches a step, over all processes
+    patch: float = 0.75  # of the picture's sides
+    scales: tuple[float, ...] = (1.0,)
+    flip_probability: float = 0.5
+    lr: float = 0.002
+    lr_intra: float | None = None  # of intra network and delays; none: lr
+    lr_guide: float | None = None
+    lr_flow: float | None = None
+    decay: float = 0.992  # of the learning rate, every decay_every steps
+    decay_every: int = 100
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    weigh_classes: bool = False  # by the released trainer's weights
+    teacher_weight: float = 0.0  # of the divergence from the image network on the last frame
+    loss_factor: float = 1.0
+    gradient_steps: int | None = None  # only so many last steps are trained
+    keyframe_scale: float = 0.75  # in use; in training the image network sees whole patches
+    seed: int = 0
+    workers: int = 4
+    device: str | None = None
+    validate_every: int = 5  # epochs
+    validate_frames: int | None = None  # at most so many labelled frames
+    checkpoint_every: int = 500
+    log_every: int = 20
+    stop_after_steps: int | None = field(default=None)  # leave early, for a trial
+
+    def __post_init__(self) -> None:
+        if not self.distances or min(self.distances) < 1:
+            raise InputError(f"distances are {self.distances}; give 1 or more: at 0 nothing is propagated")
+        for name in ("epochs", "batch", "decay_every", "validate_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+def released() -> GsvnetConfig:
+    """The released trainer's numbers, where they differ from the paper's."""
+    return GsvnetConfig(
+        order="by_distance", scales=(0.75, 1.0, 1.5, 1.75), flip_probability=0.4, lr=0.01, lr_guide=0.04, lr_flow=1e-4,
+        nesterov=True, weigh_classes=True, teacher_weight=10.0, loss_factor=10.0, gradient_steps=2,
+    )  # fmt: skip
+
+
+PRESETS = {"paper": GsvnetConfig, "released": released}
+
+
+class Step(nn.Module):
+    """What one process does with its share of a batch: frames and labels in, three scalars out (for DDP to wrap)."""
+
+    def __init__(self, model: GSVNet, config: GsvnetConfig, num_classes: int):
+        super().__init__()
+        self.model, self.config = model, config
+        weights = RELEASED_CLASS_WEIGHTS[config.dataset] if config.weigh_classes else (1.0,) * num_classes
+        self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
+
+    def forward(self, frames: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shapes: uint8 (N, T, 3, H, W), (N, H, W)."""
+        config = self.config
+        scores = roll_out(self.model, frames, gradient_steps=config.gradient_steps)[-1]
+        return propagation_loss(
+            scores,
+            labels,
+            class_weights=self.get_buffer("class_weights") if config.weigh_classes else None,
+            teacher=teacher_scores(self.model, frames[:, -1]) if config.teacher_weight else None,
+            teacher_weight=config.teacher_weight,
+            factor=config.loss_factor,
+        )
+
+
+def train(config: GsvnetConfig, *, resume: bool = False) -> Path:
+    """Train, validate, and return the run folder. Every process of a torchrun calls this."""
+    with processes(config.device) as process:
+        if config.batch % process.world:
+            raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
+        last = last_checkpoint(config.out) if resume else None
+        seed_everything(config.seed)
+        classes, rate = CLASSES_AND_RATE[config.dataset]
+        most = int(MOST_SECONDS_APART * rate)
+        videos = open_split(config, config.train_split, config.train_list)
+        snippets = Snippets(videos, config.distances, step=config.frame_step, most=most)
+        if short := [d for d, count in snippets.counts.items() if count < config.batch]:
+            raise InputError(
+                f"{snippets.counts[short[0]]} snippets at distance {short[0]} do not fill a batch of {config.batch}"
+            )
+        patches = TrainSnippets(
+            snippets, SnippetCrop(config.patch, config.scales, config.flip_probability), seed=config.seed
+        )
+        val = None if config.val_split is None else open_split(config, config.val_split)
+        model = build(config, len(classes)).to(process.device)
+        step_module = Step(freeze_keyframe_network(model), config, len(classes)).to(process.device)
+        optimizer = torch.optim.SGD(
+            groups(model, config), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )  # fmt: skip
+        run_step = parallel(step_module, process)
+        step = 0
+        if last is not None:
+            state = load_checkpoint(last, process)
+            check_same(config, state["config"], may_change={"workers", "device", "out", "log_every", "checkpoint_every",
+                                                            "stop_after_steps"})  # fmt: skip
+            model.load_state_dict({**model.state_dict(), **state["model"]})
+            optimizer.load_state_dict(state["optimizer"])
+            step = state["step"]
+
+        def checkpoint() -> None:
+            content = {"config": resolved(config), "model": trained_part(model), "optimizer": optimizer.state_dict()}
+            save_checkpoint(config.out, step, content, process)
+
+        steps_per_epoch = sum(count // config.batch for count in snippets.counts.values())
+        with RunFolder(config.out, config, resume_step=step if resume else None, active=process.is_main) as run:
+            note(process, f"{len(snippets)} snippets, {steps_per_epoch} steps an epoch")
+            for epoch in range(step // steps_per_epoch, config.epochs):
+                for frames, labels in load(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
+                    lr = config.lr * config.decay ** (step // config.decay_every)
+                    set_learning_rate(optimizer, lr)
+                    optimizer.zero_grad(set_to_none=True)
+                    total, entropy, apart = run_step(frames.to(process.device), labels.to(process.device))
+                    total.backward()
+                    optimizer.step()
+                    step += 1
+                    if step % config.log_every == 0 or step == 1:
+                        loss = float(total.detach())
+                        if not math.isfinite(loss):
+                            raise InputError(f"step {step}: the loss is {loss}; lower lr (now {config.lr})")
+                        run.log(
+                            "train", step, epoch=step / steps_per_epoch, lr=lr, distance=frames.shape[1] - 1, loss=loss,
+                            cross_entropy=float(entropy.detach()), divergence=float(apart.detach()),
+                        )  # fmt: skip
+                    stops = step == config.stop_after_steps
+                    if stops or step % config.checkpoint_every == 0:
+                        checkpoint()
+                    if stops:
+                        return config.out
+                if (
+                    val is not None
+                    and process.is_main
+                    and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs)
+                ):
+                    run.log("validation", step, epoch=epoch + 1, **validate(model, config, val, most, process))
+                checkpoint()
+            if process.is_main:
+                model.keyframe_scale = config.keyframe_scale
+                save_model(
+                    model, config.out / "gsvnet.safetensors", model_name=config.model, source={"recipe": "gsvnet"}
+                )
+        return config.out
+
+
+CLASSES_AND_RATE = {"cityscapes": (cityscapes.CLASSES, 17), "camvid": (camvid.CLASSES, camvid.FRAME_RATE)}
+
+
+def open_split(config: GsvnetConfig, split: str, list_file: Path | None = None) -> LabelledVideos:
+    """Open one split of the data set."""
+    if config.dataset == "cityscapes":
+        return cityscapes.Cityscapes(config.data, split, list_file=list_file)  # type: ignore[arg-type]
+    if list_file is not None:
+        raise InputError(f"train_list {list_file}: CamVid is read without a list; its splits are known")
+    return camvid.CamVid(config.data, split)  # type: ignore[arg-type]
+
+
+def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
+    """Build the network around the trained image network; other convolutions start as released (Xavier, normal)."""
+    options: dict[str, Any] = {
+        "flow": config.flow, "delay_kernel": config.delay_kernel, "intra": config.intra,
+        "learned_delay": config.learned_delay, "num_classes": num_classes,
+    }  # fmt: skip
+    if config.weights is not None:
+        model = create_model(config.model, config.weights, keyframe_weights=config.keyframe_weights, **options)
+    elif config.keyframe_weights is not None:
+        parts = {"keyframe": config.keyframe_weights, "flow": None, "propagation": None}
+        model = create_model(config.model, parts, **options)
+        assert isinstance(model, GSVNet)
+        for layer in model.flow_network.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_normal_(layer.weight)
+    else:
+        raise InputError(
+            "which image network labels the keyframes? give --keyframe-weights FILE, one that is trained (the authors' "
+            "or ours), or --weights FILE, a whole GSVNet to go on from"
+        )
+    assert isinstance(model, GSVNet)
+    model.keyframe_scale = 1.0
+    return model
+
+
+def trained_part(model: GSVNet) -> dict[str, Tensor]:
+    """Return the state of everything but the frozen image network."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("keyframe_network.")}
+
+
+def groups(model: GSVNet, config: GsvnetConfig) -> list[dict[str, Any]]:
+    """Parameters by network, each with its share of the learning rate."""
+    parts: list[tuple[nn.Module | None, float | None]] = [
+        (model.intra, config.lr_intra), (model.guide, config.lr_guide), (model.flow_network, config.lr_flow),
+    ]  # fmt: skip
+    found = [
+        {"params": list(part.parameters()), "lr_scale": 1.0 if lr is None else lr / config.lr}
+        for part, lr in parts
+        if part is not None
+    ]
+    if config.learned_delay:
+        found.append(
+            {"params": [model.delays], "lr_scale": 1.0 if config.lr_intra is None else config.lr_intra / config.lr}
+        )
+    return found
+
+
+def epoch_keys(
+    counts: Mapping[int, int], batch: int, *, seed: int, epoch: int, order: str
+) -> list[list[tuple[int, int]]]:
+    """Return the batches of an epoch as (epoch, index) keys: each of one distance, so that its clips have one length.
+
+    Snippets that do not fill a distance's last batch wait for another epoch.
+    """
+    random = np.random.default_rng([seed, epoch])
+    batches: list[list[tuple[int, int]]] = []
+    first = 0
+    for count in counts.values():
+        chosen = first + random.permutation(count)[: count // batch * batch]
+        batches += [[(epoch, int(i)) for i in part] for part in chosen.reshape(-1, batch)]
+        first += count
+    return [batches[i] for i in random.permutation(len(batches))] if order == "mixed" else batches
+
+
+def load(
+    config: GsvnetConfig, patches: TrainSnippets, process: Process, epoch: int, *, skip: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this process's share of each batch: uint8 (n, T, 3, h, w), (n, h, w)."""
+    counts = patches.snippets.counts
+    keys = epoch_keys(counts, config.batch, seed=config.seed, epoch=epoch, order=config.order)
+    loader: DataLoader[Any] = DataLoader(
+        patches,  # type: ignore[arg-type]  # map-style over keys
+        batch_sampler=[batch[process.rank :: process.world] for batch in keys[skip:]],
+        num_workers=config.workers,
+        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
+        pin_memory=process.device.type == "cuda",
+    )
+    yield from loader
+
+
+class First:
+    """The first so many labelled frames of a data set."""
+
+    def __init__(self, data: LabelledVideos, count: int | None):
+        self.data, self.count = data, len(data) if count is None else min(count, len(data))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        return self.data[index]
+
+    def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
+        """As of the data set."""
+        return self.data.before(frame, count, step)
+
+
+def validate(
+    model: GSVNet, config: GsvnetConfig, data: LabelledVideos, most: int, process: Process
+) -> dict[str, float]:
+    """Return average and minimum mIoU up to the longest distance, and mIoU at each; the network as it is in use."""
+    num_classes = len(CLASSES_AND_RATE[config.dataset][0])
+    model.keyframe_scale = config.keyframe_scale
+    segmenter = Segmenter(model, lambda situation: False, device=process.device)
+    distances = range(max(config.distances) + 1)
+    chains = plan_chains(First(data, config.validate_frames), distances, step=config.frame_step, most=most)
+    matrices = run_chains(segmenter, chains, num_classes)
+    model.keyframe_scale = 1.0
+    freeze_keyframe_network(model)
+    average, minimum = over_interval(list(matrices.values()))
+    by_distance = {f"mIoU_{distance}": mean_iou(matrix) for distance, matrix in matrices.items()}
+    note(process, f"validation: average mIoU {100 * average:.1f}, minimum {100 * minimum:.1f}")
+    return {"average_mIoU": average, "minimum_mIoU": minimum, **by_distance}

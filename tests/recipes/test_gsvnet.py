@@ -1,0 +1,137 @@
+"""The GSVNet recipe on tiny driving videos: what moves, what stays, resuming, and the published numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.data.driving_trees import make_camvid, make_cityscapes
+from twospeed import CheckpointError, DatasetError, InputError, create_model
+from twospeed.recipes import gsvnet as recipe
+from twospeed.recipes.gsvnet import GsvnetConfig, epoch_keys, groups, released, train
+from twospeed.weights.load import save_model
+
+TINY = {
+    "dataset": "camvid",
+    "train_split": "val",
+    "val_split": None,
+    "distances": (1, 2),
+    "batch": 2,
+    "epochs": 1,
+    "workers": 0,
+    "log_every": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A run of eight labelled frames, and an image network of eleven classes with random weights."""
+    folder = tmp_path_factory.mktemp("scene")
+    make_camvid(folder / "camvid", frames=8)
+    torch.manual_seed(0)
+    save_model(create_model("swiftnet_r18", num_classes=11), folder / "keyframe.safetensors", model_name="swiftnet_r18")
+    return folder
+
+
+def config(scene, out, **changes) -> GsvnetConfig:
+    files = {"data": scene / "camvid", "keyframe_weights": scene / "keyframe.safetensors", "out": out}
+    return GsvnetConfig(**{**TINY, **files, **changes})
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_trains_the_propagation_alone_and_resumes_exactly(scene, tmp_path):
+    straight = config(scene, tmp_path / "straight", val_split="val", validate_frames=3, scales=(0.75, 1.0))
+    assert train(straight) == straight.out
+    table = rows(straight.out / "train.csv")
+    assert len(table) == 7 // 2 + 6 // 2
+    assert sorted(row["distance"] for row in table) == ["1"] * 3 + ["2"] * 3
+    (validation,) = rows(straight.out / "validation.csv")
+    assert 0 <= float(validation["minimum_mIoU"]) <= 1
+    assert list(validation)[-3:] == ["mIoU_0", "mIoU_1", "mIoU_2"]
+
+    weights = load_file(straight.out / "gsvnet.safetensors")
+    before = load_file(scene / "keyframe.safetensors")
+    assert all(torch.equal(weights[f"keyframe_network.{name}"], value) for name, value in before.items())
+    model = create_model("gsvnet_swiftnet_r18", straight.out / "gsvnet.safetensors")
+    assert model.keyframe_scale == 0.75
+    assert model.guide.encode.norm.num_batches_tracked > 6
+
+    stopped = config(
+        scene, tmp_path / "stopped", val_split="val", validate_frames=3, scales=(0.75, 1.0), stop_after_steps=4
+    )
+    train(stopped)
+    assert not (stopped.out / "gsvnet.safetensors").exists()
+    train(recipe.GsvnetConfig(**{**vars(stopped), "stop_after_steps": None}), resume=True)
+    again = load_file(stopped.out / "gsvnet.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    assert rows(stopped.out / "train.csv") == table
+
+
+def test_the_released_loss_and_an_ablation_run(scene, tmp_path):
+    settings = {**vars(released()), **TINY, "learned_delay": True, "stop_after_steps": 1, "batch": 4}
+    files = {"data": scene / "camvid", "keyframe_weights": scene / "keyframe.safetensors", "out": tmp_path / "run"}
+    train(GsvnetConfig(**{**settings, **files}))
+    (row,) = rows(tmp_path / "run" / "train.csv")
+    parts = float(row["cross_entropy"]), float(row["divergence"])
+    assert float(row["loss"]) == pytest.approx(10 * (parts[0] + 10 * parts[1]), rel=1e-5)
+    assert row["distance"] == "1"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["lr_flow"] == 1e-4
+
+
+def test_learning_rates_go_to_their_networks(scene, tmp_path):
+    settings = {**vars(released()), **TINY, "learned_delay": True}
+    chosen = GsvnetConfig(**{**settings, "keyframe_weights": scene / "keyframe.safetensors"})
+    model = recipe.build(chosen, 11)
+    found = groups(model, chosen)
+    assert [round(chosen.lr * group["lr_scale"], 6) for group in found] == [0.01, 0.04, 1e-4, 0.01]
+    assert found[3]["params"] == [model.delays]
+    assert model.keyframe_scale == 1.0
+    counted = {id(p) for group in found for p in group["params"]}
+    assert not counted & {id(p) for p in model.keyframe_network.parameters()}
+    assert len(counted) + len(list(model.keyframe_network.parameters())) == len(list(model.parameters()))
+
+
+def test_the_papers_numbers():
+    paper = GsvnetConfig()
+    assert (paper.lr, paper.decay, paper.decay_every, paper.batch, paper.weight_decay) == (0.002, 0.992, 100, 8, 5e-4)
+    assert (paper.momentum, paper.patch, paper.distances, paper.teacher_weight) == (0.9, 0.75, (1, 2, 3, 4), 0)
+    assert released().gradient_steps == 2
+
+
+@pytest.mark.parametrize("order", ["mixed", "by_distance"])
+def test_every_batch_has_one_distance(order):
+    batches = epoch_keys({1: 7, 4: 5}, 2, seed=0, epoch=3, order=order)
+    assert all(epoch == 3 for batch in batches for epoch, _ in batch)
+    kinds = [{int(index >= 7) for _, index in batch} for batch in batches]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert sorted(kind.pop() for kind in kinds) == [0, 0, 0, 1, 1]
+    assert len({index for batch in batches for _, index in batch}) == 10
+    assert batches == epoch_keys({1: 7, 4: 5}, 2, seed=0, epoch=3, order=order)
+
+
+def test_what_cannot_be_trained_is_one_clear_line(scene, tmp_path):
+    for changes, error, message in (
+        ({"keyframe_weights": None}, InputError, "which image network labels the keyframes"),
+        ({"distances": (0,)}, InputError, "at 0 nothing is propagated"),
+        ({"distances": (7,)}, InputError, "1 snippets at distance 7 do not fill a batch of 2"),
+        ({"distances": (9,)}, DatasetError, "none of the 8 labelled frames has 9 frames before it"),
+        ({"batch": 0}, InputError, "batch is 0"),
+        ({"train_list": tmp_path}, InputError, "CamVid is read without a list"),
+    ):
+        with pytest.raises(error, match=message):
+            train(config(scene, tmp_path / "run", **changes))
+    root = make_cityscapes(tmp_path / "cityscapes", "train")
+    with pytest.raises(CheckpointError, match="num_classes"):
+        train(config(scene, tmp_path / "run", dataset="cityscapes", data=root, train_split="train"))
+    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
+        train(config(scene, tmp_path / "run"), resume=True)
+    assert not (tmp_path / "run").exists()
