@@ -93,6 +93,21 @@ def recolour(rng: np.random.Generator, picture: Image, *, strength: float = 0.1,
     return picture
 
 
+def border_weights(
+    labels: Image, *, edges: Sequence[float] = (16, 64, 128), weights: Sequence[float] = (8, 4, 2, 1)
+) -> NDArray[np.float32]:
+    """Weigh pixels by their distance to the nearest pixel of another label: uint8 (H, W) -> float32 (H, W).
+
+    weights: below each of the edges (in pixels), and beyond the last. SwiftNet's numbers for its boundary-aware loss.
+    """
+    distance = np.full(labels.shape, np.inf, np.float32)
+    for label in np.unique(labels):
+        inside = (labels == label).astype(np.uint8)
+        if not inside.all():  # with one label alone there is no border
+            distance = np.where(inside, cv2.distanceTransform(inside, cv2.DIST_L2, 5), distance)
+    return np.asarray(weights, np.float32)[np.searchsorted(edges, distance, side="right")]
+
+
 class Focus:
     """Where each class lies in a set of label maps, so that views can be drawn around rare ones.
 

@@ -38,12 +38,17 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in OVERRIDABLE:
             value = value.flatten()
         ours[name] = value
-    if any(name.startswith("blends.") for name in ours):
-        for name in list(ours):
-            shared = re.match(r"(trunk\.(?:layer\d\.\d\.)?bn\d)\.([a-z]\w*)$", name)
-            if shared:
-                value = ours.pop(name)
-                ours |= {f"{shared[1]}.{level}.{shared[2]}": value.clone() for level in range(_LEVELS)}
+    return norms_for_every_level(ours) if any(name.startswith("blends.") for name in ours) else ours
+
+
+def norms_for_every_level(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every level of the pyramid the norms of a trunk (`trunk.bn1.weight`...) that has one set of them."""
+    ours = dict(state)
+    for name in state:
+        shared = re.match(r"(trunk\.(?:layer\d\.\d\.)?bn\d)\.([a-z]\w*)$", name)
+        if shared:
+            value = ours.pop(name)
+            ours |= {f"{shared[1]}.{level}.{shared[2]}": value.clone() for level in range(_LEVELS)}
     return ours
 
 

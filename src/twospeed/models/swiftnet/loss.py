@@ -5,6 +5,7 @@ Labels are whole numbers; what is no class 0..C-1 is void and does not count.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,3 +57,16 @@ def void_ignored(labels: Tensor, classes: int) -> Tensor:
     """Return labels as int64 with everything that is no class at cross entropy's ignored value."""
     targets = labels.long()
     return targets.masked_fill((targets < 0) | (targets >= classes), _IGNORED)
+
+
+def boundary_focal(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the boundary-aware focal loss with which the pyramid was trained: a scalar, 0 where all is void.
+
+    mean of weight * exp((1 - p) / 2) * -log p, with p the probability of the right class. Shapes: scores (N, C, H, W),
+    labels (N, H, W), weights (N, H, W), large along the borders of regions.
+    """
+    targets = void_ignored(labels, scores.shape[1])
+    counted = targets != _IGNORED
+    entropy = F.cross_entropy(scores, targets, ignore_index=_IGNORED, reduction="none")  # (N, H, W)
+    hard = torch.exp(0.5 * (1 - torch.exp(-entropy)))
+    return (weights * hard * entropy * counted).sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,318 @@
+"""Train the image networks that label keyframes, SwiftNet and BiSeNet, on Cityscapes or CamVid.
+
+    twospeed train swiftnet --root CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset pyramid --root CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset bisenet --root CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset camvid --root CAMVID --trunk resnet18.pth
+
+The defaults are SwiftNet's published numbers for Cityscapes: Adam, 4e-4 for new layers and 1e-4 for the ImageNet trunk,
+cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --trunk is torchvision's ResNet-18 (any file with its
+names); without it the trunk starts at random. GSVNet's BiSeNet came trained: what its file of losses says (three heads,
+hard pixels) with SwiftNet's schedule is ours. So is the crop for CamVid.
+
+Crops are scaled by 0.5 to 2 and mirrored; with --precision bf16 the forward passes are cheaper on GPUs. Several
+processes share a batch (torchrun). A run resumes exactly, at the epoch that was last finished. Raises DatasetError for
+data sets that are not in their layout, CheckpointError for a trunk that does not fit.
+In the run folder: config.json, metrics, checkpoints, best.safetensors (by validation mIoU) and weights.safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from twospeed.data.camvid import CamVid
+from twospeed.data.cityscapes import Cityscapes
+from twospeed.data.label_augment import border_weights, draw_view
+from twospeed.errors import CheckpointError, InputError
+from twospeed.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
+from twospeed.models.bisenet.builders import bisenet_r18
+from twospeed.models.bisenet.loss import bisenet_loss
+from twospeed.models.bisenet.network import BiSeNet
+from twospeed.models.swiftnet.builders import swiftnet_r18, swiftnet_r18_pyramid
+from twospeed.models.swiftnet.convert import norms_for_every_level
+from twospeed.models.swiftnet.loss import boundary_focal, cross_entropy
+from twospeed.models.swiftnet.network import SwiftNet
+from twospeed.models.swiftnet.pyramid import SwiftNetPyramid
+from twospeed.training.distributed import Process, epoch_batches, gather, note, parallel, processes, shard, total
+from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
+from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.schedule import half_cosine
+from twospeed.training.seed import seed_everything
+from twospeed.weights.imports import read_state
+from twospeed.weights.load import save_model
+
+ImageLabeller = SwiftNet | SwiftNetPyramid | BiSeNet
+Labelled = CamVid | Cityscapes
+
+CLASSES = {"camvid": 11, "cityscapes": 19}
+VOID = 255  # in crops, whatever the set's own number
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwiftNetConfig:
+    """Everything that decides a training."""
+
+    network: Literal["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"] = "swiftnet_r18"
+    data: Literal["cityscapes", "camvid"] = "cityscapes"
+    root: Path = Path("cityscapes")  # the data set in an official layout
+    trunk: Path | None = None  # ImageNet weights of ResNet-18
+    crop: int = 768  # pixels
+    scales: tuple[float, float] = (0.5, 2.0)
+    flip_probability: float = 0.5
+    epochs: int = 250
+    batch: int = 14  # over all processes
+    lr: float = 4e-4
+    trunk_lr: float = 1e-4
+    last_lr: float = 1e-6
+    weight_decay: float = 1e-4
+    trunk_weight_decay: float = 2.5e-5
+    betas: tuple[float, float] = (0.9, 0.99)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validate_every: int = 5  # epochs; the last is always validated
+    workers: int = 4
+    seed: int = 0
+    device: str | None = None  # None: a GPU where there is one
+    out: Path = Path("runs/swiftnet")
+    log_every: int = 10  # steps
+    stop_after_epochs: int | None = None  # end early, as if interrupted (trials)
+
+
+def pyramid() -> SwiftNetConfig:
+    """SwiftNet with the interleaved pyramid, by the boundary-aware focal loss."""
+    return SwiftNetConfig(network="swiftnet_r18_pyramid")
+
+
+def bisenet() -> SwiftNetConfig:
+    """BiSeNet-R18 with its auxiliary heads, by the cross entropy of hard pixels."""
+    return SwiftNetConfig(network="bisenet_r18")
+
+
+def camvid() -> SwiftNetConfig:
+    """SwiftNet on CamVid: 11 classes, smaller crops."""
+    return SwiftNetConfig(data="camvid", root=Path("camvid"), crop=352)
+
+
+PRESETS = {"pyramid": pyramid, "bisenet": bisenet, "camvid": camvid}
+
+MAY_CHANGE = ("workers", "device", "out", "log_every", "stop_after_epochs")  # in a resumed run
+
+
+class TrainCrops(Dataset[tuple[Tensor, ...]]):
+    """(epoch, index) -> picture uint8 (3, h, w), labels uint8 (h, w) and, if wanted, border weights float (h, w).
+
+    A pure function of the key and the seed.
+    """
+
+    def __init__(self, data: Labelled, config: SwiftNetConfig) -> None:
+        self.data, self.config = data, config
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        config, rng = self.config, np.random.default_rng([self.config.seed, *key])
+        frame = self.data[key[1]]
+        labels = frame.labels()
+        size = (config.crop, config.crop)
+        view = draw_view(
+            rng, labels.shape, size, scale=config.scales, turn=0.0, aspect=0.0, flip=config.flip_probability
+        )
+        cut = view.labels(labels, VOID)
+        drawn = [torch.from_numpy(view.picture(frame.image())).permute(2, 0, 1), torch.from_numpy(cut)]
+        if config.network == "swiftnet_r18_pyramid":
+            drawn.append(torch.from_numpy(border_weights(cut)))
+        return tuple(drawn)
+
+
+def open_data(config: SwiftNetConfig, split: Literal["train", "val"]) -> Labelled:
+    """Find a split of the data set."""
+    return CamVid(config.root, split) if config.data == "camvid" else Cityscapes(config.root, split)
+
+
+def build(config: SwiftNetConfig) -> ImageLabeller:
+    """Build the network, its trunk from ImageNet weights if there are any. Raises CheckpointError where they differ."""
+    classes = CLASSES[config.data]
+    if config.network == "bisenet_r18":
+        network: ImageLabeller = bisenet_r18(classes, auxiliary_heads=True)
+    else:
+        network = (swiftnet_r18 if config.network == "swiftnet_r18" else swiftnet_r18_pyramid)(classes)
+    if config.trunk is not None:
+        state, _ = read_state(config.trunk)
+        state = {f"trunk.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+        if isinstance(network, SwiftNetPyramid):
+            state = norms_for_every_level(state)
+        try:
+            trunk_of(network).load_state_dict({name.removeprefix("trunk."): value for name, value in state.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"{config.trunk}: not a ResNet-18 in torchvision's names ({error})") from error
+    return network
+
+
+def trunk_of(network: ImageLabeller) -> nn.Module:
+    """Return the part that starts from ImageNet weights."""
+    return network.context_path if isinstance(network, BiSeNet) else network.trunk
+
+
+class Training(nn.Module):
+    """The network and its loss as one module, so that several processes can share a batch."""
+
+    def __init__(self, network: ImageLabeller) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Shapes: uint8 (N, 3, h, w), uint8 (N, h, w), float (N, h, w) or None -> scalar."""
+        pictures = pictures.float()
+        if isinstance(self.network, BiSeNet):
+            return bisenet_loss([scores.float() for scores in self.network.training_scores(pictures)], labels)
+        scores = self.network(pictures).float()
+        return cross_entropy(scores, labels) if weights is None else boundary_focal(scores, labels, weights)
+
+
+def optimiser_of(network: ImageLabeller, config: SwiftNetConfig) -> torch.optim.Adam:
+    """Adam with gentler settings for the trunk that knows images already."""
+    trunk = list(trunk_of(network).parameters())
+    known = {id(parameter) for parameter in trunk}
+    groups = [
+        {"params": [p for p in network.parameters() if id(p) not in known], "base": config.lr},
+        {"params": trunk, "base": config.trunk_lr, "weight_decay": config.trunk_weight_decay},
+    ]
+    return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: SwiftNetConfig, epoch: int) -> None:
+    """Give every group its rate of an epoch: a cosine from its own base to the common last rate."""
+    for group in optimizer.param_groups:
+        span = group["base"] - config.last_lr
+        group["lr"] = config.last_lr + half_cosine(epoch, base=span, length=config.epochs)
+
+
+@torch.inference_mode()
+def validate(network: ImageLabeller, data: Labelled, process: Process) -> dict[str, float]:
+    """Label whole pictures, shared by all processes: mIoU and pixel accuracy."""
+    network.eval()
+    matrix = np.zeros((network.num_classes, network.num_classes), np.int64)
+    for index in shard(len(data), process):
+        frame = data[index]
+        picture = torch.from_numpy(frame.image()).permute(2, 0, 1)[None].float().to(process.device)
+        matrix += confusion_matrix(frame.labels(), network(picture)[0].argmax(0).cpu().numpy(), network.num_classes)
+    matrix = np.sum(gather(matrix), 0)
+    return {"mIoU": mean_iou(matrix), "pixel_accuracy": pixel_accuracy(matrix)}
+
+
+def train(config: SwiftNetConfig, *, resume: bool = False) -> Path:
+    """Train, validate, and return the run folder. Every process of a torchrun calls this."""
+    with processes(config.device) as process:
+        if config.batch % process.world:
+            raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
+        last = last_checkpoint(config.out) if resume else None
+        cv2.setNumThreads(0)
+        data, held_out = open_data(config, "train"), open_data(config, "val")
+        seed_everything(config.seed)  # alike on all ranks: they start from the same weights
+        network = build(config).to(process.device)
+        model = parallel(Training(network), process)
+        optimizer = optimiser_of(network, config)
+        crops = TrainCrops(data, config)
+        first, best = 0, -1.0
+        if last is not None:
+            state = load_checkpoint(last, process)
+            check_same(config, state["config"], may_change=MAY_CHANGE)
+            network.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, best = state["epoch"], state["best"]
+        steps = len(data) // config.batch
+        with RunFolder(
+            config.out, config, resume_step=first * steps if resume else None, active=process.is_main
+        ) as run:
+            for epoch in range(first, config.epochs):
+                set_rates(optimizer, config, epoch)
+                train_epoch(config, model, optimizer, crops, epoch, process, run)
+                step = (epoch + 1) * steps
+                if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                    scores = validate(network, held_out, process)
+                    run.log("validation", step, epoch=epoch + 1, **scores)
+                    note(process, f"epoch {epoch + 1}: mIoU {100 * scores['mIoU']:.1f} %")
+                    if scores["mIoU"] > best:
+                        best = scores["mIoU"]
+                        export(network, config, config.out / "best.safetensors", process, epoch + 1, scores)
+                content: dict[str, Any] = {
+                    "config": resolved(config),
+                    "model": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "epoch": epoch + 1,
+                    "best": best,
+                }
+                save_checkpoint(config.out, step, content, process)
+                if config.stop_after_epochs == epoch + 1:
+                    return config.out
+            export(network, config, config.out / "weights.safetensors", process, config.epochs, {})
+        return config.out
+
+
+def train_epoch(
+    config: SwiftNetConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    crops: TrainCrops,
+    epoch: int,
+    process: Process,
+    run: RunFolder,
+) -> None:
+    """Go through the training set once."""
+    share = config.batch // process.world
+    keys = epoch_batches(
+        len(crops), epoch=epoch, seed=config.seed, clips_per_step=config.batch, clips_per_forward=share, process=process
+    )
+    loader: DataLoader[Any] = DataLoader(
+        crops, batch_sampler=keys, num_workers=config.workers, generator=torch.Generator(),
+        pin_memory=process.device.type == "cuda",
+    )  # fmt: skip
+    model.train()
+    step, started = epoch * len(keys), time.perf_counter()
+    for batch in loader:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(process.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(*(part.to(process.device, non_blocking=True) for part in batch))
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % config.log_every == 0 or step == 1:
+            mean = float(total(loss)) / process.world
+            if not math.isfinite(mean):
+                raise InputError(f"step {step}: the loss is {mean}; lower lr (now {config.lr:g})")
+            done = step - epoch * len(keys)
+            rate = done * config.batch / (time.perf_counter() - started)
+            run.log("train", step, epoch=step / len(keys), loss=mean, images_per_second=round(rate, 3))
+
+
+def export(
+    network: ImageLabeller,
+    config: SwiftNetConfig,
+    path: Path,
+    process: Process,
+    epoch: int,
+    scores: Mapping[str, float],
+) -> None:
+    """Write weights that `create_model` loads, with where they come from; the auxiliary heads stay behind."""
+    if not process.is_main:
+        return
+    source = {"recipe": "swiftnet", "data": config.data, "epoch": str(epoch)}
+    source |= {name: f"{value:.4f}" for name, value in scores.items()}
+    if isinstance(network, BiSeNet):
+        plain = bisenet_r18(network.num_classes)
+        state = network.state_dict()
+        plain.load_state_dict({name: state[name] for name in plain.state_dict()})
+        save_model(plain, path, model_name=config.network, source=source)
+    else:
+        save_model(network, path, model_name=config.network, source=source)
