@@ -54,6 +54,9 @@ def test_writes_all_it_promises(scene, tmp_path, capsys):
     areas = json.loads((out / "areas.json").read_text())
     assert areas["areas"][f"class {labels[0, 0]}"][2] > 0
     assert len(areas["time_s"]) == 5
+    with Image.open(out / "areas.png") as drawn:
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 300
     with av.open(str(out / "overlay.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 5
     record = json.loads((out / "run.json").read_text())

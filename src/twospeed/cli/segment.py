@@ -19,7 +19,7 @@ EPILOG = """
 **Examples**
 
 `twospeed segment drive.mp4 --weights gsvnet.safetensors` writes `drive_segment/overlay.mp4`, `labels/00000.png` ...
-(values are class numbers), `areas.json` and `run.json`.
+(values are class numbers), the classes' areas over time (`areas.json`, `areas.png`) and `run.json`.
 
 `twospeed segment drive.mp4 --weights gsv.tar --keyframe-weights swiftnet.pt` takes the authors' files as they are.
 
@@ -122,51 +122,58 @@ def _steps(segmenter: Any, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Cla
 def _write_results(
     results: Iterable[tuple[Frame, ClassMap]], folder: Path, *, segmenter: Any, rate: Any, job: Any, overlay: bool
 ) -> dict[str, Any]:
-    """Write labels and overlay as they come; return and write each class's share of every frame (0..1).
+    """Write labels and overlay as they come; return, write and draw each class's share of every frame (0..1).
 
     The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves a
-    playable overlay and all finished labels. Labels of an earlier run in the same folder are replaced.
+    playable overlay, all finished labels and their areas. Labels of an earlier run in the same folder are replaced.
     """
     import numpy as np
 
     from twospeed.cli.job import make_folder, write_json
+    from twospeed.render.areas import plot_areas
     from twospeed.render.overlay import draw_classes, draw_legend
     from twospeed.video.indexed_png import write_indexed_png
     from twospeed.video.writer import VideoWriter
 
+    areas: dict[str, Any] = {}
     times: list[float] = []
     shares: list[Any] = []
     keyframes = 0
     writer: VideoWriter | None = None
-    with ExitStack() as stack:
-        for frame, result in results:
-            if job.frames == 0:
-                for old in make_folder(folder / "labels").glob("*.png"):
-                    if old.stem.isdigit():
-                        old.unlink()
-                stack.enter_context(job)
-                if overlay:
-                    writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
-                    stack.enter_context(writer)
-            labels: LabelMap = segmenter.labels
-            write_indexed_png(folder / "labels" / f"{frame.index:05d}.png", result.labels)
-            counts = np.bincount(result.labels.ravel(), minlength=len(labels))
-            if writer is not None:
-                seen = np.flatnonzero(counts).tolist()
-                colours = labels.colours or ()
-                drawn = draw_classes(frame.image, result.labels, colours)
-                writer.write(
-                    draw_legend(drawn, [labels.names[i] for i in seen], [colours[i] for i in seen]), frame.time_s
-                )
-            times.append(round(frame.time_s, 6))
-            shares.append((counts / result.labels.size).astype(np.float32))
-            keyframes += result.is_keyframe
-            job.advance()
-        table = np.stack(shares, 1) if shares else np.zeros((0, 0))
-        areas = {
-            "keyframes": keyframes,
-            "time_s": times,
-            "areas": {name: [round(float(v), 6) for v in row] for name, row in zip(labels, table, strict=True)},
-        }
-        write_json(folder / "areas.json", areas)
+    try:
+        with ExitStack() as stack:
+            for frame, result in results:
+                if job.frames == 0:
+                    for old in make_folder(folder / "labels").glob("*.png"):
+                        if old.stem.isdigit():
+                            old.unlink()
+                    stack.enter_context(job)
+                    if overlay:
+                        writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
+                        stack.enter_context(writer)
+                labels: LabelMap = segmenter.labels
+                write_indexed_png(folder / "labels" / f"{frame.index:05d}.png", result.labels)
+                counts = np.bincount(result.labels.ravel(), minlength=len(labels))
+                if writer is not None:
+                    seen = np.flatnonzero(counts).tolist()
+                    colours = labels.colours or ()
+                    drawn = draw_classes(frame.image, result.labels, colours)
+                    writer.write(
+                        draw_legend(drawn, [labels.names[i] for i in seen], [colours[i] for i in seen]), frame.time_s
+                    )
+                times.append(round(frame.time_s, 6))
+                shares.append((counts / result.labels.size).astype(np.float32))
+                keyframes += result.is_keyframe
+                job.advance()
+    finally:
+        if shares:
+            areas = {
+                "keyframes": keyframes,
+                "time_s": times,
+                "areas": {
+                    n: [round(float(v), 6) for v in row] for n, row in zip(labels, np.stack(shares, 1), strict=True)
+                },
+            }
+            write_json(folder / "areas.json", areas)
+            plot_areas(folder / "areas.png", times, areas["areas"], labels, title=folder.name)
     return areas
