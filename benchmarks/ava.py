@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
-import os
 import tempfile
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from record import append, machine_load, stamp
 from twospeed.data.ava import EVALUATED
 from twospeed.evaluation.ava import evaluate_ava
-from twospeed.provenance import commit_of_this_code, machine_name
 
-HISTORY = Path(__file__).parent / "history" / "ava.csv"
 COLUMNS = (
     *("date", "machine", "load", "commit", "rules", "detections", "keyframes", "seconds", "plain_seconds", "ratio"),
     *("cpu_seconds", "plain_cpu_seconds", "clock"),
@@ -121,7 +117,7 @@ def main() -> None:
     parser.add_argument("--no-history", action="store_true", help="only print")
     options = parser.parse_args()
 
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    load = machine_load()
     ours: list[tuple[float, float]] = []  # (wall seconds, processor seconds) of each repetition
     plain: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -139,10 +135,7 @@ def main() -> None:
                 raise SystemExit(f"the two ways disagree by {apart}")
     (seconds, cpu), (plain_seconds, plain_cpu) = min(ours), min(plain)
     row = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine_name(),
-        "load": f"{load:.1f}",
-        "commit": commit_of_this_code() or "",
+        **stamp(load),
         "rules": options.rules,
         "detections": options.detections,
         "keyframes": keyframes,
@@ -157,12 +150,7 @@ def main() -> None:
         print(f"{column:>18}  {value}")
     print(f"{'mAP':>18}  {report.scores['mAP']:.6f} both ways")
     if not options.no_history:
-        new = not HISTORY.exists()
-        with HISTORY.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append("ava", COLUMNS, [row])
 
 
 if __name__ == "__main__":

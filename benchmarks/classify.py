@@ -19,28 +19,24 @@ processor has no instructions for it. Lines are appended to benchmarks/history/c
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from record import append, stamp
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.convert import to_ours
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
 from twospeed.models.slowfast.network import SlowFast, slow_frame_indices
 from twospeed.pipelines.classify import Classifier
-from twospeed.provenance import commit_of_this_code, machine_name
 from twospeed.video.writer import VideoWriter
 
-HISTORY = Path(__file__).parent / "history" / "classify.csv"
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "job", "seconds", "their_seconds", "ratio"),
     *("cpu_seconds", "their_cpu_seconds", "cpu_ratio", "difference"),
@@ -93,11 +89,8 @@ def row(
 ) -> dict[str, object]:
     """One line of the history; also printed."""
     line = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine_name(),
-        "load": round(os.getloadavg()[0], 1),
+        **stamp(),
         "threads": torch.get_num_threads(),
-        "commit": commit_of_this_code(),
         "job": job,
         "seconds": round(ours[0], 3),
         "their_seconds": round(theirs[0], 3),
@@ -147,16 +140,6 @@ def measure(video: Path, repeat: int) -> Iterator[dict[str, object]]:
     yield row("classify", whole, alone, None)
 
 
-def append(line: dict[str, object]) -> None:
-    HISTORY.parent.mkdir(exist_ok=True)
-    is_new = not HISTORY.exists()
-    with HISTORY.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(line)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="a video for the third job; one is made if left out")
@@ -173,7 +156,7 @@ def main() -> None:
             make_clip(video)
         for line in measure(video, arguments.repeat):
             if not arguments.no_history:
-                append(line)
+                append("classify", COLUMNS, [line])
 
 
 if __name__ == "__main__":

@@ -18,27 +18,22 @@ Both ways take turns; the best of the repetitions is kept. Milliseconds are of t
 from __future__ import annotations
 
 import argparse
-import csv
-import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.provenance import commit_of_this_code, machine_name
+from record import append, machine_load, stamp
 from twospeed.render.overlay import draw_masks
 from twospeed.render.palette import object_colours
 from twospeed.video import seeking
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
 from twospeed.video.writer import VideoWriter
 
-HISTORY = Path(__file__).parent / "history" / "decode.csv"
 COLUMNS = ("date", "machine", "load", "commit", "video", "job", "frames", "ms", "plain_ms", "cpu_ms", "plain_cpu_ms")
 Images = list[NDArray[np.uint8]]
 
@@ -125,7 +120,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="how often each way runs")
     parser.add_argument("--no-history", action="store_true", help="only print")
     options = parser.parse_args()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    load = machine_load()
 
     with tempfile.TemporaryDirectory() as folder:
         path = options.video or Path(folder) / "made.mp4"
@@ -164,16 +159,10 @@ def main() -> None:
                 f"   plain {plain_best:8.1f} ms ({plain_cpu:.1f} cpu)"
             )
             measured = (f"{value:.1f}" for value in (best, plain_best, cpu, plain_cpu))
-            stamp = (datetime.now(UTC).date().isoformat(), machine_name(), f"{load:.1f}", commit_of_this_code() or "")
-            rows.append(dict(zip(COLUMNS, (*stamp, size, name, number, *measured), strict=True)))
+            found = dict(zip(COLUMNS[4:], (size, name, number, *measured), strict=True))
+            rows.append(stamp(load) | found)
     if not options.no_history:
-        new = not HISTORY.exists()
-        HISTORY.parent.mkdir(exist_ok=True)
-        with HISTORY.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        append("decode", COLUMNS, rows)
 
 
 if __name__ == "__main__":

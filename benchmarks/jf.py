@@ -12,23 +12,19 @@ lengthens wall seconds more than processor seconds. A line is appended to benchm
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from record import append, machine_load, stamp
 from twospeed.data.davis import Davis
 from twospeed.data.samples import SequenceSample
 from twospeed.evaluation.vos import evaluate_davis
-from twospeed.provenance import commit_of_this_code, machine_name
 
-HISTORY = Path(__file__).parent / "history" / "jf.csv"
 COLUMNS = (
     *("date", "machine", "load", "commit", "sequences", "frames", "seconds", "plain_seconds", "ratio"),
     *("cpu_seconds", "plain_cpu_seconds", "clock"),
@@ -92,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
 
     samples = list(Davis(options.data, 2016, sequences=options.sequences, images=False))
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    load = machine_load()
     ours: list[tuple[float, float]] = []  # (wall seconds, processor seconds of all threads) of each repetition
     plain: list[tuple[float, float]] = []
     for _ in range(options.repeat):
@@ -107,10 +103,7 @@ def main() -> None:
             raise SystemExit(f"the two ways disagree: J&F {found} and {expected}")
     (seconds, cpu), (plain_seconds, plain_cpu) = min(ours), min(plain)
     row = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine_name(),
-        "load": f"{load:.1f}",
-        "commit": commit_of_this_code() or "",
+        **stamp(load),
         "sequences": len(samples),
         "frames": sum(len(sample.frames) - 2 for sample in samples),
         "seconds": f"{seconds:.2f}",
@@ -124,13 +117,7 @@ def main() -> None:
         print(f"{column:>18}  {value}")
     print(f"{'J&F':>18}  {found:.6f} both ways")
     if not options.no_history:
-        HISTORY.parent.mkdir(exist_ok=True)
-        new = not HISTORY.exists()
-        with HISTORY.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append("jf", COLUMNS, [row])
 
 
 if __name__ == "__main__":

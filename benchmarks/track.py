@@ -22,16 +22,12 @@ benchmarks/history/track.csv; with `--memory`, `ours_s` is seconds a frame, and 
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,14 +35,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from record import append, stamp
 from twospeed.models.memory import MemoryBank
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.inference import for_inference
 from twospeed.pipelines.track import Tracker
-from twospeed.provenance import commit_of_this_code, machine_name
 from twospeed.weights.load import create_model
 
-HISTORY = Path(__file__).parent / "history" / "track.csv"
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "what", "plain_s", "ours_s", "ratio"),
     *("plain_cpu_s", "ours_cpu_s", "cpu_ratio", "difference", "peak_mb"),
@@ -192,11 +187,8 @@ def medians(repeat: int, *ways: Callable[[], object]) -> list[Times]:
 def line(what: str, plain: Times | None, ours: Times, **more: object) -> dict[str, object]:
     """One line of the history; also printed."""
     values: dict[str, object] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine_name(),
-        "load": round(os.getloadavg()[0], 1),
+        **stamp(),
         "threads": torch.get_num_threads(),
-        "commit": commit_of_this_code(),
         "what": what,
         "ours_s": round(ours[0], 4),
         "ours_cpu_s": round(ours[1], 4),
@@ -295,16 +287,6 @@ def _now() -> Times:
     return time.perf_counter(), time.process_time()
 
 
-def append(values: dict[str, object]) -> None:
-    HISTORY.parent.mkdir(exist_ok=True)
-    is_new = not HISTORY.exists()
-    with HISTORY.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(values)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter; tells that both ways agree")
@@ -324,7 +306,7 @@ def main() -> None:
         lines = measure(480, 864, [1, 5, 10, 50], arguments.repeat)  # 854 padded to the stride
     for values in lines:
         if not arguments.no_history:
-            append(values)
+            append("track", COLUMNS, [values])
 
 
 if __name__ == "__main__":
