@@ -220,6 +220,7 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
         ({"every_s": 0}, "every_s=0"),
         ({"threshold": 1.5}, "threshold=1.5"),
         ({"precision": "int8"}, "precision='int8'"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"short_side": 8}, "a shorter side of 8"),
         ({"scales": (64, 8)}, "a shorter side of 8"),
         ({"scales": (64, 64)}, "scales=64,64: give each size once"),
@@ -287,6 +288,10 @@ def test_forms_of_files(tmp_path):
     assert found.times_s == (1.0, 2.0)
     assert found.rows[1][0].xyxy == LEFT
     assert read("s.json", json.dumps([LEFT])).times_s == ()
+    entries = [{"time_s": 1, "boxes": []}, {"time_s": 2, "boxes": [LEFT]}, {"time_s": 3, "people": []}]
+    found = read("e.json", json.dumps(entries))
+    assert (found.times_s, [len(rows) for rows in found.rows]) == ((1.0, 2.0, 3.0), [0, 1, 0])
+    assert read("n.json", json.dumps(entries[:1])).times_s == (1.0,)
     again = {"keyframes": [{"time_s": 1.0, "people": [{"box_xyxy": LEFT, "person_score": 0.9}]}]}
     assert read("r.json", json.dumps(again)).rows[0][0].score == 0.9
 
@@ -310,6 +315,9 @@ def test_forms_of_files(tmp_path):
         ("b.json", '[{"box": [1, 2, 3, 4]}, {"time_s": 1, "box": [1, 2, 3, 4]}]', "entry 0, row 0: has no time_s"),
         ("b.json", '[{"time_s": 1, "boxes": [[1, 2, 3, 4]], "scores": []}]', "1 boxes with 0 scores"),
         ("b.json", "[1, 2]", "entry 0 is no object with boxes"),
+        ("b.json", '[{"time_s": 1, "boxes": [[1, 2, 3, 4]], "scores": 1}]', "scores is 1, not a list"),
+        ("b.json", '[{"time_s": 1, "people": [1]}]', '"people" is a list of objects'),
+        ("b.json", '[{"time_s": 1, "boxes": [[1, 2, 3, 4]], "scores": [7]}]', "entry 0, row 0: score 7 is not from 0"),
     ],
 )
 def test_broken_files_are_named_with_their_line(tmp_path, name, text, message):

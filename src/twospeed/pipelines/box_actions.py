@@ -21,6 +21,7 @@ from twospeed.errors import InputError
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.pipelines.device import chosen_device
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
 from twospeed.weights.catalog import Preprocessing, find
@@ -75,7 +76,7 @@ class BoxActions:
             raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
         if len(set(scales)) < len(scales):
             raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = chosen_device(device)
         self.flip = flip
         models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
         given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)

@@ -29,6 +29,7 @@ from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
+from twospeed.pipelines.device import chosen_device
 from twospeed.values import ActionScores
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.reader import Source
@@ -104,9 +105,7 @@ class Classifier:
         spans([], [], np.zeros((0, 0), np.float32), [], threshold=threshold, smooth=smooth)  # refuses bad numbers now
         self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
         self.threshold, self.smooth, self.pad = threshold, smooth, pad
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
         first = self._members[0]
         for member in self._members[1:]:

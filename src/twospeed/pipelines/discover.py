@@ -22,6 +22,7 @@ from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.inference import for_inference
 from twospeed.models.maskslowfast.network import Detections, DetectionStream, SlowFastMaskRCNN
 from twospeed.ops.masks import soft_aggregate
+from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.reader import open_video
@@ -72,9 +73,7 @@ class Discoverer:
     ):
         if min_score is not None and not 0 <= min_score <= 1:
             raise InputError(f"min_score is {min_score}; give a number from 0 to 1")
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         self.merged, self.min_score, self.max_objects = merged, min_score, max_objects
         if not finds_objects(model_or_name):
             name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__

@@ -90,41 +90,43 @@ def given_boxes(boxes: Any, *, video: str = "", start_s: float = 0.0, rate: floa
     source's first frame (900 for the cut videos of AVA). rate: frames per second, for boxes given by frame. Raises
     InputError or DatasetError with the line.
     """
+    keyframes: list[float] = []  # also those in which nobody is
     if isinstance(boxes, str | os.PathLike):
-        rows = _from_file(Path(boxes), video)
+        rows, keyframes = _from_file(Path(boxes), video)
     elif isinstance(boxes, Mapping):
         rows = [row for time_s, array in boxes.items() for row in _from_array(array, f"boxes at {time_s} s", time_s)]
-        if not rows and boxes:
-            return GivenBoxes(tuple(sorted(float(t) for t in boxes)), tuple(() for _ in boxes), True)
+        keyframes = [float(time_s) for time_s in boxes]
     else:
         rows = _from_array(boxes, "boxes", None)
-    if not rows:
+    if not rows and not keyframes:
         raise InputError("no boxes given; give at least one, or none at all to have people detected")
     for row in rows:
         if not all(map(math.isfinite, (*row.xyxy, row.score))):
             raise InputError(f"{row.where}: a coordinate or score is not a finite number")
-    normalised = max(max(row.xyxy) for row in rows) <= 1 + TOLERANCE
+        if not 0 <= row.score <= 1:
+            raise InputError(f"{row.where}: score {row.score:g} is not from 0 to 1")
+    normalised = max((max(row.xyxy) for row in rows), default=0.0) <= 1 + TOLERANCE
     timed = [row.time_s is not None or row.frame is not None for row in rows]
-    if any(timed) != all(timed):
+    if any(timed) and not all(timed):
         raise InputError(
             f"{rows[timed.index(False)].where}: has no time_s, other boxes have one; give all of them or none"
         )
-    if not timed[0]:
+    if rows and not timed[0]:
         return GivenBoxes((), (tuple(rows),), normalised)
     by_time: dict[float, list[Given]] = {}
     for row in rows:
         if row.time_s is None and rate is None:
             raise InputError(f"{row.where}: boxes by frame need a source that states its frame rate; give time_s")
         time_s = (row.frame or 0) / (rate or 1.0) if row.time_s is None else row.time_s - start_s
-        if time_s < -1e-6:
-            raise InputError(
-                f"{row.where}: the keyframe at {row.time_s:g} s is before the video, which begins at {start_s:g} s"
-            )
         by_time.setdefault(round(time_s, 6), []).append(row)
-    if isinstance(boxes, Mapping):
-        for time in boxes:
-            by_time.setdefault(round(float(time) - start_s, 6), [])
+    for time_s in keyframes:
+        by_time.setdefault(round(time_s - start_s, 6), [])
     times = sorted(by_time)
+    if times[0] < -1e-6:
+        where = by_time[times[0]][0].where if by_time[times[0]] else "boxes"
+        raise InputError(
+            f"{where}: the keyframe at {times[0] + start_s:g} s is before the video, which begins at {start_s:g} s"
+        )
     return GivenBoxes(tuple(times), tuple(tuple(by_time[time]) for time in times), normalised)
 
 
@@ -145,7 +147,7 @@ def _from_array(array: Any, where: str, time_s: float | None) -> list[Given]:
     ]
 
 
-def _from_file(path: Path, video: str) -> list[Given]:
+def _from_file(path: Path, video: str) -> tuple[list[Given], list[float]]:
     if not path.is_file():
         raise InputError(f"no boxes at {path}; {GIVE_BOXES}")
     if path.suffix.lower() == ".json":
@@ -155,7 +157,7 @@ def _from_file(path: Path, video: str) -> list[Given]:
             header = [name.strip().lower() for name in next(csv.reader(file), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a csv or JSON file of boxes ({error})") from error
-    return _from_table(path, header) if "x1" in header else _of_video(read_predicted_boxes(path), video)
+    return (_from_table(path, header) if "x1" in header else _of_video(read_predicted_boxes(path), video)), []
 
 
 def _of_video(rows: BoxRows, video: str) -> list[Given]:
@@ -214,7 +216,7 @@ def _from_table(path: Path, header: list[str]) -> list[Given]:
     return found
 
 
-def _from_json(path: Path) -> list[Given]:
+def _from_json(path: Path) -> tuple[list[Given], list[float]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -226,14 +228,20 @@ def _from_json(path: Path) -> list[Given]:
     if not isinstance(content, list):
         raise InputError(f"{path}: a JSON file of boxes is a list")
     if content and all(isinstance(entry, list) for entry in content):
-        return _from_array(content, str(path), None)
-    return [row for number, entry in enumerate(content) for row in _from_entry(entry, f"{path}: entry {number}")]
+        return _from_array(content, str(path), None), []
+    rows = [row for number, entry in enumerate(content) for row in _from_entry(entry, f"{path}: entry {number}")]
+    times = [_time(entry) for entry in content]
+    return rows, [float(time_s) for time_s in times if time_s is not None]
+
+
+def _time(entry: Mapping[str, Any]) -> Any:
+    return next((entry[name] for name in ("time_s", "second", "time") if name in entry), None)
 
 
 def _from_entry(entry: Any, where: str) -> Iterable[Given]:
     if not isinstance(entry, dict):
         raise InputError(f"{where} is no object with boxes, but {json.dumps(entry)[:60]}")
-    time_s = next((entry[name] for name in ("time_s", "second", "time") if name in entry), None)
+    time_s = _time(entry)
     frame = entry.get("frame") if time_s is None else None
     if time_s is not None and (isinstance(time_s, bool) or not isinstance(time_s, int | float)):
         raise InputError(f"{where}: time_s is {time_s!r}, not a number of seconds")
@@ -242,6 +250,8 @@ def _from_entry(entry: Any, where: str) -> Iterable[Given]:
     boxes: Any
     scores: Any
     if "people" in entry:  # what `twospeed detect` itself writes
+        if not isinstance(entry["people"], list) or not all(isinstance(one, dict) for one in entry["people"]):
+            raise InputError(f'{where}: "people" is a list of objects, as `twospeed detect` writes them')
         boxes = [person.get("box_xyxy") for person in entry["people"]]
         scores = [person.get("person_score", 1.0) for person in entry["people"]]
     elif "boxes" in entry:
@@ -255,6 +265,8 @@ def _from_entry(entry: Any, where: str) -> Iterable[Given]:
     if "bbox" in entry and "box" not in entry and "boxes" not in entry:
         corners = xywh_to_xyxy(np.array([row.xyxy for row in rows]))
         rows = [Given(row.where, tuple(box), row.score) for row, box in zip(rows, corners.tolist(), strict=True)]
+    if scores is not None and not isinstance(scores, list):
+        raise InputError(f"{where}: scores is {json.dumps(scores)[:40]}, not a list")
     if scores is not None and len(scores) != len(rows):
         raise InputError(f"{where}: {len(rows)} boxes with {len(scores)} scores; give one for each")
     for number, row in enumerate(rows):

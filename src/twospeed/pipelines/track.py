@@ -25,6 +25,7 @@ from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
+from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.discover import discover, finds_objects
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
@@ -89,9 +90,7 @@ class Tracker:
                 raise InputError(f"{name} is {value}; give 1 or more")
         if size is not None and size < STRIDE:
             raise InputError(f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more")
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         if not isinstance(model, STCN | STM):
             raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn, stm or track_nano")
