@@ -1,4 +1,4 @@
-"""Convolution, batch norm, activation: the unit of BiSeNet and of GSVNet's networks."""
+"""Convolution, batch norm, activation, in either order: the units of BiSeNet, GSVNet and SwiftNet."""
 
 from __future__ import annotations
 
@@ -35,3 +35,17 @@ class ConvNorm(nn.Module):
         if self.slope == 1.0:
             return y
         return F.relu(y, inplace=True) if self.slope == 0.0 else F.leaky_relu(y, self.slope, inplace=True)
+
+
+class NormReluConv(nn.Module):
+    """Pre-activation unit: batch norm, ReLU, convolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = False, momentum: float = 0.1):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels_in, momentum=momentum)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (N, channels_in, H, W) -> (N, channels_out, H, W)."""
+        y: Tensor = self.conv(F.relu(self.norm(x), inplace=True))
+        return y

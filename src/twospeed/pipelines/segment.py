@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from twospeed.data import camvid, cityscapes
 from twospeed.errors import InputError
 from twospeed.models.bisenet.network import BiSeNet
+from twospeed.models.folded import for_inference
 from twospeed.models.gsv.network import GSVNet, Step, grid_size, resize
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.ops.warp import backward_warp
@@ -103,7 +104,8 @@ class Segmenter:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
-        self.model = model.eval().to(self.device)
+        # A copy rearranged for speed; the given network stays trainable and as it is
+        self.model = for_inference(model.eval().to(self.device))
         self.labels = labels
         self.reset()
 

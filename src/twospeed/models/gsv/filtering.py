@@ -74,6 +74,8 @@ def filter_scores(
     over its K x K neighbours first.
     """
     count, size = delays.shape[0], delays.shape[-1]
+    kernels = kernels.contiguous()  # plane by plane, whatever the networks' memory order
+    intra = None if intra is None else intra.contiguous()
     neighbours = torch.einsum("ndhw,dp->nphw", kernels[:, 1 : count + 1], delays.flatten(1))
     height, width = scores.shape[-2:]
     padded = F.pad(scores, (size // 2,) * 4)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.conv_norm import NormReluConv
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
 from twospeed.models.resnet import ResNetFeatures
 
@@ -19,20 +20,6 @@ from twospeed.models.resnet import ResNetFeatures
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bilinear, pixel areas aligned (align_corners=False): SwiftNet's one way to change size."""
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
-
-
-class NormReluConv(nn.Module):
-    """Pre-activation unit: batch norm, ReLU, convolution."""
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = False, momentum: float = 0.1):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels_in, momentum=momentum)
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (N, channels_in, H, W) -> (N, channels_out, H, W)."""
-        y: Tensor = self.conv(F.relu(self.norm(x), inplace=True))
-        return y
 
 
 class PyramidPooling(nn.Module):

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.conv_norm import NormReluConv
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
-from twospeed.models.swiftnet.network import NormReluConv, resize
+from twospeed.models.swiftnet.network import resize
 
 
 class LevelBlock(nn.Module):
