@@ -394,6 +394,21 @@ def propagation_step_loss(
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
+@torch.no_grad()
+def start_from_holding(model: GSVNet) -> None:
+    """Begin with no motion and kernels that hold what was there, which lets the gradient reach the flow at once.
+
+    Taps are the identity first; all others begin small.
+    """
+    taps = model.guide.predict.norm
+    taps.weight.fill_(0.1)
+    taps.bias.fill_(0.05)
+    taps.bias[0] = 1.0
+    predict = model.flow_network.predict
+    predict.weight.mul_(0.1)  # type: ignore[operator, union-attr]
+    predict.bias.zero_()  # type: ignore[operator, union-attr]
+
+
 @torch.inference_mode()
 def validate_distances(model: GSVNet, data: Labelled, farthest: int = 4, every: int = 3) -> dict[str, float]:
     """Score frames by their distance from the keyframe: mIoU at distances 0.., and of 0 to 3 pooled ("interval_4")."""
@@ -427,6 +442,7 @@ def propagation_stage(
     torch.manual_seed(config.seed)  # here too: a run that is resumed in this stage has drawn nothing for the first
     model = segment_nano(len(CLASSES))
     model.keyframe_network.load_state_dict(load_file(config.out / "keyframe.safetensors"))
+    start_from_holding(model)
     model = freeze_keyframe_network(model).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     share = config.batch // config.lanes
