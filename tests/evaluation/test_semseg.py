@@ -156,7 +156,7 @@ def test_a_model_says_all_that_its_files_say(tmp_path):
     assert scores["image_scales"]["1"]["mIoU"] == pytest.approx(4 / 11)
     assert scores["image_scales"]["0.5"]["mIoU"] < 4 / 11
     assert scores["intervals"]["3"]["gmacs_per_frame"] == pytest.approx(2 / 3 * scores["gmacs"]["step"], rel=1e-6)
-    assert scores["parameters"]["image_network"] == {"count": 1, "bytes": 4}
+    assert scores["parts"]["image_network"] == {"parameters": 1, "bytes": 4}
     assert "6, 5, 4 of 101 frames (CamVid val)" in report.coverage
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["speed"]["step_seconds"] > 0
 

@@ -43,6 +43,6 @@ def test_accuracy_against_throughput(tmp_path):
         ("keyframe every l frames", [("l = 1", 10.0, 0.744), ("l = 2", 17.0, 0.737), ("l = 4", 28.0, 0.718)]),
         ("smaller images", [("x 0.75", 10.0, 0.744), ("x 0.5", 21.0, 0.687)]),
     ]
-    plot_trade_off(tmp_path / "plot.png", curves, title="a network", clock="pixels to labels")
+    plot_trade_off(tmp_path / "plot.png", curves, title="a network", x_label="frames per second")
     found = colours_in(tmp_path / "plot.png")
     assert len([count for colour, count in found.items() if max(colour) - min(colour) > 80 and count > 200]) >= 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -14,7 +16,7 @@ from typing import Any, Literal
 from twospeed.errors import OutputError
 from twospeed.provenance import commit_of_this_code, installed_versions, machine_name
 
-Kind = Literal["share", "count", "seconds"]
+Kind = Literal["share", "count", "seconds", "number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class Table:
 
     def csv(self) -> str:
         """Return the table as CSV: plain numbers, fractions as they are, empty where there is none."""
-        lines = [["name", *self.columns]]
-        lines += [[name, *("" if _missing(v) else repr(v) for v in values)] for name, values in self.rows]
-        return "".join(",".join(line) + "\n" for line in lines)
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", *self.columns])
+        writer.writerows([name, *("" if _missing(v) else repr(v) for v in values)] for name, values in self.rows)
+        return file.getvalue()
 
 
 def _missing(value: float | None) -> bool:
@@ -59,7 +63,12 @@ def _missing(value: float | None) -> bool:
 def _shown(value: float | None, kind: Kind) -> str:
     if value is None or math.isnan(value):
         return "–"
-    return {"share": f"{100 * value:.1f}", "count": f"{value:,.0f}", "seconds": f"{value:.1f}"}[kind]
+    return {
+        "share": f"{100 * value:.1f}",
+        "count": f"{value:,.0f}",
+        "seconds": f"{value:.1f}",
+        "number": f"{value:.2f}",
+    }[kind]
 
 
 @dataclass(frozen=True, kw_only=True)

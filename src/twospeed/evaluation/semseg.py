@@ -32,7 +32,7 @@ from twospeed.evaluation.label_runs import (
 )
 from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output
 from twospeed.evaluation.report import Report, Table
-from twospeed.evaluation.trade_off import in_words
+from twospeed.evaluation.trade_off import cost_table, operating_points
 from twospeed.metrics.confusion import Matrix, class_iou, mean_iou, over_interval, pixel_accuracy
 from twospeed.values import LabelMap
 
@@ -134,7 +134,7 @@ def evaluate_segmentation(
 
     The report's scores are mIoU, pixel_accuracy and class_IoU, fractions, over everything that was counted; with a
     model also by_distance, average_mIoU, minimum_mIoU for the longest interval, `intervals` for all of them with what a
-    frame costs, `parameters`, and `image_scales`. A class that occurs nowhere has no class_IoU and is 0 in the mean.
+    frame costs, `parts`, and `image_scales`. A class that occurs nowhere has no class_IoU and is 0 in the mean.
 
     Raises DatasetError, InputError, OutputError, each with what is wrong and where; errors of the weights come from
     `create_model`.
@@ -273,7 +273,7 @@ class _ModelRun:
             "average_mIoU_of_distances": float(np.mean([mean_iou(matrices[d]) for d in reached])),
             "minimum_mIoU": minimum,
             "intervals": self._intervals([matrices[d] for d in reached], cost),
-            "parameters": _parameters(cost),
+            "parts": _parts(cost),
             "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": _size(frames[0])},
         }
         if self.settings.image_scales:
@@ -281,8 +281,10 @@ class _ModelRun:
         columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
         return Report(
             scores=scores,
+            parameters=cost.keyframe_parameters + cost.step_parameters,
             table=_table(columns if len(reached) > 1 else {"IoU": pooled}, chosen.classes),
-            notes=(*notes, *_notes(pooled, chosen.classes), *in_words(scores)),
+            more_tables=(cost_table(operating_points(scores)),),
+            notes=(*notes, *_notes(pooled, chosen.classes), *_in_words(scores["parts"])),
             **common,
         )
 
@@ -374,9 +376,16 @@ def _notes(matrix: Matrix, classes: LabelMap) -> list[str]:
     return [f"{', '.join(absent)} occurs nowhere and counts as 0; over the other classes mIoU is {100 * present:.1f}"]
 
 
-def _parameters(cost: SegmenterCost) -> dict[str, dict[str, int]]:
+def _parts(cost: SegmenterCost) -> dict[str, dict[str, int]]:
     parts = {"image_network": cost.keyframe_parameters, "propagation": cost.step_parameters}
-    return {name: {"count": count, "bytes": count * cost.bytes_each} for name, count in parts.items() if count}
+    return {name: {"parameters": count, "bytes": count * cost.bytes_each} for name, count in parts.items() if count}
+
+
+def _in_words(parts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')}: {part['parameters']:,} parameters, {part['bytes'] / 1e6:.2f} MB"
+        for name, part in parts.items()
+    ]
 
 
 def _told(

@@ -48,7 +48,8 @@ def _segmentation(benchmark: DrivingSet, request: Request, on_progress: OnProgre
 
 def _plot(path: Path, report: Report) -> None:
     """Write accuracy against throughput as PNG, and the numbers beside it as CSV."""
-    from twospeed.evaluation.trade_off import operating_points, write_points
+    from twospeed.evaluation.report import write_whole
+    from twospeed.evaluation.trade_off import cost_table, operating_points
     from twospeed.render.trade_off import plot_trade_off
 
     points = operating_points(report.scores)
@@ -62,12 +63,12 @@ def _plot(path: Path, report: Report) -> None:
             ("image scale", "image network alone, smaller images", "× "),
         )
     ]
-    write_points(path.with_suffix(".csv"), points)
+    write_whole(path.with_suffix(".csv"), cost_table(points).csv())
     plot_trade_off(
         path,
         [curve for curve in curves if curve[1]],
         title=f"{report.model} on {report.benchmark}",
-        clock=str(report.speed["clock"]),
+        x_label=f"frames per second\n{report.speed['clock']}",
     )
 
 

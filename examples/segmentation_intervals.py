@@ -1,0 +1,115 @@
+"""Are keyframes better spent where propagation drifts than on every n-th frame? Compare both at the same average cost.
+
+    python examples/segmentation_intervals.py CAMVID OUT [--model segment_nano] [--weights default]
+
+streams CamVid's dense run (every frame labelled, 15 a second) through the network: with a keyframe every 1 to 6 frames,
+then with keyframes on drift at several thresholds. Every policy streams from several first frames and is scored on the
+frames that all of these streams see. The cost of a frame is its multiply-adds; a keyframe that was taken because a step
+had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
+interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves.
+docs/segmentation_intervals.md shows a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from twospeed.data.camvid import CLASSES, CamVid
+from twospeed.data.samples import LabelledFrame
+from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
+from twospeed.pipelines.segment import KeyframePolicy, Segmenter, every, on_drift
+from twospeed.render.trade_off import plot_trade_off
+from twospeed.weights.cost import SegmenterCost, segmenter_cost
+from twospeed.weights.load import create_model
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one policy gives over the scored frames: share of keyframes, multiply-adds a frame (units of 1e9), mIoU."""
+
+    policy: str
+    setting: float
+    keyframes: float
+    gmacs: float
+    miou: float
+
+
+def stream(segmenter: Segmenter, frames: tuple[LabelledFrame, ...], first: int, last_first: int) -> tuple[Matrix, int]:
+    """Label all frames from number `first` on; return the matrix and the keyframes of those from `last_first` on."""
+    segmenter.reset()
+    matrix, keyframes = np.zeros((len(CLASSES), len(CLASSES)), np.int64), 0
+    for number in range(first, len(frames)):
+        result = segmenter.step(frames[number].image())
+        if number >= last_first:
+            matrix += confusion_matrix(frames[number].labels(), result.labels, len(CLASSES))
+            keyframes += result.is_keyframe
+    return matrix, keyframes
+
+
+def run(
+    segmenter: Segmenter, frames: tuple[LabelledFrame, ...], name: str, setting: float, cost: SegmenterCost, starts: int
+) -> Result:
+    """Stream from each of the first `starts` frames and sum up."""
+    policy: KeyframePolicy = every(int(setting)) if name == "interval" else on_drift(setting)
+    segmenter.policy = policy
+    passes = [stream(segmenter, frames, first, starts - 1) for first in range(starts)]
+    share = sum(keyframes for _, keyframes in passes) / (starts * (len(frames) - starts + 1))
+    step_share = 1 - share if name == "interval" else 1.0  # on drift the step comes before the decision
+    gmacs = share * cost.keyframe_gmacs + step_share * cost.step_gmacs
+    return Result(name, setting, share, gmacs, mean_iou(np.sum([matrix for matrix, _ in passes], axis=0)))
+
+
+def fixed_at(gmacs: float, fixed: list[Result]) -> float:
+    """Return the mIoU of fixed intervals at this cost, between two intervals on the line that joins them."""
+    by_cost = sorted(fixed, key=lambda result: result.gmacs)
+    if not by_cost[0].gmacs <= gmacs <= by_cost[-1].gmacs:
+        return float("nan")
+    return float(np.interp(gmacs, [r.gmacs for r in by_cost], [r.miou for r in by_cost]))
+
+
+def main() -> None:
+    """Compare, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("camvid", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="segment_nano")
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.45, 0.6, 0.75, 0.9, 1.1, 1.4, 1.8])
+    parser.add_argument("--starts", type=int, default=4, help="first frames that every policy streams from")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    frames = max(CamVid(arguments.camvid, arguments.split).runs(), key=lambda part: len(part.frames)).frames
+    segmenter = Segmenter(create_model(arguments.model, arguments.weights), labels=CLASSES)
+    cost = segmenter_cost(segmenter.model, *frames[0].image().shape[:2])
+    fixed = [run(segmenter, frames, "interval", n, cost, arguments.starts) for n in arguments.intervals]
+    drifting = [run(segmenter, frames, "drift", at, cost, arguments.starts) for at in arguments.thresholds]
+    with (arguments.out / "intervals.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["policy", "setting", "keyframe_share", "gmacs_per_frame", "mIoU", "fixed_mIoU_at_this_cost"])
+        for r in [*fixed, *drifting]:
+            same = fixed_at(r.gmacs, fixed)
+            rows.writerow([r.policy, f"{r.setting:g}", *(f"{v:.4f}" for v in (r.keyframes, r.gmacs, r.miou, same))])
+            beside = "" if r in fixed else f", fixed interval at this cost {100 * same:.1f}"
+            share, score = f"{100 * r.keyframes:.0f} % keyframes", f"mIoU {100 * r.miou:.1f}"
+            print(f"{r.policy} {r.setting:g}: {share}, {r.gmacs:.2f} G a frame, {score}{beside}")
+    plot_trade_off(
+        arguments.out / "intervals.png",
+        [
+            ("every n-th frame", [(f"{r.setting:g}", r.gmacs, r.miou) for r in fixed]),
+            ("on drift", [(f"{r.setting:g}", r.gmacs, r.miou) for r in sorted(drifting, key=lambda r: r.gmacs)]),
+        ],
+        title=f"{arguments.model} on CamVid's dense run",
+        x_label="multiply-adds a frame (G)",
+    )
+
+
+if __name__ == "__main__":
+    main()
