@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import twospeed
@@ -126,6 +128,16 @@ def test_any_image_network_labels_every_frame():
         0
     ].argmax(0)
     assert (results[0].labels == expected.numpy()).mean() > 0.95
+
+
+def test_memory_does_not_grow_with_the_video():
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    held = {}
+    for result in segment((Frame(i, i / 5, noise[i % 3]) for i in range(60)), video_network(), keyframe_every=4):
+        if result.frame_index in (9, 57):  # both one after a keyframe
+            gc.collect()
+            held[result.frame_index] = sum(x.untyped_storage().nbytes() for x in gc.get_objects() if type(x) is Tensor)
+    assert held[9] == held[57] > 0
 
 
 def test_names_of_classes():
