@@ -11,6 +11,10 @@ from safetensors.torch import load_file
 
 from tests.data.driving_trees import make_camvid, make_cityscapes
 from twospeed import CheckpointError, DatasetError, InputError, create_model
+from twospeed.evaluation.semseg import evaluate_segmentation
+from twospeed.models.flow.network import FlowLight
+from twospeed.models.gsv.network import GSVNet
+from twospeed.models.pixels import ImageNetwork
 from twospeed.recipes import gsvnet as recipe
 from twospeed.recipes.gsvnet import GsvnetConfig, epoch_keys, groups, released, train
 from twospeed.weights.load import save_model
@@ -87,6 +91,26 @@ def test_the_released_loss_and_an_ablation_run(scene, tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["lr_flow"] == 1e-4
 
 
+def test_the_propagation_is_trained_around_any_image_network(tmp_path):
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    torch.manual_seed(0)
+    backbone = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)
+    model = GSVNet(ImageNetwork(backbone), FlowLight(8), 11, width=8)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    make_camvid(tmp_path / "camvid", frames=5)
+    settings = {**TINY, "distances": (1,), "data": tmp_path / "camvid", "out": tmp_path / "run"}
+    out = train(GsvnetConfig(**settings), network=model)
+    assert model.keyframe_scale == 0.75
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    again = GSVNet(ImageNetwork(backbone), FlowLight(8), 11, width=8)
+    again.load_state_dict(load_file(out / "gsvnet.safetensors"))
+    scores = evaluate_segmentation("camvid", tmp_path / "camvid", model=again).scores
+    assert list(scores["by_distance"]) == ["0", "1", "2", "3"]
+    with pytest.raises(InputError, match="the network has 5 classes, camvid has 11"):
+        train(GsvnetConfig(**settings), network=GSVNet(ImageNetwork(backbone), FlowLight(8), 5))
+
+
 def test_learning_rates_go_to_their_networks(scene, tmp_path):
     settings = {**vars(released()), **TINY, "learned_delay": True}
     chosen = GsvnetConfig(**{**settings, "keyframe_weights": scene / "keyframe.safetensors"})
@@ -94,7 +118,6 @@ def test_learning_rates_go_to_their_networks(scene, tmp_path):
     found = groups(model, chosen)
     assert [round(chosen.lr * group["lr_scale"], 6) for group in found] == [0.01, 0.04, 1e-4, 0.01]
     assert found[3]["params"] == [model.delays]
-    assert model.keyframe_scale == 1.0
     counted = {id(p) for group in found for p in group["params"]}
     assert not counted & {id(p) for p in model.keyframe_network.parameters()}
     assert len(counted) + len(list(model.keyframe_network.parameters())) == len(list(model.parameters()))

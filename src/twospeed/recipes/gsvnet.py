@@ -151,8 +151,12 @@ class Step(nn.Module):
         )
 
 
-def train(config: GsvnetConfig, *, resume: bool = False) -> Path:
-    """Train, validate, and return the run folder. Every process of a torchrun calls this."""
+def train(config: GsvnetConfig, *, resume: bool = False, network: GSVNet | None = None) -> Path:
+    """Train, validate, and return the run folder. Every process of a torchrun calls this.
+
+    resume: continue from the last checkpoint in config.out. network: train this one, built around any image network
+    with the data set's classes, instead of config.model.
+    """
     with processes(config.device) as process:
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
@@ -170,7 +174,10 @@ def train(config: GsvnetConfig, *, resume: bool = False) -> Path:
             snippets, SnippetCrop(config.patch, config.scales, config.flip_probability), seed=config.seed
         )
         val = None if config.val_split is None else open_split(config, config.val_split)
-        model = build(config, len(classes)).to(process.device)
+        model = (build(config, len(classes)) if network is None else network).to(process.device)
+        if model.num_classes != len(classes):
+            raise InputError(f"the network has {model.num_classes} classes, {config.dataset} has {len(classes)}")
+        model.keyframe_scale = 1.0  # in training the image network sees whole patches
         step_module = Step(freeze_keyframe_network(model), config, len(classes)).to(process.device)
         optimizer = torch.optim.SGD(
             groups(model, config), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
@@ -224,9 +231,8 @@ def train(config: GsvnetConfig, *, resume: bool = False) -> Path:
                 checkpoint()
             if process.is_main:
                 model.keyframe_scale = config.keyframe_scale
-                save_model(
-                    model, config.out / "gsvnet.safetensors", model_name=config.model, source={"recipe": "gsvnet"}
-                )
+                name = config.model if network is None else "gsvnet"
+                save_model(model, config.out / "gsvnet.safetensors", model_name=name, source={"recipe": "gsvnet"})
         return config.out
 
 
@@ -263,7 +269,6 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
             "or ours), or --weights FILE, a whole GSVNet to go on from"
         )
     assert isinstance(model, GSVNet)
-    model.keyframe_scale = 1.0
     return model
 
 
