@@ -67,3 +67,15 @@ def test_no_jitter_asked_for_is_no_jitter():
     assert torch.equal(change.frames(frames), frames)
     with pytest.raises(InputError, match="hue"):
         draw_colour(np.random.default_rng(0), hue=0.7)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_the_quick_way_for_one_picture_gives_the_same_colours(seed, hue):
+    rng = np.random.default_rng(seed)
+    spread = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1 if hue else 0.0}
+    change = draw_colour(rng, **spread, grey_probability=0.2)
+    picture = rng.integers(70, 150, (6, 7, 3), dtype=np.uint8)  # far from 0 and 255: nothing is clamped on the way
+    expected = change.frames(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    # Hue is kept in 256 steps, 1.4 degrees each
+    np.testing.assert_allclose(change.picture(picture), expected, atol=4 if hue else 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.goldens import seeded
-from twospeed.models.stcn.memory import MemoryBank, read_memory
+from twospeed.models.stcn.memory import MemoryBank
 from twospeed.ops.masks import soft_aggregate
 from twospeed.weights.load import create_model
 
@@ -82,31 +82,3 @@ def test_segment(golden, count):
     close(logits.sigmoid()[0, :, None, ::4, ::4], out[f"prob_{count}obj"], tolerance)
     together = soft_aggregate(logits.sigmoid()).softmax(1)
     close(together[0, :, None, ::4, ::4], out[f"aggregated_{count}obj"], tolerance)
-
-
-@torch.inference_mode()
-def test_training_forward(golden):
-    case = golden("vos/stcn_train_forward")
-    model, out, tolerance = create_model("stcn", case.state_dict()), case.outputs, case.case["tolerance"]
-    frames = torch.stack(
-        [
-            torch.cat([torch.from_numpy(seeded.array(f"stcn.t{b}.frame{i}", (1, 3, 96, 96))) for i in range(3)])
-            for b in range(2)
-        ]
-    )  # (B, T, 3, H, W)
-    cells = torch.from_numpy(seeded.array("stcn.t.blockmasks", (2, 2, 1, 6, 6), 0, 1))
-    masks = cells.repeat_interleave(16, 3).repeat_interleave(16, 4)
-    masks = (masks / masks.sum(1, keepdim=True).clamp(min=1))[:, :, 0]  # (B, K, H, W)
-    selector = torch.tensor([[1.0, 1.0], [1.0, 0.0]])[:, :, None, None]
-
-    features = [model.encode_key(frames[:, t]) for t in range(3)]
-    values = [model.encode_value(frames[:, 0], features[0].f16, masks)]
-    for t in (1, 2):
-        keys = torch.cat([f.key.flatten(2) for f in features[:t]], 2)
-        readout = read_memory(features[t].key, keys, torch.cat([v.flatten(3) for v in values], 3))
-        probabilities = model.decode(readout, features[t]).sigmoid() * selector
-        logits = soft_aggregate(probabilities)
-        probabilities = logits.softmax(1)[:, 1:]
-        close(logits[..., ::4, ::4], out[f"logits_{t}"], tolerance)
-        close(probabilities[..., ::4, ::4], out[f"prob_{t}"], tolerance)
-        values.append(model.encode_value(frames[:, t], features[t].f16, probabilities))

@@ -1,0 +1,326 @@
+"""The recipes of STCN on generated sets: they learn, restart exactly, keep batch norm still, share their work."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.goldens import seeded
+from twospeed.data.samples import collate_triplets
+from twospeed.data.static_pairs import StaticTriplets, find_pairs
+from twospeed.data.vos_demo import write_demo_sets
+from twospeed.errors import CheckpointError, InputError
+from twospeed.models.stcn.builders import stcn
+from twospeed.models.stcn.loss import kept_fraction
+from twospeed.models.stm.builders import stm
+from twospeed.recipes import _stcn_loop as loop
+from twospeed.recipes import stcn_static, stcn_video
+from twospeed.recipes._stcn_loop import Following, epochs_of, loss_of, mean_jaccard, precision_of
+from twospeed.recipes.stcn_static import StcnStaticConfig
+from twospeed.recipes.stcn_video import StcnVideoConfig, find_sources
+from twospeed.weights.load import create_model
+
+TINY = {
+    "crop": 64, "workers": 0, "width": 8, "iterations": 4, "batch": 2, "lr": 1e-3, "lr_steps": (3,), "norm_batches": 1,
+    "bootstrap_from": 1, "bootstrap_to": 3, "log_every": 1, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    return write_demo_sets(tmp_path_factory.mktemp("demo"), side=64, videos=3, frames=4, stills=1)
+
+
+@pytest.fixture
+def still(demo, tmp_path) -> StcnStaticConfig:
+    return StcnStaticConfig(**TINY, static=demo / "static", out=tmp_path / "static")
+
+
+@pytest.fixture
+def video(demo, tmp_path) -> StcnVideoConfig:
+    sets = {"davis": demo / "DAVIS", "youtube_vos": demo / "YouTube"}
+    return StcnVideoConfig(**TINY, **sets, weights=None, out=tmp_path / "video")
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    with (run / "train.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+# ---------------------------------------------------------------- the step
+
+
+@torch.inference_mode()
+def test_the_step_and_its_loss_are_the_authors(golden):
+    """What the recipes call, not a copy of it, against numbers recorded from the authors' training code."""
+    case = golden("vos/stcn_train_forward")
+    out, tolerance = case.outputs, case.case["tolerance"]
+    model = create_model("stcn", case.state_dict())
+    frames = torch.stack([
+        torch.cat([torch.from_numpy(seeded.array(f"stcn.t{b}.frame{i}", (1, 3, 96, 96))) for i in range(3)])
+        for b in range(2)
+    ])  # fmt: skip
+    cells = torch.from_numpy(seeded.array("stcn.t.blockmasks", (2, 2, 1, 6, 6), 0, 1))
+    masks = cells.repeat_interleave(16, 3).repeat_interleave(16, 4)
+    masks = (masks / masks.sum(1, keepdim=True).clamp(min=1))[:, :, 0]
+    present = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    raw = frames * model.pixel_std + model.pixel_mean  # the recorded frames are normalised already
+    log_odds = Following(model)(raw, masks, present)
+    for t in (1, 2):
+        np.testing.assert_allclose(log_odds[:, t - 1, :, ::4, ::4], out[f"logits_{t}"], **tolerance)
+        probabilities = log_odds[:, t - 1].softmax(1)[:, 1:, ::4, ::4]
+        np.testing.assert_allclose(probabilities, out[f"prob_{t}"], **tolerance)
+    labels = torch.from_numpy(seeded.array("stcn.t.gt", (2, 3, 96, 96), 0, 3).astype(np.int64))
+    labels[1][labels[1] == 2] = 0
+    for iteration, expected in zip([0, 19_999, 20_000, 45_000, 70_000, 70_001, 100_000], out["loss"], strict=True):
+        loss = loss_of(log_odds, labels, [2, 1], keep=kept_fraction(iteration))
+        np.testing.assert_allclose(float(loss), expected, **tolerance)
+
+
+@pytest.mark.parametrize("make", [stcn, stm], ids=["stcn", "stm"])
+@torch.inference_mode()
+def test_an_absent_object_changes_nothing_for_the_other(make):
+    torch.manual_seed(0)
+    following = Following(make(width=8)).eval()
+    frames, mask = torch.rand(1, 3, 3, 64, 64), torch.rand(1, 1, 64, 64)
+    alone = following(frames, mask, torch.ones(1, 1))
+    beside = following(frames, torch.cat([mask, torch.zeros_like(mask)], 1), torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(beside[:, :, :2], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_mean_jaccard_counts_what_is_there():
+    labels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    labels[:, 1, :2] = 1
+    log_odds = torch.zeros(1, 2, 2, 4, 4)
+    log_odds[:, :, 0] = 1.0
+    log_odds[:, 0, 1, 1:3] = 2.0  # half of the object, and as much beside it; frame 2: rightly nothing
+    assert float(mean_jaccard(log_odds, labels, [1])) == pytest.approx((1 / 3 + 1) / 2)
+
+
+def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
+    torch.manual_seed(0)
+    data = StaticTriplets(find_pairs(demo / "static"), size=64)
+    following = Following(stcn(width=8, mask_channels=1))  # batch norm trains here: the point is the gradient
+    optimiser = torch.optim.Adam(following.parameters(), lr=3e-3)
+    batch = collate_triplets([data[0, 1]])
+    frames, labels, masks, present = loop.on_device(batch, torch.device("cpu"))
+    losses = []
+    for _ in range(10):
+        loss = loss_of(following(frames, masks, present), labels, batch.objects, keep=1.0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_stage_0_leads_to_stage_3(still, video):
+    first = stcn_static.train(still)
+    curve = rows(first)
+    assert [row["step"] for row in curve] == [1, 2, 3, 4]
+    assert [row["lr"] for row in curve] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    assert [row["kept_pixels"] for row in curve] == pytest.approx([1, 1, 0.575, 0.15])
+    weights = load_file(first / "weights.safetensors")
+    assert weights["value_encoder.trunk.conv1.weight"].shape == (8, 4, 7, 7)
+    follow_on = dataclasses.replace(video, weights=first / "weights.safetensors", iterations=1, lr=1e-9)
+    second = stcn_video.train(follow_on)
+    after = load_file(second / "weights.safetensors")
+    grown = after.pop("value_encoder.trunk.conv1.weight")
+    assert grown.shape == (8, 5, 7, 7)
+    assert grown[:, 4].any()
+    for name, value in after.items():  # one step at a vanishing rate: stage 3 began where stage 0 ended
+        torch.testing.assert_close(value, weights[name], atol=1e-6, rtol=0, msg=name)
+    model = create_model("stcn", second / "weights.safetensors")
+    assert model.similarity == "l2"
+    with pytest.raises(CheckpointError, match="does not fit this stm"):
+        stcn_video.train(dataclasses.replace(follow_on, network="stm", out=video.out / "other"))
+
+
+@pytest.mark.parametrize("which", ["still", "video"])
+def test_interrupted_and_resumed_is_the_same_run_to_the_last_digit(which, request, tmp_path):
+    config = request.getfixturevalue(which)
+    train = {"still": stcn_static.train, "video": stcn_video.train}[which]
+    config = dataclasses.replace(config, batch=3)  # two steps an epoch of stills: stops in mid-epoch and at its end
+    straight = train(config)
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    for stop in (1, 2, None):
+        train(dataclasses.replace(parts, stop_after=stop), resume=stop != 1)
+    assert (parts.out / "train.csv").read_text() == (straight / "train.csv").read_text()
+    ours, theirs = load_file(parts.out / "weights.safetensors"), load_file(straight / "weights.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(InputError, match=r"lr was 0\.001, now 0\.5"):
+        train(dataclasses.replace(parts, lr=0.5), resume=True)
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config)
+
+
+def test_batch_norm_keeps_its_statistics_while_its_affine_learns(video, monkeypatch):
+    networks = []
+    whole = loop.build
+    monkeypatch.setattr(loop, "build", lambda *arguments: networks.append(whole(*arguments)) or networks[0])
+    before: dict[str, torch.Tensor] = {}
+    measured = loop.measure_norms
+
+    def measure(*arguments):
+        measured(*arguments)
+        before.update({name: value.clone() for name, value in networks[0].state_dict().items()})
+
+    monkeypatch.setattr(loop, "measure_norms", measure)
+    stcn_video.train(dataclasses.replace(video, iterations=2))
+    after = networks[0].state_dict()
+    statistics = [name for name in after if "running" in name]
+    assert statistics
+    assert all(torch.equal(after[name], before[name]) for name in statistics)
+    assert any(before[name].abs().max() > 1e-3 for name in statistics if "mean" in name)  # measured, not 0 and 1
+    affine = [name for name in after if ".bn1.weight" in name]
+    assert all(not torch.equal(after[name], before[name]) for name in affine)
+
+
+def test_accumulated_forwards_are_one_large_one(video, tmp_path):
+    base = dataclasses.replace(video, iterations=2, bootstrap_from=5, bootstrap_to=6)
+    whole = rows(stcn_video.train(base))
+    parts = rows(stcn_video.train(dataclasses.replace(base, samples_per_forward=1, out=tmp_path / "parts")))
+    for one, other in zip(whole, parts, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-2)
+
+
+def test_baselines_and_variants_train(video, demo, tmp_path):
+    base = dataclasses.replace(video, iterations=1, davis=None, youtube_vos=None, bl30k=demo / "BL30K", gaps=(1,) * 6)
+    for name, options in {
+        "stm": {"network": "stm"},
+        "dot": {"similarity": "dot", "backbone": "wide_resnet50", "aspp": True, "precision": "bf16"},
+    }.items():
+        run = stcn_video.train(dataclasses.replace(base, out=tmp_path / name, **options))
+        assert np.isfinite(rows(run)[0]["loss"])
+        model = create_model(options.get("network", "stcn"), run / "weights.safetensors")
+        assert model.similarity == "dot"
+    with pytest.raises(InputError, match="STM has a ResNet-50 and no ASPP"):
+        stcn_video.train(dataclasses.replace(base, network="stm", aspp=True, out=tmp_path / "x"))
+
+
+def test_imagenet_files_start_both_trunks(still, tmp_path):
+    network = stcn(width=8, mask_channels=1)
+    files = {}
+    for name, trunk in (("key", network.key_encoder), ("value", network.value_encoder.trunk)):
+        state = {k: v for k, v in trunk.state_dict().items() if not (k.endswith("bias") and "conv" in k)}
+        state = {k: v for k, v in state.items() if not k.endswith("downsample.0.bias")}
+        state["conv1.weight"] = state["conv1.weight"][:, :3].contiguous()
+        files[f"{name}_backbone_weights"] = tmp_path / f"{name}.safetensors"
+        save_file(state, files[f"{name}_backbone_weights"])
+    run = stcn_static.train(dataclasses.replace(still, **files, iterations=1, lr=1e-9))
+    weights = load_file(run / "weights.safetensors")
+    torch.testing.assert_close(weights["key_encoder.conv1.weight"], network.key_encoder.conv1.weight.detach())
+    assert not weights["value_encoder.trunk.conv1.bias"].abs().max() > 1e-6
+    half = dataclasses.replace(still, key_backbone_weights=files["key_backbone_weights"], out=tmp_path / "half")
+    with pytest.raises(InputError, match="value_backbone_weights is not given"):
+        stcn_static.train(half)
+
+
+def test_davis_2016_trains_as_it_is(davis16, still, video):
+    config = dataclasses.replace(
+        video, davis=davis16, davis_year=2016, davis_sequences=("dog",), youtube_vos=None, iterations=1
+    )
+    assert np.isfinite(rows(stcn_video.train(config))[0]["loss"])
+    assert len(find_sources(config)[0].videos) == 1
+    stills = dataclasses.replace(still, static=davis16, sets=("davis",), davis_sequences=("dog",), iterations=1)
+    assert np.isfinite(rows(stcn_static.train(stills))[0]["loss"])
+
+
+# ---------------------------------------------------------------- plans
+
+
+def test_the_plans_are_the_authors():
+    static = StcnStaticConfig()
+    assert (static.iterations, static.lr_steps, static.batch) == (300_000, (150_000,), 16)
+    plans = {name: make() for name, make in stcn_video.PRESETS.items()}
+    for name, iterations, step in (
+        ("stage1", 500_000, 400_000),
+        ("stage2", 300_000, 250_000),
+        ("stage3", 150_000, 125_000),
+    ):
+        plan = plans[name]
+        assert (plan.iterations, plan.lr_steps, plan.batch, plan.lr) == (iterations, (step,), 8, 1e-5)
+        assert (plan.weight_decay, plan.bootstrap_keep, plan.crop) == (1e-7, 0.15, 384)
+    assert plans["stage1"].gap_borders[-1] == 0.8
+    assert plans["stage2"].weights == plans["stage1"].out / "weights.safetensors"
+    assert plans["stage3"].weights == plans["stage1"].weights == static.out / "weights.safetensors"
+    assert plans["stm"].network == "stm"
+    # 60 sequences of DAVIS five times and 3,464 videos of YouTube-VOS: 470 steps of 8, 320 epochs
+    assert epochs_of(plans["stage3"], 3764) == 320
+    gaps = [plans["stage3"].max_gap(epoch, 3764) for epoch in range(320)]
+    assert [gaps[epoch] for epoch in (0, 31, 32, 64, 96, 128, 287, 288, 319)] == [5, 5, 10, 15, 20, 25, 25, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"crop": 100}, "multiple of 16"),
+        ({"batch": 0}, "each must be 1 or more"),
+        ({"bootstrap_to": 1}, "a start before the end"),
+        ({"gaps": (5, 10)}, "2 gaps for 5 borders"),
+    ],
+)
+def test_settings_that_make_no_training_are_refused(video, wrong, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(video, **wrong)
+
+
+def test_half_precision_is_for_gpus(video):
+    assert precision_of(video, torch.device("cuda")) == torch.float16
+    assert precision_of(video, torch.device("cpu")) == torch.float32
+    with pytest.raises(InputError, match="no videos to train on"):
+        find_sources(dataclasses.replace(video, davis=None, youtube_vos=None))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(video, tmp_path):
+    config = dataclasses.replace(video, iterations=2, bootstrap_from=5, bootstrap_to=6, checkpoint_every=2)
+    alone = rows(stcn_video.train(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import sys, dataclasses, json; from pathlib import Path; from twospeed.recipes import stcn_video as r;"
+        "from twospeed.cli.train import read_config, apply_settings;"
+        "c = r.StcnVideoConfig(**read_config(Path(sys.argv[1]), r.StcnVideoConfig));"
+        "r.train(dataclasses.replace(c, out=Path(sys.argv[2])))"
+    )
+    together = tmp_path / "together"
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(config.out / "config.json"), str(together)],
+            env={**environment, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors
+    for one, other in zip(alone, rows(together), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_half_precision_with_scaled_gradients_trains(video):
+    config = dataclasses.replace(video, device="cuda", iterations=6, width=16)
+    curve = rows(stcn_video.train(config))
+    assert all(np.isfinite(row["loss"]) for row in curve)
