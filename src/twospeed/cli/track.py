@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from twospeed.values import Frame, ObjectMasks
 
+_NOTHING_TO_LEARN = "--finetune learns the first frame's mask; give --mask FIRST.png, --box x,y,w,h or --point x,y"
+
 EPILOG = """
 **Examples**
 
@@ -32,6 +36,9 @@ EPILOG = """
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 
 `twospeed track clip.mp4 --model slowfast_maskrcnn_3_7 --weights w.safetensors` finds the objects by itself.
+
+`twospeed track clip.mp4 --mask first.png --model slowfast_maskrcnn_3_7 --weights w.safetensors --finetune 200` learns
+the objects of the first frame's mask, then follows them.
 """
 
 
@@ -90,6 +97,14 @@ def track(
         float | None,
         typer.Option(help="Without a mask: least score of a new object, 0.5 if left out; merged, of any detection."),
     ] = None,
+    finetune: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Learn the first frame's mask in so many iterations (2000 in the report) before the rest is tracked, "
+            "with a model that needs no masks.",
+        ),
+    ] = None,
     snap: Annotated[bool, typer.Option(help="Clean anti-aliased or coloured masks to flat labels first.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the masks.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
@@ -98,12 +113,17 @@ def track(
     """Track objects through a video, from a mask, box or point on its first frame, or without any."""
     from twospeed.cli.job import Job, print_json
     from twospeed.pipelines.discover import Discoverer, finds_objects
+    from twospeed.pipelines.finetune import FineTuning, OneShotTracker
     from twospeed.pipelines.track import Tracker
     from twospeed.video.reader import open_video
     from twospeed.weights.load import weights_sha256
 
     if finds_objects(model):
-        _refuse(model, "finds objects by itself", {"--mask": mask, "--box": box, "--point": point, "--snap": snap})
+        given = {"--mask": mask, "--box": box, "--point": point, "--snap": snap}
+        if finetune is None:
+            _refuse(model, "finds objects by itself", given, or_else=", or learn it: --finetune 200")
+        elif not (mask or box or point):
+            raise InputError(_NOTHING_TO_LEARN)
         _refuse(
             model,
             "remembers no masks",
@@ -116,7 +136,8 @@ def track(
             },
         )
     else:
-        _refuse(model, "follows objects that are marked", {"--merged": merged, "--min-score": min_score is not None})
+        only = {"--merged": merged, "--min-score": min_score is not None, "--finetune": finetune}
+        _refuse(model, "follows objects that are marked", only)
         if not (mask or box or point):
             raise InputError(
                 f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y "
@@ -124,7 +145,15 @@ def track(
             )
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
-    tracker: Tracker | Discoverer | None = None
+
+    def finder(size: int | None) -> Discoverer | OneShotTracker:
+        found = {"weights": weights, "device": device, "size": size, "merged": merged, "min_score": min_score}
+        if finetune is None:
+            return Discoverer(model, **found)  # type: ignore[arg-type]  # of one type each
+        told = _learning(finetune, quiet)
+        return OneShotTracker(model, FineTuning(iterations=finetune), on_iteration=told, **found)  # type: ignore[arg-type]
+
+    tracker: Tracker | Discoverer | OneShotTracker | None = None
     options: dict[str, Any] = {"source": video}
     if not finds_objects(model):
         memory = {
@@ -138,19 +167,24 @@ def track(
         tracker = Tracker(model, weights=weights, device=device, **memory)  # type: ignore[arg-type]  # checked above
         options |= memory
     elif size != 0:
-        tracker = Discoverer(model, weights=weights, device=device, size=size, merged=merged, min_score=min_score)
+        tracker = finder(size)
     folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_track")
     with open_video(video) as reader:
         frames = iter(reader)
         first = next(frames)
         masks = _read_masks(mask or [], snap, first.image.shape[:2])
         if tracker is None:  # the video's own size, known only now
-            size = min(first.image.shape[:2])
-            tracker = Discoverer(model, weights=weights, device=device, size=size, merged=merged, min_score=min_score)
-        if isinstance(tracker, Discoverer):
+            tracker = finder(min(first.image.shape[:2]))
+        if not isinstance(tracker, Tracker):
             options |= {"size": tracker.model.min_size, "merged": merged, "min_score": min_score}
         if box or point:
             masks[0] = _prompted(first.image, masks.get(0), box or [], point or [])
+        if finetune is not None:
+            options["finetune"] = finetune
+            if 0 not in masks:
+                raise InputError(_NOTHING_TO_LEARN)
+            if later := sorted(masks)[1:]:
+                raise InputError(f"--finetune learns the first frame's mask; leave a mask of frame {later[0]} out")
         job = Job(
             "track",
             model=model,
@@ -161,7 +195,10 @@ def track(
             quiet=quiet,
         )
         every = chain([first], frames)
-        results = tracker.run(every) if isinstance(tracker, Discoverer) else _steps(tracker, every, masks)
+        if isinstance(tracker, Tracker):
+            results = _steps(tracker, every, masks)
+        else:
+            results = tracker.run(every) if isinstance(tracker, Discoverer) else tracker.run(every, masks[0])
         areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay)
     if unused := [index for index in masks if index >= job.frames]:
         raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
@@ -225,10 +262,26 @@ def _steps(tracker: Any, frames: Iterable[Frame], masks: dict[int, Any]) -> Iter
         yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
 
 
-def _refuse(model: str, reason: str, given: dict[str, Any]) -> None:
+def _refuse(model: str, reason: str, given: dict[str, Any], or_else: str = "") -> None:
     """Raise InputError when an option is given that a model has no use for."""
     if unwanted := [name for name, value in given.items() if value]:
-        raise InputError(f"{model} {reason}; leave {unwanted[0]} out")
+        raise InputError(f"{model} {reason}; leave {unwanted[0]} out{or_else}")
+
+
+def _learning(iterations: int, quiet: bool) -> Callable[[int, float], None]:
+    """Say how far fine-tuning is: on a terminal in one line, elsewhere every ten seconds."""
+    terminal, said = sys.stderr.isatty(), time.perf_counter()
+
+    def tell(done: int, loss: float) -> None:
+        nonlocal said
+        text = f"track: learning the first mask, {done} of {iterations}, loss {loss:.2f}"
+        if not quiet and terminal:
+            print(f"\r{text}", end="\n" if done == iterations else "", file=sys.stderr, flush=True)
+        elif not quiet and time.perf_counter() - said > 10:
+            said = time.perf_counter()
+            print(text, file=sys.stderr)
+
+    return tell
 
 
 def _clear(folder: Path) -> None:

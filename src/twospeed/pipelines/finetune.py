@@ -12,17 +12,20 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.loss import PARTS, encode_stretch, target_of, train_parts, window_losses
 from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
-from twospeed.pipelines.discover import Discoverer
+from twospeed.pipelines.discover import Discoverer, finds_objects, scaled_to
 from twospeed.transforms.spatial import draw_affine
 from twospeed.values import Frame, ObjectMasks
+from twospeed.weights.load import create_model
 
 Image = NDArray[np.uint8]
 OnIteration = Callable[[int, float], None]
@@ -118,42 +121,68 @@ def fine_tune(
     return network.eval().requires_grad_(False)
 
 
-def follow(
-    frames: Iterable[Frame],
-    labels: Image,
-    network: SlowFastMaskRCNN,
-    settings: FineTuning | None = None,
-    *,
-    merged: bool = False,
-    min_score: float | None = None,
-    device: str | torch.device | None = None,
-    on_iteration: OnIteration = lambda done, loss: None,
-) -> Iterator[tuple[Frame, ObjectMasks]]:
-    """Fine-tune a network on the first frame's labels, then follow these objects; yield each frame with its result.
+class OneShotTracker:
+    """Fine-tune a network on the first frame's masks of a video, then follow these objects.
 
-    labels: uint8 (H, W) of the first frame, 0 background; results have the same labels, and the first one is what was
-    given. merged, min_score, device: of `Discoverer`; merged takes all detections for the one object that there is.
-    The first n // 2 + 1 frames are held while the network learns, then a window of frames: memory does not grow with
-    the video. Raises MaskError and InputError, as `fine_tune`, and for merged labels of several objects.
-    Differs: the report's first frame is predicted and scored, ours is given.
+    model_or_name: a network of the slowfast_maskrcnn family, or its catalogue name (then with `weights`). settings: how
+    it learns. device, size, merged, min_score: of `Discoverer`; merged takes all detections for the one object that
+    there is. on_iteration: of `fine_tune`. Every video begins with the same network.
+    Raises InputError for options that make no sense, WeightsUnavailable for a name without weights.
     """
-    ids = [int(i) for i in np.unique(labels) if i not in (0, 255)]
-    if merged and len(ids) > 1:
-        raise InputError(f"merged, but the mask marks {len(ids)} objects ({ids}); give one, or leave merged out")
-    every = iter(frames)
-    first = list(itertools.islice(every, network.window // 2 + 1))
-    if not first:
-        return
-    known = np.where(labels == 255, np.uint8(0), labels)
-    tuned = fine_tune(network, [frame.image for frame in first], known, settings, on_iteration=on_iteration)
-    discoverer = Discoverer(tuned, merged=merged, min_score=min_score, device=device)
-    results = discoverer.run(itertools.chain(first, every), None if merged else known)
-    for frame, result in results:
-        if result.frame_index == 0:
-            result = _given(result, known, tuple(ids))
-        elif merged:
-            result = replace(result, labels=result.labels * np.uint8(ids[0]), object_ids=(ids[0],))
-        yield frame, result
+
+    def __init__(
+        self,
+        model_or_name: nn.Module | str = "slowfast_maskrcnn_3_7",
+        settings: FineTuning | None = None,
+        *,
+        weights: Any = "default",
+        device: str | torch.device | None = None,
+        size: int | None = None,
+        merged: bool = False,
+        min_score: float | None = None,
+        on_iteration: OnIteration = lambda done, loss: None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.settings, self.merged, self.min_score = settings or FineTuning(), merged, min_score
+        self.on_iteration = on_iteration
+        if not finds_objects(model_or_name):
+            name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
+            raise InputError(f"{name} is not fine-tuned; choose slowfast_maskrcnn_3_7, or leave the fine-tuning out")
+        if isinstance(model_or_name, str):
+            model_or_name = create_model(model_or_name, weights, **({} if size is None else scaled_to(size)))
+        elif size is not None:
+            raise InputError(
+                f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
+            )
+        assert isinstance(model_or_name, SlowFastMaskRCNN)
+        self.model = model_or_name.eval().to(self.device)
+
+    def run(self, frames: Iterable[Frame], first_masks: Image) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Learn, then yield each frame of the video with its result.
+
+        first_masks: uint8 (H, W) labels of the first frame, 0 background; results have the same labels, and the first
+        one is what was given. The first n // 2 + 1 frames are held while the network learns, then a window of frames:
+        memory does not grow with the video. Raises MaskError and InputError, as `fine_tune`, and for merged labels of
+        several objects.
+        Differs: the report's first frame is predicted and scored, ours is given.
+        """
+        ids = tuple(int(i) for i in np.unique(first_masks) if i not in (0, 255))
+        if self.merged and len(ids) > 1:
+            raise InputError(f"merged, but the mask marks {len(ids)} objects {ids}; give one, or leave merged out")
+        every = iter(frames)
+        first = list(itertools.islice(every, self.model.window // 2 + 1))
+        if not first:
+            return
+        known = np.where(first_masks == 255, np.uint8(0), first_masks)
+        images = [frame.image for frame in first]
+        tuned = fine_tune(self.model, images, known, self.settings, on_iteration=self.on_iteration)
+        discoverer = Discoverer(tuned, merged=self.merged, min_score=self.min_score, device=self.device)
+        for frame, result in discoverer.run(itertools.chain(first, every), None if self.merged else known):
+            if result.frame_index == 0:
+                result = _given(result, known, ids)
+            elif self.merged:
+                result = replace(result, labels=result.labels * np.uint8(ids[0]), object_ids=ids)
+            yield frame, result
 
 
 def _given(result: ObjectMasks, labels: Image, ids: tuple[int, ...]) -> ObjectMasks:

@@ -1,0 +1,83 @@
+"""A start from torchvision's Mask R-CNN, trained on COCO, as the report begins all its trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twospeed.errors import CheckpointError, WeightsUnavailable
+from twospeed.models.maskslowfast.convert import to_ours
+from twospeed.weights import store
+from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.imports import read_state
+
+COCO = WeightsFile(
+    file="maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+    url="https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+    sha256="bf2d0c1e",  # its first digits, which torchvision keeps in the file's name
+    licence="BSD-3-Clause (code)",
+    trained_on="COCO 2017",
+)
+_ENTRY = Entry(
+    name="maskrcnn_resnet50_fpn",
+    task="track",
+    summary="torchvision's Mask R-CNN, where slowfast_maskrcnn starts from",
+    builder="twospeed.models.maskslowfast.builders:slowfast_maskrcnn",
+    converter="twospeed.models.maskslowfast.convert",
+    paper="He et al., Mask R-CNN, ICCV 2017",
+    weights=COCO,
+)
+
+# Their classes are COCO's 91; a detector of one class gets new ones, as the report's
+_REPLACED = ("detector.roi_heads.box_predictor.", "detector.roi_heads.mask_predictor.")
+
+
+def coco_file() -> Path:
+    """Return the file of COCO weights: from torch's hub cache, else from our own, fetched once.
+
+    Raises WeightsUnavailable where it is in neither and cannot be fetched, saying how to give it by hand.
+    """
+    hub = Path(torch.hub.get_dir()) / "checkpoints" / COCO.file
+    if hub.is_file():
+        return hub
+    try:
+        return store.default_weights(_ENTRY)
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(f"{error}, or name it: --coco FILE; --coco none starts without") from error
+
+
+def start_from_coco(model: nn.Module, file: Path | str | None = None) -> Path:
+    """Fill the detector of a SlowFast Mask R-CNN with COCO weights; return the file they came from.
+
+    file: None looks for it, as `coco_file`. Backbone, pyramid, proposals, box and mask heads are taken; what predicts
+    classes is left as it is, and so is the SlowFast module. Raises CheckpointError for a file that does not fit in all
+    the rest, WeightsUnavailable where there is none.
+    """
+    path = coco_file() if file is None else Path(file)
+    state, _ = read_state(path)
+    given = to_ours({f"detector.{name.removeprefix('detector.')}": value for name, value in state.items()})
+    given = {name: value for name, value in given.items() if not name.startswith(_REPLACED)}
+    own = model.state_dict()
+    wanted = [
+        name
+        for name in own
+        if name.startswith("detector.")
+        and not name.startswith(_REPLACED)
+        and not name.endswith("num_batches_tracked")  # frozen batch norm, which COCO's is, counts none
+    ]
+    wrong = [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [f"{name} is unknown" for name in given if name not in own]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: not torchvision's Mask R-CNN with ResNet-50 and pyramid; {len(wrong)} names differ: "
+            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
+        )
+    model.load_state_dict({**own, **{name: given[name] for name in wanted}})
+    return path
