@@ -82,6 +82,35 @@ def test_logits_are_one_row_for_each_box_in_order(name):
     assert not torch.allclose(together[1], together[2], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("slowfast_r50_8x8_nl_ava", {"context": True}),
+        ("slowfast_r101_8x8_nl_ava", {}),
+        ("fast_r101_32x2_nl_ava", {"context": True}),
+    ],
+)
+@torch.no_grad()
+def test_the_fast_form_of_a_detector_gives_its_logits(name, options):
+    network = small(name, frames=8, roi_aligned=True, **options)
+    clip = torch.randn(3, 3, 8, 48, 64)
+    boxes = [
+        torch.tensor([[4.0, 6.0, 40.0, 47.0], [50.0, 10.0, 63.0, 30.0]]),
+        torch.zeros(0, 4),
+        torch.tensor([[0.0, 0.0, 63.0, 47.0]]),
+    ]
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm3d):
+            norm.momentum = None  # so that one pass gives statistics that fit
+    network.train()(clip, boxes)
+    expected = network.eval()(clip, boxes)
+    found = for_inference(network)(clip, boxes)
+    assert float(expected.std()) > 1e-3
+    assert found.shape == (3, 6)
+    # 101 layers of random weights amplify rounding: the plain form is 2e-4 from its float64 as well
+    assert float((found - expected).abs().max()) < 1e-3 * float(expected.abs().max())
+
+
 @torch.no_grad()
 def test_clips_without_boxes_give_no_rows():
     for context in (False, True):
