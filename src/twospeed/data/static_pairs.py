@@ -188,7 +188,7 @@ class StaticTriplets:
 
     Differs from the authors in how often pixels are resampled, not in what moves where: the affine change, the scaling,
     the crop and the spline of a frame are one bicubic warp (theirs: up to three), so that less is blurred and a sample
-    takes a tenth of the time; where the spline looks beyond the crop, it finds the picture, not black.
+    takes a sixth of the time; where the spline looks beyond the crop, it finds the picture, not black.
     """
 
     def __init__(

@@ -141,10 +141,10 @@ def stm() -> StcnVideoConfig:
 
 
 def trial() -> StcnVideoConfig:
-    """A narrow network on small crops for some hundred iterations: minutes on one CPU core."""
+    """A narrow network on small crops for 100 iterations: a minute or two on a CPU."""
     return StcnVideoConfig(
-        crop=96, workers=0, width=8, weights=None, iterations=300, batch=4, lr=1e-3, lr_steps=(250,),
-        bootstrap_from=100, bootstrap_to=200, log_every=10, checkpoint_every=100,
+        crop=96, workers=0, width=8, weights=None, iterations=100, batch=4, lr=5e-4, lr_steps=(80,),
+        bootstrap_from=40, bootstrap_to=80, bootstrap_keep=0.5, log_every=5, checkpoint_every=50,
     )  # fmt: skip
 
 
