@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--weights", default="default")
     parser.add_argument("--split", default="val")
     parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.45, 0.6, 0.75, 0.9, 1.1, 1.4, 1.8])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2])
     parser.add_argument("--starts", type=int, default=4, help="first frames that every policy streams from")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,23 @@ def test_the_propagation_is_trained_around_any_image_network(tmp_path):
         train(GsvnetConfig(**settings), network=GSVNet(ImageNetwork(backbone), FlowLight(8), 5))
 
 
+def test_cityscapes_and_its_lists(tmp_path):
+    root = make_cityscapes(tmp_path / "data", "train", before=2)
+    make_cityscapes(root, "val", before=2)
+    pairs = [
+        f"leftImg8bit_sequence/train/ulm/ulm_00000{n}_000019_leftImg8bit.png "
+        f"gtFine/train/ulm/ulm_00000{n}_000019_gtFine_labelIds.png"
+        for n in (1, 2)
+    ]
+    (tmp_path / "train.txt").write_text("\n".join(pairs))
+    settings = {**TINY, "dataset": "cityscapes", "data": root, "train_split": "train", "val_split": "val"}
+    network = GSVNet(torch.nn.Conv2d(3, 19, 1), FlowLight(4), 19, width=4)
+    files = {"train_list": tmp_path / "train.txt", "out": tmp_path / "run"}
+    train(GsvnetConfig(**settings, **files, weigh_classes=True), network=network)
+    assert sorted(row["distance"] for row in rows(tmp_path / "run" / "train.csv")) == ["1", "2"]
+    assert len(rows(tmp_path / "run" / "validation.csv")) == 1
+
+
 def test_learning_rates_go_to_their_networks(scene, tmp_path):
     settings = {**vars(released()), **TINY, "learned_delay": True}
     chosen = GsvnetConfig(**{**settings, "keyframe_weights": scene / "keyframe.safetensors"})

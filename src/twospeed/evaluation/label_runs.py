@@ -238,8 +238,9 @@ def tally_files(
             )
         counted = truth < num_classes
         pairs = truth[counted].astype(np.int64) * 256 + values[counted]
-        tally.counts += np.bincount(pairs, minlength=num_classes * 256).reshape(num_classes, 256)
-        for value in np.unique(pairs % 256):
+        found = np.bincount(pairs, minlength=num_classes * 256).reshape(num_classes, 256)
+        tally.counts += found
+        for value in np.flatnonzero(found.any(0)):
             tally.first_file.setdefault(int(value), path)
         on_frame(frame.name, number)
     return tally
