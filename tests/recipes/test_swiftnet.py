@@ -38,8 +38,8 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(root: Path, out: Path, **options: object) -> SwiftNetConfig:
-    fixed = {"data": "camvid", "crop": 64, "batch": 2, "epochs": 2, "workers": 0, "log_every": 1, "device": "cpu"}
-    return SwiftNetConfig(root=root, out=out, **{**fixed, **options})  # type: ignore[arg-type]
+    fixed = {"dataset": "camvid", "crop": 64, "batch": 2, "epochs": 2, "workers": 0, "log_every": 1, "device": "cpu"}
+    return SwiftNetConfig(data=root, out=out, **{**fixed, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_published_numbers_are_the_defaults() -> None:
     assert {name: preset().network for name, preset in PRESETS.items()} == {
         "pyramid": "swiftnet_r18_pyramid", "bisenet": "bisenet_r18", "camvid": "swiftnet_r18"
     }  # fmt: skip
-    assert dataclasses.asdict(PRESETS["camvid"]())["data"] == "camvid"
+    assert dataclasses.asdict(PRESETS["camvid"]())["dataset"] == "camvid"
 
 
 def test_border_weights_fall_with_the_distance() -> None:

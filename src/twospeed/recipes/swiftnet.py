@@ -1,9 +1,9 @@
 """Train the image networks that label keyframes, SwiftNet and BiSeNet, on Cityscapes or CamVid.
 
-    twospeed train swiftnet --root CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset pyramid --root CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset bisenet --root CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset camvid --root CAMVID --trunk resnet18.pth
+    twospeed train swiftnet --data CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset pyramid --data CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset bisenet --data CITYSCAPES --trunk resnet18.pth
+    twospeed train swiftnet --preset camvid --data CAMVID --trunk resnet18.pth
 
 The defaults are SwiftNet's published numbers for Cityscapes: Adam, 4e-4 for new layers and 1e-4 for the ImageNet trunk,
 cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --trunk is torchvision's ResNet-18 (any file with its
@@ -64,8 +64,8 @@ class SwiftNetConfig:
     """Everything that decides a training."""
 
     network: Literal["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"] = "swiftnet_r18"
-    data: Literal["cityscapes", "camvid"] = "cityscapes"
-    root: Path = Path("cityscapes")  # the data set in an official layout
+    dataset: Literal["cityscapes", "camvid"] = "cityscapes"
+    data: Path = Path("cityscapes")  # the data set in an official layout
     trunk: Path | None = None  # ImageNet weights of ResNet-18
     crop: int = 768  # pixels
     scales: tuple[float, float] = (0.5, 2.0)
@@ -100,7 +100,7 @@ def bisenet() -> SwiftNetConfig:
 
 def camvid() -> SwiftNetConfig:
     """SwiftNet on CamVid: 11 classes, smaller crops."""
-    return SwiftNetConfig(data="camvid", root=Path("camvid"), crop=352)
+    return SwiftNetConfig(dataset="camvid", data=Path("camvid"), crop=352)
 
 
 PRESETS = {"pyramid": pyramid, "bisenet": bisenet, "camvid": camvid}
@@ -137,12 +137,12 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
 
 def open_data(config: SwiftNetConfig, split: Literal["train", "val"]) -> Labelled:
     """Find a split of the data set."""
-    return CamVid(config.root, split) if config.data == "camvid" else Cityscapes(config.root, split)
+    return CamVid(config.data, split) if config.dataset == "camvid" else Cityscapes(config.data, split)
 
 
 def build(config: SwiftNetConfig) -> ImageLabeller:
     """Build the network, its trunk from ImageNet weights if there are any. Raises CheckpointError where they differ."""
-    classes = CLASSES[config.data]
+    classes = CLASSES[config.dataset]
     if config.network == "bisenet_r18":
         network: ImageLabeller = bisenet_r18(classes, auxiliary_heads=True)
     else:
@@ -307,7 +307,7 @@ def export(
     """Write weights that `create_model` loads, with where they come from; the auxiliary heads stay behind."""
     if not process.is_main:
         return
-    source = {"recipe": "swiftnet", "data": config.data, "epoch": str(epoch)}
+    source = {"recipe": "swiftnet", "data": config.dataset, "epoch": str(epoch)}
     source |= {name: f"{value:.4f}" for name, value in scores.items()}
     if isinstance(network, BiSeNet):
         plain = bisenet_r18(network.num_classes)
