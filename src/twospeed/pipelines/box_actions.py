@@ -28,7 +28,7 @@ from twospeed.weights.catalog import Preprocessing, find
 from twospeed.weights.load import create_model
 
 AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256)
-SMALLEST = 32  # pixels: the features have a thirty-second or a sixteenth of the picture's size
+SMALLEST = 16  # pixels: one position of a detector's features
 
 Model: TypeAlias = nn.Module | str
 Pictures: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
