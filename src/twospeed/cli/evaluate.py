@@ -42,7 +42,8 @@ def evaluate(
     predictions: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Score these masks: DIR/SEQUENCE/00000.png, palette, 0/1 or 0/255. AVA: a csv, or several to average.",
+            help="Score these masks: DIR/SEQUENCE/00000.png, palette, 0/1 or 0/255. CamVid, Cityscapes: labels, "
+            "DIR/NAME.png. AVA: a csv, or several to average.",
             metavar="DIR",
         ),
     ] = None,
