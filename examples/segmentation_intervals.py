@@ -1,13 +1,14 @@
 """Are keyframes better spent where propagation drifts than on every n-th frame? Compare both at the same average cost.
 
-    python examples/segmentation_intervals.py CAMVID OUT [--model segment_nano] [--weights default]
+    python examples/segmentation_intervals.py CAMVID OUT [--model segment_nano] [--weights default] [--hold 40]
 
 streams CamVid's dense run (every frame labelled, 15 a second) through the network: with a keyframe every 1 to 6 frames,
 then with keyframes on drift at several thresholds. Every policy streams from several first frames and is scored on the
 frames that all of these streams see. The cost of a frame is its multiply-adds; a keyframe that was taken because a step
 had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
-interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves.
-docs/segmentation_intervals.md shows a run.
+interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves. The
+run is one steady drive; --hold N lets the car stand for N frames in its middle, by repeating a frame.
+docs/segmentation_intervals.md shows both.
 """
 
 from __future__ import annotations
@@ -82,11 +83,14 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2])
+    parser.add_argument("--hold", type=int, default=0, help="frames for which the car stands in the middle")
     parser.add_argument("--starts", type=int, default=4, help="first frames that every policy streams from")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     frames = max(CamVid(arguments.camvid, arguments.split).runs(), key=lambda part: len(part.frames)).frames
+    middle = len(frames) // 2
+    frames = (*frames[:middle], *(frames[middle],) * arguments.hold, *frames[middle:])
     segmenter = Segmenter(create_model(arguments.model, arguments.weights), labels=CLASSES)
     cost = segmenter_cost(segmenter.model, *frames[0].image().shape[:2])
     fixed = [run(segmenter, frames, "interval", n, cost, arguments.starts) for n in arguments.intervals]
@@ -106,7 +110,7 @@ def main() -> None:
             ("every n-th frame", [(f"{r.setting:g}", r.gmacs, r.miou) for r in fixed]),
             ("on drift", [(f"{r.setting:g}", r.gmacs, r.miou) for r in sorted(drifting, key=lambda r: r.gmacs)]),
         ],
-        title=f"{arguments.model} on CamVid's dense run",
+        title=f"{arguments.model} on CamVid's dense run" + (f", halted for {arguments.hold}" if arguments.hold else ""),
         x_label="multiply-adds a frame (G)",
     )
 

@@ -81,7 +81,7 @@ def test_policies_are_compared_at_equal_cost(scene, tmp_path, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, spec.name, script)  # dataclasses look their module up
     spec.loader.exec_module(script)
     monkeypatch.setattr(script, "create_model", lambda *arguments: video_network().eval())
-    options = ["--intervals", "1", "2", "4", "--thresholds", "0.0001", "100", "--starts", "2"]
+    options = ["--intervals", "1", "2", "4", "--thresholds", "0.0001", "100", "--starts", "2", "--hold", "2"]
     monkeypatch.setattr(sys, "argv", ["script", str(scene / "camvid"), str(tmp_path / "out"), *options])
     script.main()
     with (tmp_path / "out" / "intervals.csv").open() as file:
