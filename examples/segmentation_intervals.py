@@ -91,8 +91,9 @@ def main() -> None:
     frames = max(CamVid(arguments.camvid, arguments.split).runs(), key=lambda part: len(part.frames)).frames
     middle = len(frames) // 2
     frames = (*frames[:middle], *(frames[middle],) * arguments.hold, *frames[middle:])
-    segmenter = Segmenter(create_model(arguments.model, arguments.weights), labels=CLASSES)
-    cost = segmenter_cost(segmenter.model, *frames[0].image().shape[:2])
+    model = create_model(arguments.model, arguments.weights)
+    segmenter = Segmenter(model, labels=CLASSES)
+    cost = segmenter_cost(model, *frames[0].image().shape[:2])
     fixed = [run(segmenter, frames, "interval", n, cost, arguments.starts) for n in arguments.intervals]
     drifting = [run(segmenter, frames, "drift", at, cost, arguments.starts) for at in arguments.thresholds]
     with (arguments.out / "intervals.csv").open("w", newline="") as file:
