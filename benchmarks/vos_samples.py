@@ -5,12 +5,12 @@
 
 | sample | ours | plain |
 |---|---|---|
-| still | one warp a frame, spline on a coarse grid, colours as one matrix | one step after the other, spline at every pixel |
-| video | crop, resize and one warp a frame, colours as one matrix | one step after the other |
+| still | one warp a frame, spline on a coarse grid, colours as one matrix | step by step, spline at every pixel |
+| video | crop, resize and one warp a frame, colours as one matrix | step by step |
 
-Plain are Pillow and torchvision. Both read the same files and give three frames of 384x384 with masks. The clock counts processor seconds of one thread,
-decoding included. Both ways take turns; the mean of all samples is kept, since some have a spline and others not. Lines
-are appended to benchmarks/history/vos_samples.csv.
+Plain are Pillow and torchvision. Both read the same files and give three frames of 384x384 with masks. The clock counts
+processor seconds of one thread, decoding included. Both ways take turns; the mean of all samples is kept, since some
+have a spline and others not. Lines are appended to benchmarks/history/vos_samples.csv.
 """
 
 from __future__ import annotations
