@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from twospeed import InputError, WeightsUnavailable, create_model, track
+from twospeed import InputError, MaskError, WeightsUnavailable, create_model, track
 from twospeed.cli.main import exit_code
 from twospeed.data.synthetic import render_clip
 from twospeed.pipelines.discover import Discoverer
@@ -110,6 +111,17 @@ def test_numbers_are_bounded_and_given_up_by_the_one_gone_longest():
     assert linker.object_ids == (1, 2)
 
 
+def test_known_objects_are_followed_alone_and_may_come_back_anywhere():
+    linker = ObjectLinker(known={3: box(10, 10), 5: box(60, 30)})
+    assert linker.object_ids == (3, 5)
+    assert link(linker, box(61, 30), box(11, 10), box(40, 0), scores=[0.9, 0.9, 0.99]) == [5, 3, 0]
+    for _ in range(3):
+        assert link(linker, box(11, 10)) == [3]
+    assert link(linker, box(0, 40), box(12, 10), scores=[0.4, 0.9]) == [0, 3]  # too doubtful to be the one that left
+    assert link(linker, box(0, 40), box(12, 10)) == [5, 3]
+    assert linker.object_ids == (3, 5)
+
+
 @pytest.mark.parametrize("options", [{"max_objects": 0}, {"max_objects": 256}, {"min_score": 2}, {"min_iou": -1}])
 def test_linking_options_that_make_no_sense(options):
     with pytest.raises(InputError, match=f"{next(iter(options))} is"):
@@ -157,6 +169,29 @@ def test_a_discoverer_begins_again_after_a_video(model, clip):
     pairs = list(discoverer.run(clip[:2]))
     assert [f.index for f, _ in pairs] == [0, 1]
     assert all((r.labels == labels).all() for (_, r), labels in zip(pairs, first, strict=True))
+
+
+def test_labels_of_known_objects_are_kept(model, clip):
+    masks = np.zeros(SIZE, np.uint8)
+    masks[:24], masks[24:] = 9, 4
+    discoverer = Discoverer(model, min_score=0.0)
+    for _, result in discoverer.run(clip[:3], masks):
+        assert result.object_ids == (4, 9)
+        assert set(np.unique(result.labels)) <= {0, 4, 9}
+    with pytest.raises(MaskError, match="frame 0 is 64x48, its masks 32x48"):
+        list(discoverer.run(clip[:1], masks[:, :32]))
+    with pytest.raises(MaskError, match="mark no object"):
+        discoverer.reset(np.zeros(SIZE, np.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(45, 61), (33, 200), (64, 17)])
+def test_odd_and_grey_pictures(model, height, width, tmp_path):
+    """Any size and shape, also grey files: masks come back at the picture's size."""
+    grey = np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8)
+    for index, picture in enumerate(grey):
+        Image.fromarray(picture).save(tmp_path / f"{index:05d}.png")
+    results = list(track(tmp_path, None, model, min_score=0.0))
+    assert [r.labels.shape for r in results] == [(height, width)] * 3
 
 
 def test_no_frames_no_results(model):
