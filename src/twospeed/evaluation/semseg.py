@@ -373,7 +373,9 @@ def _notes(matrix: Matrix, classes: LabelMap) -> list[str]:
     if not absent:
         return []
     present = mean_iou(matrix, "skip")
-    return [f"{', '.join(absent)} occurs nowhere and counts as 0; over the other classes mIoU is {100 * present:.1f}"]
+    return [
+        f"counted as 0, as they occur nowhere: {', '.join(absent)}; over the other classes mIoU {100 * present:.1f}"
+    ]
 
 
 def _parts(cost: SegmenterCost) -> dict[str, dict[str, int]]:
