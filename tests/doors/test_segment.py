@@ -61,6 +61,8 @@ def test_writes_all_it_promises(scene, tmp_path, capsys):
         assert sum(1 for _ in video.decode(video=0)) == 5
     record = json.loads((out / "run.json").read_text())
     assert record["finished"]
+    # The clock stops with the last frame: what is drawn afterwards does not count
+    assert record["seconds"] == pytest.approx(summary["seconds"], abs=0.05)
     assert record["options"]["keyframe_every"] == 2
     assert len(record["weights_sha256"]) == 64
 

@@ -42,6 +42,7 @@ class Job:
         self.options, self.output, self.total, self.quiet = dict(options), output, total, quiet
         self.frames = 0
         self.started = self._last_line = time.perf_counter()
+        self._ended: float | None = None
         self._bar: Any = None
 
     def __enter__(self) -> Job:
@@ -67,8 +68,8 @@ class Job:
             )
 
     def record(self, *, finished: bool = False) -> RunRecord:
-        """Describe the run so far."""
-        seconds = time.perf_counter() - self.started
+        """Describe the run so far; once the block is left, as it was then."""
+        seconds = (self._ended or time.perf_counter()) - self.started
         return RunRecord(
             command=self.command,
             model=self.model,
@@ -84,6 +85,7 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended = time.perf_counter()
         if self._bar is not None:
             self._bar.stop()
         if self.output is not None and (kind is None or self.frames > 0):
