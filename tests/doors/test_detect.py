@@ -165,6 +165,8 @@ def test_evaluate_ava_by_both_rules(tmp_path, capsys):
         scores = json.loads((tmp_path / "scores.json").read_text())
         assert expected[rules]["mAP_low"] - 1e-6 <= scores["mAP"] <= expected[rules]["mAP_high"] + 1e-6
         assert len(scores["class_AP"]) == expected[rules]["classes_counted"]
+        excluded = [note for note in scores["notes"] if "excluded keyframes are annotated" in note]
+        assert bool(excluded) == (rules == "activitynet")
     assert "mean over 30 of 60 classes" in capsys.readouterr().out
 
 

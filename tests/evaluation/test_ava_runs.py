@@ -271,7 +271,7 @@ def rows_of(name: str, content: dict[tuple[str, int, int, int], float], shift: f
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(first=ROWS, second=ROWS)
 def test_means_are_over_files_and_what_is_missing_counts_as_zero(first, second):
     files = [rows_of("a.csv", first), rows_of("b.csv", second, shift=1e-7)]

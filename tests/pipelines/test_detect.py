@@ -248,6 +248,34 @@ def test_without_weights_for_people_one_line_says_how_to_give_boxes(monkeypatch,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
+def test_people_are_those_that_the_detector_calls_people(monkeypatch, tmp_path):
+    from torchvision.models import detection
+
+    def smaller(**options):  # of the same family, in a tenth of the time
+        torch.manual_seed(0)
+        return detection.fasterrcnn_mobilenet_v3_large_320_fpn(**{**options, "box_score_thresh": 0.0})
+
+    monkeypatch.setattr(detection, "fasterrcnn_resnet50_fpn", smaller)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    weights = tmp_path / "checkpoints" / person_boxes._DETECTOR.weights.file
+    weights.parent.mkdir()
+    network = smaller(weights=None, weights_backbone=None)
+    bias = network.roi_heads.box_predictor.cls_score.bias
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    found = []
+    for favoured in (1, 2):  # COCO's person, and another class
+        bias.data = torch.eye(len(bias))[favoured] * 20
+        torch.save(network.state_dict(), weights)
+        found.append(person_boxes.person_detector()(image))
+    boxes, scores = found[0]
+    assert boxes.shape == (len(scores), 4)
+    assert scores.min() > 0.9
+    assert (boxes >= 0).all()
+    assert (boxes <= [90, 60, 90, 60]).all()
+    assert (found[1][1] < 0.1).all()
+
+
 def test_a_video_that_changes_its_size_is_refused():
     frames = [twospeed.Frame(i, i / 30, np.zeros((48, 96 if i < 40 else 64, 3), np.uint8)) for i in range(90)]
 

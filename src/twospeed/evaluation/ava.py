@@ -127,7 +127,7 @@ def evaluate_ava(
         protocol=f"{_PROTOCOLS[chosen]}; mean over {len(by_name)} of {len(names)} classes, those with ground truth",
         coverage=f"{len(seen)} of {len(annotated)} annotated keyframes have detections",
         model=" + ".join(map(str, files)),
-        notes=(*notes, *_notes(truth, found, len(seen), low, high, chosen, exclusions is not None)),
+        notes=(*notes, *_notes(truth, found, len(seen), low, high, chosen, int(np.isin(annotated, excluded).sum()))),
         settings={
             "rules": chosen,
             "ground_truth": str(ground_truth),
@@ -138,7 +138,7 @@ def evaluate_ava(
 
 
 def _notes(
-    truth: FrameBoxes, found: FrameBoxes, seen: int, low: float, high: float, rules: Rules, has_exclusions: bool
+    truth: FrameBoxes, found: FrameBoxes, seen: int, low: float, high: float, rules: Rules, excluded: int
 ) -> list[str]:
     notes = []
     elsewhere = len(np.unique(found.frames)) - seen
@@ -151,8 +151,8 @@ def _notes(
         notes.append(f"{flat} boxes of the ground truth have no area and cannot be found")
     if high - low > 1e-6:
         notes.append(f"equal scores leave mAP between {100 * low:.3f} and {100 * high:.3f}")
-    if has_exclusions and rules == "activitynet":
-        notes.append("the server's rule knows no exclusions: they were read and not used (--rules pyslowfast does)")
+    if excluded:
+        notes.append(f"{excluded} excluded keyframes are annotated and count: only --rules pyslowfast leaves them out")
     return notes
 
 

@@ -228,7 +228,7 @@ def evaluate_ava_model(
         "frames": seen,
         "seconds": seconds,
         "frames_per_second": seen / seconds,
-        "clock": f"decoding and networks, {actions.passes} clips for each of {computed} keyframes",
+        "clock": f"decoding and networks, {computed} keyframes x {actions.passes} clips",
     }
     return dataclasses.replace(
         report,
