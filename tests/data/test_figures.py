@@ -111,6 +111,8 @@ def test_a_larger_set_contains_the_smaller_one(tmp_path):
 def test_what_makes_no_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="needs at least 1 keyframe in each part, got keyframes=0"):
         figures.write_figures_set(tmp_path, keyframes=0)
+    with pytest.raises(InputError, match=r"own=\[5\]: choose from"):
+        figures.write_figures_set(tmp_path, own=(WAVE,))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="the set cannot be written"):
         figures.write_figures_set(tmp_path / "file", keyframes=1, val_keyframes=1)

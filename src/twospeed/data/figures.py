@@ -91,11 +91,12 @@ class Figure:
         return 0.0, 0.0, 0.0
 
 
-def draw_scene(rng: np.random.Generator) -> list[Figure]:
-    """Draw who is in a scene and what each does."""
+def draw_scene(rng: np.random.Generator, own: Sequence[int] = OWN) -> list[Figure]:
+    """Draw who is in a scene and what each does; only these of `OWN` happen."""
     places = sorted(rng.permutation(len(PLACES))[: rng.integers(2, len(PLACES) + 1)].tolist())
-    waver = int(rng.choice(places)) if rng.random() < 0.5 else None
-    return [_figure(rng, WAVE if place == waver else int(rng.choice(OWN[:-1])), PLACES[place]) for place in places]
+    waver = int(rng.choice(places)) if rng.random() < 0.5 and WAVE in own else None
+    others = [action for action in own if action != WAVE]
+    return [_figure(rng, WAVE if place == waver else int(rng.choice(others)), PLACES[place]) for place in places]
 
 
 def _figure(rng: np.random.Generator, own: int, place: float) -> Figure:
@@ -160,13 +161,21 @@ def _draw(image: NDArray[np.uint8], figure: Figure, tenths: float) -> None:
 
 
 def write_figures_set(
-    out: Path, *, keyframes: int = 1000, val_keyframes: int = 200, seed: int = 0, pictures: bool = False
+    out: Path,
+    *,
+    keyframes: int = 1000,
+    val_keyframes: int = 200,
+    seed: int = 0,
+    pictures: bool = False,
+    own: Sequence[int] = OWN,
 ) -> None:
     """Write the whole set. Keyframe i of a split depends on (seed, split, i) alone.
 
-    pictures: frames and frame lists instead of videos. Raises InputError for sizes that make no set, OutputError where
-    it cannot be written.
+    pictures: frames and frame lists instead of videos. own: what figures may do themselves. Raises InputError for
+    numbers and actions that make no set, OutputError where it cannot be written.
     """
+    if not set(own) <= set(OWN) or not set(own) - {WAVE}:
+        raise InputError(f"own={list(own)}: choose from {list(OWN)}, at least one besides {WAVE}")
     if min(keyframes, val_keyframes) < 1:
         raise InputError(f"needs at least 1 keyframe in each part, got {keyframes=}, {val_keyframes=}")
     try:
@@ -175,7 +184,7 @@ def write_figures_set(
         items = (f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in ACTIONS.items())
         (out / "annotations" / "ava_action_list_v2.2_for_activitynet_2019.pbtxt").write_text("".join(items))
         for split, (part, count) in enumerate((("train", keyframes), ("val", val_keyframes))):
-            _write_part(out, part, [seed, split], count, pictures)
+            _write_part(out, part, [seed, split], count, pictures, own)
         about = {"keyframes": keyframes, "val_keyframes": val_keyframes, "seed": seed, "pictures": pictures}
         (out / "set.json").write_text(json.dumps(about, indent=2) + "\n")
     except OSError as error:
@@ -184,7 +193,7 @@ def write_figures_set(
         raise OutputError(f"{out}: the set cannot be written ({error})") from error
 
 
-def _write_part(out: Path, part: str, seed: list[int], count: int, pictures: bool) -> None:
+def _write_part(out: Path, part: str, seed: list[int], count: int, pictures: bool, own: Sequence[int]) -> None:
     annotated, predicted, excluded, listed = [], [], [], ["original_vido_id video_id frame_id path labels"]
     for number, begin in enumerate(range(0, count, KEYFRAMES_PER_VIDEO)):
         video = f"{part}_{number:04d}"
@@ -193,7 +202,7 @@ def _write_part(out: Path, part: str, seed: list[int], count: int, pictures: boo
         inside = range(begin, min(begin + KEYFRAMES_PER_VIDEO, count))
         for second, keyframe in enumerate(inside, FIRST_KEYFRAME):
             rng = np.random.default_rng([*seed, keyframe])
-            figures = draw_scene(rng)
+            figures = draw_scene(rng, own)
             scenes.append(render(rng, figures))
             where = f"{video},{second_text(second)}"
             for person, (figure, actions) in enumerate(zip(figures, actions_of(figures), strict=True)):

@@ -1,0 +1,569 @@
+"""Train any SlowFast detector on AVA, or on any set in AVA's layout, as the ActivityNet 2019 report does.
+
+    twospeed train slowfast_ava --preset report_8x8 --data ava --weights kinetics600.safetensors --out runs/ava
+    torchrun --nproc-per-node 8 -m twospeed.cli.main train slowfast_ava ...
+
+`--data` is a folder with AVA's `annotations`, and `frames` (with `frame_lists`) or `videos`. Presets hold the numbers
+of the report (`report_8x8`: 29.0 mAP on AVA v2.2; `report_fast` 27.4; `report_16x8` 29.8; `report_member` and
+`report_trainval` for its ensemble) and of PySlowFast (`pyslowfast_r50`). Those scores are the authors'; what this code
+measured itself is in docs/figures_task.md, minutes on a CPU.
+
+In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, tensorboard/, checkpoints,
+unreadable.csv (clips that could not be read: they are left out of their step and counted), detections.csv and test.json
+of the last validation, and weights.safetensors. `--resume` continues from the last checkpoint; on a CPU the loss curve
+is the same to the last digit. Raises DatasetError and InputError before the first step for what does not fit together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from twospeed.data.ava import (
+    CLASSES,
+    default_label_map,
+    find_annotations,
+    find_predicted_boxes,
+    read_exclusions,
+    read_ground_truth,
+    read_label_map,
+    read_predicted_boxes,
+    write_detections,
+)
+from twospeed.data.ava_clips import AvaFrames, TrainKeyframes
+from twospeed.data.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of, with_labelled, with_proposals
+from twospeed.data.kinetics import ClipShape
+from twospeed.data.samples import KeyframeBatch, collate_keyframes
+from twospeed.errors import DatasetError, InputError, OutputError
+from twospeed.evaluation.ava import evaluate_ava
+from twospeed.evaluation.ava_runs import score_keyframes
+from twospeed.evaluation.keyframe_ap import keyframe_ap
+from twospeed.evaluation.report import Report
+from twospeed.models.slowfast import detection
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.box_actions import BoxActions
+from twospeed.recipes.slowfast_kinetics import MAY_CHANGE, check_loss, export, start_from, write_unreadable
+from twospeed.training.batch_norm import group_batch_norm, precise_bn
+from twospeed.training.distributed import (
+    Process,
+    epoch_batches,
+    gather,
+    gradients_stay_here,
+    note,
+    parallel,
+    processes,
+    shard,
+    total,
+)
+from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
+from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
+from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.schedule import scaled_lr, steps, with_warm_up
+from twospeed.training.seed import seed_everything
+from twospeed.weights.catalog import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowFastAvaConfig:
+    """Everything that decides a training; the defaults are the report's slowfast_r101_8x8_nl_ava."""
+
+    # Data
+    data: Path = Path("ava")  # holds annotations, and frames or videos
+    splits: tuple[str, ...] = ("train",)  # to train on; ("train", "val") for what is sent to the server
+    val: str | None = "val"  # to validate on; None: not at all
+    num_classes: int = CLASSES
+    first_second: float | None = None  # of the film, where frames and videos begin; None: 900, or 0 for whole films
+    proposals: Path | None = None  # detected boxes of all splits; None: those in annotations, by their usual names
+    proposal_iou: float | None = 0.9  # with an annotated box, whose actions a proposal takes over; None: no proposals
+    proposal_actions: Literal["overlap", "file"] = "overlap"  # "file": those that the csv gives, or none: a negative
+    val_people: Literal["detected", "annotated"] = "detected"
+    val_boxes: Path | None = None  # detected boxes; None: those in annotations
+    person_score: float = PERSON_SCORE  # of proposals and validation boxes, at least
+    workers: int = 8  # decoding processes for each training process
+
+    # Network
+    model: str = "slowfast_r101_8x8_nl_ava"  # a name of the catalogue's detect row
+    model_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"context": true}, as JSON
+    dropout: float = 0.5
+    weights: Path | None = Path("kinetics600.safetensors")  # start from these, without their head; None: from scratch
+
+    # Clips
+    short_side: tuple[int, int] = (256, 340)  # scale jitter in pixels; (256, 360) for spans above 64 frames
+    inverse_uniform: bool = False  # PySlowFast draws 1 / size uniformly
+    crop: int | None = 224  # None: the whole picture, of one size
+    flip_probability: float = 0.5  # 0 where left and right are different classes
+    box_jitter: float = 0.0  # each edge of a box, in parts of its width or height
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+    # Optimisation; positions are iterations (steps)
+    iterations: int = 12_000
+    clips_per_step: int = 1024  # over all processes and accumulated forwards
+    clips_per_forward: int = 8  # of one process; smaller than its share of a step: gradients accumulate
+    bn_clips: int = 8  # batch-norm statistics within so many clips
+    freeze_bn: bool = False  # keep the statistics of the weights that training starts from
+    lr: float = 0.8  # for lr_clips clips per step; scaled linearly to clips_per_step
+    lr_clips: int = 1024
+    lr_boundaries: tuple[int, ...] = (8_000, 10_700)  # a tenth from there on
+    warm_up_iterations: int = 1_000
+    warm_up_lr: float = 0.0  # for lr_clips clips per step
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-7
+    bn_weight_decay: float = 1e-7
+    clip_gradient: float | None = None  # largest L2 norm; None: no clipping
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    # Evaluation
+    validate_every: int = 1_000  # iterations; the last one is always validated, on every keyframe
+    val_every_s: int = 4  # before that on keyframes whose second is a multiple of this
+    precise_bn_batches: int = 0  # forwards of each process before each validation; 0: keep the moving averages
+    test_short_side: int = 256
+
+    # Run
+    out: Path = Path("runs/slowfast_ava")
+    seed: int = 0
+    device: str | None = None  # None: a GPU where there is one
+    checkpoint_every: int = 500  # iterations; one is written at the end, too
+    log_every: int = 10  # iterations
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
+
+
+def report_8x8() -> SlowFastAvaConfig:
+    """The report's SlowFast 8x8 R101 with non-local blocks: 12k iterations from Kinetics-600 weights.
+
+    The report lowers the learning rate when the validation error saturates and gives neither its value nor its
+    boundaries: 0.8 is its Kinetics training's, two thirds and eight ninths of the way stand in for saturation.
+    """
+    return SlowFastAvaConfig()
+
+
+def report_fast() -> SlowFastAvaConfig:
+    """The report's Fast pathway alone, at full width."""
+    return dataclasses.replace(report_8x8(), model="fast_r101_32x2_nl_ava")
+
+
+def report_16x8() -> SlowFastAvaConfig:
+    """The report's SlowFast 16x8 R101 with non-local blocks, whose clips span 128 frames."""
+    return dataclasses.replace(report_8x8(), model="slowfast_r101_16x8_nl_ava", short_side=(256, 360))
+
+
+def report_member() -> SlowFastAvaConfig:
+    """A member of the report's ensemble: context branch, proposals from IoU 0.75 on, 16k iterations.
+
+    The report varies these three between members without saying which member has which.
+    """
+    return dataclasses.replace(
+        report_16x8(),
+        model_options={"context": True},
+        proposal_iou=0.75,
+        iterations=16_000,
+        lr_boundaries=(10_700, 14_200),
+    )
+
+
+def report_trainval() -> SlowFastAvaConfig:
+    """The report's training on train and val together, for the server's test set: half as many iterations more."""
+    return dataclasses.replace(
+        report_16x8(),
+        splits=("train", "val"),
+        val=None,
+        iterations=18_000,
+        lr_boundaries=(12_000, 16_000),
+    )
+
+
+def pyslowfast_r50() -> SlowFastAvaConfig:
+    """PySlowFast's SLOWFAST_32x2_R50_SHORT: 20 epochs of 3,300 iterations from Kinetics-400 weights, 8 GPUs."""
+    epoch = 3_300  # 211k keyframes, 64 clips per step
+    return SlowFastAvaConfig(
+        model="slowfast_r50_8x8_ava",
+        weights=Path("kinetics400.safetensors"),
+        proposals=Path(
+            "annotations/person_box_67091280_iou90/ava_detection_train_boxes_and_labels_include_negative_v2.2.csv"
+        ),
+        proposal_actions="file",
+        short_side=(256, 320),
+        inverse_uniform=True,
+        iterations=20 * epoch,
+        clips_per_step=64,
+        lr=0.1,
+        lr_clips=64,
+        lr_boundaries=(10 * epoch, 15 * epoch),
+        warm_up_iterations=5 * epoch,
+        warm_up_lr=0.000125,
+        nesterov=True,
+        bn_weight_decay=0.0,
+        validate_every=epoch,
+        test_short_side=224,
+    )
+
+
+PRESETS = {
+    "report_8x8": report_8x8,
+    "report_fast": report_fast,
+    "report_16x8": report_16x8,
+    "report_member": report_member,
+    "report_trainval": report_trainval,
+    "pyslowfast_r50": pyslowfast_r50,
+}
+
+PRECISE_BN_EPOCH = 1_000_000  # draws for precise BN come from an epoch that is never trained
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation needs: the keyframes with their boxes, the annotated ones, and where their files lie."""
+
+    keyframes: list[Keyframe]
+    truth: list[Keyframe]
+    files: Mapping[str, Path]
+    labels: Mapping[int, str]
+
+
+def build(config: SlowFastAvaConfig) -> SlowFast:
+    """Build the detector by its name, initialised as the authors do (He normal, zero last norm of each residual)."""
+    builder = getattr(detection, config.model, None)
+    if not config.model.endswith("_ava") or not callable(builder):
+        raise InputError(f"model={config.model!r} is no detector; `twospeed models --task detect` lists their names")
+    network: SlowFast = builder(
+        **{"num_classes": config.num_classes, "dropout": config.dropout, **config.model_options}
+    )
+    return network
+
+
+def learning_rate(config: SlowFastAvaConfig, iteration: int) -> float:
+    """Return the learning rate of an iteration, counted from 0."""
+    base = scaled_lr(config.lr, batch=config.clips_per_step, reference_batch=config.lr_clips)
+    start = scaled_lr(config.warm_up_lr, batch=config.clips_per_step, reference_batch=config.lr_clips)
+
+    def plain(at: float) -> float:
+        return steps(at, base=base, boundaries=config.lr_boundaries)
+
+    return with_warm_up(iteration, plain, warm_up=config.warm_up_iterations, start=start)
+
+
+def read_training(config: SlowFastAvaConfig) -> list[Keyframe]:
+    """Read who is in the keyframes to train on: annotated boxes, and proposals where there are any."""
+    found: list[Keyframe] = []
+    excluded: list[tuple[str, float]] = []
+    for split in config.splits:
+        files = find_annotations(config.data, split)
+        excluded += read_exclusions(files["exclusions"]) if "exclusions" in files else []
+        labels = read_label_map(files["labels"]) if "labels" in files else None
+        found += keyframes_of(read_ground_truth(files["ground_truth"], labels=labels), excluded=excluded)
+    if config.proposal_iou is None:
+        return found
+    proposals: list[Keyframe] = []
+    paths = [_detected(config, split, config.proposals) for split in config.splits]
+    for path in dict.fromkeys(paths):
+        proposals += keyframes_of(read_predicted_boxes(path), threshold=config.person_score, excluded=excluded)
+        if not {keyframe.video for keyframe in proposals} & {keyframe.video for keyframe in found}:
+            raise DatasetError(f"{path}: none of its videos is in {', '.join(config.splits)}; is it the right file?")
+    if config.proposal_actions == "file":
+        return with_labelled(found, proposals)
+    return with_proposals(found, proposals, iou=config.proposal_iou)
+
+
+def _detected(config: SlowFastAvaConfig, split: str, given: Path | None) -> Path:
+    """Return the csv of detected boxes: the given one, also from within the data's folder, or a split's usual one."""
+    if given is not None:
+        return config.data / given if (config.data / given).is_file() else given
+    try:
+        return find_predicted_boxes(config.data, split)
+    except DatasetError as error:
+        advice = "--proposal-iou none and --val-people annotated do without"
+        raise DatasetError(f"{str(error).partition('; give')[0]}; {advice}") from error
+
+
+def read_validation(config: SlowFastAvaConfig) -> Validation | None:
+    """Read what to validate on; None when the settings name no split."""
+    if config.val is None:
+        return None
+    files = find_annotations(config.data, config.val)
+    labels = read_label_map(files["labels"]) if "labels" in files else default_label_map()
+    excluded = read_exclusions(files["exclusions"]) if "exclusions" in files else []
+    truth = keyframes_of(read_ground_truth(files["ground_truth"], labels=labels), excluded=excluded)
+    keyframes = truth
+    if config.val_people == "detected":
+        rows = read_predicted_boxes(_detected(config, config.val, config.val_boxes), labels=labels)
+        keyframes = keyframes_of(rows, threshold=config.person_score, excluded=excluded)
+    return Validation(keyframes, truth, files, labels)
+
+
+def train(config: SlowFastAvaConfig, *, resume: bool = False, network: SlowFast | None = None) -> Path:
+    """Train, validate, and return the run folder. Every process of a torchrun calls this.
+
+    resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
+    """
+    with processes(config.device) as process:
+        last = last_checkpoint(config.out) if resume else None
+        seed_everything(config.seed)  # alike on all ranks: they start from the same weights
+        keyframes, validation = read_training(config), read_validation(config)
+        opened = AvaFrames(
+            config.data,
+            tuple(dict.fromkeys([*config.splits, *([config.val] if config.val else [])])),
+            first_second=config.first_second,
+        )
+        opened.check([*keyframes, *(validation.keyframes if validation else [])])
+
+        name = config.model if network is None else f"a {type(network).__name__} passed in"
+        network = build(config) if network is None else network
+        if config.weights is not None and not resume:
+            note(process, start_from(network, config.weights))
+        network = network.to(process.device)
+        if validation is not None:
+            scorer(config, network, validation, process)  # what does not fit shall be said now, not hours later
+        if config.clips_per_forward > config.bn_clips:
+            group_batch_norm(network, config.bn_clips)
+        model = parallel(network, process)
+        optimizer = torch.optim.SGD(
+            parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=config.bn_weight_decay),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+        )
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+        scaler = torch.amp.GradScaler(process.device.type, enabled=config.precision == "fp16")
+        shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
+        clips = TrainKeyframes(
+            keyframes,
+            opened,
+            shape,
+            num_classes=config.num_classes,
+            short_side=config.short_side,
+            crop=config.crop,
+            flip_probability=config.flip_probability,
+            inverse_uniform=config.inverse_uniform,
+            box_jitter=config.box_jitter,
+            count_broken=True,
+            seed=config.seed,
+        )
+        forwards = config.clips_per_step // (config.clips_per_forward * process.world)
+
+        seed_everything(config.seed, process.rank)  # dropout differs between ranks
+        step = 0
+        unreadable: dict[str, str] = {}
+        if last is not None:
+            state = load_checkpoint(last, process)
+            check_same(config, state["config"], may_change=MAY_CHANGE)
+            network.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+            step, unreadable = state["step"], state["unreadable"]
+
+        def checkpoint() -> None:
+            unreadable.update({path: why for rank in gather(unreadable) for path, why in rank.items()})
+            content = {
+                "config": resolved(config),
+                "model": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "unreadable": dict(sorted(unreadable.items())),
+            }
+            save_checkpoint(config.out, step, content, process)
+
+        with RunFolder(config.out, config, resume_step=step if resume else None, active=process.is_main) as run:
+            batches = load(config, clips, process, step)
+            training_mode(network, config)
+            while step < config.iterations:
+                lr = learning_rate(config, step)
+                set_learning_rate(optimizer, lr)
+                optimizer.zero_grad(set_to_none=True)
+                tally = torch.zeros(4, dtype=torch.float64, device=process.device)  # loss, boxes, clips, empty
+                for forward in range(forwards):
+                    batch = next(batches)
+                    unreadable.update({str(b.path): b.reason for b in batch.broken})
+                    with gradients_stay_here(model, unless=forward == forwards - 1):
+                        with torch.autocast(process.device.type, kind, enabled=config.precision != "fp32"):
+                            logits, targets = forward_boxes(model, network, batch, shape, config, process)
+                            losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+                        # A step is the mean over its boxes, whoever computes them; how many there are is only known
+                        # at its end. DDP divides by the number of processes, hence the factor.
+                        share = losses.mean(dim=1)[: len(batch.targets) if batch.targets is not None else 0].sum()
+                        objective: Tensor = scaler.scale(
+                            (share + 0.0 * logits.sum()) * (process.world / config.clips_per_step)
+                        )
+                        torch.autograd.backward(objective)
+                    boxes = sum(len(box) for box in batch.boxes_xyxy)
+                    tally += torch.tensor([float(share.detach()), boxes, len(batch), batch.empty]).to(tally)
+                scaler.unscale_(optimizer)
+                loss, boxes_seen, clips_seen, empty = total(tally).tolist()
+                for parameter in network.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(config.clips_per_step / max(boxes_seen, 1))
+                norm = gradient_norm(network, clip=config.clip_gradient)
+                scaler.step(optimizer)
+                scaler.update()
+                step += 1
+
+                if step % config.log_every == 0 or step == 1:
+                    check_loss(step, loss, clips_seen + empty, lr, unreadable)
+                    if boxes_seen:
+                        run.log(
+                            "train", step, lr=lr, loss=loss / boxes_seen, boxes=int(boxes_seen), clips=int(clips_seen),
+                            clips_without_boxes=int(empty), gradient_norm=float(norm),
+                        )  # fmt: skip
+                is_last = step == config.iterations
+                if validation is not None and (is_last or step % config.validate_every == 0):
+                    estimate_bn(config, network, clips, process, step)
+                    mean = validate(config, network, name, validation, opened, process, run, step)
+                    note(process, f"iteration {step}: {100 * mean:.2f} mAP")
+                    training_mode(network, config)
+                if is_last or step % config.checkpoint_every == 0 or step == config.stop_after_steps:
+                    checkpoint()
+                    if process.is_main and unreadable:
+                        write_unreadable(config.out / "unreadable.csv", unreadable)
+                        note(process, f"iteration {step}: keyframes of {len(unreadable)} videos could not be read")
+                if step == config.stop_after_steps:
+                    return config.out
+            if process.is_main:
+                target = config.out / "weights.safetensors"
+                export(network, target, recipe="slowfast_ava", name=name, options=config.model_options)
+        return config.out
+
+
+def load(config: SlowFastAvaConfig, clips: TrainKeyframes, process: Process, step: int) -> Iterator[KeyframeBatch]:
+    """Iterate over this process's batches from an iteration on, epoch after epoch, without end."""
+    steps_per_epoch = max(len(clips) // config.clips_per_step, 1)
+    epoch, skip = divmod(step, steps_per_epoch)
+    while True:
+        keys = epoch_batches(
+            len(clips),
+            epoch=epoch,
+            seed=config.seed,
+            clips_per_step=config.clips_per_step,
+            clips_per_forward=config.clips_per_forward,
+            process=process,
+            skip_steps=skip,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            clips,
+            batch_sampler=keys,  # of (epoch, index), which the set takes
+            num_workers=config.workers,
+            collate_fn=collate_keyframes,
+            generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
+            pin_memory=process.device.type == "cuda",
+        )
+        yield from loader
+        epoch, skip = epoch + 1, 0
+
+
+def training_mode(network: nn.Module, config: SlowFastAvaConfig) -> None:
+    """Go back to training; with freeze_bn batch norm keeps its statistics (its weights still learn)."""
+    network.train()
+    if config.freeze_bn:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def forward_boxes(
+    model: nn.Module,
+    network: nn.Module,
+    batch: KeyframeBatch,
+    shape: ClipShape,
+    config: SlowFastAvaConfig,
+    process: Process,
+) -> tuple[Tensor, Tensor]:
+    """Return logits and targets (K, C). Without anybody to look at, a pass over an empty clip keeps the processes in
+    step; it leaves no statistics.
+    """
+    if batch.clips is not None and batch.targets is not None:
+        boxes = [box.to(process.device, non_blocking=True) for box in batch.boxes_xyxy]
+        logits: Tensor = model(batch.clips.to(process.device, non_blocking=True), boxes)
+        return logits, batch.targets.to(process.device, non_blocking=True)
+    side = config.crop or config.short_side[0]
+    nothing = torch.zeros(1, 3, shape.frames, side, side, device=process.device)
+    network.eval()
+    logits = model(nothing, [nothing.new_tensor([[0.0, 0.0, side - 1.0, side - 1.0]])])
+    training_mode(network, config)
+    return logits, torch.zeros_like(logits, dtype=torch.float32)
+
+
+def estimate_bn(
+    config: SlowFastAvaConfig, network: nn.Module, clips: TrainKeyframes, process: Process, step: int
+) -> None:
+    """Re-estimate batch-norm statistics over training clips, where the settings want it."""
+    if not config.precise_bn_batches:
+        return
+
+    steps_per_epoch = max(len(clips) // config.clips_per_step, 1)
+    batches = load(config, clips, process, (PRECISE_BN_EPOCH + step) * steps_per_epoch)
+    some: Any = islice((batch for batch in batches if len(batch)), config.precise_bn_batches)
+    precise_bn(
+        network,
+        some,
+        lambda batch: network(batch.clips.to(process.device), [box.to(process.device) for box in batch.boxes_xyxy]),
+    )
+
+
+def scorer(config: SlowFastAvaConfig, network: SlowFast, validation: Validation, process: Process) -> BoxActions:
+    """Return what scores keyframes as `twospeed detect` does. Raises InputError for a size that makes no sense."""
+    return BoxActions(
+        network,
+        scales=(config.test_short_side,),
+        labels=[validation.labels.get(action, f"class {action}") for action in range(1, config.num_classes + 1)],
+        device=process.device,
+        preprocessing=Preprocessing(mean=config.mean, std=config.std),
+    )
+
+
+def validate(
+    config: SlowFastAvaConfig,
+    network: SlowFast,
+    name: str,
+    validation: Validation,
+    opened: AvaFrames,
+    process: Process,
+    run: RunFolder,
+    step: int,
+) -> float:
+    """Score the network on some of the keyframes, after the last iteration on all; returns the mAP."""
+    is_last = step == config.iterations
+
+    def counts(keyframe: Keyframe) -> bool:
+        return is_last or round(keyframe.second) % config.val_every_s == 0
+
+    people = [keyframe for keyframe in validation.keyframes if counts(keyframe)]
+    actions = scorer(config, network, validation, process)
+    mine = [people[i] for i in shard(len(people), process)]
+    scores = [found for _, found in score_keyframes(mine, opened, actions, workers=max(config.workers, 1))]
+    parts = gather(scores)
+    everyone = [parts[i % process.world][i // process.world] for i in range(len(people))]  # in order again
+    truth = [keyframe for keyframe in validation.truth if counts(keyframe)]
+    result = keyframe_ap(truth, people, everyone, list(validation.labels))
+    by_class = {f"AP_{action}": result.by_class.get(action, math.nan) for action in validation.labels}
+    run.log("validation", step, mAP=result.mean, keyframes=len(people), **by_class)
+    if is_last and process.is_main:
+        write_and_score(config, validation, everyone, name).write_json(config.out / "test.json")
+    return result.mean
+
+
+def write_and_score(
+    config: SlowFastAvaConfig, validation: Validation, scores: Sequence[NDArray[np.float32]], name: str
+) -> Report:
+    """Write detections.csv as the server takes it, and score that file as `twospeed evaluate ava` does."""
+    path = config.out / "detections.csv"
+    new = path.with_name(".detections.new")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            for keyframe, found in zip(validation.keyframes, scores, strict=True):
+                write_detections(file, keyframe.video, keyframe.second, keyframe.boxes_xyxy, found)
+        new.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: could not be written ({error})") from error
+    report = evaluate_ava(path, validation.files["ground_truth"], labels=validation.files.get("labels"))
+    return dataclasses.replace(report, model=name)
