@@ -16,12 +16,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, VideoError
+from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.box_actions import BoxActions, Model, scaled
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
@@ -29,6 +31,7 @@ from twospeed.transforms.spatial import CropTransform
 from twospeed.values import ActionBoxes, Frame
 from twospeed.video.reader import Source, frame_times, open_video
 from twospeed.video.sampling import TRAINED_RATE
+from twospeed.weights.catalog import Preprocessing
 
 DEFAULT_MODEL = "slowfast_r50_8x8_ava"
 
@@ -53,7 +56,7 @@ class _Held:
 class Detector:
     """Networks that are ready to say what people do, for one video after another.
 
-    model_or_name, weights, scales, flip, labels, precision, device and what else there is: as
+    model_or_name, weights, scales, flip, labels, precision, device, preprocessing: as
     `twospeed.pipelines.box_actions.BoxActions` takes them. boxes: where people are: in any form that `given_boxes`
     reads; a function from a picture, uint8 (H, W, 3) RGB, to (boxes (n, 4) xyxy in pixels, scores (n,)); None detects
     them with Faster R-CNN. every_s: seconds from one keyframe to the next, the first at 0; with boxes that have times
@@ -68,11 +71,16 @@ class Detector:
         boxes: Any = None,
         every_s: float = 1.0,
         *,
+        weights: Any = "default",
         threshold: float = 0.8,
         start_s: float = 0.0,
+        labels: Labels | None = None,
         short_side: int | None = None,
         scales: Sequence[int] = (),
-        **options: Any,
+        flip: bool = False,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        device: str | torch.device | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         if not every_s > 0:
             raise InputError(f"every_s={every_s}: give seconds above 0")
@@ -83,7 +91,16 @@ class Detector:
                 raise InputError("short_side and scales exclude each other: give the sizes as scales")
             scales = (short_side,)
         self.every_s, self.threshold, self.start_s, self.boxes = every_s, threshold, start_s, boxes
-        self.actions = BoxActions(model_or_name, scales=scales, **options)
+        self.actions = BoxActions(
+            model_or_name,
+            weights=weights,
+            scales=scales,
+            flip=flip,
+            labels=labels,
+            precision=precision,
+            device=device,
+            preprocessing=preprocessing,
+        )
         self.labels, self.device = self.actions.labels, self.actions.device
         self._find_people = person_detector(self.device) if boxes is None else boxes if callable(boxes) else None
         self.frames_read = 0  # of the video in work
