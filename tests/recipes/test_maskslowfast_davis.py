@@ -89,6 +89,33 @@ def test_resuming_equals_never_having_stopped(davis, tmp_path, stop):
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
+def test_what_learns_in_each_stage(davis, tmp_path):
+    config = tiny(davis, tmp_path, frozen_stages=1, freeze_norm=0.5)
+    network = recipe.build(config)
+
+    def learning() -> set[str]:
+        return {".".join(name.split(".")[:4]) for name, p in network.named_parameters() if p.requires_grad}
+
+    def counting() -> set[str]:
+        """Parts whose batch norm follows the data."""
+        return {
+            name.split(".")[0]
+            for name, module in network.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
+        }
+
+    recipe.let_learn(config, network, "detector")
+    body = {name for name in learning() if ".body." in name}
+    assert body == {f"detector.backbone.body.layer{i}" for i in (2, 3, 4)}
+    assert not any(name.startswith("slow_fast") for name in learning())
+    assert counting() == {"detector"}
+    recipe.let_learn(config, network, "video")
+    assert all(name.startswith(("detector.roi_heads.", "slow_fast.")) for name in learning())
+    assert counting() == {"slow_fast"}
+    recipe.let_learn(config, network, "video", norm=False)
+    assert counting() == set()
+
+
 def test_rates_are_the_reports():
     config = MaskSlowFastDavisConfig()
     rate = [recipe.learning_rate(config, "detector", step, 1000) for step in (0, 500, 2999, 3000, 6000)]

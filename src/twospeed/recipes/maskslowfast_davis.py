@@ -99,6 +99,7 @@ class MaskSlowFastDavisConfig:
     weight_decay: float = 1e-4
     flip: float = 0.0
     learning_parts: tuple[str, ...] = ("detector.roi_heads", "slow_fast")
+    freeze_norm: float = 1.0  # share of the stage after which batch norm keeps its statistics, those of one stretch
 
     # Both
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -265,18 +266,25 @@ def build(config: MaskSlowFastDavisConfig) -> SlowFastMaskRCNN:
     return network
 
 
+def let_learn(config: MaskSlowFastDavisConfig, network: SlowFastMaskRCNN, stage: Stage, *, norm: bool = True) -> None:
+    """Freeze all that does not learn in a stage. norm: whether batch-norm statistics follow the data."""
+    if stage == "detector":
+        train_parts(network, [part for part in PARTS if part != "slow_fast"])
+        network.detector.train()
+    else:
+        train_parts(network, config.learning_parts, update_norm=norm)
+    stages = ("layer1", "layer2", "layer3", "layer4")[: config.frozen_stages]
+    for part in ("conv1", "bn1", *stages) if stages else ():
+        network.detector.backbone.body.get_submodule(part).eval().requires_grad_(False)
+
+
 def optimiser_for(config: MaskSlowFastDavisConfig, network: SlowFastMaskRCNN, stage: Stage) -> torch.optim.Optimizer:
     """Return the optimiser of a stage over what learns in it."""
     if stage == "detector":
         lr, decay = config.detector_lr, config.detector_weight_decay
-        train_parts(network, [part for part in PARTS if part != "slow_fast"])
-        network.detector.train()
-        stages = ("layer1", "layer2", "layer3", "layer4")[: config.frozen_stages]
-        for part in ("conv1", "bn1", *stages) if stages else ():
-            network.detector.backbone.body.get_submodule(part).eval().requires_grad_(False)
     else:
         lr, decay = config.lr, config.weight_decay
-        train_parts(network, config.learning_parts)
+    let_learn(config, network, stage)
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameter_groups(network, weight_decay=decay), lr=lr, betas=(0.9, 0.99))
     groups = parameter_groups(network, weight_decay=decay, norm_weight_decay=decay)  # the report decays all
@@ -405,6 +413,9 @@ def train(config: MaskSlowFastDavisConfig, *, resume: bool = False) -> Path:
                 recent: list[dict[str, float]] = []
                 for stretch_batch in load(stretches, every[at.unit :], batch, config.workers):
                     since = at.step
+                    if stage == "video":
+                        progress = at.stage_step / (epochs * per_epoch)
+                        let_learn(config, network, stage, norm=progress < config.freeze_norm)
                     for losses in stage_losses(config, network, stretch_batch, stage, device):
                         lr = learning_rate(config, stage, at.stage_step, per_epoch)
                         set_learning_rate(optimiser, lr)
@@ -427,7 +438,6 @@ def train(config: MaskSlowFastDavisConfig, *, resume: bool = False) -> Path:
                     scores = validate(network, held_out, config.validate_frames)
                     run.log("validation", at.step, epoch=epoch + 1, **scores)
                     note(f"epoch {epoch + 1}: J&F {scores['mean']:.3f} on {len(held_out)} sequences not trained on")
-                    train_parts(network, config.learning_parts)
                     if config.select == "best" and scores["mean"] > best:
                         best = scores["mean"]
                         export(config, network, at)

@@ -58,15 +58,9 @@ def start_from_coco(model: nn.Module, file: Path | str | None = None) -> Path:
     path = coco_file() if file is None else Path(file)
     state, _ = read_state(path)
     given = to_ours({f"detector.{name.removeprefix('detector.')}": value for name, value in state.items()})
-    given = {name: value for name, value in given.items() if not name.startswith(_REPLACED)}
+    given = {name: value for name, value in given.items() if _is_taken(name)}
     own = model.state_dict()
-    wanted = [
-        name
-        for name in own
-        if name.startswith("detector.")
-        and not name.startswith(_REPLACED)
-        and not name.endswith("num_batches_tracked")  # frozen batch norm, which COCO's is, counts none
-    ]
+    wanted = [name for name in own if _is_taken(name)]
     wrong = [f"{name} is missing" for name in wanted if name not in given]
     wrong += [f"{name} is unknown" for name in given if name not in own]
     wrong += [
@@ -81,3 +75,9 @@ def start_from_coco(model: nn.Module, file: Path | str | None = None) -> Path:
         )
     model.load_state_dict({**own, **{name: given[name] for name in wanted}})
     return path
+
+
+def _is_taken(name: str) -> bool:
+    """All of the detector but its classes, and the counters that only trainable batch norm has."""
+    taken = name.startswith("detector.") and not name.startswith(_REPLACED)
+    return taken and not name.endswith("num_batches_tracked")
