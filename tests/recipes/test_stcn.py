@@ -157,7 +157,8 @@ def test_interrupted_and_resumed_is_the_same_run_to_the_last_digit(which, reques
     straight = train(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts")
     for stop in (1, 2, None):
-        train(dataclasses.replace(parts, stop_after=stop), resume=stop != 1)
+        workers = 1 if stop == 2 else 0  # who loads the samples changes none of them
+        train(dataclasses.replace(parts, stop_after=stop, workers=workers), resume=stop != 1)
     assert (parts.out / "train.csv").read_text() == (straight / "train.csv").read_text()
     ours, theirs = load_file(parts.out / "weights.safetensors"), load_file(straight / "weights.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

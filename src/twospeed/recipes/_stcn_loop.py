@@ -369,7 +369,7 @@ def measure_norms(config: Config, following: Following, data: Triplets, process:
         frames, _, masks, present = on_device(batch, process.device)
         following(frames, masks, present)
 
-    precise_bn(following, loader(config, data, keys, process), forward)
+    precise_bn(following, loader(config, data, keys[process.rank :: process.world], process), forward)
 
 
 def on_device(batch: TripletBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from twospeed.data.bl30k import SmallObjects, bl30k_source
@@ -160,7 +161,7 @@ def train(config: StcnVideoConfig, *, resume: bool = False) -> Path:
     samples = sum(len(source.videos) * source.repeats for source in sources)
     data = VideoMix(
         sources,
-        lambda epoch: config.max_gap(epoch, samples),
+        partial(max_gap, epochs=epochs_of(config, samples), borders=config.gap_borders, gaps=config.gaps),
         size=config.crop,
         seed=config.seed,
         choice=config.frame_choice,
