@@ -206,25 +206,33 @@ def test_a_stream_that_changes_size_shows_it(tmp_path):
         read_frames(path, [1, 5])
 
 
+class Pipe(io.RawIOBase):
+    """A file that cannot be sought."""
+
+    def __init__(self, path):
+        self.file = path.open("rb")
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        return self.file.read(size)
+
+
 @pytest.mark.parametrize("name", ["no-b-frames.mkv", "transport.ts", "raw.h264"])
 def test_binary_stream(tmp_path, name):
-    path = numbered(tmp_path / name, 12, **ENCODINGS[name])
-
-    class Pipe(io.RawIOBase):  # cannot seek
-        def __init__(self):
-            self.file = path.open("rb")
-
-        def readable(self):
-            return True
-
-        def read(self, size=-1):
-            return self.file.read(size)
-
-    pipe = Pipe()
+    pipe = Pipe(numbered(tmp_path / name, 12, **ENCODINGS[name]))
     with open_video(pipe, start=2) as reader:
         assert [number_of(frame.image) for frame in reader] == list(range(2, 12))
         assert reader.info.name == "the given stream"
     assert not pipe.file.closed
+    pipe.file.close()
+
+
+def test_an_mp4_whose_index_comes_last_cannot_be_piped(tmp_path):
+    pipe = Pipe(numbered(tmp_path / "late.mp4", 40, size=(240, 320), options={"qp": "4"}))
+    with pytest.raises(VideoError, match="cannot be read from a pipe: give the file"):
+        open_video(pipe)
     pipe.file.close()
 
 

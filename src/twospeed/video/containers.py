@@ -178,7 +178,9 @@ def pictures(
                 return
             raise _damage(name, first + count, _cut_off(path, container, stream) or "its data are incomplete")
     if not count:
-        raise VideoError(f"{name}: not one picture could be decoded from its {stream.codec_context.name} stream")
+        piped = path is None and "mp4" in container.format.name
+        hint = "; an mp4 with its index at the end cannot be read from a pipe: give the file" if piped else ""
+        raise VideoError(f"{name}: not one picture could be decoded from its {stream.codec_context.name} stream{hint}")
     if damaged == "raise":
         cut_off = _cut_off(path, container, stream)
         if cut_off:
