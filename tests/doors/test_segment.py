@@ -78,3 +78,11 @@ def test_bad_input_is_one_line(scene, tmp_path, capsys):
     assert "gone.mp4" in fails(capsys, "segment", tmp_path / "gone.mp4", "--weights", weights)
     assert "give a drift above 0" in fails(capsys, "segment", clip, "--weights", weights, "--drift", -1)
     assert not out.exists()
+
+
+def test_bench_times_whole_intervals(capsys):
+    arguments = ["bench", "segment_nano", "--size", "96x64", "--frames", "4", "--keyframe-every", "2", "--json"]
+    assert exit_code(arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["clock_counts"] == "Segmenter.step, a keyframe every 2"
+    assert facts["median_s"] > 0

@@ -14,16 +14,20 @@ from twospeed.errors import InputError
 def bench(
     model: Annotated[str, typer.Argument(help="Model name; `twospeed models` lists them.")] = "track_nano",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frames.")] = "854x480",
-    frames: Annotated[int, typer.Option(min=2, help="Frames (track) or clips (classify) on the clock.")] = 20,
+    frames: Annotated[int, typer.Option(min=2, help="Frames (track, segment) or clips (classify) on the clock.")] = 20,
     memory_frames: Annotated[int, typer.Option(min=1, help="Track: frames in memory while timing.")] = 10,
     objects: Annotated[int, typer.Option(min=1, max=50, help="Track: objects.")] = 1,
+    keyframe_every: Annotated[
+        int, typer.Option(min=1, help="Segment: the image network runs on every n-th frame.")
+    ] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Time a model on generated pictures with random weights: nothing is downloaded or decoded.
 
     Track: the clock counts `Tracker.step` (upload, network, memory read, masks at the frame's size on the host), with
-    the memory filled first; not decoding, not files. Classify: one clip through the network, from tensor to scores.
+    the memory filled first; not decoding, not files. Segment: `Segmenter.step`, whole keyframe intervals alone, a
+    frame's share of each. Classify: one clip through the network, from tensor to scores.
     """
     import torch
 
@@ -38,12 +42,15 @@ def bench(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if entry.task == "track":
         seconds, counts = _time_tracker(model, width, height, frames, memory_frames, objects, device), "Tracker.step"
+    elif entry.task == "segment":
+        seconds = _time_segmenter(model, width, height, frames, keyframe_every, device)
+        counts = f"Segmenter.step, a keyframe every {keyframe_every}"
     elif entry.task == "classify":
         clip = entry.preprocessing
         seconds = _time_clips(model, clip.frames or 32, clip.crop or 256, frames, device)
         counts = f"one view of {clip.frames or 32} x {clip.crop or 256} x {clip.crop or 256}"
     else:
-        raise InputError(f"no benchmark for {entry.task} models yet; choose a track or classify model")
+        raise InputError(f"no benchmark for {entry.task} models yet; choose a track, segment or classify model")
     seconds.sort()
     median = seconds[len(seconds) // 2]
     facts = {
@@ -85,6 +92,27 @@ def _time_tracker(
         start = time.perf_counter()
         tracker.step(pictures[i % 4])
         seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _time_segmenter(model: str, width: int, height: int, frames: int, keyframe_every: int, device: str) -> list[float]:
+    import numpy as np
+
+    from twospeed.pipelines.segment import Segmenter
+
+    segmenter = Segmenter(model, keyframe_every, weights=None, device=device)
+    # Coarse patches: noise would be of another class in every pixel, which no video is, and which takes longest
+    rng = np.random.default_rng(0)
+    patches = [rng.integers(0, 256, (-(-height // 64), -(-width // 64), 3), dtype=np.uint8) for _ in range(4)]
+    pictures = [x.repeat(64, 0).repeat(64, 1)[:height, :width].copy() for x in patches]
+    segmenter.step(pictures[0])
+    segmenter.reset()
+    seconds = []
+    for _ in range(-(-frames // keyframe_every)):
+        start = time.perf_counter()
+        for i in range(keyframe_every):
+            segmenter.step(pictures[i % 4])
+        seconds.append((time.perf_counter() - start) / keyframe_every)
     return seconds
 
 
