@@ -81,9 +81,16 @@ class BoxRows:
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> BoxRows:
         """Return these rows, a mask or numbers."""
         chosen = np.arange(len(self))[rows]
-        columns = (self.boxes_xyxy, self.actions, self.persons, self.scores)
-        names = tuple(self.videos[row] for row in chosen.tolist())
-        return BoxRows(self.path, self.lines[chosen], names, self.seconds[chosen], *(each[chosen] for each in columns))
+        return BoxRows(
+            path=self.path,
+            lines=self.lines[chosen],
+            videos=tuple(self.videos[row] for row in chosen.tolist()),
+            seconds=self.seconds[chosen],
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            actions=self.actions[chosen],
+            persons=self.persons[chosen],
+            scores=self.scores[chosen],
+        )
 
     def where(self, row: int) -> str:
         """Name a row as errors do: `file:line`."""
