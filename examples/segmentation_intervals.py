@@ -4,8 +4,8 @@
 
 streams CamVid's dense run (every frame labelled, 15 a second) through the network: with a keyframe every 1 to 6 frames,
 then with keyframes on drift at several thresholds. Every policy streams from several first frames and is scored on the
-frames that all of these streams see. The cost of a frame is its multiply-adds; a keyframe that was taken because a step
-had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
+frames that all of these streams see. The cost of a frame is its multiply-adds; a keyframe that was taken only after a
+step had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
 interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves. The
 run is one steady drive; --hold N lets the car stand for N frames in its middle, by repeating a frame.
 docs/segmentation_intervals.md shows both.
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from twospeed.data.camvid import CLASSES, CamVid
 from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
-from twospeed.models.gsv.network import GSVNet
-from twospeed.pipelines.segment import KeyframePolicy, Segmenter, every, on_drift
+from twospeed.models.gsv.network import GSVNet, Step
+from twospeed.pipelines.segment import Segmenter, every, on_drift
 from twospeed.render.trade_off import plot_trade_off
 from twospeed.weights.cost import SegmenterCost, segmenter_cost
 from twospeed.weights.load import create_model
@@ -46,10 +46,11 @@ class Result:
     miou: float
 
 
-def remember_keyframes(network: GSVNet) -> None:
-    """Let a network give the scores of a keyframe that it has seen before from memory: every policy asks again."""
+def watch(network: GSVNet) -> list[None]:
+    """Return a list that grows with every step; let keyframes seen before be given from memory (all policies ask)."""
     known: dict[bytes, Tensor] = {}
-    compute = network.keyframe
+    steps: list[None] = []
+    compute, step = network.keyframe, network.step
 
     def keyframe(image: Tensor) -> Tensor:
         key = hashlib.sha1(image.cpu().numpy().tobytes()).digest()
@@ -57,33 +58,39 @@ def remember_keyframes(network: GSVNet) -> None:
             known[key] = compute(image)
         return known[key]
 
-    network.keyframe = keyframe  # type: ignore[method-assign]
+    def counted(*arguments: Tensor) -> Step:
+        steps.append(None)
+        return step(*arguments)
 
-
-def stream(segmenter: Segmenter, frames: Sequence[Frame], first: int, last_first: int) -> tuple[Matrix, int]:
-    """Label all frames from number `first` on; return the matrix and the keyframes of those from `last_first` on."""
-    segmenter.reset()
-    matrix, keyframes = np.zeros((len(CLASSES), len(CLASSES)), np.int64), 0
-    for number in range(first, len(frames)):
-        image, labels = frames[number]
-        result = segmenter.step(image)
-        if number >= last_first:
-            matrix += confusion_matrix(labels, result.labels, len(CLASSES))
-            keyframes += result.is_keyframe
-    return matrix, keyframes
+    network.keyframe, network.step = keyframe, counted  # type: ignore[method-assign]
+    return steps
 
 
 def run(
-    segmenter: Segmenter, frames: Sequence[Frame], name: str, setting: float, cost: SegmenterCost, starts: int
+    segmenter: Segmenter,
+    frames: Sequence[Frame],
+    name: str,
+    setting: float,
+    *,
+    cost: SegmenterCost,
+    steps: list[None],
+    starts: int,
 ) -> Result:
-    """Stream from each of the first `starts` frames and sum up."""
-    policy: KeyframePolicy = every(int(setting)) if name == "interval" else on_drift(setting)
-    segmenter.policy = policy
-    passes = [stream(segmenter, frames, first, starts - 1) for first in range(starts)]
-    share = sum(keyframes for _, keyframes in passes) / (starts * (len(frames) - starts + 1))
-    step_share = 1 - share if name == "interval" else 1.0  # on drift the step comes before the decision
-    gmacs = share * cost.keyframe_gmacs + step_share * cost.step_gmacs
-    return Result(name, setting, share, gmacs, mean_iou(np.sum([matrix for matrix, _ in passes], axis=0)))
+    """Stream from each of the first `starts` frames and sum up what happens from the last of them on."""
+    segmenter.policy = every(int(setting)) if name == "interval" else on_drift(setting)
+    matrix: Matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    scored = keyframes = computed = 0
+    for first in range(starts):
+        segmenter.reset()
+        for number in range(first, len(frames)):
+            image, labels = frames[number]
+            before = len(steps)
+            result = segmenter.step(image)
+            if number >= starts - 1:
+                matrix += confusion_matrix(labels, result.labels, len(CLASSES))
+                scored, keyframes, computed = scored + 1, keyframes + result.is_keyframe, computed + len(steps) - before
+    gmacs = (keyframes * cost.keyframe_gmacs + computed * cost.step_gmacs) / scored
+    return Result(name, setting, keyframes / scored, gmacs, mean_iou(matrix))
 
 
 def fixed_at(gmacs: float, fixed: list[Result]) -> float:
@@ -116,9 +123,9 @@ def main() -> None:
     model = create_model(arguments.model, arguments.weights)
     segmenter = Segmenter(model, labels=CLASSES)
     cost = segmenter_cost(model, *frames[0][0].shape[:2])
-    remember_keyframes(segmenter.model)
-    fixed = [run(segmenter, frames, "interval", n, cost, arguments.starts) for n in arguments.intervals]
-    drifting = [run(segmenter, frames, "drift", at, cost, arguments.starts) for at in arguments.thresholds]
+    shared = {"cost": cost, "steps": watch(segmenter.model), "starts": arguments.starts}
+    fixed = [run(segmenter, frames, "interval", n, **shared) for n in arguments.intervals]
+    drifting = [run(segmenter, frames, "drift", at, **shared) for at in arguments.thresholds]
     with (arguments.out / "intervals.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["policy", "setting", "keyframe_share", "gmacs_per_frame", "mIoU", "fixed_mIoU_at_this_cost"])

@@ -118,6 +118,24 @@ def test_drift_spends_keyframes_on_cuts():
     assert segmenter.step(cut).is_keyframe
 
 
+def test_steady_drift_wastes_no_step():
+    frames = np.random.default_rng(0).integers(0, 256, (13, 72, 100, 3), dtype=np.uint8)
+    seen = []
+    watching = Segmenter(video_network(), lambda situation: bool(seen.append(situation)))
+    for frame in frames[:3]:
+        watching.step(frame)
+    pace = seen[1].drift
+    assert [s.drift for s in seen] == pytest.approx([0, pace, 2 * pace, 2 * pace], rel=0.2)
+
+    model = video_network()
+    segmenter = Segmenter(model, on_drift(3.5 * pace))
+    steps, step = [], segmenter.model.step
+    segmenter.model.step = lambda *arguments: steps.append(1) or step(*arguments)
+    keyframes = [segmenter.step(frame).is_keyframe for frame in frames]
+    assert keyframes == [True, False, False, False] * 3 + [True]
+    assert len(steps) == 9, "keyframes were foreseen"
+
+
 def test_any_image_network_labels_every_frame():
     network = Counted()
     results = list(segment([Frame(i, i / 5, picture()) for i in range(3)], network))

@@ -36,7 +36,9 @@ class Situation:
 
     since_keyframe: how many frames ago the last keyframe was, 1 or more. drift: how far propagation has moved away from
     the pictures since then: the mean absolute difference between each small frame and the one before it, moved by the
-    flow, in units of the pixels' std, summed over the frames since the keyframe.
+    flow, in units of the pixels' std, summed over the frames since the keyframe. A policy is asked twice: before the
+    step to this frame, with the drift that another step as the last one would lead to (a keyframe then costs no step),
+    and after it, with the drift that it has led to.
     """
 
     since_keyframe: int
@@ -77,6 +79,7 @@ class _State:
     image_size: tuple[int, int] | None = None
     since_keyframe: int = 0
     drift: float = 0.0
+    last_drift: float = 0.0  # what the last step added, 0 right after a keyframe
     frame_index: int = 0
 
 
@@ -157,7 +160,8 @@ class Segmenter:
             state.since_keyframe += 1
             step = self._propagated(model, state, small)
         if step is None:
-            state.scores, state.since_keyframe, state.drift = model.keyframe(picture.float()), 0, 0.0
+            state.scores, state.since_keyframe = model.keyframe(picture.float()), 0
+            state.drift = state.last_drift = 0.0
         else:
             state.scores = step.scores
         state.small = small
@@ -167,11 +171,12 @@ class Segmenter:
         """Return the propagation step, or None where the policy wants a keyframe."""
         assert state.scores is not None
         assert state.small is not None
-        # A policy of the interval alone answers before anything is computed
-        if self.policy(Situation(state.since_keyframe, 0.0)):
+        # A policy of the interval alone answers before anything is computed, one on drift where motion is steady
+        if self.policy(Situation(state.since_keyframe, state.drift + state.last_drift)):
             return None
         step = model.step(state.scores, state.small, small)
-        state.drift += float((small - backward_warp(state.small, step.flow)).abs().mean())
+        state.last_drift = float((small - backward_warp(state.small, step.flow)).abs().mean())
+        state.drift += state.last_drift
         return None if self.policy(Situation(state.since_keyframe, state.drift)) else step
 
     def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
