@@ -187,7 +187,7 @@ def random_network(classes: int) -> GSVNet:
 def smooth_scores(classes: int, height: int, width: int) -> tuple[Tensor, float]:
     """Scores (1, C, h, w) whose best classes form regions, and the share of cells that lie on borders of those."""
     generator = torch.Generator().manual_seed(2)
-    coarse = torch.randn(1, classes, height // 14 + 2, width // 14 + 2, generator=generator)
+    coarse = torch.randn(1, classes, height // 22 + 2, width // 22 + 2, generator=generator)
     scores = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
     best = scores[0].argmax(0)
     corners = torch.stack([best[:-1, :-1], best[:-1, 1:], best[1:, :-1], best[1:, 1:]])

@@ -41,27 +41,29 @@ def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bo
     possible, flat = _possible(scores).flatten(1), scores.flatten()
     for y, x in zip(torch.split(where_y, _CELLS_AT_ONCE), torch.split(where_x, _CELLS_AT_ONCE), strict=True):
         candidates = possible.index_select(1, y * width + x)  # (C, M)
-        # Most cells have two candidates, few have many: sorted, those with an n-th come first, whatever n
+        # Most cells have two candidates, few have many. All firsts, then all seconds, and so on, each in the order of
+        # cells by their number of candidates: every further round is about the leading cells alone.
         count, order = candidates.view(torch.uint8).sum(0).sort(descending=True)
-        listed = candidates.T[order].nonzero()[:, 1]  # cell by cell, ascending
-        first = count.cumsum(0) - count
-        row, column = y[order], x[order]
-        corners = torch.stack([i * width + j for i in (row, below[row]) for j in (column, right[column])])  # (4, M)
-        out_y, out_x = rows[row], columns[column]  # (M, a), (M, b)
-        along_y, along_x = fy[out_y][:, :, None], fx[out_x]  # (M, a, 1), (M, b)
-        found = best = torch.empty(0)
-        for n, m in enumerate(_more_than(count)):
-            candidate = listed[first[:m] + n]
-            top_left, top_right, bottom_left, bottom_right = flat[candidate * (height * width) + corners[:, :m]]
-            top = torch.lerp(top_left[:, None], top_right[:, None], along_x[:m])
-            bottom = torch.lerp(bottom_left[:, None], bottom_right[:, None], along_x[:m])
-            values = torch.lerp(top[:, None], bottom[:, None], along_y[:m])  # (m, a, b)
-            candidate = candidate.to(torch.uint8)[:, None, None]
-            if n == 0:
-                found, best = candidate.repeat(1, *values.shape[1:]), values
-            else:
-                found[:m] = torch.where(values > best[:m], candidate, found[:m])
-                torch.maximum(best[:m], values, out=best[:m])
+        y, x = y[order], x[order]
+        cell, candidate = candidates.T[order].nonzero().unbind(1)  # (P,), cell by cell, classes ascending
+        turn = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[cell]
+        by_turn = turn.argsort(stable=True)
+        cell, candidate = cell[by_turn], candidate[by_turn]
+        corners = torch.stack([i * width + j for i in (y, below[y]) for j in (x, right[x])])  # (4, M)
+        top_left, top_right, bottom_left, bottom_right = flat[candidate * (height * width) + corners[:, cell]]
+        out_y, out_x = rows[y], columns[x]  # (M, a), (M, b)
+        along_y, along_x = fy[out_y][cell], fx[out_x][cell]  # (P, a), (P, b)
+        top = torch.lerp(top_left[:, None], top_right[:, None], along_x)
+        bottom = torch.lerp(bottom_left[:, None], bottom_right[:, None], along_x)
+        mean = torch.lerp(top[:, None], bottom[:, None], along_y[:, :, None])  # (P, a, b)
+        candidate = candidate.to(torch.uint8)[:, None, None]
+        start = len(y)
+        best, found = mean[:start], candidate[:start].repeat(1, *mean.shape[1:])
+        for m in _more_than(count)[1:]:
+            other = slice(start, start + m)
+            found[:m] = torch.where(mean[other] > best[:m], candidate[other], found[:m])
+            torch.maximum(best[:m], mean[other], out=best[:m])
+            start += m
         labels.view(-1).put_((out_y * size[1])[:, :, None] + out_x[:, None], found)
     return labels
 
