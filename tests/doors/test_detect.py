@@ -121,6 +121,19 @@ def test_a_pipe_has_an_overlay_too(place, tmp_path, monkeypatch):
     assert min(outline) > 20  # the box is drawn in every frame, before, between and after keyframes
 
 
+def test_a_video_that_breaks_off_leaves_the_keyframes_before(place, tmp_path, capsys):
+    whole = numbered(tmp_path / "whole.mkv", 100, size=(32, 48), options={"g": "5", "qp": "10"}).read_bytes()
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(whole[: len(whole) * 7 // 10])
+    out = tmp_path / "out"
+    options = ("--box", "4,4,16,26", *model(place), "-o", out, "-q")
+    assert "broken.mkv" in fails(capsys, "detect", broken, *options)
+    keyframes = json.loads((out / "results.json").read_text())["keyframes"]
+    assert [keyframe["time_s"] for keyframe in keyframes] == [0, 1, 2]
+    assert len(pictures(out / "overlay.mp4")) > 20
+    assert json.loads((out / "run.json").read_text())["finished"] is False
+
+
 def test_frames_before_a_late_keyframe_and_behind_the_last_are_in_the_overlay(place, tmp_path, monkeypatch):
     monkeypatch.setattr(action_overlay, "MOST_BYTES", 20_000)
     boxes = tmp_path / "late.csv"

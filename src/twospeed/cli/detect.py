@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twospeed.cli.options import whole_numbers
-from twospeed.errors import InputError
+from twospeed.errors import InputError, TwospeedError
 
 if TYPE_CHECKING:
     from twospeed.values import ActionBoxes
@@ -167,7 +167,7 @@ def write_results(
     """Write detections.csv and overlay.mp4 as results come, and return them (a few numbers for each person).
 
     overlay: None for no video. The folder appears with what is written first, so that bad input leaves nothing behind;
-    an interruption leaves whole keyframes, and results.json of those.
+    an interruption, or a video that breaks off, leaves whole keyframes and results.json of those.
     """
     from twospeed.cli.action_overlay import ActionOverlay
     from twospeed.cli.job import make_folder, write_json
@@ -201,7 +201,7 @@ def write_results(
                 if drawn is not None:
                     drawn.add_result(result)
                 job.advance(detector.frames_read - job.frames)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TwospeedError):
             if found:
                 write_json(folder / "results.json", describe(found, name, job.model, 3))
             raise
