@@ -43,7 +43,8 @@ def for_inference(network: nn.Module, *, winograd: bool | None = None) -> nn.Mod
     """Return a copy that computes what `network` does in eval mode, its trunks and units replaced by faster ones.
 
     `network` is left as it is; one that has none of them is returned itself. winograd: None chooses it on CPUs. Results
-    agree to 1e-4 of their range in float32. Not to be called from two threads at a time.
+    agree to 1e-4 of their range in float32. The transformed weights take memory: 0.3 GB for `gsvnet_swiftnet_r18`.
+    Not to be called from two threads at a time.
     """
     if not any(isinstance(module, ConvNorm | NormReluConv | ResNetFeatures) for module in network.modules()):
         return network

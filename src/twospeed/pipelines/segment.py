@@ -90,6 +90,7 @@ class Segmenter:
     a keyframe), or a catalogue name (with `weights`, or None for random ones). keyframe_every: every how many frames
     the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the classes;
     Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if present.
+    Networks of this package run as a copy rearranged for speed (`models/folded.py`): training on does not change it.
     Raises InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
     """
 
