@@ -128,7 +128,7 @@ def table_1(data: TableData, weights: Mapping[str, Path], folder: Path, say: Say
         ours = [runner.score((name,), {"include_last": last}).main for last in (True, False)]
         rows.append((NETWORKS[name].title, (*ours, with_last, without)))
     columns = ("5th + last", "5th only", "suppl. 5th + last", "suppl. 5th only")
-    title = f"Table 1: {runner.measure}, memory of every fifth frame with and without the last one"
+    title = f"Table 1: {runner.measure}, memory of every fifth frame with and without the last; suppl.: DAVIS-2017 val"
     return Table(columns, tuple(rows), title=title), runner.notes
 
 
