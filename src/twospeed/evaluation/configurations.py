@@ -112,7 +112,7 @@ def evaluate_configurations(
         more_tables=tuple(tables[1:]),
         protocol="; ".join(dict.fromkeys(one["protocol"] for each in documents.values() for one in each.values())),
         coverage=document["coverage"],
-        model=f"{len(weights)} configurations of slowfast_maskrcnn",
+        model=", ".join(weights),
         weights_sha256=tuple(one["weights_sha256"] for one in documents["table1"].values()),
         settings=asdict(settings),
         notes=(
