@@ -22,6 +22,7 @@ from torch import nn
 from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.loss import PARTS, encode_stretch, target_of, train_parts, window_losses
 from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
+from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.discover import Discoverer, finds_objects, scaled_to
 from twospeed.transforms.spatial import draw_affine
 from twospeed.values import Frame, ObjectMasks
@@ -142,7 +143,7 @@ class OneShotTracker:
         min_score: float | None = None,
         on_iteration: OnIteration = lambda done, loss: None,
     ):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = chosen_device(device)
         self.settings, self.merged, self.min_score = settings or FineTuning(), merged, min_score
         self.on_iteration = on_iteration
         if not finds_objects(model_or_name):
