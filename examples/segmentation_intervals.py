@@ -1,13 +1,13 @@
 """Are keyframes better spent where propagation drifts than on every n-th frame? Compare both at the same average cost.
 
-    python examples/segmentation_intervals.py CAMVID OUT [--model segment_nano] [--weights default] [--hold 40]
+    python examples/segmentation_intervals.py CAMVID OUT [--model segment_nano] [--weights default] [--pieces 11]
 
 streams CamVid's dense run (every frame labelled, 15 a second) through the network: with a keyframe every 1 to 6 frames,
 then with keyframes on drift at several thresholds. Every policy streams from several first frames and is scored on the
 frames that all of these streams see. The cost of a frame is its multiply-adds; a keyframe that was taken only after a
 step had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
 interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves. The
-run is one steady drive; --hold N lets the car stand for N frames in its middle, by repeating a frame.
+run is one steady drive; --pieces N plays it in pieces of N frames, the odd ones first, as if it were cut.
 docs/segmentation_intervals.md shows both.
 """
 
@@ -66,6 +66,12 @@ def watch(network: GSVNet) -> list[None]:
     return steps
 
 
+def in_pieces(frames: list[Frame], length: int) -> list[Frame]:
+    """Cut a drive into pieces of so many frames and play every second one first: it jumps back and forth in time."""
+    pieces = [frames[at : at + length] for at in range(0, len(frames), length)]
+    return [frame for piece in (*pieces[1::2], *pieces[::2]) for frame in piece]
+
+
 def run(
     segmenter: Segmenter,
     frames: Sequence[Frame],
@@ -75,9 +81,10 @@ def run(
     cost: SegmenterCost,
     steps: list[None],
     starts: int,
+    longest: int,
 ) -> Result:
     """Stream from each of the first `starts` frames and sum up what happens from the last of them on."""
-    segmenter.policy = every(int(setting)) if name == "interval" else on_drift(setting)
+    segmenter.policy = every(int(setting)) if name == "interval" else on_drift(setting, at_least_every=longest)
     matrix: Matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     scored = keyframes = computed = 0
     for first in range(starts):
@@ -111,19 +118,19 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--intervals", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2])
-    parser.add_argument("--hold", type=int, default=0, help="frames for which the car stands in the middle")
+    parser.add_argument("--longest", type=int, default=10, help="most frames from keyframe to keyframe, on drift")
+    parser.add_argument("--pieces", type=int, default=0, help="cut the drive into pieces of so many frames")
     parser.add_argument("--starts", type=int, default=4, help="first frames that every policy streams from")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     longest = max(CamVid(arguments.camvid, arguments.split).runs(), key=lambda part: len(part.frames))
     frames = [(frame.image(), frame.labels()) for frame in longest.frames]
-    middle = len(frames) // 2
-    frames = [*frames[:middle], *[frames[middle]] * arguments.hold, *frames[middle:]]
+    frames = in_pieces(frames, arguments.pieces) if arguments.pieces else frames
     model = create_model(arguments.model, arguments.weights)
     segmenter = Segmenter(model, labels=CLASSES)
     cost = segmenter_cost(model, *frames[0][0].shape[:2])
-    shared = {"cost": cost, "steps": watch(segmenter.model), "starts": arguments.starts}
+    shared = {"cost": cost, "steps": watch(segmenter.model), "starts": arguments.starts, "longest": arguments.longest}
     fixed = [run(segmenter, frames, "interval", n, **shared) for n in arguments.intervals]
     drifting = [run(segmenter, frames, "drift", at, **shared) for at in arguments.thresholds]
     with (arguments.out / "intervals.csv").open("w", newline="") as file:
@@ -141,7 +148,8 @@ def main() -> None:
             ("every n-th frame", [(f"{r.setting:g}", r.gmacs, r.miou) for r in fixed]),
             ("on drift", [(f"{r.setting:g}", r.gmacs, r.miou) for r in sorted(drifting, key=lambda r: r.gmacs)]),
         ],
-        title=f"{arguments.model} on CamVid's dense run" + (f", halted for {arguments.hold}" if arguments.hold else ""),
+        title=f"{arguments.model} on CamVid's dense run"
+        + (f", cut every {arguments.pieces}" if arguments.pieces else ""),
         x_label="multiply-adds a frame (G)",
     )
 

@@ -81,7 +81,7 @@ def test_policies_are_compared_at_equal_cost(scene, tmp_path, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, spec.name, script)  # dataclasses look their module up
     spec.loader.exec_module(script)
     monkeypatch.setattr(script, "create_model", lambda *arguments: video_network().eval())
-    options = ["--intervals", "1", "2", "4", "--thresholds", "0.0001", "100", "--starts", "2", "--hold", "2"]
+    options = ["--intervals", "1", "2", "4", "--thresholds", "0.0001", "100", "--starts", "2", "--pieces", "3"]
     monkeypatch.setattr(sys, "argv", ["script", str(scene / "camvid"), str(tmp_path / "out"), *options])
     script.main()
     with (tmp_path / "out" / "intervals.csv").open() as file:
@@ -101,5 +101,6 @@ def test_the_cost_between_two_intervals_is_interpolated():
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
     fixed = [script.Result("interval", n, 1 / n, gmacs, miou) for n, gmacs, miou in ((1, 8.0, 0.6), (2, 4.0, 0.5))]
+    assert script.in_pieces(list(range(7)), 2) == [2, 3, 6, 0, 1, 4, 5]
     assert script.fixed_at(5.0, fixed) == pytest.approx(0.525)
     assert script.fixed_at(9.0, fixed) != script.fixed_at(9.0, fixed)  # beyond what was measured
