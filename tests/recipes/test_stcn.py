@@ -111,7 +111,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
     torch.manual_seed(0)
     data = StaticTriplets(find_pairs(demo / "static"), size=64)
     following = Following(stcn(width=8, mask_channels=1))  # batch norm trains here: the point is the gradient
-    optimiser = torch.optim.Adam(following.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(following.parameters(), lr=1e-3)
     batch = collate_triplets([data[0, 1]])
     frames, labels, masks, present = loop.on_device(batch, torch.device("cpu"))
     losses = []
@@ -121,7 +121,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 # ---------------------------------------------------------------- runs
