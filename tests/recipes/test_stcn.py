@@ -19,7 +19,7 @@ from tests.goldens import seeded
 from twospeed.data.samples import collate_triplets
 from twospeed.data.static_pairs import StaticTriplets, find_pairs
 from twospeed.data.vos_demo import write_demo_sets
-from twospeed.errors import CheckpointError, InputError
+from twospeed.errors import CheckpointError, InputError, VideoError
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
 from twospeed.models.stm.builders import stm
@@ -278,6 +278,17 @@ def test_the_plans_are_the_authors():
 def test_settings_that_make_no_training_are_refused(video, wrong, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(video, **wrong)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_named_in_one_line(still, tmp_path, workers):
+    root = write_demo_sets(tmp_path / "sets", side=64, videos=2, frames=3, stills=1) / "static"
+    for picture in root.rglob("*.jpg"):
+        picture.write_bytes(b"no picture")
+    with pytest.raises(VideoError) as caught:
+        stcn_static.train(dataclasses.replace(still, static=root, workers=workers))
+    assert str(caught.value).startswith(str(root))
+    assert "\n" not in str(caught.value)
 
 
 def test_half_precision_is_for_gpus(video):

@@ -333,13 +333,13 @@ def batches(
             )
 
     forwards = config.batch // (per_forward * process.world)
-    for number, batch in enumerate(loader(config, data, keys(), process)):
+    for number, batch in enumerate(load(config, data, keys(), process)):
         yield batch, (step + number // max(1, forwards)) // steps_per_epoch
 
 
-def loader(config: Config, data: Triplets, keys: Any, process: Process) -> DataLoader[Any]:
+def load(config: Config, data: Triplets, keys: Any, process: Process) -> Iterator[TripletBatch]:
     """Load batches of (epoch, index) keys."""
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         data,  # type: ignore[arg-type]  # has what is needed of a Dataset
         batch_sampler=keys,
         num_workers=config.workers,
@@ -348,6 +348,11 @@ def loader(config: Config, data: Triplets, keys: Any, process: Process) -> DataL
         generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
         pin_memory=process.device.type == "cuda",
     )
+    try:
+        yield from loader
+    except InputError as error:  # from a loading process it comes with that process's traceback before its own line
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from error
 
 
 def one_thread(_worker: int) -> None:
@@ -369,7 +374,7 @@ def measure_norms(config: Config, following: Following, data: Triplets, process:
         frames, _, masks, present = on_device(batch, process.device)
         following(frames, masks, present)
 
-    precise_bn(following, loader(config, data, keys[process.rank :: process.world], process), forward)
+    precise_bn(following, load(config, data, keys[process.rank :: process.world], process), forward)
 
 
 def on_device(batch: TripletBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
