@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.goldens import seeded
 from twospeed.models.maskslowfast.convert import to_ours
+from twospeed.models.maskslowfast.inference import for_inference
 from twospeed.models.maskslowfast.network import DetectionStream
 from twospeed.models.maskslowfast.pathways import PathwayStream, SlowFastModule
 from twospeed.weights.load import create_model
@@ -84,17 +85,18 @@ def test_whole_detector(golden, davis16):
         for name, level in enhanced.items():
             recorded = out[f"mid.enhanced.{name}.{t}.mean"]
             np.testing.assert_allclose(level.mean((2, 3)), recorded, **tolerance["features"])
-    results = model(torch.stack(frames))
-    assert len(results) == 5
-    for t, found in enumerate(results):
-        masks = found["masks"][:, 0]
-        np.testing.assert_allclose(found["boxes"], out[f"boxes.{t}"], atol=tolerance["boxes_atol"])
-        np.testing.assert_allclose(found["scores"], out[f"scores.{t}"], atol=tolerance["scores_atol"])
-        np.testing.assert_allclose(masks[:, 2::6, 2::6], out[f"mask.{t}"], atol=tolerance["mask_atol"])
-        np.testing.assert_allclose(masks.mean((1, 2)), out[f"mask_mean.{t}"], atol=tolerance["mask_atol"])
-        merged = np.unpackbits(out[f"merged.{t}"])[: 180 * 320].reshape(180, 320).astype(bool)
-        assert ((masks >= 0.5).any(0).numpy() != merged).mean() < 1e-3
-        assert (found["labels"] == 1).all()
+    for way in (model, for_inference(model)):  # as it is trained, and as it is used
+        results = way(torch.stack(frames))
+        assert len(results) == 5
+        for t, found in enumerate(results):
+            masks = found["masks"][:, 0]
+            np.testing.assert_allclose(found["boxes"], out[f"boxes.{t}"], atol=tolerance["boxes_atol"])
+            np.testing.assert_allclose(found["scores"], out[f"scores.{t}"], atol=tolerance["scores_atol"])
+            np.testing.assert_allclose(masks[:, 2::6, 2::6], out[f"mask.{t}"], atol=tolerance["mask_atol"])
+            np.testing.assert_allclose(masks.mean((1, 2)), out[f"mask_mean.{t}"], atol=tolerance["mask_atol"])
+            merged = np.unpackbits(out[f"merged.{t}"])[: 180 * 320].reshape(180, 320).astype(bool)
+            assert ((masks >= 0.5).any(0).numpy() != merged).mean() < 1e-3
+            assert (found["labels"] == 1).all()
 
     stream = DetectionStream(model)
     assert [len(stream.push(frame)) for frame in frames] == [0, 0, 0, 1, 1]
