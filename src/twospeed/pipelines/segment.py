@@ -55,8 +55,8 @@ def every(n: int) -> KeyframePolicy:
     return lambda situation: situation.since_keyframe >= n
 
 
-def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 30) -> KeyframePolicy:
-    """Take a keyframe when the drift exceeds `most`, which spends them where propagation fails.
+def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 10) -> KeyframePolicy:
+    """Take a keyframe when the drift exceeds `most`, which spends them where propagation fails: at cuts, in fast motion.
 
     at_most_every, at_least_every: bounds on the interval. Raises InputError for values that make no sense.
     """
@@ -96,7 +96,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model_or_name: nn.Module | str = "gsvnet_swiftnet_r18",
+        model_or_name: nn.Module | str = "segment_nano",
         keyframe_every: int | KeyframePolicy = 4,
         *,
         weights: Any = "default",
@@ -209,7 +209,7 @@ def class_labels(num_classes: int) -> LabelMap:
 
 def segment(
     source: str | Path | int | Iterable[Frame],
-    model_or_name: nn.Module | str = "gsvnet_swiftnet_r18",
+    model_or_name: nn.Module | str = "segment_nano",
     **options: Any,
 ) -> Iterator[ClassMap]:
     """Label the frames of a video, one result a frame, in constant memory.
