@@ -56,7 +56,7 @@ def every(n: int) -> KeyframePolicy:
 
 
 def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 10) -> KeyframePolicy:
-    """Take a keyframe when the drift exceeds `most`, which spends them where propagation fails: at cuts, in fast motion.
+    """Take a keyframe when the drift exceeds `most`, which spends them where propagation fails: cuts, fast motion.
 
     at_most_every, at_least_every: bounds on the interval. Raises InputError for values that make no sense.
     """
