@@ -91,7 +91,7 @@ class SegmentNanoConfig:
     jaccard_weight: float = 0.5
     auxiliary_weight: float = 0.2  # of each of the two coarse heads
     propagation_lr: float = 2e-3
-    rows_drive: int = 33  # height of a drive's frames in cells
+    rows_drive: int = 25  # height of a drive's frames in cells
     longest: int = 5  # frames of the longest drives; the shortest have two
     dense: int = 4  # every how many batches one comes from the dense run
     teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
