@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twospeed.errors import InputError, MaskError
-from twospeed.models.maskslowfast.loss import PARTS, encode_stretch, target_of, train_parts, window_losses
+from twospeed.models.maskslowfast.loss import (
+    PARTS,
+    StretchFeatures,
+    encode_stretch,
+    target_of,
+    train_parts,
+    window_losses,
+)
 from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
 from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.discover import Discoverer, finds_objects, scaled_to
@@ -99,15 +106,18 @@ def fine_tune(
     optimiser = torch.optim.SGD(
         learning, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    window, marked = _window(frames, network.window).to(device), torch.from_numpy(labels).to(device)
+    film = torch.from_numpy(np.stack(frames[: network.window // 2 + 1])).to(device).permute(0, 3, 1, 2)
+    marked = torch.from_numpy(labels).to(device)
     scale = settings.scale if settings.scale is not None else 0.4 if network.window == 1 else 0.25
     rng = np.random.default_rng(settings.seed)
     # torchvision draws the regions that enter a loss from the global generator
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for done in range(settings.iterations):
-            pictures, target = _varied(window, marked, rng, settings, scale)
-            losses = window_losses(network, encode_stretch(network, pictures), [target_of(target)])
+            pictures, target = _varied(film, marked, rng, settings, scale)
+            # Each frame is computed once, although it is seen twice; batch norm is frozen, so that nothing changes
+            features = _mirrored(encode_stretch(network, pictures), network.window)
+            losses = window_losses(network, features, [target_of(target)])
             total = torch.stack(list(losses.values())).sum()
             value = float(total.detach())
             if not np.isfinite(value):
@@ -192,22 +202,22 @@ def _given(result: ObjectMasks, labels: Image, ids: tuple[int, ...]) -> ObjectMa
     return replace(result, labels=labels.copy(), probabilities=planes, object_ids=ids)
 
 
-def _window(frames: Sequence[Image], length: int) -> torch.Tensor:
-    """The first frame between its future and the same mirrored in time. Shapes: -> uint8 (length, 3, H, W).
+def _mirrored(features: StretchFeatures, length: int) -> StretchFeatures:
+    """Put the first frame between its future and the same mirrored in time: features of `length` frames.
 
     A video that ends too early shows its last frame again.
     """
-    around = range(-(length // 2), length // 2 + 1)
-    film = np.stack([frames[min(abs(t), len(frames) - 1)] for t in around])
-    return torch.from_numpy(film).permute(0, 3, 1, 2)
+    known = len(next(iter(features.pyramid.values())))
+    places = [min(abs(t), known - 1) for t in range(-(length // 2), length // 2 + 1)]
+    return features._replace(pyramid={name: level[places] for name, level in features.pyramid.items()})
 
 
 def _varied(
-    window: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, settings: FineTuning, scale: float
+    film: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator, settings: FineTuning, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one change and make it to all frames and the labels: float (T, 3, H, W) in 0..1, uint8 (H, W)."""
     height, width = labels.shape
     flips = rng.random() < settings.flip
     change = draw_affine(rng, height, width, degrees=settings.degrees, scale=(1 - scale, 1 + scale))
-    frames, target = change.frames(window) / 255, change.masks(labels)
+    frames, target = change.frames(film) / 255, change.masks(labels)
     return (frames.flip(-1), target.flip(-1)) if flips else (frames, target)

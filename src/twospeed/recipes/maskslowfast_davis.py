@@ -147,7 +147,6 @@ def small() -> MaskSlowFastDavisConfig:
             "max_size": 288,
             "proposals": 150,
             "sampled_regions": 96,
-            "score_thresh": 0.3,
         },
         coco="none",
         nano_start=True,
