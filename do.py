@@ -26,7 +26,7 @@ CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
     "test": [["pytest"]],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
-    "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify")],
+    "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava")],
     "run": [["twospeed"]],
     "setup": [["twospeed", "--version"]],
 }
