@@ -25,7 +25,6 @@ benchmarks/history/segment.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -40,6 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from record import append
 from track import Times, line, medians
 from twospeed.models.folded import for_inference
 from twospeed.models.gsv.network import GSVNet
@@ -48,7 +48,6 @@ from twospeed.video.writer import VideoWriter
 from twospeed.weights.catalog import find
 from twospeed.weights.load import create_model, save_model
 
-HISTORY = Path(__file__).parent / "history" / "segment.csv"
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "what", "plain_s", "ours_s", "ratio"),
     *("plain_cpu_s", "ours_cpu_s", "cpu_ratio", "difference", "mixed", "peak_mb"),
@@ -292,16 +291,6 @@ def measure_memory() -> Iterator[dict[str, object]]:
     print(f"peak memory grew by {peaks[1] - peaks[0]:.1f} MB from 100 to 1,000 frames")
 
 
-def append(values: dict[str, object]) -> None:
-    """Add a line to the history."""
-    is_new = not HISTORY.exists()
-    with HISTORY.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(values)
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -326,7 +315,7 @@ def main() -> None:
 
     for values in lines():
         if not arguments.no_history:
-            append(values)
+            append("segment", COLUMNS, [values])
 
 
 if __name__ == "__main__":
