@@ -67,10 +67,18 @@ def test_writes_all_it_promises(scene, tmp_path, capsys):
     assert len(record["weights_sha256"]) == 64
 
 
+def test_the_shipped_network_needs_nothing_but_a_video(scene, tmp_path, capsys):
+    assert exit_code(["segment", str(scene / "clip.mp4"), "-o", str(tmp_path), "--json", "--no-overlay"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["keyframes"] == 2
+    assert {"road", "car", "sky"} <= set(summary["mean_area"])
+    assert json.loads((tmp_path / "run.json").read_text())["model"] == "segment_nano"
+
+
 def test_bad_input_is_one_line(scene, tmp_path, capsys):
     clip, weights = scene / "clip.mp4", scene / "gsv.safetensors"
     out = tmp_path / "out"
-    none = fails(capsys, "segment", clip, "-o", out)
+    none = fails(capsys, "segment", clip, "--model", "gsvnet_swiftnet_r18", "-o", out)
     assert "no weights are shipped or published for gsvnet_swiftnet_r18; pass --weights FILE" in none
     assert "track_nano does not segment" in fails(capsys, "segment", clip, "--model", "track_nano")
     assert "no checkpoint at" in fails(capsys, "segment", clip, "--weights", tmp_path / "gone.pt")

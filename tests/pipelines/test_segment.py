@@ -169,5 +169,5 @@ def test_names_of_classes():
 
 def test_without_weights_a_name_says_so():
     with pytest.raises(twospeed.WeightsUnavailable, match="no weights are published for gsvnet_swiftnet_r18"):
-        Segmenter()
+        Segmenter("gsvnet_swiftnet_r18")
     assert twospeed.Segmenter("swiftnet_r18", weights=None).step(picture(64, 64)).labels.shape == (64, 64)

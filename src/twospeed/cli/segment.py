@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twospeed.errors import InputError, WeightsUnavailable
+from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
 
 if TYPE_CHECKING:
     from twospeed.values import ClassMap, Frame, LabelMap
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 EPILOG = """
 **Examples**
 
-`twospeed segment drive.mp4 --weights gsvnet.safetensors` writes `drive_segment/overlay.mp4`, `labels/00000.png` ...
-(values are class numbers), the classes' areas over time (`areas.json`, `areas.png`) and `run.json`.
+`twospeed segment drive.mp4` writes `drive_segment/overlay.mp4`, `labels/00000.png` ... (values are class numbers), the
+classes' areas over time (`areas.json`, `areas.png`) and `run.json`, with the network that ships: 11 classes of driving.
+
+`twospeed segment drive.mp4 --weights gsvnet.safetensors` takes other weights; they tell which model they are of.
 
 `twospeed segment drive.mp4 --weights gsv.tar --keyframe-weights swiftnet.pt` takes the authors' files as they are.
 
@@ -31,9 +33,13 @@ def segment(
     video: Annotated[
         str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
     ],
-    model: Annotated[str, typer.Option(help="Model name; `twospeed models --task segment` lists them.")] = (
-        "gsvnet_swiftnet_r18"
-    ),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model name; `twospeed models --task segment` lists them. "
+            "[default: the one that the weights are of; segment_nano without any]"
+        ),
+    ] = None,
     weights: Annotated[
         str, typer.Option(help="'default', or a checkpoint: twospeed's .safetensors or the authors' file.")
     ] = "default",
@@ -59,6 +65,7 @@ def segment(
     from twospeed.weights.catalog import find
     from twospeed.weights.load import create_model, weights_sha256
 
+    model = model or _model_of(weights, keyframe_weights)
     entry = find(model)
     if entry.task != "segment":
         raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
@@ -112,6 +119,22 @@ def segment(
 
 
 segment.__doc__ = (segment.__doc__ or "") + "\n" + EPILOG
+
+
+def _model_of(weights: str, keyframe_weights: Path | None) -> str:
+    """Name the model that checkpoint files belong to; without any, the one that ships."""
+    from twospeed.weights.catalog import CATALOG
+    from twospeed.weights.imports import read_state
+    from twospeed.weights.load import recognise
+
+    if weights == "default" and keyframe_weights is None:
+        return "segment_nano"
+    path = Path(weights) if keyframe_weights is None else keyframe_weights
+    state, metadata = read_state(path)
+    name = metadata.get("model") or recognise(state)
+    if name is None:
+        raise CheckpointError(f"{path}: its keys belong to no family known here; say which model it is with --model")
+    return f"gsvnet_{name}" if keyframe_weights is not None and f"gsvnet_{name}" in CATALOG else name
 
 
 def _steps(segmenter: Any, frames: Iterable[Frame]) -> Iterator[tuple[Frame, ClassMap]]:

@@ -424,6 +424,12 @@ _SEGMENT = (
         _GSVNET_PAPER,
         _SWIFTNET_PIXELS,
         labels="camvid",
+        weights=WeightsFile(
+            file="segment_nano.safetensors",
+            licence="CC BY-NC 4.0: research and other non-commercial use, as CamVid",
+            trained_on="CamVid alone, from scratch: its training frames, and for the propagation also the pictures of "
+            "60 validation frames without their labels; see docs/segment_nano.md",
+        ),
     ),
 )
 
