@@ -66,7 +66,7 @@ def test_quiet_prints_nothing(command: typer.Typer, tree: tuple[str, str]):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["davis18"], InputError, "unknown benchmark 'davis18'; choose one of davis16, davis17, youtube-vos"),
+        (["davis18"], InputError, "unknown benchmark 'davis18'; choose one of davis16, davis17"),
         (["davis17", "--predictions", "x"], InputError, "where is the data set"),
         (["davis17", "--data", "."], InputError, "not neither"),
         (["davis17", "--data", "nowhere", "--predictions", "x"], DatasetError, "nowhere: no such folder"),
