@@ -94,3 +94,9 @@ def test_bench_times_whole_intervals(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["clock_counts"] == "Segmenter.step, a keyframe every 2"
     assert facts["median_s"] > 0
+
+
+def test_an_unknown_device_is_one_line(scene, tmp_path, capsys):
+    told = fails(capsys, "segment", scene / "clip.mp4", "--device", "gpu", "-o", tmp_path / "out")
+    assert "device 'gpu' cannot be used here" in told
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import twospeed
 SOURCE = Path(twospeed.__file__).parent
 FLOORS = [
     "errors",
-    "values provenance",
+    "values provenance device",
     "ops",
     "metrics video transforms models",
     "weights data training render",

@@ -55,5 +55,7 @@ def test_alone_nothing_is_communicated(monkeypatch):
         assert gather("x") == ["x"]
         assert total(torch.tensor(3)).item() == 3
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="no CUDA device"), processes("cuda"):
+        with pytest.raises(InputError, match="device 'cuda' cannot be used here"), processes("cuda"):
             pass
+    with pytest.raises(InputError, match="device 'gpu' cannot be used here"), processes("gpu"):
+        pass

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.action_labels import Labels, label_names
-from twospeed.pipelines.device import chosen_device
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
 from twospeed.weights.catalog import Preprocessing, find

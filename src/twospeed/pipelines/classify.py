@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
-from twospeed.pipelines.device import chosen_device
 from twospeed.values import ActionScores
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.reader import Source

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twospeed.data import camvid, cityscapes
+from twospeed.device import chosen_device
 from twospeed.errors import InputError
 from twospeed.models.bisenet.network import BiSeNet
 from twospeed.models.folded import for_inference
@@ -104,9 +105,7 @@ class Segmenter:
         device: str | torch.device | None = None,
     ):
         self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         # A copy rearranged for speed; the given network stays trainable and as it is
         self.model = for_inference(model.eval().to(self.device))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.stcn.inference import for_inference
@@ -25,7 +26,6 @@ from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
-from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.discover import discover, finds_objects
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map

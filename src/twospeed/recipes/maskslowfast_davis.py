@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from twospeed.data.davis import Davis, Year
 from twospeed.data.samples import SequenceSample
 from twospeed.data.stretches import Changes, Stretch, read_stretch
+from twospeed.device import chosen_device
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
 from twospeed.models.maskslowfast.loss import (
@@ -369,7 +370,7 @@ class Position:
 
 def train(config: MaskSlowFastDavisConfig, *, resume: bool = False) -> Path:
     """Train both stages, validate, and return the run folder. resume: continue from the last checkpoint."""
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(config.device)
     process = Process(0, 1, device)
     last = last_checkpoint(config.out) if resume else None
     learned, held_out = split(config)

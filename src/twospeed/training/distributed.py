@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError
 
 Key = tuple[int, int]  # (epoch, index): what a training set is asked for
@@ -49,19 +50,19 @@ def processes(device: str | None = None) -> Iterator[Process]:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {wanted!r} was asked for, but torch finds no CUDA device; use --device cpu")
+    if world > 1 and wanted == "cuda":
+        wanted = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process touches its own card alone
+    found = chosen_device(wanted)
     if world == 1 or dist.is_initialized():
         rank = dist.get_rank() if dist.is_initialized() else 0
         size = dist.get_world_size() if dist.is_initialized() else 1
-        yield Process(rank, size, torch.device(wanted))
+        yield Process(rank, size, found)
         return
-    if wanted == "cuda":
-        wanted = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(wanted)
-    dist.init_process_group("nccl" if wanted.startswith("cuda") else "gloo")
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     try:
-        yield Process(dist.get_rank(), dist.get_world_size(), torch.device(wanted))
+        yield Process(dist.get_rank(), dist.get_world_size(), found)
     finally:
         dist.destroy_process_group()
 
