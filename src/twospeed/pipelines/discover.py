@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.inference import for_inference
 from twospeed.models.maskslowfast.network import Detections, DetectionStream, SlowFastMaskRCNN
 from twospeed.ops.masks import soft_aggregate
-from twospeed.pipelines.device import chosen_device
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.reader import open_video
@@ -44,6 +44,18 @@ def scaled_to(size: int) -> dict[str, Any]:
     if size < 32:
         raise InputError(f"size is {size}; the network needs a shorter side of 32 pixels or more")
     return {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
+
+
+def network_of(model_or_name: nn.Module | str, weights: Any, size: int | None) -> SlowFastMaskRCNN:
+    """Build a network that finds objects from its name, or pass one on. Raises InputError for a size given too late."""
+    if isinstance(model_or_name, str):
+        model_or_name = create_model(model_or_name, weights, **({} if size is None else scaled_to(size)))
+    elif size is not None:
+        raise InputError(
+            f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
+        )
+    assert isinstance(model_or_name, SlowFastMaskRCNN)  # as `finds_objects` has said
+    return model_or_name
 
 
 class Discoverer:
@@ -78,14 +90,7 @@ class Discoverer:
         if not finds_objects(model_or_name):
             name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
             raise InputError(f"{name} cannot find objects by itself; choose slowfast_maskrcnn_3_7, or give masks")
-        if isinstance(model_or_name, str):
-            model_or_name = create_model(model_or_name, weights, **({} if size is None else scaled_to(size)))
-        elif size is not None:
-            raise InputError(
-                f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
-            )
-        assert isinstance(model_or_name, SlowFastMaskRCNN)
-        self.model = for_inference(model_or_name.eval().to(self.device))
+        self.model = for_inference(network_of(model_or_name, weights, size).eval().to(self.device))
         self.reset()
 
     def reset(self, first_masks: NDArray[np.uint8] | None = None) -> None:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from twospeed.device import chosen_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.maskslowfast.loss import (
     PARTS,
@@ -29,11 +30,9 @@ from twospeed.models.maskslowfast.loss import (
     window_losses,
 )
 from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
-from twospeed.pipelines.device import chosen_device
-from twospeed.pipelines.discover import Discoverer, finds_objects, scaled_to
+from twospeed.pipelines.discover import Discoverer, finds_objects, network_of
 from twospeed.transforms.spatial import draw_affine
 from twospeed.values import Frame, ObjectMasks
-from twospeed.weights.load import create_model
 
 Image = NDArray[np.uint8]
 OnIteration = Callable[[int, float], None]
@@ -159,14 +158,7 @@ class OneShotTracker:
         if not finds_objects(model_or_name):
             name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
             raise InputError(f"{name} is not fine-tuned; choose slowfast_maskrcnn_3_7, or leave the fine-tuning out")
-        if isinstance(model_or_name, str):
-            model_or_name = create_model(model_or_name, weights, **({} if size is None else scaled_to(size)))
-        elif size is not None:
-            raise InputError(
-                f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
-            )
-        assert isinstance(model_or_name, SlowFastMaskRCNN)
-        self.model = model_or_name.eval().to(self.device)
+        self.model = network_of(model_or_name, weights, size).eval().to(self.device)
 
     def run(self, frames: Iterable[Frame], first_masks: Image) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Learn, then yield each frame of the video with its result.

@@ -302,15 +302,12 @@ def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.
     Its COCO weights are taken from torch's or twospeed's cache, or fetched once. threshold: lowest score returned.
     Raises WeightsUnavailable, saying how to give boxes, when they are neither here nor fetchable.
     """
-    assert _DETECTOR.weights is not None
-    path = Path(torch.hub.get_dir()) / "checkpoints" / _DETECTOR.weights.file
-    if not path.is_file():
-        try:
-            path = store.default_weights(_DETECTOR)
-        except WeightsUnavailable as error:
-            raise WeightsUnavailable(
-                f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}"
-            ) from error
+    try:
+        path = store.default_weights(_DETECTOR)
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(
+            f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}"
+        ) from error
     from torchvision.models.detection import fasterrcnn_resnet50_fpn  # slow to import: not before it is of use
 
     network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=threshold)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from twospeed.errors import CheckpointError, WeightsUnavailable
@@ -39,9 +38,6 @@ def coco_file() -> Path:
 
     Raises WeightsUnavailable where it is in neither and cannot be fetched, saying how to give it by hand.
     """
-    hub = Path(torch.hub.get_dir()) / "checkpoints" / COCO.file
-    if hub.is_file():
-        return hub
     try:
         return store.default_weights(_ENTRY)
     except WeightsUnavailable as error:

@@ -33,7 +33,7 @@ def sha256(path: Path) -> str:
 
 
 def default_weights(entry: Entry, *, progress: bool = True) -> Path:
-    """Return the path of a model's default weights, fetching them once if they are not on this machine.
+    """Return the path of a model's default weights, fetching them once if neither torch's cache nor ours has them.
 
     An interrupted fetch is resumed. Raises WeightsUnavailable, saying which file to put where, when the catalogue lists
     none, the machine is offline, or the checksum disagrees.
@@ -49,6 +49,11 @@ def default_weights(entry: Entry, *, progress: bool = True) -> Path:
         if not shipped.is_file():
             raise WeightsUnavailable(f"{weights.file} is missing from this installation; reinstall twospeed")
         return Path(str(shipped))
+    import torch  # its cache may hold what torchvision or PyTorchVideo fetched: the same file by the same name
+
+    of_torch = Path(torch.hub.get_dir()) / "checkpoints" / weights.file
+    if of_torch.is_file():
+        return of_torch
     path = cache_folder() / weights.file
     if not path.is_file():
         _fetch(weights.url, path, weights.sha256, progress)
