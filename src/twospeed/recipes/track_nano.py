@@ -6,6 +6,7 @@ training does. Every fourth sequence by name is held out: never trained on, only
 
     python -m twospeed.recipes.track_nano --davis DAVIS --minutes 90
     python -m twospeed.recipes.track_nano --davis DAVIS --minutes 90 --resume
+    python -m twospeed.recipes.track_nano --davis DAVIS --minutes 90 --weights default --stage-1 0 --lr 6e-4
 
 DAVIS is a folder with JPEGImages/480p and Annotations/480p. What it costs and scores: docs/track_nano.md.
 In the run folder: config.json, metrics.csv (training), validation.csv, checkpoint.pt (to resume from),
@@ -24,10 +25,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -42,15 +42,16 @@ from twospeed.data.synthetic import MovingObjects, Sample
 from twospeed.data.triplets import VideoTriplets
 from twospeed.errors import DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
-from twospeed.models.stcn.builders import track_nano
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy
 from twospeed.models.stcn.memory import read_memory
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.pad import pad, padding_for, unpad
+from twospeed.training.lanes import Lanes, move_average
 from twospeed.training.resume import write_atomically
 from twospeed.training.run_folder import resolved
 from twospeed.training.schedule import half_cosine
+from twospeed.weights.load import create_model
 
 Sequence = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # frames (T, H, W, 3), labels (T, H, W)
 
@@ -61,6 +62,7 @@ class TrackNanoConfig:
 
     davis: Path | None = None  # None: procedural textures only, nothing to validate on
     out: Path = Path("runs/track_nano")
+    weights: str | None = None  # a track_nano file to begin from, or "default": the shipped one; None: from scratch
     seed: int = 0
     minutes: float | None = 90.0  # training time; the schedule spans it
     iterations: int | None = None  # instead of minutes: exactly reproducible
@@ -182,8 +184,6 @@ def single_threaded(_worker: int) -> None:
 
 # ---------------------------------------------------------------- one step
 
-PARTS = ("loss", "cross_entropy", "match", "jaccard")  # what `step_loss` reports
-
 
 def step_loss(
     model: STCN, frames: Tensor, labels: Tensor, objects: list[int], config: TrackNanoConfig, keep: float
@@ -253,15 +253,6 @@ def kept_pixels(config: TrackNanoConfig, progress: float) -> float:
     """Return the share of pixels in the cross entropy: STCN's bootstrapping, laid over the length of this run."""
     ramp = (progress - config.bootstrap_from) / (config.bootstrap_to - config.bootstrap_from)
     return 1 - (1 - config.bootstrap_keep) * min(1.0, max(0.0, ramp))
-
-
-@torch.no_grad()
-def average(ema: STCN, model: STCN, decay: float) -> None:
-    """Move the averaged weights towards the model's; batch-norm statistics are averages already and are copied."""
-    for mean, weight in zip(ema.parameters(), model.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
-    for kept, statistic in zip(ema.buffers(), model.buffers(), strict=True):
-        kept.copy_(statistic)
 
 
 # ---------------------------------------------------------------- validation
@@ -367,7 +358,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
 
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
     torch.manual_seed(config.seed)
-    model = track_nano().to(memory_format=torch.channels_last)
+    model = cast(STCN, create_model("track_nano", config.weights)).to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
@@ -424,13 +415,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
             state.best = scores["mean"] if held_out else state.best
             export(ema, out / "track_nano.safetensors", about)
 
-    # Replicas share the weights' storage. One thread each, meeting once a step, keeps its pace on a busy machine, where
-    # threads that share every single operation wait for the slowest of them hundreds of times a step.
-    replicas = [model] + [copy.deepcopy(model) for _ in range(config.lanes - 1)]
-    for replica in replicas[1:]:
-        for mine, shared in zip(replica.parameters(), model.parameters(), strict=True):
-            mine.data = shared.data
-    pool = ThreadPoolExecutor(config.lanes, initializer=torch.set_num_threads, initargs=(1,))
+    lanes = Lanes(model, config.lanes, lambda replica: replica.train(progress < config.freeze_norm))
 
     loader = DataLoader(
         Samples(config, training),
@@ -443,37 +428,25 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     stream = iter(loader)
     since_save = since_check = 0.0
 
-    def backward(replica: STCN, frames: Tensor, labels: Tensor, objects: list[int]) -> dict[str, float]:
-        replica.zero_grad(set_to_none=True)
-        loss, parts = step_loss(replica, frames.float() / 255, labels, objects, config, keep)
-        (loss / config.lanes).backward()
-        return parts
+    def share(replica: STCN, lane: int) -> tuple[Tensor, dict[str, float]]:
+        own = slice(lane, None, config.lanes)
+        return step_loss(replica, frames[own].float() / 255, labels[own], objects[own], config, keep)
 
     while (progress := progress_at(state.iteration)) < 1:
         started = time.perf_counter()
         frames, labels, objects = next(stream)
         keep = kept_pixels(config, progress)
         if progress >= config.freeze_norm:  # from here on, all replicas use the statistics of the first
-            for replica in replicas[1:]:
-                replica.load_state_dict(dict(model.named_buffers()), strict=False)
+            lanes.share_statistics()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, progress)
 
-        shares = [slice(lane, None, config.lanes) for lane in range(config.lanes)]
-        work = [
-            pool.submit(backward, replica.train(progress < config.freeze_norm), frames[own], labels[own], objects[own])
-            for replica, own in zip(replicas, shares, strict=True)
-        ]
-        parts = dict.fromkeys(PARTS, 0.0)
-        for result in (share.result() for share in work):
-            parts = {key: parts[key] + result[key] / config.lanes for key in PARTS}
+        parts = lanes.backward(share)
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss is {parts['loss']} at iteration {state.iteration}: lower --lr")
-        for same in zip(*(replica.parameters() for replica in replicas), strict=True):
-            same[0].grad = sum((other.grad for other in same[1:]), start=same[0].grad)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()
-        average(ema, model, min(config.ema_decay, (1 + state.iteration) / (10 + state.iteration)))
+        move_average(ema, model, min(config.ema_decay, (1 + state.iteration) / (10 + state.iteration)))
 
         spent = time.perf_counter() - started
         state.iteration += 1
@@ -493,6 +466,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         if since_save > 60 * config.checkpoint_minutes:
             save()
             since_save = 0.0
+    lanes.close()
     check()
     save()
     return out / "track_nano.safetensors"
@@ -502,7 +476,7 @@ def main() -> None:
     """Read the configuration from the command line and train."""
     parser = argparse.ArgumentParser(description="Train track_nano.")
     for entry in dataclasses.fields(TrackNanoConfig):
-        kind: Any = {"davis": Path, "out": Path, "minutes": float, "iterations": int}.get(
+        kind: Any = {"davis": Path, "out": Path, "weights": str, "minutes": float, "iterations": int}.get(
             entry.name, type(entry.default)
         )
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=entry.default)
