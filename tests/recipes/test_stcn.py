@@ -20,12 +20,13 @@ from twospeed.data.samples import collate_triplets
 from twospeed.data.static_pairs import StaticTriplets, find_pairs
 from twospeed.data.vos_demo import write_demo_sets
 from twospeed.errors import CheckpointError, InputError, VideoError
+from twospeed.models.following import Following, following_loss
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
 from twospeed.models.stm.builders import stm
 from twospeed.recipes import _stcn_loop as loop
 from twospeed.recipes import stcn_static, stcn_video
-from twospeed.recipes._stcn_loop import Following, epochs_of, loss_of, mean_jaccard, precision_of
+from twospeed.recipes._stcn_loop import epochs_of, mean_jaccard, precision_of
 from twospeed.recipes.stcn_static import StcnStaticConfig
 from twospeed.recipes.stcn_video import StcnVideoConfig, find_sources
 from twospeed.weights.load import create_model
@@ -83,7 +84,7 @@ def test_the_step_and_its_loss_are_the_authors(golden):
     labels = torch.from_numpy(seeded.array("stcn.t.gt", (2, 3, 96, 96), 0, 3).astype(np.int64))
     labels[1][labels[1] == 2] = 0
     for iteration, expected in zip([0, 19_999, 20_000, 45_000, 70_000, 70_001, 100_000], out["loss"], strict=True):
-        loss = loss_of(log_odds, labels, [2, 1], keep=kept_fraction(iteration))
+        loss = following_loss(log_odds, labels, [2, 1], keep=kept_fraction(iteration))
         np.testing.assert_allclose(float(loss), expected, **tolerance)
 
 
@@ -116,7 +117,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
     frames, labels, masks, present = loop.on_device(batch, torch.device("cpu"))
     losses = []
     for _ in range(10):
-        loss = loss_of(following(frames, masks, present), labels, batch.objects, keep=1.0)
+        loss = following_loss(following(frames, masks, present), labels, batch.objects, keep=1.0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

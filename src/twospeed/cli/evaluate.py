@@ -111,7 +111,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="slowfast_maskrcnn, semi-supervised: iterations on each first mask (2000).",
+            help="Learn each first mask in so many iterations (slowfast_maskrcnn 2000, track_nano 100).",
             rich_help_panel="Model options",
         ),
     ] = None,

@@ -49,7 +49,7 @@ class MaskTracker(Protocol):
 
 BuildTracker = Callable[..., MaskTracker]
 """Called as `build(model, memory_every=..., include_last=..., top_k=..., max_memory_frames=..., size=...)`, with
-`kernel_sigma=...` where a pass reads its memory with a kernel."""
+`kernel_sigma=...` where a pass reads its memory with a kernel and `finetune=...` where it learns the first masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,9 @@ class RunSettings:
     """Options of a run, by the names of `Tracker`, and those of averaging.
 
     size: shorter side in pixels, None for the frames' own. scales: run at each of these sizes and average;
-    empty for `size` alone. flip: also run every pass on mirrored frames. given_masks: whether first masks are
-    handed over (unsupervised models find their objects themselves).
+    empty for `size` alone. flip: also run every pass on mirrored frames. finetune: iterations on the first masks
+    of each sequence. given_masks: whether first masks are handed over (unsupervised models find their objects
+    themselves).
     """
 
     memory_every: int = 5
@@ -68,6 +69,7 @@ class RunSettings:
     size: int | None = None
     scales: tuple[int, ...] = ()
     flip: bool = False
+    finetune: int | None = None
     given_masks: bool = True
 
 
@@ -133,6 +135,7 @@ def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTrack
         "include_last": settings.include_last,
         "top_k": settings.top_k,
         "max_memory_frames": settings.max_memory_frames,
+        **({"finetune": settings.finetune} if settings.finetune else {}),
     }
     sizes: list[tuple[int | None, dict[str, float]]] = [
         (size, {"kernel_sigma": KERNEL_SIGMA[size]} if size in KERNEL_SIGMA else {}) for size in settings.scales

@@ -7,7 +7,7 @@ at any frame) are one `step`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,6 +27,7 @@ from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.pipelines.discover import discover, finds_objects
+from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
 from twospeed.values import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
@@ -61,7 +62,8 @@ class Tracker:
     remembered (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at
     which the network works; None takes the input's. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size
     600 is the published multi-scale setting). precision: "bf16" autocasts the convolutions. device: None chooses CUDA
-    if present.
+    if present. finetune: practise so many iterations, or as the settings say, on the first masks before going on;
+    on_iteration: told how many are done, and the loss.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     Raises InputError for options that make no sense.
@@ -80,6 +82,8 @@ class Tracker:
         device: str | torch.device | None = None,
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
+        finetune: int | TrackerFineTuning | None = None,
+        on_iteration: Callable[[int, float], None] = lambda done, loss: None,
     ):
         for name, value in {
             "memory_every": memory_every,
@@ -94,16 +98,22 @@ class Tracker:
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         if not isinstance(model, STCN | STM):
             raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn, stm or track_nano")
-        model = model.eval().to(self.device)
-        # A copy rearranged for speed, in fp32; the given network stays trainable and as it is
-        self.model = for_inference(model) if precision == "fp32" and isinstance(model, STCN) else model
+        self._given = model.eval().to(self.device)
+        self.finetune = TrackerFineTuning(iterations=finetune) if isinstance(finetune, int) else finetune
+        self._on_iteration = on_iteration
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.size, self.kernel_sigma = max_memory_frames, size, kernel_sigma
         self.precision: Precision = precision
+        self.model = self._untuned = self._fast(self._given)
         self.reset()
 
+    def _fast(self, model: STCN | STM) -> Any:
+        """A copy rearranged for speed, in fp32; the given network stays trainable and as it is."""
+        return for_inference(model) if self.precision == "fp32" and isinstance(model, STCN) else model
+
     def reset(self) -> None:
-        """Forget the video: objects, memory and frame count."""
+        """Forget the video: objects, memory, what was learned of it, and frame count."""
+        self.model = self._untuned
         bank = ObjectBanks if isinstance(self.model, STM) else MemoryBank
         self._state = _State(
             bank(
@@ -138,12 +148,25 @@ class Tracker:
             )
         state.image_size = (height, width)
         labels = None if masks is None else self._labels(masks, (height, width))
+        if self.finetune is not None and labels is not None and not state.object_ids and bool(labels.any()):
+            self._learn(picture, labels, self.finetune)
         frame, padding = self._prepare(picture)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             probabilities = self._advance(frame, labels, padding)
         result = self._result(unpad(probabilities, padding), (height, width), time_s)
         state.frame_index += 1
         return result
+
+    def _learn(self, picture: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
+        """Go on with a copy of the network that has practised on these masks, at the size at which it works."""
+        wanted = self._working_size(picture)
+        picture = F.interpolate(picture, wanted, mode="bilinear", antialias=True).clamp(0, 1)
+        labels = F.interpolate(labels[None, None].byte(), wanted, mode="nearest")[0, 0]
+        image = picture[0].permute(1, 2, 0).mul(255).round().byte()
+        tuned = fine_tune_tracker(
+            self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_iteration=self._on_iteration
+        )
+        self.model = self._fast(tuned)
 
     def _advance(self, frame: Tensor, labels: Tensor | None, padding: Padding) -> Tensor:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
@@ -254,15 +277,17 @@ class Tracker:
 
     def _prepare(self, picture: Tensor) -> tuple[Tensor, Padding]:
         """Scale the shorter side, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
-        height, width = picture.shape[-2:]
         x = self.model.normalise(picture)
-        if self.size is not None and min(height, width) != self.size:
-            scale = self.size / min(height, width)
+        if x.shape[-2:] != (wanted := self._working_size(picture)):
             # As the authors' YouTube-VOS loader: bicubic on the normalised picture, no antialiasing
-            wanted = (int(height * scale + 1e-9), int(width * scale + 1e-9))
             x = F.interpolate(x, wanted, mode="bicubic", align_corners=False)
         padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
         return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
+
+    def _working_size(self, picture: Tensor) -> tuple[int, int]:
+        height, width = picture.shape[-2:]
+        scale = 1.0 if self.size is None else self.size / min(height, width)
+        return int(height * scale + 1e-9), int(width * scale + 1e-9)
 
     def _result(self, probabilities: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:
         if probabilities.shape[-2:] != size:

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import cv2
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from twospeed.data.samples import Triplet, TripletBatch, collate_triplets
 from twospeed.errors import CheckpointError, InputError
+from twospeed.models.following import Following, following_loss
 from twospeed.models.imagenet import start_from_imagenet
-from twospeed.models.memory import read_memory
 from twospeed.models.stcn import convert as stcn_names
 from twospeed.models.stcn.builders import stcn
-from twospeed.models.stcn.loss import bootstrapped_cross_entropy, kept_fraction
-from twospeed.models.stcn.network import STCN, KeyFeatures
+from twospeed.models.stcn.loss import kept_fraction
+from twospeed.models.stcn.network import STCN
 from twospeed.models.stm import convert as stm_names
 from twospeed.models.stm.builders import stm
-from twospeed.models.stm.network import STM, QueryFeatures
-from twospeed.ops.masks import soft_aggregate
+from twospeed.models.stm.network import STM
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, note, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 Network = Literal["stcn", "stm"]
 Backbone = Literal["resnet50", "wide_resnet50"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-Features = KeyFeatures | QueryFeatures
 
 MAY_CHANGE = {"workers", "device", "out", "log_every", "checkpoint_every", "stop_after", "samples_per_forward"}
 """Settings that may differ when a run is resumed."""
@@ -63,66 +61,6 @@ class Triplets(Protocol):
 
 
 # ---------------------------------------------------------------- one step
-
-
-class Following(nn.Module):
-    """A network as it is trained: frame 1 is segmented from frame 0, frame 2 from 0 and 1 with its prediction."""
-
-    def __init__(self, network: STCN | STM) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, frames: Tensor, masks: Tensor, present: Tensor) -> Tensor:
-        """Follow the objects of frame 0.
-
-        Shapes: frames float (B, T, 3, H, W) in 0..1, masks float (B, K, H, W) of frame 0, present (B, K), 0 where there
-        is no k-th object -> log odds (B, T - 1, K + 1, H, W) of frames 1.., background first.
-        """
-        network = self.network
-        B, T = frames.shape[:2]
-        pictures = network.normalise(frames)
-        together = network.encode_key(pictures.flatten(0, 1))
-        features = [type(together)(*(x.unflatten(0, (B, T))[:, t] for x in together)) for t in range(T)]
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        answers = []
-        for t in range(1, T):
-            key, value = self._memorise(pictures[:, t - 1], features[t - 1], masks)
-            keys.append(key.flatten(-2))
-            values.append(value.flatten(-2))
-            readout = self._recall(features[t].key, torch.cat(keys, -1), torch.cat(values, -1))
-            logits = network.decode(readout, features[t])  # type: ignore[arg-type]
-            # fp32 from here on: the clamp of the odds at 1e-7 would vanish in half precision
-            log_odds = soft_aggregate(logits.float().sigmoid() * present[:, :, None, None])
-            masks = log_odds.softmax(1)[:, 1:]
-            answers.append(log_odds)
-        return torch.stack(answers, 1)
-
-    def _memorise(self, picture: Tensor, features: Features, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: -> keys (B, C, h, w), of STM (B, K, C, h, w), and values (B, K, V, h, w)."""
-        if isinstance(self.network, STM):
-            return self.network.encode_memory(picture, masks)
-        assert isinstance(features, KeyFeatures)
-        return features.key, self.network.encode_value(picture, features.f16, masks)
-
-    def _recall(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Read the whole memory. Shapes: (B, C, h, w), (B[, K], C, N), (B, K, V, N) -> (B, K, V, h, w)."""
-        similarity = self.network.similarity
-        if keys.ndim == 3:
-            return read_memory(query, keys, values, similarity=similarity)
-        B, K = keys.shape[:2]  # each object has keys of its own: objects take the place of samples
-        own = values.flatten(0, 1).unsqueeze(1)  # (BK, 1, V, N)
-        readout = read_memory(query.repeat_interleave(K, 0), keys.flatten(0, 1), own, similarity=similarity)
-        return readout.squeeze(1).unflatten(0, (B, K))
-
-
-def loss_of(log_odds: Tensor, labels: Tensor, objects: Sequence[int], *, keep: float) -> Tensor:
-    """Return the loss of both followed frames, summed: (B, T - 1, K + 1, H, W), labels (B, T, H, W) -> scalar."""
-    losses = [
-        bootstrapped_cross_entropy(log_odds[:, t], labels[:, t + 1], objects, keep=keep)
-        for t in range(log_odds.shape[1])
-    ]
-    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
@@ -280,7 +218,7 @@ def fit(config: Config, data: Triplets, *, stage: str, mask_channels: int, resum
                         torch.autocast(process.device.type, kind, enabled=kind != torch.float32),
                     ):
                         log_odds = model(frames, masks, present)
-                        loss = loss_of(log_odds, labels, batch.objects, keep=keep)
+                        loss = following_loss(log_odds, labels, batch.objects, keep=keep)
                     scaler.scale(loss / forwards).backward()
                     tally += torch.stack(
                         [loss.detach(), mean_jaccard(log_odds, labels, batch.objects), loss.new_ones(())]

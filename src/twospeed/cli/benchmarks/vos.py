@@ -38,7 +38,7 @@ OPTIONS = frozenset(
     ]
 )
 TRACKER_OPTIONS = ("scales", "flip", "memory_every", "top_k", "max_memory_frames", "include_last")
-DISCOVERER_OPTIONS = ("min_score", "finetune")
+DISCOVERER_OPTIONS = ("min_score",)
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
@@ -153,7 +153,7 @@ def _settings(request: Request, published: RunSettings) -> RunSettings:
         changes["memory_every"] = request.memory_every
     if request.include_last:
         changes["include_last"] = True
-    for name in ("size", "top_k", "max_memory_frames"):
+    for name in ("size", "top_k", "max_memory_frames", "finetune"):
         value = getattr(request, name)
         if value is not None:
             changes[name] = value or None

@@ -1,0 +1,92 @@
+"""Learn the marked objects of a video on made-up motion of its first frame, before they are followed.
+
+One-shot fine-tuning (OSVOS, Caelles et al., CVPR 2017) for networks that follow masks, with the clips of
+`data.first_frame` and STCN's own training step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twospeed.data.first_frame import FirstFrame
+from twospeed.errors import InputError
+from twospeed.models.following import Following, following_loss
+from twospeed.models.stcn.network import STCN
+from twospeed.models.stm.network import STM
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerFineTuning:
+    """How a network learns the first frame.
+
+    iterations: steps of AdamW. batch: clips a step. crop: their side in pixels, a multiple of 16. lr: falls by half a
+    cosine to zero. keep: share of pixels, the hardest, in the cross entropy. seed: of all draws. Raises InputError for
+    values that make no sense.
+    """
+
+    iterations: int = 100
+    batch: int = 4
+    crop: int = 224
+    lr: float = 1e-4
+    keep: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.batch) < 1:
+            raise InputError(f"iterations={self.iterations}, batch={self.batch}: give 1 or more of each")
+        if self.crop < 64 or self.crop % 16:
+            raise InputError(f"crop is {self.crop} pixels; give a multiple of 16, at least 64")
+        if self.lr <= 0:
+            raise InputError(f"lr is {self.lr}; give a number above 0")
+
+
+def fine_tune_tracker(
+    network: STCN | STM,
+    image: Image,
+    labels: Image,
+    settings: TrackerFineTuning | None = None,
+    *,
+    on_iteration: Callable[[int, float], None] = lambda done, loss: None,
+) -> STCN | STM:
+    """Return a copy of a network that has practised on one picture's objects; `network` stays as it is.
+
+    image: uint8 (H, W, 3) RGB at the size at which the network will work. labels: uint8 (H, W), 0 is the background.
+    Batch-norm statistics stay. on_iteration: told how many iterations are done, and the loss. With a seed, the result
+    on one machine is the same. Raises MaskError for labels without an object or of another size, InputError when the
+    loss is not finite.
+    """
+    settings = settings or TrackerFineTuning()
+    samples = FirstFrame(image, labels)
+    rng = np.random.default_rng(settings.seed)
+    with torch.inference_mode(False), torch.enable_grad():
+        device = next(network.parameters()).device
+        network = copy.deepcopy(network).eval().requires_grad_(True)
+        following = Following(network)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.iterations)
+        for done in range(settings.iterations):
+            drawn = [samples.draw(rng, size=settings.crop) for _ in range(settings.batch)]
+            objects = [sample.objects for sample in drawn]
+            frames = torch.from_numpy(np.stack([sample.frames for sample in drawn])).to(device)
+            maps = torch.from_numpy(np.stack([sample.labels for sample in drawn])).to(device)
+            masks = torch.stack([maps[:, 0] == k + 1 for k in range(max(objects))], 1).float()
+            present = masks.flatten(2).any(2).float()
+            log_odds = following(frames.permute(0, 1, 4, 2, 3).float() / 255, masks, present)
+            loss = following_loss(log_odds, maps, objects, keep=settings.keep)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise InputError(f"iteration {done}: the loss is {value}; lower lr (now {settings.lr})")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            on_iteration(done + 1, value)
+    return network.requires_grad_(False)
