@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from twospeed.data.synthetic import render_clip
-from twospeed.errors import DatasetError, InputError
+from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.stcn.builders import track_nano
 from twospeed.recipes import track_nano as recipe
 from twospeed.recipes.track_nano import TrackNanoConfig, train
+from twospeed.weights.load import create_model
 
 TINY = {"minutes": None, "batch": 2, "crop_1": 64, "crop_2": 64, "workers": 0, "log_every": 1, "lanes": 1}
 
@@ -70,6 +71,17 @@ def test_resuming_equals_never_having_stopped(davis, tmp_path, monkeypatch):
     resumed = load_file(train(config, resume=True))
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_training_can_begin_from_weights_that_are_there(tmp_path):
+    shipped = create_model("track_nano", "default").state_dict()
+    weights = train(TrackNanoConfig(**TINY, iterations=1, out=tmp_path / "run", weights="default", lr=1e-9))
+    for name, value in load_file(weights).items():
+        if "num_batches" not in name and "running" not in name:
+            torch.testing.assert_close(value.float(), shipped[name], atol=1e-3, rtol=1e-3)
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        train(TrackNanoConfig(**TINY, iterations=1, out=tmp_path / "other", weights=str(tmp_path / "none.safetensors")))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_few_steps_on_the_same_samples_bring_the_loss_down():

@@ -68,7 +68,7 @@ def fine_tune_tracker(
     rng = np.random.default_rng(settings.seed)
     with torch.inference_mode(False), torch.enable_grad():
         device = next(network.parameters()).device
-        network = copy.deepcopy(network).eval().requires_grad_(True)
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last).eval().requires_grad_(True)
         following = Following(network)
         optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.iterations)

@@ -343,9 +343,6 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     checkpoint_file = out / "checkpoint.pt"
     if checkpoint_file.exists() and not resume:
         raise InputError(f"{out} holds a run already: pass --resume to continue it, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(resolved(config), indent=2) + "\n")
-
     training: list[Sequence] = []
     held_out: dict[str, Sequence] = {}
     if config.davis is not None:
@@ -359,6 +356,8 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
     torch.manual_seed(config.seed)
     model = cast(STCN, create_model("track_nano", config.weights)).to(memory_format=torch.channels_last)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(resolved(config), indent=2) + "\n")
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
