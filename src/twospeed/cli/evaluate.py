@@ -111,7 +111,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="Learn each first mask in so many iterations (slowfast_maskrcnn 2000, track_nano 100).",
+            help="Learn each first mask in so many iterations (slowfast_maskrcnn 2000, track_nano 30).",
             rich_help_panel="Model options",
         ),
     ] = None,

@@ -33,8 +33,8 @@ EPILOG = """
 
 `twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video.
 
-`twospeed track clip.mp4 --mask first.png --finetune 100` practises on made-up motion of the first frame before it goes
-on: better masks, a minute or two later on a CPU.
+`twospeed track clip.mp4 --mask first.png --finetune 30` practises on made-up motion of the first frame before it goes
+on: better masks, half a minute later on a CPU.
 
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 
@@ -104,7 +104,7 @@ def track(
         int | None,
         typer.Option(
             min=1,
-            help="Learn the first mask in so many iterations before the rest is tracked: 100 for track_nano, 2000 for "
+            help="Learn the first mask in so many iterations before the rest is tracked: 30 for track_nano, 2000 for "
             "slowfast_maskrcnn.",
         ),
     ] = None,
