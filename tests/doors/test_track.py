@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from tests.conftest import heed_ctrl_c
 from twospeed.cli.main import exit_code
 from twospeed.data.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
+from twospeed.pipelines.track import Tracker
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
 from twospeed.video.writer import VideoWriter
 
@@ -232,6 +234,42 @@ def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
     assert record["finished"] is False
     with av.open(str(out / "overlay.mp4")) as overlay:
         assert abs(sum(1 for _ in overlay.decode(video=0)) - len(masks)) <= 1
+
+
+def test_a_killed_run_goes_on_where_it_ended(scene, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["track", scene / "frames", "--mask", scene / "mask0.png", "--mask", f"6={scene / 'mask6.png'}"]
+    command += ["--size", 96, "-q", "-o", out]
+    assert twospeed(*command, "--resume") == 0, "nothing to go on from: an ordinary run"
+    whole = {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
+
+    (out / "overlay.mp4").unlink()
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"finished": False, "frames": 8}))  # as a killed run leaves it
+    for index in range(8, 12):
+        (out / "masks" / f"{index:05d}.png").unlink()
+    computed = []
+    step = Tracker.step
+    monkeypatch.setattr(Tracker, "step", lambda self, *a, **k: computed.append(1) or step(self, *a, **k))
+    kept = (out / "masks" / "00003.png").stat().st_mtime_ns
+    assert twospeed(*command, "--resume") == 0
+    assert len(computed) == 2 + 4, "the two frames with masks, and what was missing"
+    assert (out / "masks" / "00003.png").stat().st_mtime_ns == kept
+    for index in range(8, 12):
+        before = np.asarray(Image.open(io.BytesIO(whole[f"{index:05d}.png"])))
+        assert (read_label_map(out / "masks" / f"{index:05d}.png") == before).mean() > 0.97
+    assert json.loads((out / "run.json").read_text())["finished"] is True
+    with av.open(str(out / "overlay.mp4")) as overlay:
+        assert sum(1 for _ in overlay.decode(video=0)) == 12
+
+    capsys.readouterr()
+    computed.clear()
+    assert twospeed(*command, "--resume") == 0
+    assert "finished already, 12 frames" in capsys.readouterr().err
+    assert not computed
+    assert "memory_every 5, now it is 3" in fails(capsys, *command, "--resume", "--memory-every", 3)
+    (out / "run.json").write_text("{")
+    assert "leave --resume out" in fails(capsys, *command, "--resume")
 
 
 @pytest.mark.slow

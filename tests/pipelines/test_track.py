@@ -70,6 +70,22 @@ def test_numpy_and_tensors_give_the_same(model, clip):
     np.testing.assert_allclose(results[2], results[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"include_last": True}, {"max_memory_frames": 2}], ids=str)
+def test_replayed_frames_leave_the_memory_as_if_they_had_been_tracked(model, clip, options):
+    tracker = Tracker(model, memory_every=2, size=64, **options)
+    tracker.step(*clip[0])
+    for image, truth in clip[1:6]:
+        assert (tracker.replay(image, truth).labels == truth).all()
+    remembered = tracker.memory_frames
+    again = Tracker(model, memory_every=2, size=64, **options)
+    again.replay(clip[0][0], clip[0][1], clip[0][1])
+    for image, _ in clip[1:6]:
+        again.step(image)
+    assert again.memory_frames == remembered
+    assert again._state.since_memory == tracker._state.since_memory
+    assert tracker.step(clip[6][0]).frame_index == again.step(clip[6][0]).frame_index == 6
+
+
 def test_frames_before_any_mask_are_background(model, clip):
     tracker = Tracker(model, size=None)
     masks = tracker.step(clip[0][0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from twospeed.errors import OutputError
+from twospeed.errors import InputError, OutputError
 from twospeed.provenance import installed_versions
 from twospeed.values import RunRecord
 
@@ -24,7 +24,8 @@ class Job:
 
     Use as a context manager around the loop and call `advance` for each frame. On a terminal a bar is drawn on stderr;
     elsewhere a plain line appears every ten seconds; `quiet` silences both. `run.json` is written when the block is
-    left, whatever the reason: an interrupted run says `"finished": false` and keeps its frames.
+    left, whatever the reason, and with the first frame, should the process be killed: an interrupted run says
+    `"finished": false` and keeps its frames.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Job:
 
     def advance(self, frames: int = 1) -> None:
         """Count frames that are finished."""
+        if self.frames == 0:
+            self._write_record(finished=False)
         self.frames += frames
         now = time.perf_counter()
         if self._bar is not None:
@@ -88,8 +91,35 @@ class Job:
         self._ended = time.perf_counter()
         if self._bar is not None:
             self._bar.stop()
-        if self.output is not None and (kind is None or self.frames > 0):
-            write_json(self.output / "run.json", dataclasses.asdict(self.record(finished=kind is None)))
+        if kind is None or self.frames > 0:
+            self._write_record(finished=kind is None)
+
+    def _write_record(self, *, finished: bool) -> None:
+        if self.output is not None:
+            write_json(self.output / "run.json", dataclasses.asdict(self.record(finished=finished)))
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return the record of an earlier run in the same folder, of the same settings; None where there is none.
+
+        Raises InputError when that run was of another kind, OutputError when its record cannot be read.
+        """
+        path = self.output / "run.json" if self.output is not None else None
+        if path is None or not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            then = {"model": record["model"], "weights_sha256": record["weights_sha256"], **record["options"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"cannot read {path} ({error}); leave --resume out to begin anew") from error
+        now = {"model": self.model, "weights_sha256": self.weights_sha256, **self.options}
+        now = json.loads(json.dumps(now, default=str))
+        if other := [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]:
+            key = other[0]
+            raise InputError(
+                f"{path.parent} holds a run with {key} {then.get(key)!r}, now it is {now.get(key)!r}; give the same "
+                "options, leave --resume out to begin anew, or choose another -o"
+            )
+        return dict(record)
 
 
 def write_json(path: Path, content: Any) -> None:

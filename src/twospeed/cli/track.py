@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +31,8 @@ EPILOG = """
 
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
 
-`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video.
+`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video;
+the same line with `--resume` goes on after a crash.
 
 `twospeed track clip.mp4 --mask first.png --finetune 30` practises on made-up motion of the first frame before it goes
 on: better masks, half a minute later on a CPU.
@@ -108,6 +109,9 @@ def track(
             "slowfast_maskrcnn.",
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last mask that an interrupted run left in the folder.")
+    ] = False,
     snap: Annotated[bool, typer.Option(help="Clean anti-aliased or coloured masks to flat labels first.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the masks.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
@@ -136,6 +140,7 @@ def track(
                 "--top-k": top_k != 20,
                 "--max-memory-frames": max_memory_frames,
                 "--precision": precision != "fp32",
+                "--resume": resume,
             },
         )
     else:
@@ -200,12 +205,16 @@ def track(
             total=reader.info.frame_count,
             quiet=quiet,
         )
+        earlier = job.earlier() if resume else None
+        if earlier is not None and earlier["finished"] and not json_output:
+            return typer.echo(f"{folder}: finished already, {earlier['frames']} frames", err=True)
+        kept = [] if earlier is None else _finished_masks(folder)
         every = chain([first], frames)
         if isinstance(tracker, Tracker):
-            results = _steps(tracker, every, masks)
+            results = _steps(tracker, every, masks, kept)
         else:
             results = tracker.run(every) if isinstance(tracker, Discoverer) else tracker.run(every, masks[0])
-        areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay)
+        areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay, kept=len(kept))
     if unused := [index for index in masks if index >= job.frames]:
         raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
     if json_output:
@@ -229,12 +238,19 @@ track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG
 
 
 def write_results(
-    results: Iterable[tuple[Frame, ObjectMasks]], folder: Path, *, rate: Any, job: Any, overlay: bool = True
+    results: Iterable[tuple[Frame, ObjectMasks]],
+    folder: Path,
+    *,
+    rate: Any,
+    job: Any,
+    overlay: bool = True,
+    kept: int = 0,
 ) -> dict[int, tuple[int, float]]:
     """Write masks and overlay as they come, count them in `job`; returns {object: (frames visible, mean area)}.
 
     The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves a
-    playable overlay and all finished masks. Masks of an earlier run in the same folder are replaced.
+    playable overlay and all finished masks. Masks of an earlier run in the same folder are replaced, but for the
+    first `kept`, which a resumed run goes on from.
     """
     import numpy as np
 
@@ -248,12 +264,13 @@ def write_results(
     with ExitStack() as stack:
         for frame, result in results:
             if job.frames == 0:
-                _clear(make_folder(folder / "masks"))
+                _clear(make_folder(folder / "masks"), kept)
                 stack.enter_context(job)
                 if overlay:
                     writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
                     stack.enter_context(writer)
-            write_indexed_png(folder / "masks" / f"{frame.index:05d}.png", result.labels)
+            if frame.index >= kept:
+                write_indexed_png(folder / "masks" / f"{frame.index:05d}.png", result.labels)
             if writer is not None:
                 writer.write(draw_masks(frame.image, result.labels), frame.time_s)
             counts = np.bincount(result.labels.ravel(), minlength=256)
@@ -263,9 +280,25 @@ def write_results(
     return {i: (sum(n > 0 for n in areas), sum(areas) / len(areas)) for i, areas in pixels.items()}
 
 
-def _steps(tracker: Any, frames: Iterable[Frame], masks: dict[int, Any]) -> Iterator[tuple[Frame, ObjectMasks]]:
+def _steps(
+    tracker: Any, frames: Iterable[Frame], masks: dict[int, Any], kept: list[Path]
+) -> Iterator[tuple[Frame, ObjectMasks]]:
+    """Track; the first frames are replayed from the masks that an earlier run left."""
+    from twospeed.video.indexed_png import read_label_map
+
     for frame in frames:
-        yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
+        given = masks.get(frame.index)
+        if frame.index < len(kept):
+            labels = read_label_map(kept[frame.index], expect_size=frame.image.shape[:2])
+            yield frame, tracker.replay(frame.image, labels, given, time_s=frame.time_s)
+        else:
+            yield frame, tracker.step(frame.image, given, time_s=frame.time_s)
+
+
+def _finished_masks(folder: Path) -> list[Path]:
+    """List the masks, without gaps from frame 0 on, that an interrupted run left."""
+    files = (folder / "masks" / f"{index:05d}.png" for index in count())
+    return list(takewhile(Path.exists, files))
 
 
 def _refuse(model: str, reason: str, given: dict[str, Any], or_else: str = "") -> None:
@@ -290,9 +323,9 @@ def _learning(iterations: int, quiet: bool) -> Callable[[int, float], None]:
     return tell
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, kept: int) -> None:
     for old in folder.glob("*.png"):
-        if old.stem.isdigit():
+        if old.stem.isdigit() and int(old.stem) >= kept:
             old.unlink()
 
 

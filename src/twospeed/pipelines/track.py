@@ -140,13 +140,7 @@ class Tracker:
         """
         state = self._state
         picture = self._picture(image)
-        height, width = picture.shape[-2:]
-        if state.image_size not in (None, (height, width)):
-            raise InputError(
-                f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
-                f"{state.image_size[0]}; reset the tracker, or rescale the frames"
-            )
-        state.image_size = (height, width)
+        height, width = state.image_size = self._checked_size(picture)
         labels = None if masks is None else self._labels(masks, (height, width))
         if self.finetune is not None and labels is not None and not state.object_ids and bool(labels.any()):
             self._learn(picture, labels, self.finetune)
@@ -154,6 +148,32 @@ class Tracker:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             probabilities = self._advance(frame, labels, padding)
         result = self._result(unpad(probabilities, padding), (height, width), time_s)
+        state.frame_index += 1
+        return result
+
+    @torch.inference_mode()
+    def replay(
+        self, image: Image, labels: NDArray[np.uint8], masks: Labels | None = None, *, time_s: float = 0.0
+    ) -> ObjectMasks:
+        """Take the next frame as `step`, but with the labels that an earlier run gave it: to go on where that ended.
+
+        image, masks, time_s: as `step`, which is what runs where masks are given or no object is known. labels: uint8
+        (H, W), the earlier result. Nothing is computed but what the memory needs; it differs from the earlier run's in
+        that masks are remembered as they were written, not as probabilities. Raises as `step`.
+        """
+        state = self._state
+        if masks is not None or not state.object_ids:
+            return self.step(image, masks, time_s=time_s)
+        picture = self._picture(image)
+        size = self._checked_size(picture)
+        known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
+        state.since_memory += 1
+        if state.since_memory >= self.memory_every or self.include_last:
+            frame, padding = self._prepare(picture)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
+        background = 1 - known.sum(0, keepdim=True)
+        result = self._result(torch.cat([background, known]), size, time_s)
         state.frame_index += 1
         return result
 
@@ -194,13 +214,26 @@ class Tracker:
             probabilities = torch.cat([background, predicted])
 
         state.since_memory += 1
-        due = state.since_memory >= self.memory_every
-        if new_ids or due or self.include_last:
-            key, value = self._memorise(frame, features, probabilities[1:], padding)
-            state.bank.add(key, value, permanent=bool(new_ids), temporary=not (new_ids or due))
-            if new_ids or due:
-                state.since_memory = 0
+        if new_ids or state.since_memory >= self.memory_every or self.include_last:
+            self._remember(frame, features, probabilities[1:], padding, given=bool(new_ids))
         return probabilities
+
+    def _remember(
+        self,
+        frame: Tensor,
+        features: KeyFeatures | QueryFeatures,
+        masks: Tensor,
+        padding: Padding,
+        *,
+        given: bool = False,
+    ) -> None:
+        """Add a frame to the bank: for good where masks were given, until the next one where it is only the last."""
+        state = self._state
+        stays = given or state.since_memory >= self.memory_every
+        key, value = self._memorise(frame, features, masks, padding)
+        state.bank.add(key, value, permanent=given, temporary=not stays)
+        if stays:
+            state.since_memory = 0
 
     def _memorise(
         self, frame: Tensor, features: KeyFeatures | QueryFeatures, masks: Tensor, padding: Padding
@@ -222,20 +255,33 @@ class Tracker:
             raise MaskError(
                 f"{len(state.object_ids)} objects so far; {MAX_OBJECTS} is the most that can be tracked at once"
             )
-        height, width = predicted.shape[-2:]
-        left, right, top, bottom = padding
-        inner = (height - top - bottom, width - left - right)
-        planes = one_hot(labels, new_ids)[None]  # (1, k, H, W)
-        given = pad(
-            F.interpolate(planes, inner, mode="nearest")[0] if planes.shape[-2:] != inner else planes[0],
-            padding,
-        )
+        given = self._planes(one_hot(labels, new_ids), predicted, padding)
         covered = given.sum(0) > 0.5
-        known = torch.zeros(len(state.object_ids), height, width, device=predicted.device)
+        known = torch.zeros(len(state.object_ids), *predicted.shape[-2:], device=predicted.device)
         known[: len(predicted)] = predicted.masked_fill(covered, 0)
         for plane, object_id in zip(given, new_ids, strict=True):
             known[state.object_ids.index(object_id)] = plane
         return known
+
+    def _planes(self, planes: Tensor, frame: Tensor, padding: Padding) -> Tensor:
+        """Bring masks of the picture's size to that of the prepared frame. Shapes: (K, H, W) -> (K, H', W')."""
+        height, width = frame.shape[-2:]
+        left, right, top, bottom = padding
+        inner = (height - top - bottom, width - left - right)
+        if planes.shape[-2:] != inner:
+            planes = F.interpolate(planes[None], inner, mode="nearest")[0]
+        return pad(planes, padding)
+
+    def _checked_size(self, picture: Tensor) -> tuple[int, int]:
+        """Return the picture's height and width, which all frames of a video share."""
+        state = self._state
+        height, width = picture.shape[-2:]
+        if state.image_size not in (None, (height, width)):
+            raise InputError(
+                f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
+                f"{state.image_size[0]}; reset the tracker, or rescale the frames"
+            )
+        return height, width
 
     def _picture(self, image: Image) -> Tensor:
         """Any accepted image -> float (1, 3, H, W) in 0..1 on the device."""
