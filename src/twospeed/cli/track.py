@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from twospeed.values import Frame, ObjectMasks
 
+_MARKS = ("mask", "box", "point", "snap")
+_MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision", "resume")
+_FINDING = ("merged", "min_score")
 _NOTHING_TO_LEARN = "--finetune learns the first frame's mask; give --mask FIRST.png, --box x,y,w,h or --point x,y"
 
 EPILOG = """
@@ -47,6 +50,7 @@ the objects of the first frame's mask, then follows them.
 
 
 def track(
+    context: typer.Context,
     video: Annotated[
         str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
     ],
@@ -126,26 +130,13 @@ def track(
     from twospeed.weights.load import weights_sha256
 
     if finds_objects(model):
-        given = {"--mask": mask, "--box": box, "--point": point, "--snap": snap}
         if finetune is None:
-            _refuse(model, "finds objects by itself", given, or_else=", or learn it: --finetune 200")
+            _refuse(context, "finds objects by itself", _MARKS, or_else=", or learn it: --finetune 200")
         elif not (mask or box or point):
             raise InputError(_NOTHING_TO_LEARN)
-        _refuse(
-            model,
-            "remembers no masks",
-            {
-                "--memory-every": memory_every != 5,
-                "--include-last": include_last,
-                "--top-k": top_k != 20,
-                "--max-memory-frames": max_memory_frames,
-                "--precision": precision != "fp32",
-                "--resume": resume,
-            },
-        )
+        _refuse(context, "remembers no masks", _MEMORY)
     else:
-        only = {"--merged": merged, "--min-score": min_score is not None}
-        _refuse(model, "follows objects that are marked", only)
+        _refuse(context, "follows objects that are marked", _FINDING)
         if not (mask or box or point):
             raise InputError(
                 f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y "
@@ -301,10 +292,13 @@ def _finished_masks(folder: Path) -> list[Path]:
     return list(takewhile(Path.exists, files))
 
 
-def _refuse(model: str, reason: str, given: dict[str, Any], or_else: str = "") -> None:
-    """Raise InputError when an option is given that a model has no use for."""
-    if unwanted := [name for name, value in given.items() if value]:
-        raise InputError(f"{model} {reason}; leave {unwanted[0]} out{or_else}")
+def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
+    """Raise InputError when an option is given that the model has no use for."""
+    for option in options:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            name = option.replace("_", "-")
+            raise InputError(f"{context.params['model']} {reason}; leave --{name} out{or_else}")
 
 
 def _learning(iterations: int, quiet: bool) -> Callable[[int, float], None]:
