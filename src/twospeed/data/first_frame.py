@@ -30,7 +30,8 @@ class FirstFrame:
                 f"the mask is {labels.shape[1]}x{labels.shape[0]}, its frame {width}x{height}; give it that size"
             )
         counts = np.bincount(labels.ravel(), minlength=256)
-        self.ids = [k for k in range(1, 256) if counts[k] >= 16]
+        self.areas = {k: int(counts[k]) for k in range(1, 256) if counts[k] >= 16}
+        self.ids = list(self.areas)
         if not self.ids:
             raise MaskError("the first frame's mask marks no object of 16 pixels or more; there is nothing to learn")
         self.labels, self.length = labels, length
@@ -47,7 +48,7 @@ class FirstFrame:
             sample = self._attempt(rng, size, max_objects)
             if sample is not None:
                 return sample
-        raise InputError(f"no object came into view in 20 samples of {size} pixels; give a larger size")
+        raise InputError("the objects came into view in none of 20 samples; are they larger than a few pixels?")
 
     def _attempt(self, rng: np.random.Generator, size: int, max_objects: int) -> Sample | None:
         height, width = self.labels.shape
@@ -73,8 +74,10 @@ class FirstFrame:
             film[t] = cv2.warpAffine(self.background, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
             for layer, tint in zip(layers, tints[t], strict=True):
                 place_layer(film[t], maps[t], layer, t, float(tint))
-        if any((maps[0] == n).sum() < 0.002 * size * size for n in range(1, len(wanted) + 1)):
-            return None
+        for number, k in enumerate(wanted, start=1):
+            enough = min(0.002 * size * size, 0.25 * scale**2 * self.areas[k])
+            if (maps[0] == number).sum() < enough:
+                return None
         film = jitter_colours(rng, film.reshape(-1, size, 3), 0.08).reshape(film.shape)
         for t in range(self.length):
             film[t] = jitter_colours(rng, film[t], 0.015)
