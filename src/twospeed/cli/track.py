@@ -38,7 +38,7 @@ EPILOG = """
 the same line with `--resume` goes on after a crash.
 
 `twospeed track clip.mp4 --mask first.png --finetune 30` practises on made-up motion of the first frame before it goes
-on: better masks, half a minute later on a CPU.
+on: it costs half a minute on a CPU and often gives better masks.
 
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 

@@ -1,7 +1,7 @@
 """Samples made of one picture with masks: its objects, cut out, move over the background filled in behind them.
 
 The idea is Lucid data dreaming's (Khoreva et al., 2017): what a video's objects look like is in its first frame, and
-how they may move can be made up.
+how they may move, and before what, can be made up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.synthetic import Layer, MovingObjects, Sample, jitter_colours, place_layer, random_motion
+from twospeed.data.textures import procedural_texture
 from twospeed.errors import InputError, MaskError
 
 Image = NDArray[np.uint8]
@@ -37,7 +38,7 @@ class FirstFrame:
         self.labels, self.length = labels, length
         self.background = _filled_in(image, labels > 0)
         self.cutouts = {k: _cut_out(image, labels == k) for k in self.ids}
-        self.occluders = MovingObjects([self.background])
+        self.occluders = MovingObjects([self.background], procedural=0.5)
 
     def draw(self, rng: np.random.Generator, *, size: int = 224, max_objects: int = 2) -> Sample:
         """Draw one sample of size x size pixels with 1..max_objects of the objects to follow; the others move, too.
@@ -62,6 +63,7 @@ class FirstFrame:
         middle = np.clip(middle, half, np.array([width, height]) - half)
 
         camera = random_motion(rng, centre=np.zeros(2), scale=scale, layer_side=size, reach=0.03 * size, strength=0.5)
+        ground = self._ground(rng)
         film = np.empty((self.length, size, size, 3), np.uint8)
         maps = np.zeros((self.length, size, size), np.uint8)
         layers = [self._layer(rng, k, wanted, scale, middle, size) for k in rng.permutation(self.ids)]
@@ -71,7 +73,7 @@ class FirstFrame:
         for t in range(self.length):
             matrix = camera.matrix(t, 0, 0)
             matrix[:, 2] += size / 2 - matrix[:, :2] @ middle
-            film[t] = cv2.warpAffine(self.background, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+            film[t] = cv2.warpAffine(ground, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
             for layer, tint in zip(layers, tints[t], strict=True):
                 place_layer(film[t], maps[t], layer, t, float(tint))
         for number, k in enumerate(wanted, start=1):
@@ -84,6 +86,13 @@ class FirstFrame:
         if rng.random() < 0.5:
             film, maps = film[:, :, ::-1], maps[:, :, ::-1]
         return Sample(film, maps, len(wanted))
+
+    def _ground(self, rng: np.random.Generator) -> Image:
+        """Half of the time another background: else what the first frame does not show would pass for an object."""
+        kind = rng.random()
+        if kind < 0.25:
+            return procedural_texture(rng, *self.labels.shape)
+        return jitter_colours(rng, self.background[::-1], 0.2) if kind < 0.5 else self.background
 
     def _layer(
         self,

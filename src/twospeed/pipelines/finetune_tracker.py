@@ -30,7 +30,7 @@ class TrackerFineTuning:
     """How a network learns the first frame.
 
     iterations: steps of AdamW. batch: clips a step. crop: their side in pixels, a multiple of 16. lr: falls by half a
-    cosine to zero; None is 2e-4, and STCN's own 1e-5 for networks of its size. keep: share of pixels, the hardest, in
+    cosine to zero; None is 1e-4, and STCN's own 1e-5 for networks of its size. keep: share of pixels, the hardest, in
     the cross entropy. seed: of all draws. Raises InputError for values that make no sense.
     """
 
@@ -72,7 +72,7 @@ def fine_tune_tracker(
         device = next(network.parameters()).device
         network = copy.deepcopy(network).to(memory_format=torch.channels_last).eval().requires_grad_(True)
         following = Following(network)
-        lr = settings.lr or (2e-4 if sum(p.numel() for p in network.parameters()) < SMALL else 1e-5)
+        lr = settings.lr or (1e-4 if sum(p.numel() for p in network.parameters()) < SMALL else 1e-5)
         optimiser = torch.optim.AdamW(network.parameters(), lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.iterations)
         for done in range(settings.iterations):
