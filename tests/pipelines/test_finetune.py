@@ -164,7 +164,6 @@ def test_the_command_line(network, clip, tmp_path, capsys):
         ([*weights, *learn, "--mask", f"2={mask}"], "a mask of frame 2"),
         ([*weights, "--mask", mask], "leave --mask out, or learn it: --finetune 200"),
         (learn, "no weights are published for slowfast_maskrcnn_1_1"),
-        (["--model", "track_nano", *learn], "leave --finetune out"),
     ):
         code, lines = run(*more)
         assert code == 2
