@@ -248,6 +248,7 @@ def test_a_killed_run_goes_on_where_it_ended(scene, tmp_path, capsys, monkeypatc
     (out / "run.json").write_text(json.dumps(record | {"finished": False, "frames": 8}))  # as a killed run leaves it
     for index in range(8, 12):
         (out / "masks" / f"{index:05d}.png").unlink()
+    write_indexed_png(out / "masks" / "00007.png", np.zeros(SIZE, np.uint8))  # as if all were hidden for a moment
     computed = []
     step = Tracker.step
     monkeypatch.setattr(Tracker, "step", lambda self, *a, **k: computed.append(1) or step(self, *a, **k))

@@ -38,7 +38,7 @@ EPILOG = """
 the same line with `--resume` goes on after a crash.
 
 `twospeed track clip.mp4 --mask first.png --finetune 30` practises on made-up motion of the first frame before it goes
-on: it costs half a minute on a CPU and often gives better masks.
+on: it takes some seconds, more on a CPU, and often gives better masks.
 
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 
@@ -280,7 +280,7 @@ def _steps(
     for frame in frames:
         given = masks.get(frame.index)
         if frame.index < len(kept):
-            labels = read_label_map(kept[frame.index], expect_size=frame.image.shape[:2])
+            labels = read_label_map(kept[frame.index], allow_empty=True, expect_size=frame.image.shape[:2])
             yield frame, tracker.replay(frame.image, labels, given, time_s=frame.time_s)
         else:
             yield frame, tracker.step(frame.image, given, time_s=frame.time_s)

@@ -355,7 +355,9 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
 
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
     torch.manual_seed(config.seed)
-    model = cast(STCN, create_model("track_nano", config.weights)).to(memory_format=torch.channels_last)
+    resume = resume and checkpoint_file.exists()
+    model = cast(STCN, create_model("track_nano", None if resume else config.weights))
+    model = model.to(memory_format=torch.channels_last)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(resolved(config), indent=2) + "\n")
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -367,7 +369,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         betas=(0.9, 0.99),
     )
     state = Progress()
-    if resume and checkpoint_file.exists():
+    if resume:
         saved = torch.load(checkpoint_file, weights_only=True)
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
