@@ -8,7 +8,7 @@
 | read all | `open_video`, every frame | OpenCV's `VideoCapture`, every frame to RGB |
 | read 32 | `read_frames`, 32 frames, every other, from the middle | the same by walking there with `VideoCapture` |
 | count | `frame_times` of a file not seen before | `VideoCapture.grab` to the end |
-| overlay | `draw_masks`, two objects over a third of the picture | the same sum by NumPy indexing and floats |
+| overlay | `draw_masks`, two objects over a third of the image | the same sum by NumPy indexing and floats |
 | write | `VideoWriter`, H.264 veryfast | OpenCV's `VideoWriter`, MPEG-4 (no H.264 in its wheels; browsers refuse it) |
 
 Both ways take turns; the best of the repetitions is kept. Milliseconds are of the wall clock for the whole job,
@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from record import append, machine_load, stamp
-from twospeed.render.overlay import draw_masks
-from twospeed.render.palette import object_colours
+from twospeed.output.overlay import draw_masks
+from twospeed.output.palette import object_colours
 from twospeed.video import seeking
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
 from twospeed.video.writer import VideoWriter

@@ -3,7 +3,7 @@
     python benchmarks/jf.py --data DAVIS/2016 --predictions results
 
 Both ways score the same files in one run and must agree. The plain way is what the definitions say, on whole
-pictures: one after the other, a boundary map of every mask, dilated with a disk of 8 pixels' radius at 480p.
+images: one after the other, a boundary map of every mask, dilated with a disk of 8 pixels' radius at 480p.
 The clock counts reading and comparing all files and summing up; not the start of Python and its imports. Both
 are repeated in turn, and the best of each is kept. `load` is the machine's at the start: other work on it
 lengthens wall seconds more than processor seconds. A line is appended to benchmarks/history/jf.csv.
@@ -33,8 +33,8 @@ CLOCK = "reading and comparing all files and summing up; without imports"
 
 
 def read_mask(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture) > 0
+    with Image.open(path) as image:
+        return np.array(image) > 0
 
 
 def plain_boundary(mask: np.ndarray) -> np.ndarray:

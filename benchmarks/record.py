@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from twospeed.provenance import commit_of_this_code, machine_name
+from twospeed.environment import commit_of_this_code, machine_name
 
 HISTORY = Path(__file__).parent / "history"
 

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from record import append
 from track import Times, line, medians
-from twospeed.models.folded import for_inference
+from twospeed.models.fused import for_inference
 from twospeed.models.gsv.network import GSVNet
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.video.writer import VideoWriter
@@ -56,7 +56,7 @@ SIZES = {(1024, 2048): 19, (360, 480): 11}
 
 
 class PlainGSVNet:
-    """The published formulas, layer by layer, on a state dict: nothing folded, shared or kept channels last."""
+    """The published formulas, layer by layer, on a state dict: nothing fused, shared or kept channels last."""
 
     def __init__(self, network: GSVNet):
         self.state = network.state_dict()
@@ -92,12 +92,12 @@ class PlainGSVNet:
         small = [int(length * self.scale) for length in image.shape[-2:]]
         prefix = "keyframe_network."
         x = F.interpolate(self.normalise(image, prefix, flip=False), small, mode="bilinear", align_corners=True)
-        x = F.relu(self.norm(f"{prefix}trunk.bn1", self.conv(f"{prefix}trunk.conv1", x, 2)))
+        x = F.relu(self.norm(f"{prefix}backbone.bn1", self.conv(f"{prefix}backbone.conv1", x, 2)))
         x = F.max_pool2d(x, 3, 2, 1)
         features = []
         for stage in range(1, 5):
             for index in range(2):
-                block, stride = f"{prefix}trunk.layer{stage}.{index}", 2 if stage > 1 and not index else 1
+                block, stride = f"{prefix}backbone.layer{stage}.{index}", 2 if stage > 1 and not index else 1
                 y = F.relu(self.norm(f"{block}.bn1", self.conv(f"{block}.conv1", x, stride)))
                 y = self.norm(f"{block}.bn2", self.conv(f"{block}.conv2", y))
                 if f"{block}.downsample.0.weight" in self.state:
@@ -193,8 +193,8 @@ def smooth_scores(classes: int, height: int, width: int) -> tuple[Tensor, float]
     return scores, float((corners != corners[0]).any(0).float().mean())
 
 
-def pictures(count: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """A picture that a camera pans over: smooth colours, finer texture, a little noise. uint8 (H, W, 3) each."""
+def images(count: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """An image that a camera pans over: smooth colours, finer texture, a little noise. uint8 (H, W, 3) each."""
     rng = np.random.default_rng(0)
     wide = np.zeros((height + 32, width + 2 * count + 8, 3), np.float32)
     for cell, strength in ((64, 70), (12, 35), (3, 12)):
@@ -213,7 +213,7 @@ def measure(height: int, width: int, classes: int, repeat: int) -> Iterator[dict
     plain, ours = PlainGSVNet(network), for_inference(network)
     assert isinstance(ours, GSVNet)
     size = f"{width}x{height}"
-    previous, image = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in pictures(2, height, width))
+    previous, image = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in images(2, height, width))
 
     def difference(actual: Tensor, expected: Tensor) -> str:
         found = float((actual - expected).abs().max() / expected.abs().max())
@@ -256,8 +256,8 @@ def run_command(folder: Path, frames: int, height: int, width: int) -> Times:
     """Run `twospeed segment` on a made clip; return (wall, cpu) seconds a frame. Only the latter count imports."""
     clip = folder / f"{frames}.mp4"
     with VideoWriter(clip, 30) as writer:
-        for picture in pictures(frames, height, width):
-            writer.write(picture)
+        for image in images(frames, height, width):
+            writer.write(image)
     weights = "default"
     if find("segment_nano").weights is None:  # not shipped: random ones take as long, or longer
         torch.manual_seed(0)

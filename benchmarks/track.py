@@ -50,7 +50,7 @@ Times = tuple[float, float]  # wall, cpu
 
 
 class PlainSTCN:
-    """The published formulas, layer by layer, on a state dict: nothing folded, shared or kept channels last."""
+    """The published formulas, layer by layer, on a state dict: nothing fused, shared or kept channels last."""
 
     def __init__(self, state: dict[str, Tensor]):
         self.state = {name: value.contiguous() for name, value in state.items()}
@@ -65,7 +65,7 @@ class PlainSTCN:
         keys = ("running_mean", "running_var", "weight", "bias")
         return F.batch_norm(x, *(self.state[f"{name}.{key}"] for key in keys))
 
-    def trunk(self, prefix: str, x: Tensor, depths: tuple[int, ...], convs: int) -> list[Tensor]:
+    def backbone(self, prefix: str, x: Tensor, depths: tuple[int, ...], convs: int) -> list[Tensor]:
         """A ResNet's first stages; convs: 3 in a bottleneck (stride on the second), 2 in a basic block."""
         x = F.max_pool2d(F.relu(self.norm(f"{prefix}.bn1", self.conv(f"{prefix}.conv1", x, 2))), 3, 2, 1)
         features = []
@@ -85,7 +85,7 @@ class PlainSTCN:
 
     def encode_key(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Shapes: (1, 3, H, W) -> key, thin, f16, f8, f4."""
-        f4, f8, f16 = self.trunk("key_encoder", frame, (3, 4, 6), 3)
+        f4, f8, f16 = self.backbone("key_encoder", frame, (3, 4, 6), 3)
         return self.conv("key_projection", f16), self.conv("thin_projection", f16), f16, f8, f4
 
     def block(self, name: str, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class PlainSTCN:
     def encode_value(self, frame: Tensor, f16: Tensor, mask: Tensor) -> Tensor:
         """Shapes: (1, 3, H, W), (1, C16, h, w), (1, 1, H, W) -> (1, V, h, w)."""
         x = torch.cat([frame, mask, torch.zeros_like(mask)], 1)
-        x = self.trunk("value_encoder.trunk", x, (2, 2, 2), 2)[-1]
+        x = self.backbone("value_encoder.backbone", x, (2, 2, 2), 2)[-1]
         x = self.block("value_encoder.fusion.block1", torch.cat([x, f16], 1))
         return self.block("value_encoder.fusion.block2", x + self.attention("value_encoder.fusion.attention", x))
 
@@ -161,7 +161,7 @@ def random_network() -> torch.nn.Module:
 
 
 def scene(plain: PlainSTCN, height: int, width: int, frames: int) -> Scene:
-    """A picture, a mask, and as many remembered frames: one that is encoded, the others near it."""
+    """An image, a mask, and as many remembered frames: one that is encoded, the others near it."""
     generator = torch.Generator().manual_seed(1)
     frame = torch.randn(1, 3, height, width, generator=generator)
     mask = torch.zeros(1, 1, height, width)
@@ -254,14 +254,14 @@ def measure(height: int, width: int, memories: list[int], repeat: int) -> Iterat
 def measure_memory(quick: bool) -> Iterator[dict[str, object]]:
     """Peak memory of a long video with a bounded memory, and frames per second of the shipped network."""
     network = create_model("track_nano")
-    pictures = np.random.default_rng(0).integers(0, 256, (8, 480, 854, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 480, 854, 3), np.uint8)
 
     def run(height: int, width: int, frames: int, **options: object) -> Iterator[int]:
         tracker = Tracker(network, size=None, device="cpu", **options)  # type: ignore[arg-type]
         mask = np.zeros((height, width), np.uint8)
         mask[height // 4 : height // 2, width // 4 : width // 2] = 1
         for i in range(frames):
-            tracker.step(np.ascontiguousarray(pictures[i % 8, :height, :width]), mask if i == 0 else None)
+            tracker.step(np.ascontiguousarray(images[i % 8, :height, :width]), mask if i == 0 else None)
             yield i + 1
 
     started, peaks = (time.perf_counter(), time.process_time()), {}

@@ -40,16 +40,16 @@ CLOCK = "processor milliseconds of one thread a sample, decoding included"
 SIZE = 384
 
 
-def jitter(rng: np.random.Generator, picture: Image.Image, spread: tuple[float, ...]) -> Image.Image:
+def jitter(rng: np.random.Generator, image: Image.Image, spread: tuple[float, ...]) -> Image.Image:
     """Change brightness, contrast, saturation (and hue) one after the other."""
     steps = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
     for step, s in zip(steps, spread, strict=False):
-        picture = step(picture, float(rng.uniform(1 - s, 1 + s)))
-    return TF.adjust_hue(picture, float(rng.uniform(-spread[3], spread[3]))) if len(spread) > 3 else picture
+        image = step(image, float(rng.uniform(1 - s, 1 + s)))
+    return TF.adjust_hue(image, float(rng.uniform(-spread[3], spread[3]))) if len(spread) > 3 else image
 
 
 def bent(rng: np.random.Generator, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Bend a picture and its mask by a spline that is evaluated at every pixel."""
+    """Bend an image and its mask by a spline that is evaluated at every pixel."""
     spline, (h, w) = draw_spline(rng), arrays[1].shape
     y, x = np.mgrid[0:h, 0:w]
     places = np.stack([(x + 0.5) / w, (y + 0.5) / h], -1).reshape(-1, 2)

@@ -71,7 +71,7 @@ def multiply_adds(detector: SlowFast) -> int:
 
 
 def config(out: Path, name: str, turn: int, iterations: int, seed: int) -> SlowFastAvaConfig:
-    """The AVA recipe for small wide pictures, whole; no flips, as left and right are actions here.
+    """The AVA recipe for small wide images, whole; no flips, as left and right are actions here.
 
     Each turn starts from the weights of the one before, with the same schedule of the learning rate.
     """
@@ -180,7 +180,7 @@ def main() -> None:
     chosen = parser.parse_args()
     out: Path = chosen.out
     if not (out / "set" / "set.json").is_file():  # a finished set, and finished runs, are kept
-        write_figures_set(out / "set", keyframes=chosen.keyframes, val_keyframes=200, seed=chosen.seed, pictures=True)
+        write_figures_set(out / "set", keyframes=chosen.keyframes, val_keyframes=200, seed=chosen.seed, images=True)
     curves: dict[str, list[tuple[int, dict[int, float]]]] = {name: [] for name in NETWORKS}
     for turn in range(1, chosen.turns + 1):
         for name in NETWORKS:

@@ -54,7 +54,7 @@ def multiply_adds(network: SlowFast) -> int:
 
 
 def config(out: Path, name: str, epochs: int, seed: int) -> SlowFastKineticsConfig:
-    """The Kinetics recipe for small pictures; no flips, as left and right are classes here."""
+    """The Kinetics recipe for small images; no flips, as left and right are classes here."""
     return SlowFastKineticsConfig(
         train=out / "set" / "train",
         val=out / "set" / "val",

@@ -27,12 +27,12 @@ from torch import Tensor
 from twospeed.data.camvid import CLASSES, CamVid
 from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
 from twospeed.models.gsv.network import GSVNet, Step
+from twospeed.output.trade_off import plot_trade_off
 from twospeed.pipelines.segment import Segmenter, every, on_drift
-from twospeed.render.trade_off import plot_trade_off
 from twospeed.weights.cost import SegmenterCost, segmenter_cost
 from twospeed.weights.load import create_model
 
-Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # picture and classes
+Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image and classes
 
 
 @dataclass(frozen=True)

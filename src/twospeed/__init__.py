@@ -1,7 +1,7 @@
 """Video understanding at two speeds: what people do, where each object is, what every pixel is.
 
 The public names, each written once. Importing this module loads no network and no decoder: names are fetched from their
-rooms on first use.
+modules on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from twospeed.errors import (
     VideoError,
     WeightsUnavailable,
 )
-from twospeed.values import ActionBoxes, ActionScores, ActionSpan, ClassMap, Frame, LabelMap, ObjectMasks, VideoInfo
+from twospeed.results import ActionBoxes, ActionScores, ActionSpan, ClassMap, Frame, LabelMap, ObjectMasks, VideoInfo
 from twospeed.weights.catalog import list_models
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_LAZY = {
     "Classifier": "twospeed.pipelines.classify",
     "Detector": "twospeed.pipelines.detect",
     "Segmenter": "twospeed.pipelines.segment",
@@ -80,8 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(importlib.import_module(_ROOMS[name]), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'twospeed' has no attribute {name!r}")
 
 

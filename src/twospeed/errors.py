@@ -2,7 +2,7 @@
 
     TwospeedError
     ├── InputError (ValueError)          an argument or an input is not what it should be
-    │   ├── VideoError                   a video is missing, unreadable, empty, or without a picture
+    │   ├── VideoError                   a video is missing, unreadable, empty, or without an image
     │   ├── MaskError                    a mask has another size, no objects, too many colours
     │   ├── ClipTooShort                 a video has fewer frames than a clip needs
     │   └── DatasetError                 a data set's files or lists are not as its layout says
@@ -16,7 +16,15 @@ line on stderr and exit code 2; anything else is a fault of ours and exits with 
 
 
 class TwospeedError(Exception):
-    """Root of every error that twospeed raises on purpose."""
+    """Root of every error that twospeed raises on purpose.
+
+    option: the Python parameter that the message is about, where there is one. Messages name no command-line flag; the
+    command line adds the flag of this parameter.
+    """
+
+    def __init__(self, *arguments: object, option: str | None = None) -> None:
+        super().__init__(*arguments)
+        self.option = option
 
 
 class InputError(TwospeedError, ValueError):
@@ -24,7 +32,7 @@ class InputError(TwospeedError, ValueError):
 
 
 class VideoError(InputError):
-    """A video is missing, unreadable, empty, or has no picture stream."""
+    """A video is missing, unreadable, empty, or has no image stream."""
 
 
 class MaskError(InputError):

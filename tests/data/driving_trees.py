@@ -18,7 +18,7 @@ def classes_at(time: int, classes: tuple[int, ...], size: tuple[int, int], speed
     return np.broadcast_to(np.array(classes, np.uint8)[columns], size).copy()
 
 
-def picture_of(labels: np.ndarray, colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+def image_of(labels: np.ndarray, colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
     """Paint every class in its own colour."""
     return np.array(colours, np.uint8)[labels]
 
@@ -43,7 +43,7 @@ def make_cityscapes(
         for back in range(before + 1):
             labels = classes_at(start - back, classes, size)
             file = f"{city}_{sequence}_{int(number) - back:06d}_leftImg8bit.png"
-            write(root / "leftImg8bit_sequence" / split / city / file, picture_of(labels, cityscapes.CLASSES.colours))
+            write(root / "leftImg8bit_sequence" / split / city / file, image_of(labels, cityscapes.CLASSES.colours))
         labels = classes_at(start, classes, size)
         labels[:4] = cityscapes.VOID
         write(root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", cityscapes.ids_from_classes(labels))
@@ -55,7 +55,7 @@ def make_camvid(root: Path, split: str = "val", *, frames: int = 6, size: tuple[
     for time in range(frames):
         labels = classes_at(time, (0, 1, 3, 8), size)
         name = f"0016E5_{7959 + 2 * time:05d}"
-        write(root / split / "images" / f"{name}.png", picture_of(labels, camvid.CLASSES.colours))
+        write(root / split / "images" / f"{name}.png", image_of(labels, camvid.CLASSES.colours))
         labels[:4] = camvid.VOID
         write(root / split / "labels" / f"{name}.png", labels)
     return root

@@ -22,7 +22,7 @@ def numbers(clip):
     return np.rint(clip.mean(axis=(1, 2, 3)) / 2).astype(int).tolist()
 
 
-def write_pictures(folder, video, count):
+def write_images(folder, video, count):
     (folder / "frames" / video).mkdir(parents=True)
     for number, image in enumerate(numbered(count), 1):
         cv2.imwrite(str(folder / "frames" / video / f"{video}_{number:06d}.jpg"), image)
@@ -69,8 +69,8 @@ def test_unsure_people_and_excluded_keyframes_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_a_clip_is_centred_on_its_keyframe_in_pictures(tmp_path, listed):
-    write_pictures(tmp_path, "a", 95)
+def test_a_clip_is_centred_on_its_keyframe_in_images(tmp_path, listed):
+    write_images(tmp_path, "a", 95)
     if listed:
         write_list(tmp_path, "val", {"a": 95})
     frames = AvaFrames(tmp_path)
@@ -84,7 +84,7 @@ def test_a_clip_is_centred_on_its_keyframe_in_pictures(tmp_path, listed):
 
 
 @pytest.mark.parametrize("rate", [30, 15, 60])
-def test_videos_give_the_same_moments_as_pictures(tmp_path, rate):
+def test_videos_give_the_same_moments_as_images(tmp_path, rate):
     (tmp_path / "videos").mkdir()
     write_clip(tmp_path / "videos" / "a.mp4", numbered(4 * rate)[: 120 if rate > 30 else None], rate)
     clip = AvaFrames(tmp_path).clip("a", 901, 8, 4)  # from 16 / 30 s before it on, 4 / 30 s apart
@@ -103,10 +103,10 @@ def test_a_film_that_reaches_the_annotated_seconds_is_not_a_cut(tmp_path):
     assert AvaFrames(tmp_path).clip("film", 902, 2, 30).mean(axis=(1, 2, 3)).tolist() == [0, 100]
 
 
-def test_missing_videos_and_pictures_are_named(tmp_path):
+def test_missing_videos_and_images_are_named(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         AvaFrames(tmp_path / "nowhere")
-    write_pictures(tmp_path, "a", 40)
+    write_images(tmp_path, "a", 40)
     write_list(tmp_path, "train", {"a": 40})
     path = tmp_path / "rows.csv"
     path.write_text("a,0901,0.1,0.2,0.5,0.6,17,1\nb,0901,0.1,0.2,0.5,0.6,17,1\nc,0901,0.1,0.2,0.5,0.6,17,1\n")

@@ -24,18 +24,18 @@ def keyframe(boxes, actions, second=902.0, scores=None):
     return Keyframe("a", second, boxes, np.ones(len(boxes)) if scores is None else np.array(scores), tuple(actions))
 
 
-class Pictures:
-    """Stands for `AvaFrames`: the same picture in every frame."""
+class Images:
+    """Stands for `AvaFrames`: the same image in every frame."""
 
     data = Path("ava")
 
-    def __init__(self, picture):
-        self.picture = picture
+    def __init__(self, image):
+        self.image = image
 
     def clip(self, video, second, frames, stride):
-        if self.picture is None:
+        if self.image is None:
             raise VideoError(f"{video}: is damaged")
-        return np.repeat(self.picture[None], frames, axis=0)
+        return np.repeat(self.image[None], frames, axis=0)
 
 
 @st.composite
@@ -97,12 +97,12 @@ def test_labelled_boxes_bring_their_own_actions_and_negatives():
 def test_boxes_stay_on_their_pixels(boxes, size, seed, inverse):
     height, width = size
     x1, y1, x2, y2 = np.rint(in_pixels(boxes, height, width)[0]).astype(int)
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[y1 : y2 + 1, x1 : x2 + 1] = 255
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y1 : y2 + 1, x1 : x2 + 1] = 255
     exact = np.array([[x1, y1, x2, y2]]) / [width, height, width, height]
     clips = TrainKeyframes(
         [keyframe(exact, [(1, 4)])],
-        Pictures(picture),
+        Images(image),
         SHAPE,
         num_classes=5,
         short_side=(40, 64),
@@ -130,7 +130,7 @@ def test_boxes_lie_inside_of_the_crop_and_keep_their_targets(boxes, seed):
     actions = actions_of(boxes, seed)
     clips = TrainKeyframes(
         [keyframe(boxes, actions)],
-        Pictures(np.zeros((50, 70, 3), np.uint8)),
+        Images(np.zeros((50, 70, 3), np.uint8)),
         SHAPE,
         num_classes=8,
         short_side=(40, 50),
@@ -160,7 +160,7 @@ def test_a_batch_leaves_out_clips_without_people_and_counts_broken_ones():
     person = KeyframeSample(torch.zeros(3, 2, 8, 8), torch.ones(2, 4), torch.ones(2, 5), 7)
     nobody = KeyframeSample(torch.zeros(3, 2, 8, 8), torch.ones(0, 4), torch.ones(0, 5), 8)
     broken = TrainKeyframes(
-        [keyframe([[0, 0, 1, 1]], [()])], Pictures(None), SHAPE, short_side=(8, 8), crop=8, count_broken=True
+        [keyframe([[0, 0, 1, 1]], [()])], Images(None), SHAPE, short_side=(8, 8), crop=8, count_broken=True
     )[0]
     assert isinstance(broken, BrokenSample)
     assert broken.reason == "a: is damaged"
@@ -176,8 +176,8 @@ def test_a_batch_leaves_out_clips_without_people_and_counts_broken_ones():
 def test_what_cannot_be_trained_on_is_refused():
     truth = [keyframe([[0, 0, 1, 1]], [(12,)])]
     with pytest.raises(DatasetError, match="a at second 902 has action 12, num_classes is 7"):
-        TrainKeyframes(truth, Pictures(None), SHAPE, num_classes=7)
+        TrainKeyframes(truth, Images(None), SHAPE, num_classes=7)
     with pytest.raises(InputError, match=r"box_jitter=0\.5"):
-        TrainKeyframes(truth, Pictures(None), SHAPE, box_jitter=0.5)
+        TrainKeyframes(truth, Images(None), SHAPE, box_jitter=0.5)
     with pytest.raises(VideoError, match="damaged"):
-        TrainKeyframes(truth, Pictures(None), SHAPE)[0]
+        TrainKeyframes(truth, Images(None), SHAPE)[0]

@@ -33,20 +33,20 @@ def coloured(labels: np.ndarray) -> np.ndarray:
 
 
 def make(root: Path, layout: str, names: list[str]) -> Path:
-    picture = np.full((6, 8, 3), 99, np.uint8)
+    image = np.full((6, 8, 3), 99, np.uint8)
     for name in names:
         labels, sequence = labels_of(name), name.split("_")[0]
         if layout == "here":
-            write(root / "val" / "images" / f"{name}.jpg", picture)
+            write(root / "val" / "images" / f"{name}.jpg", image)
             write(root / "val" / "labels" / f"{name}.png", labels)
         elif layout == "tutorial":
-            write(root / "val" / f"{name}.png", picture)
+            write(root / "val" / f"{name}.png", image)
             write(root / "valannot" / f"{name}.png", labels)
         elif layout == "release":
-            write(root / "701_StillsRaw_full" / f"{name}.png", picture)
+            write(root / "701_StillsRaw_full" / f"{name}.png", image)
             write(root / "LabeledApproved_full" / f"{name}_L.png", coloured(labels))
         else:
-            write(root / "frames" / sequence / f"{name}.png", picture)
+            write(root / "frames" / sequence / f"{name}.png", image)
             write(root / "label_id" / f"{name}_L.png", labels)
     return root
 
@@ -94,7 +94,7 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
         CamVid(root, "val")
     (root / "val" / "images" / f"{VAL[2]}.jpg").unlink()
     (root / "val" / "images" / f"{VAL[1]}.jpg").unlink()
-    with pytest.raises(DatasetError, match=f"no pictures for the labels {VAL[1]}"):
+    with pytest.raises(DatasetError, match=f"no images for the labels {VAL[1]}"):
         CamVid(root, "val")
     root = make(tmp_path / "b", "here", VAL)
     write(root / "val" / "labels" / f"{VAL[0]}.png", np.full((6, 8), 255, np.uint8))

@@ -87,14 +87,14 @@ def test_a_list_of_gsvnet(tmp_path):
     with pytest.raises(DatasetError, match=r"val.txt, line 2: .*koeln.* does not exist; is .* the data's root"):
         Cityscapes(tmp_path, "val", list_file=listing)
     listing.write_text("one.png\n")
-    with pytest.raises(DatasetError, match=r"line 1: 'one.png' is not a picture and a label"):
+    with pytest.raises(DatasetError, match=r"line 1: 'one.png' is not an image and a label"):
         Cityscapes(tmp_path, "val", list_file=listing)
 
 
 def test_bad_data_is_named(tmp_path):
     with pytest.raises(InputError, match="split 'dev' of Cityscapes; choose train, val, test"):
         Cityscapes(tmp_path, "dev")  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match="no pictures of split 'val'; expected leftImg8bit_sequence/val"):
+    with pytest.raises(DatasetError, match="no images of split 'val'; expected leftImg8bit_sequence/val"):
         Cityscapes(tmp_path, "val")
     make_cityscapes(tmp_path)
     path = tmp_path / "gtFine" / "val" / "ulm" / "ulm_000001_000019_gtFine_labelIds.png"
@@ -102,7 +102,7 @@ def test_bad_data_is_named(tmp_path):
     with pytest.raises(DatasetError, match="holds the value 77; Cityscapes has the label ids 0 to 33, 255 is void"):
         Cityscapes(tmp_path, "val")[1].labels()
     write(path.with_name("ulm_000009_000019_gtFine_labelIds.png"), np.zeros((64, 128), np.uint8))
-    with pytest.raises(DatasetError, match="no pictures for the labelled ulm_000009_000019"):
+    with pytest.raises(DatasetError, match="no images for the labelled ulm_000009_000019"):
         Cityscapes(tmp_path, "val")
 
 

@@ -133,15 +133,15 @@ def test_labels_of_a_black_and_white_file_are_0_and_1(tmp_path: Path):
 def test_files_that_are_no_label_maps_are_refused(tmp_path: Path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
-    with pytest.raises(DatasetError, match=r"photo\.png: a picture of mode RGB, not a label map"):
+    with pytest.raises(DatasetError, match=r"photo\.png: an image of mode RGB, not a label map"):
         read_label_file(tmp_path / "photo.png")
     Image.fromarray(np.full((8, 8), 700, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DatasetError, match=r"deep\.png: a picture of mode I;16, not a label map"):
+    with pytest.raises(DatasetError, match=r"deep\.png: an image of mode I;16, not a label map"):
         read_label_file(tmp_path / "deep.png")
     write_mask(tmp_path / "cut.png", rng.integers(0, 3, (200, 200), dtype=np.uint8))
     data = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DatasetError, match=r"cut\.png: not a readable picture"):
+    with pytest.raises(DatasetError, match=r"cut\.png: not a readable image"):
         read_label_file(tmp_path / "cut.png")
     with pytest.raises(DatasetError, match=r"none\.png: no such mask"):
         read_label_file(tmp_path / "none.png")

@@ -1,4 +1,4 @@
-"""The generated set of figures: AVA's own files, labels that follow from motion, nothing to see in a single picture."""
+"""The generated set of figures: AVA's own files, labels that follow from motion, nothing to see in a single image."""
 
 import dataclasses
 
@@ -39,11 +39,11 @@ def test_what_a_figure_does_follows_from_all_of_them(own, actions):
 def test_the_keyframe_alone_says_nothing():
     for seed in range(20):
         drawn = figures.draw_scene(np.random.default_rng(seed))
-        pictures = [
+        images = [
             figures.render(np.random.default_rng(seed), [dataclasses.replace(f, own=own) for f in drawn], 5)[2]
             for own in figures.OWN
         ]
-        assert all((picture == pictures[0]).all() for picture in pictures)
+        assert all((image == images[0]).all() for image in images)
 
 
 def test_other_frames_say_it():
@@ -75,9 +75,9 @@ def test_boxes_lie_on_their_figures():
         assert changed[inside].sum() > 0.85 * changed.sum()  # hands may stick out
 
 
-@pytest.mark.parametrize("pictures", [False, True])
-def test_the_set_is_in_avas_layout(tmp_path, pictures):
-    figures.write_figures_set(tmp_path, keyframes=23, val_keyframes=3, pictures=pictures)
+@pytest.mark.parametrize("images", [False, True])
+def test_the_set_is_in_avas_layout(tmp_path, images):
+    figures.write_figures_set(tmp_path, keyframes=23, val_keyframes=3, images=images)
     labels = read_label_map(find_annotations(tmp_path, "train")["labels"])
     assert labels == figures.ACTIONS
     for split, count in (("train", 23), ("val", 3)):

@@ -1,4 +1,4 @@
-"""One picture becomes clips whose masks are known to the pixel."""
+"""One image becomes clips whose masks are known to the pixel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twospeed.data.first_frame import FirstFrame
 from twospeed.errors import MaskError
 
 
-def picture() -> tuple[np.ndarray, np.ndarray]:
+def random_image() -> tuple[np.ndarray, np.ndarray]:
     """A red and a blue object (labels 3 and 255) on green noise."""
     rng = np.random.default_rng(0)
     labels = np.zeros((120, 160), np.uint8)
@@ -22,13 +22,13 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
     return image, labels
 
 
-IMAGE, LABELS = picture()
+IMAGE, LABELS = random_image()
 SOURCE = FirstFrame(IMAGE, LABELS)
 
 
 @pytest.fixture
 def own_ground(monkeypatch):
-    """Samples before the picture's own background alone, whose colour is known."""
+    """Samples before the image's own background alone, whose colour is known."""
     monkeypatch.setattr(FirstFrame, "_ground", lambda self, rng: self.background)
     monkeypatch.setattr(SOURCE.occluders, "procedural", 0.0)
 
@@ -59,7 +59,7 @@ def test_masks_lie_on_their_objects_to_the_pixel(own_ground, seed: int, most: in
 def test_backgrounds_vary():
     means = [SOURCE.draw(np.random.default_rng(seed), size=64).frames.mean((0, 1, 2)) for seed in range(20)]
     greenest = sum(mean.argmax() == 1 for mean in means)
-    assert 5 <= greenest < 20, "the picture's own, often but not always"
+    assert 5 <= greenest < 20, "the image's own, often but not always"
 
 
 def test_a_sample_is_a_function_of_its_seed():
@@ -75,7 +75,7 @@ def test_nothing_of_the_objects_is_left_in_the_background():
     assert (green > blue).all()
 
 
-def test_an_object_that_fills_the_picture_still_gives_samples():
+def test_an_object_that_fills_the_image_still_gives_samples():
     sample = FirstFrame(IMAGE, np.ones_like(LABELS)).draw(np.random.default_rng(0), size=64)
     assert (sample.labels[0] == 1).any()
 

@@ -1,4 +1,4 @@
-"""Views and drives of labelled pictures: labels go where pixels go, and what is asked for lies in the view."""
+"""Views and drives of labelled images: labels go where pixels go, and what is asked for lies in the view."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ BLOCK = 12  # pixels; classes come in blocks, so that interpolation leaves their
 
 
 def blocks(height: int = 96, width: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels in blocks of 0..9, and a picture that shows them: grey of 25 times the label."""
+    """Labels in blocks of 0..9, and an image that shows them: grey of 25 times the label."""
     coarse = np.random.default_rng(seed).integers(0, 10, (height // BLOCK, width // BLOCK)).astype(np.uint8)
     labels = coarse.repeat(BLOCK, 0).repeat(BLOCK, 1)
     return np.repeat(labels[..., None] * 25, 3, 2), labels
 
 
-def agree(picture: np.ndarray, labels: np.ndarray) -> float:
+def agree(image: np.ndarray, labels: np.ndarray) -> float:
     """Share of labelled pixels whose grey is that of their label; the others are where blocks meet."""
     shown = labels != VOID
-    return float((np.abs(picture[..., 0].astype(int) - labels * 25)[shown] <= 12).mean())
+    return float((np.abs(image[..., 0].astype(int) - labels * 25)[shown] <= 12).mean())
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), turn=st.sampled_from([0.0, 4.0]))
 def test_labels_go_where_pixels_go(seed: int, turn: float) -> None:
-    picture, labels = blocks(seed=seed % 7)
+    image, labels = blocks(seed=seed % 7)
     rng = np.random.default_rng(seed)
     view = draw_view(rng, labels.shape, (65, 89), scale=(0.7, 2.0), turn=turn)
-    moved, classes = view.picture(picture), view.labels(labels, VOID)
+    moved, classes = view.image(image), view.labels(labels, VOID)
     assert moved.shape == (65, 89, 3)
     assert classes.shape == (65, 89)
     assert set(np.unique(classes)) <= {*range(10), VOID}
@@ -63,11 +63,11 @@ def test_focus_draws_classes_evenly_and_pixels_of_them() -> None:
 
 
 def test_recolouring_keeps_shape_and_changes_little() -> None:
-    picture, _ = blocks()
-    changed = recolour(np.random.default_rng(0), picture)
-    assert changed.shape == picture.shape
+    image, _ = blocks()
+    changed = recolour(np.random.default_rng(0), image)
+    assert changed.shape == image.shape
     assert changed.dtype == np.uint8
-    assert 0 < np.abs(changed.astype(int) - picture).mean() < 60
+    assert 0 < np.abs(changed.astype(int) - image).mean() < 60
 
 
 def test_views_and_drives_refuse_nonsense() -> None:
@@ -81,19 +81,19 @@ def test_views_and_drives_refuse_nonsense() -> None:
 def test_cut_outs_are_whole_regions_of_their_class() -> None:
     labels = np.zeros((80, 100), np.uint8)
     labels[10:30, 20:45], labels[50:52, 60:62] = 8, 8  # the second is too small
-    picture = np.repeat(labels[..., None] * 25, 3, 2)
-    (thing,) = cut_outs([picture], [labels], (8,))
+    image = np.repeat(labels[..., None] * 25, 3, 2)
+    (thing,) = cut_outs([image], [labels], (8,))
     assert thing.mask.shape == (20, 25)
     assert thing.mask.all()
     assert thing.label == 8
-    assert (thing.picture == 200).all()
+    assert (thing.image == 200).all()
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_drives_move_and_keep_labels_on_their_pixels(seed: int) -> None:
-    pictures, maps = zip(*(blocks(seed=n) for n in range(3)), strict=True)
-    drives = Drives(pictures, maps, void=VOID, movers=())
+    images, maps = zip(*(blocks(seed=n) for n in range(3)), strict=True)
+    drives = Drives(images, maps, void=VOID, movers=())
     rng = np.random.default_rng(seed)
     # Colours change for a drive as a whole: compare each frame with the first by labels, not by grey
     film, classes = drives.draw(rng, (64, 88), 4)
@@ -107,11 +107,11 @@ def test_drives_move_and_keep_labels_on_their_pixels(seed: int) -> None:
 
 
 def test_a_pasted_object_moves_with_its_label() -> None:
-    picture, labels = np.zeros((96, 120, 3), np.uint8), np.zeros((96, 120), np.uint8)
+    image, labels = np.zeros((96, 120, 3), np.uint8), np.zeros((96, 120), np.uint8)
     thing = labels.copy()
     thing[30:60, 40:80] = 8
     shown = np.repeat((thing > 0)[..., None] * np.uint8(255), 3, 2)
-    drives = Drives([picture, shown], [labels, thing], void=VOID, movers=(8,))
+    drives = Drives([image, shown], [labels, thing], void=VOID, movers=(8,))
     for seed in range(20):
         film, classes = drives.draw(np.random.default_rng(seed), (64, 88), 3)
         car = classes == 8

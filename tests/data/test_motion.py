@@ -54,7 +54,7 @@ def test_pixels_follow_the_pose(monkeypatch):
     monkeypatch.setitem(MOTIONS, "drift_right", pose)
     clip = motion_clip(np.random.default_rng(1), "drift_right", frames=5, side=32).astype(int)
     assert clip.shape == (5, 32, 32, 3)
-    for t in range(3):  # an eighth of the picture to the right in each frame
+    for t in range(3):  # an eighth of the image to the right in each frame
         np.testing.assert_array_equal(clip[t + 1, :, 4:], clip[t, :, :-4])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.driving_trees import make_camvid, make_cityscapes, picture_of, write
+from tests.data.driving_trees import image_of, make_camvid, make_cityscapes, write
 from twospeed.data import camvid, cityscapes
 from twospeed.data.camvid import CamVid
 from twospeed.data.cityscapes import Cityscapes
@@ -22,7 +22,7 @@ def test_cityscapes_goes_through_all_labels_at_each_distance(tmp_path):
     assert labels.shape == (64, 128)
     colours = cityscapes.CLASSES.colours
     seen = labels != cityscapes.VOID
-    assert (images[-1][seen] == picture_of(np.where(seen, labels, 0), colours)[seen]).all()
+    assert (images[-1][seen] == image_of(np.where(seen, labels, 0), colours)[seen]).all()
 
 
 def test_camvid_leaves_out_the_start_of_its_run(tmp_path):
@@ -69,5 +69,5 @@ def test_patches_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"give a part in 0..1 that all cover"):
         SnippetCrop(part=0.75, scales=(0.5,))
     small = TrainSnippets(Snippets(CamVid(make_camvid(tmp_path, size=(24, 40)), "val"), (1,)), SnippetCrop())
-    with pytest.raises(InputError, match="pictures of 40x24 are too small for patches in multiples of 32 pixels"):
+    with pytest.raises(InputError, match="images of 40x24 are too small for patches in multiples of 32 pixels"):
         small[0, 0]

@@ -1,4 +1,4 @@
-"""Stills become triplets: pictures and masks found in every layout, and moved together."""
+"""Stills become triplets: images and masks found in every layout, and moved together."""
 
 from __future__ import annotations
 
@@ -100,18 +100,18 @@ def test_what_is_missing_is_said(official):
     with pytest.raises(DatasetError, match="holds none of the sets"):
         find_pairs(official.parent / "empty")
     (official.parent / "empty/ecssd").mkdir()
-    with pytest.raises(DatasetError, match=r"holds no pair of picture \(\.jpg\) and mask"):
+    with pytest.raises(DatasetError, match=r"holds no pair of image \(\.jpg\) and mask"):
         find_pairs(official.parent / "empty")
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     write_still(tmp_path / "ecssd", "1", *STILL)
     Image.fromarray(STILL[1][:, 1:]).save(tmp_path / "ecssd/1.png")
-    with pytest.raises(DatasetError, match="29x20 pixels, its picture is 30x20"):
+    with pytest.raises(DatasetError, match="29x20 pixels, its image is 30x20"):
         find_pairs(tmp_path)["ecssd"][0].read()
 
 
-def test_large_pictures_are_reduced_once_or_when_read(tmp_path, monkeypatch, capsys):
+def test_large_images_are_reduced_once_or_when_read(tmp_path, monkeypatch, capsys):
     big = np.full((600, 1100, 3), 90, np.uint8), np.zeros((600, 1100), np.uint8)
     big[1][100:300, 200:900] = 255
     write_still(tmp_path / "BIG/val", "a", *big)
@@ -121,8 +121,8 @@ def test_large_pictures_are_reduced_once_or_when_read(tmp_path, monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["static_pairs", str(tmp_path / "BIG"), str(tmp_path / "BIG_small")])
     main()
     assert "2 files" in capsys.readouterr().out
-    with Image.open(tmp_path / "BIG_small/val/a.png") as picture:
-        assert picture.size == (512, 279)
+    with Image.open(tmp_path / "BIG_small/val/a.png") as decoded:
+        assert decoded.size == (512, 279)
     assert write_reduced(tmp_path / "BIG", tmp_path / "BIG_small") == 0  # all there
     assert reduced(STILL[0]) is STILL[0]
 

@@ -16,17 +16,17 @@ from twospeed.data.synthetic import render_clip
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     root = tmp_path_factory.mktemp("davis")
-    pictures, masks = root / "JPEGImages" / "480p" / "ant", root / "Annotations" / "480p" / "ant"
-    pictures.mkdir(parents=True)
+    images, masks = root / "JPEGImages" / "480p" / "ant", root / "Annotations" / "480p" / "ant"
+    images.mkdir(parents=True)
     masks.mkdir(parents=True)
     for t, (image, labels) in enumerate(render_clip(0, frames=4, height=48, width=64, objects=1)):
-        cv2.imwrite(str(pictures / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(images / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(masks / f"{t:05d}.png"), labels * 255)
     return Davis(root, 2016)[0]
 
 
 def marked(height: int = 40, width: int = 60) -> Stretch:
-    """Three frames whose pictures are their labels: red where object 3 is."""
+    """Three frames whose images are their labels: red where object 3 is."""
     labels = np.zeros((3, height, width), np.uint8)
     labels[:, 12:30, 20:44] = 3
     frames = np.zeros((3, height, width, 3), np.uint8)
@@ -59,18 +59,18 @@ def test_frames_and_labels_move_alike(seed):
 
 
 def test_a_pasted_object_is_one_more_and_stays_out_of_frames_that_are_outside():
-    picture = marked()
-    rgba = cut_out(picture.frames[1], picture.labels[1], np.random.default_rng(0))
+    image = marked()
+    rgba = cut_out(image.frames[1], image.labels[1], np.random.default_rng(0))
     assert rgba.shape == (18, 24, 4)
     seen = 0
     for seed in range(5):
-        both = pasted(picture, rgba, np.random.default_rng(seed))
+        both = pasted(image, rgba, np.random.default_rng(seed))
         assert set(np.unique(both.labels)) <= {0, 1, 3}
-        assert not both.frames[0].any() or (both.frames[0] == picture.frames[0]).all()
+        assert not both.frames[0].any() or (both.frames[0] == image.frames[0]).all()
         seen += bool((both.labels[1:] == 1).any())
-        assert (picture.labels == marked().labels).all(), "the original is left alone"
+        assert (image.labels == marked().labels).all(), "the original is left alone"
     assert seen
-    assert cut_out(picture.frames[1], np.zeros_like(picture.labels[1]), np.random.default_rng(0)) is None
+    assert cut_out(image.frames[1], np.zeros_like(image.labels[1]), np.random.default_rng(0)) is None
 
 
 def test_changes_are_a_function_of_the_generator(sample):

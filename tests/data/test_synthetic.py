@@ -54,7 +54,7 @@ def test_a_layer_lands_where_its_motion_says_and_moves_with_it():
     np.testing.assert_array_equal(later, np.roll(labels, (-4, 6), (0, 1)))
 
 
-def test_front_layers_hide_those_behind_in_picture_and_labels():
+def test_front_layers_hide_those_behind_in_image_and_labels():
     back = Layer(square(30), still((30, 30)), label=1)
     front = Layer(square(10, (0, 255, 0)), still((30, 30)), label=0)
     canvas, labels = drawn(back, front)
@@ -62,7 +62,7 @@ def test_front_layers_hide_those_behind_in_picture_and_labels():
     assert (canvas[25:35, 25:35] == (0, 255, 0)).all()
 
 
-def test_layers_outside_the_picture_leave_it_alone():
+def test_layers_outside_the_image_leave_it_alone():
     canvas, labels = drawn(Layer(square(), still((500, -300)), label=3))
     assert not labels.any()
     assert (canvas == 90).all()
@@ -121,9 +121,9 @@ def test_masks_without_their_frames_are_refused():
 def test_textures_and_shapes():
     rng = np.random.default_rng(3)
     for kind in ("cloud", "stripes", "tiles", "dots", "marble"):
-        picture = procedural_texture(rng, 48, 80, kind=kind)
-        assert picture.shape == (48, 80, 3)
-        assert picture.std() > 5, f"{kind} is flat"
+        image = procedural_texture(rng, 48, 80, kind=kind)
+        assert image.shape == (48, 80, 3)
+        assert image.std() > 5, f"{kind} is flat"
     for kind in ("blob", "polygon", "body", "ring"):
         share = (random_shape(rng, 96, kind=kind) > 0).mean()
         assert 0.02 < share < 0.95
@@ -132,12 +132,12 @@ def test_textures_and_shapes():
     region = region_of(np.random.default_rng(0), half)
     assert region.any()
     sides = {bool(half[y, x, 0]) for y, x in zip(*np.nonzero(region[:, [10, 70]]), strict=True)}
-    assert len(sides) <= 1, "a region may not cross the only edge of the picture"
+    assert len(sides) <= 1, "a region may not cross the only edge of the image"
 
 
 def test_colour_jitter_without_strength_changes_nothing():
-    picture = procedural_texture(np.random.default_rng(1), 32, 32)
-    np.testing.assert_array_equal(jitter_colours(np.random.default_rng(0), picture, 0.0), picture)
+    image = procedural_texture(np.random.default_rng(1), 32, 32)
+    np.testing.assert_array_equal(jitter_colours(np.random.default_rng(0), image, 0.0), image)
 
 
 # ---------------------------------------------------------------- the clip
@@ -184,10 +184,10 @@ def test_impossible_clips_are_refused_at_the_call(wrong):
 
 def sequence(frames=12, height=120, width=160):
     rng = np.random.default_rng(0)
-    pictures = np.stack([procedural_texture(rng, height, width) for _ in range(frames)])
+    images = np.stack([procedural_texture(rng, height, width) for _ in range(frames)])
     labels = np.zeros((frames, height, width), np.uint8)
     labels[:, 30:90, 40:120] = 1
-    return pictures, labels
+    return images, labels
 
 
 def test_triplets_stay_within_gap_and_sequence():
@@ -223,10 +223,10 @@ def test_triplets_show_the_annotated_object_and_pasted_ones():
 
 
 def test_triplets_refuse_what_has_no_object():
-    pictures, labels = sequence()
+    images, labels = sequence()
     with pytest.raises(InputError, match="no object"):
-        VideoTriplets([(pictures, labels * 0)], objects=MovingObjects()).draw(np.random.default_rng(0), max_gap=2)
+        VideoTriplets([(images, labels * 0)], objects=MovingObjects()).draw(np.random.default_rng(0), max_gap=2)
     with pytest.raises(InputError, match="same size"):
-        VideoTriplets([(pictures, labels[:, :50])], objects=MovingObjects())
+        VideoTriplets([(images, labels[:, :50])], objects=MovingObjects())
     with pytest.raises(InputError, match="no sequences"):
         VideoTriplets([], objects=MovingObjects())

@@ -165,16 +165,16 @@ def test_samples_are_pure_and_follow_objects_of_the_first_frame(demo, epoch):
 
 
 def paint(root, name: str, objects: int, frames: int = 5):
-    """A video whose pictures show its labels: object k is grey 60 k."""
+    """A video whose images show its labels: object k is grey 60 k."""
     labels = np.zeros((frames, 60, 90), np.uint8)
     for k in range(1, objects + 1):
         for t in range(frames):
             labels[t, 5 + 2 * t : 25 + 2 * t, 25 * k - 20 : 25 * k - 2] = k
     for t, map_ in enumerate(labels):
         write_mask(root / "Annotations" / name / f"{t:05d}.png", map_)
-        picture = root / "JPEGImages" / name / f"{t:05d}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.repeat(60 * map_[..., None], 3, 2)).save(picture)
+        image = root / "JPEGImages" / name / f"{t:05d}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.repeat(60 * map_[..., None], 3, 2)).save(image)
     return TrainingVideo(name, root / "JPEGImages" / name, root / "Annotations" / name)
 
 

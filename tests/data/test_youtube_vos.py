@@ -61,7 +61,7 @@ def test_missing_parts_are_named(root: Path, tmp_path: Path):
     with pytest.raises(DatasetError, match=r"meta\.json: does not list bb; it lists aa"):
         YouTubeVos(root, sequences=["bb"])
     (root / "all_frames/valid_all_frames/JPEGImages/aa/00015.jpg").unlink()
-    with pytest.raises(DatasetError, match="no picture of 00015"):
+    with pytest.raises(DatasetError, match="no image of 00015"):
         YouTubeVos(root)[0]
     (root / "valid/Annotations/aa/00010.png").unlink()
     with pytest.raises(DatasetError, match=r"aa: object 2 of meta\.json has no mask in the 1 files"):

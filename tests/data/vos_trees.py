@@ -28,9 +28,9 @@ def moving_squares(frames: int, objects: int, *, seed: int = 0, starts: Mapping[
 def write_mask(path: Path, labels: np.ndarray) -> None:
     """Save as a palette PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(labels)
-    picture.putpalette([v for k in range(256) for v in (k * 37 % 256, k * 91 % 256, k * 53 % 256)])
-    picture.save(path)
+    image = Image.fromarray(labels)
+    image.putpalette([v for k in range(256) for v in (k * 37 % 256, k * 91 % 256, k * 53 % 256)])
+    image.save(path)
 
 
 def write_grey(path: Path, labels: np.ndarray, white: int = 255) -> None:
@@ -40,9 +40,9 @@ def write_grey(path: Path, labels: np.ndarray, white: int = 255) -> None:
 
 def write_frame(path: Path, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.repeat((40 + 60 * (labels % 4))[..., None], 3, axis=2).astype(np.uint8)
-    picture[..., 1] = np.arange(labels.shape[1], dtype=np.uint8)  # no mirror symmetry
-    Image.fromarray(picture).save(path)
+    image = np.repeat((40 + 60 * (labels % 4))[..., None], 3, axis=2).astype(np.uint8)
+    image[..., 1] = np.arange(labels.shape[1], dtype=np.uint8)  # no mirror symmetry
+    Image.fromarray(image).save(path)
 
 
 def write_davis(

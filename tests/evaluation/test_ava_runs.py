@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twospeed
-from tests.doors.test_track import fails
-from tests.video.footage import LOSSLESS, numbered, picture
+from tests.cli.test_track import fails
+from tests.video.footage import LOSSLESS, numbered, numbered_image
 from twospeed.cli.main import exit_code
 from twospeed.data.ava import BoxRows, read_detections, write_rows
 from twospeed.data.ava_clips import AvaFrames
@@ -51,14 +51,14 @@ def network(seed: int, **options: object) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two videos in AVA's layout, of which one is there as pictures, one as a file."""
+    """Two videos in AVA's layout, of which one is there as images, one as a file."""
     root = tmp_path_factory.mktemp("ava")
     notes = root / "annotations"
     for folder in (notes, root / "frames" / "two", root / "videos"):
         folder.mkdir(parents=True)
     numbered(root / "videos" / "one.mp4", RATE * SECONDS, size=(32, 56), rate=RATE, **LOSSLESS)
     for number in range(RATE * SECONDS):
-        image = cv2.cvtColor(picture(number, 32, 56), cv2.COLOR_RGB2BGR)
+        image = cv2.cvtColor(numbered_image(number, 32, 56), cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(root / "frames" / "two" / f"two_{number + 1:06d}.png"), image)
     found = [
         f"{video},0{second},{box},,{score}\n"

@@ -22,7 +22,7 @@ from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentati
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, over_interval
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
-from twospeed.values import ClassMap
+from twospeed.results import ClassMap
 from twospeed.weights.cost import segmenter_cost
 
 FACTS = json.loads((GOLDENS / "semseg" / "facts.json").read_text())
@@ -272,7 +272,7 @@ def test_bad_requests_are_one_clear_line(tmp_path):
     write(root / "val" / "images" / "0016E5_07961.png", np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"07961.png: is 64x32, the frame before 128x64; nothing can be propagated"):
         evaluate_segmentation("camvid", root, model=video_network())
-    with pytest.raises(DatasetError, match=r"labels/0016E5_07961.png: is 128x64, but the picture .* is 64x32"):
+    with pytest.raises(DatasetError, match=r"labels/0016E5_07961.png: is 128x64, but the image .* is 64x32"):
         evaluate_segmentation("camvid", root, model=Colours())
 
 

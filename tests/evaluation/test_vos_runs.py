@@ -16,7 +16,7 @@ from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.mask_runs import Progress, RunSettings, can_skip, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos
 from twospeed.pipelines.track import Tracker
-from twospeed.values import ObjectMasks
+from twospeed.results import ObjectMasks
 from twospeed.weights.load import create_model
 
 
@@ -127,7 +127,7 @@ def test_sizes_and_mirrors_are_averaged_in_step(davis17: Path, tmp_path: Path):
 
 def test_the_mean_of_several_models_decides(davis17: Path, tmp_path: Path):
     class Opinion(CopyTracker):
-        """Says "object 1" for its half of the picture, with its own confidence and order of objects."""
+        """Says "object 1" for its half of the image, with its own confidence and order of objects."""
 
         def step(self, image: np.ndarray, masks: np.ndarray | None = None) -> ObjectMasks:
             result = super().step(image, masks)

@@ -85,7 +85,7 @@ def plain_f(result: np.ndarray, annotation: np.ndarray, radius: int) -> float:
 
 @st.composite
 def masks(draw: st.DrawFn, side: int = 14) -> np.ndarray:
-    """Blobs rather than noise: a few rectangles added and taken away, often touching the picture's edges."""
+    """Blobs rather than noise: a few rectangles added and taken away, often touching the image's edges."""
     mask = np.zeros((side, side + 3), dtype=bool)
     for _ in range(draw(st.integers(0, 3))):
         top, left = draw(st.integers(0, side - 1)), draw(st.integers(0, side + 2))
@@ -133,7 +133,7 @@ def test_unsupervised_scores_and_matching_equal_the_official_ones():
 
 @settings(max_examples=60, deadline=None)
 @given(masks(), masks(), st.integers(1, 6))
-def test_crops_give_what_whole_pictures_give(a: np.ndarray, b: np.ndarray, radius: int):
+def test_crops_give_what_whole_images_give(a: np.ndarray, b: np.ndarray, radius: int):
     first, second = outline(a, radius), outline(b, radius)
     assert region_similarity(first, second) == pytest.approx(plain_j(a, b), abs=1e-12)
     assert contour_accuracy(first, second) == pytest.approx(plain_f(a, b, radius), abs=1e-12)
@@ -210,7 +210,7 @@ def test_empty_masks():
     assert contour_accuracy(outline(empty), outline(empty)) == 1.0
     assert region_similarity(outline(empty), outline(part)) == 0.0
     assert contour_accuracy(outline(empty), outline(part)) == contour_accuracy(outline(part), outline(empty)) == 0.0
-    # A mask of the whole picture has no boundary either.
+    # A mask of the whole image has no boundary either.
     assert contour_accuracy(outline(full), outline(empty)) == 1.0
 
 

@@ -49,7 +49,7 @@ def test_warp_is_differentiable_in_both():
 @given(st.integers(1, 40), st.integers(1, 40), SIZES, SIZES, st.booleans())
 def test_shrink_is_interpolate(height, width, new_height, new_width, channels_last):
     image = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
-    if channels_last:  # as pictures come: (H, W, 3), turned without copying
+    if channels_last:  # as images come: (H, W, 3), turned without copying
         image = image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     expected = F.interpolate(image.float(), (new_height, new_width), mode="bilinear", align_corners=True)
     assert torch.allclose(shrink(image, (new_height, new_width)), expected, atol=1e-2)

@@ -1,4 +1,4 @@
-"""Winograd's convolution equals the direct one, whatever the picture's size and the way it is called."""
+"""Winograd's convolution equals the direct one, whatever the image's size and the way it is called."""
 
 from __future__ import annotations
 

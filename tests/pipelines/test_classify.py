@@ -44,7 +44,7 @@ def write_colours(path, *parts, rate=30, size=(48, 64)):
 
 
 def write_ramp(folder, frames):
-    """Picture i is grey of value 2 i, so that a clip tells which frames it is made of."""
+    """Image i is grey of value 2 i, so that a clip tells which frames it is made of."""
     folder.mkdir()
     for i in range(frames):
         cv2.imwrite(str(folder / f"{i:05d}.png"), np.full((48, 64, 3), 2 * i, np.uint8))
@@ -192,7 +192,7 @@ def test_a_broken_video_among_many_is_reported_and_the_others_are_finished(tmp_p
     assert classifier.frames_seen == 2 * 2 * 8
 
 
-def test_sound_without_picture_is_refused(tmp_path):
+def test_sound_without_image_is_refused(tmp_path):
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
@@ -201,7 +201,7 @@ def test_sound_without_picture_is_refused(tmp_path):
             classify(tmp_path / "sound.wav", ColourNetwork(), timeline=timeline)
 
 
-def test_a_changing_picture_size_is_refused_clearly(tmp_path):
+def test_a_changing_image_size_is_refused_clearly(tmp_path):
     for i in range(20):
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), np.zeros((48, 64 if i < 10 else 80, 3), np.uint8))
     for timeline in (False, True):
@@ -256,16 +256,16 @@ def test_networks_for_other_tasks_are_refused():
         Classifier(torch.nn.Linear(2, 2))
 
 
-def test_a_folder_of_videos_is_its_videos_and_a_folder_of_pictures_is_one(tmp_path):
-    videos, pictures = tmp_path / "videos", tmp_path / "pictures"
+def test_a_folder_of_videos_is_its_videos_and_a_folder_of_images_is_one(tmp_path):
+    videos, images = tmp_path / "videos", tmp_path / "images"
     (videos / "deeper").mkdir(parents=True)
-    pictures.mkdir()
+    images.mkdir()
     (tmp_path / "nothing").mkdir()
     for name in ("b.mp4", "a.mkv", "notes.txt", "deeper/c.MP4"):
         (videos / name).touch()
-    (pictures / "0.png").touch()
+    (images / "0.png").touch()
     assert videos_in([videos]) == [videos / "a.mkv", videos / "b.mp4", videos / "deeper/c.MP4"]
-    assert videos_in([pictures, videos / "notes.txt"]) == [pictures, videos / "notes.txt"]
+    assert videos_in([images, videos / "notes.txt"]) == [images, videos / "notes.txt"]
     with pytest.raises(twospeed.VideoError, match="is empty"):
         videos_in([tmp_path / "nothing"])
 

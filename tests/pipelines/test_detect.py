@@ -14,7 +14,7 @@ from twospeed.pipelines import person_boxes
 from twospeed.pipelines.detect import Detector
 from twospeed.pipelines.people import PersonLinker, between
 from twospeed.pipelines.person_boxes import given_boxes
-from twospeed.values import ActionBoxes
+from twospeed.results import ActionBoxes
 from twospeed.video.sampling import keyframe_clip
 
 LEFT, RIGHT = (2.0, 4.0, 40.0, 44.0), (50.0, 4.0, 90.0, 44.0)
@@ -129,7 +129,7 @@ def test_every_frame_is_handed_over_once_even_behind_the_last_keyframe(clip):
     assert [frame.index for frame in seen] == list(range(90))
 
 
-def test_a_folder_of_pictures_has_thirty_a_second(tmp_path):
+def test_a_folder_of_images_has_thirty_a_second(tmp_path):
     for i in range(45):
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), np.full((*SIZE, 3), 2 * i + 20, np.uint8))
     watcher = Watcher()
@@ -202,7 +202,7 @@ def test_keyframes_out_of_range_are_refused_before_anything_is_computed(clip):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([(2, 4, 140, 44)], "box 2, 4, 140, 44 lies outside of the picture of 96x48 pixels"),
+        ([(2, 4, 140, 44)], "box 2, 4, 140, 44 lies outside of the image of 96x48 pixels"),
         ([(40, 4, 2, 44)], "box 40, 4, 2, 44 has no area"),
         ([(2, 4, 40)], r"boxes have shape \(1, 3\)"),
         ([(2, 4, float("nan"), 40)], "not a finite number"),

@@ -11,12 +11,12 @@ from twospeed import InputError, MaskError, create_model
 from twospeed.cli.main import exit_code
 from twospeed.data.synthetic import render_clip
 from twospeed.metrics.regions import outline, region_similarity
-from twospeed.models.maskslowfast.loss import encode_stretch
-from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
+from twospeed.models.slowfast_maskrcnn.loss import encode_stretch
+from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines import finetune
-from twospeed.pipelines.discover import Discoverer
 from twospeed.pipelines.finetune import FineTuning, OneShotTracker, fine_tune
-from twospeed.values import Frame
+from twospeed.pipelines.unsupervised import UnsupervisedTracker
+from twospeed.results import Frame
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
 from twospeed.weights.load import save_model
 
@@ -25,7 +25,7 @@ FAST = FineTuning(iterations=50, lr=0.05, clip_gradient=5.0)
 
 
 def build(fast_frames: int) -> SlowFastMaskRCNN:
-    """A small network with some sense of pictures (track_nano's) and none of objects."""
+    """A small network with some sense of images (track_nano's) and none of objects."""
     torch.manual_seed(0)
     options = {"min_size": 64, "max_size": 96, "proposals": 30, "sampled_regions": 16}
     model = SlowFastMaskRCNN(1, fast_frames, backbone="nano", pyramid_channels=16, **options)
@@ -57,7 +57,7 @@ def mean_iou(results, truth) -> float:
 def test_the_first_mask_makes_the_other_frames_better(network, clip):
     frames, labels = clip
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    untuned = [r.labels for _, r in Discoverer(network, merged=True).run(frames)]
+    untuned = [r.labels for _, r in UnsupervisedTracker(network, merged=True).run(frames)]
     told: list[int] = []
     results = list(
         OneShotTracker(network, FAST, on_iteration=lambda done, loss: told.append(done)).run(frames, labels[0])

@@ -41,7 +41,7 @@ def test_nothing_is_marked_outside_the_box(scene):
     assert not mask[:, 100:].any()
 
 
-def test_a_flat_picture_still_gives_a_mask():
+def test_a_flat_image_still_gives_a_mask():
     assert mask_from_box(np.zeros((50, 50, 3), np.uint8), (10, 10, 20, 20)).any()
 
 
@@ -49,8 +49,8 @@ def test_the_same_prompt_gives_the_same_mask(scene):
     assert (mask_from_box(scene[0], (55, 32, 70, 56)) == mask_from_box(scene[0], (55, 32, 70, 56))).all()
 
 
-def test_prompts_outside_the_picture_are_refused(scene):
-    with pytest.raises(MaskError, match="box 200,10,20,20 covers no 4x4 pixels of the 160x120 picture"):
+def test_prompts_outside_the_image_are_refused(scene):
+    with pytest.raises(MaskError, match="box 200,10,20,20 covers no 4x4 pixels of the 160x120 image"):
         mask_from_box(scene[0], (200, 10, 20, 20))
-    with pytest.raises(MaskError, match="point 160,10 lies outside the 160x120 picture"):
+    with pytest.raises(MaskError, match="point 160,10 lies outside the 160x120 image"):
         mask_from_point(scene[0], (160, 10))

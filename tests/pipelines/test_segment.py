@@ -14,7 +14,7 @@ import twospeed
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
 from twospeed.pipelines.segment import Segmenter, Situation, class_labels, every, on_drift, segment
-from twospeed.values import Frame, LabelMap
+from twospeed.results import Frame, LabelMap
 
 
 class Counted(nn.Module):
@@ -34,7 +34,7 @@ def video_network() -> GSVNet:
     return GSVNet(Counted(), FlowLight(), 3)
 
 
-def picture(height: int = 72, width: int = 100) -> np.ndarray:
+def random_image(height: int = 72, width: int = 100) -> np.ndarray:
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2, 0] = 200
     image[:, width // 2 :, 2] = 200
@@ -43,7 +43,7 @@ def picture(height: int = 72, width: int = 100) -> np.ndarray:
 
 def test_labels_scores_and_keyframes():
     segmenter = Segmenter(video_network(), keyframe_every=3)
-    results = [segmenter.step(picture(), time_s=i / 10) for i in range(7)]
+    results = [segmenter.step(random_image(), time_s=i / 10) for i in range(7)]
     assert [r.is_keyframe for r in results] == [True, False, False, True, False, False, True]
     assert [r.frame_index for r in results] == list(range(7))
     assert results[3].time_s == 0.3
@@ -78,7 +78,7 @@ def test_propagation_is_what_the_network_says():
 
 def test_floats_tensors_and_reset():
     segmenter = Segmenter(video_network(), 2)
-    image = picture(64, 64)
+    image = random_image(64, 64)
     a = segmenter.step(image)
     segmenter.reset()
     b = segmenter.step(torch.from_numpy(image).permute(2, 0, 1).float() / 255)
@@ -93,9 +93,9 @@ def test_floats_tensors_and_reset():
 
 def test_a_frame_of_another_size_starts_anew():
     segmenter = Segmenter(video_network(), 4)
-    assert segmenter.step(picture()).is_keyframe
-    assert not segmenter.step(picture()).is_keyframe
-    changed = segmenter.step(picture(48, 64))
+    assert segmenter.step(random_image()).is_keyframe
+    assert not segmenter.step(random_image()).is_keyframe
+    changed = segmenter.step(random_image(48, 64))
     assert changed.is_keyframe
     assert changed.labels.shape == (48, 64)
     assert changed.frame_index == 2
@@ -112,7 +112,7 @@ def test_policies():
 
 def test_drift_spends_keyframes_on_cuts():
     segmenter = Segmenter(video_network(), on_drift(0.5))
-    still = [segmenter.step(picture()).is_keyframe for _ in range(4)]
+    still = [segmenter.step(random_image()).is_keyframe for _ in range(4)]
     assert still[0]
     cut = np.random.default_rng(0).integers(0, 256, (72, 100, 3), dtype=np.uint8)
     assert segmenter.step(cut).is_keyframe
@@ -138,11 +138,11 @@ def test_steady_drift_wastes_no_step():
 
 def test_any_image_network_labels_every_frame():
     network = Counted()
-    results = list(segment([Frame(i, i / 5, picture()) for i in range(3)], network))
+    results = list(segment([Frame(i, i / 5, random_image()) for i in range(3)], network))
     assert [r.is_keyframe for r in results] == [True] * 3
     assert network.calls == 3
     assert results[2].scores.shape == (3, 9, 12)
-    expected = F.interpolate(torch.from_numpy(picture()).permute(2, 0, 1)[None].float().div(255), scale_factor=1)[
+    expected = F.interpolate(torch.from_numpy(random_image()).permute(2, 0, 1)[None].float().div(255), scale_factor=1)[
         0
     ].argmax(0)
     assert (results[0].labels == expected.numpy()).mean() > 0.95
@@ -164,10 +164,10 @@ def test_names_of_classes():
     assert class_labels(4).names == ("class 0", "class 1", "class 2", "class 3")
     segmenter = Segmenter(video_network(), labels=LabelMap(("a", "b")))
     with pytest.raises(twospeed.InputError, match="2 class names were given, the network has 3 classes"):
-        segmenter.step(picture())
+        segmenter.step(random_image())
 
 
 def test_without_weights_a_name_says_so():
     with pytest.raises(twospeed.WeightsUnavailable, match="no weights are published for gsvnet_swiftnet_r18"):
         Segmenter("gsvnet_swiftnet_r18")
-    assert twospeed.Segmenter("swiftnet_r18", weights=None).step(picture(64, 64)).labels.shape == (64, 64)
+    assert twospeed.Segmenter("swiftnet_r18", weights=None).step(random_image(64, 64)).labels.shape == (64, 64)

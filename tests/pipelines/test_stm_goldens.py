@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.goldens import seeded
-from tests.pipelines.test_track_goldens import mask, picture
+from tests.pipelines.test_track_goldens import image, mask
 from twospeed.pipelines.track import Tracker
 from twospeed.weights.load import create_model
 
@@ -35,7 +35,7 @@ def test_davis_protocol(golden, davis16):
     size = (256, 144)
     first = mask(davis16, "blackswan", 0, size)
     first[:, 100:] *= 2
-    results = [tracker.step(picture(davis16, "blackswan", 0, size), first)]
+    results = [tracker.step(image(davis16, "blackswan", 0, size), first)]
     with torch.inference_mode():
         bank = tracker._state.bank
         keys = torch.stack([b._keys[: 9 * 16].mean(0) for b in bank.banks])
@@ -45,7 +45,7 @@ def test_davis_protocol(golden, davis16):
     for t in range(1, 7):
         if t == 6:
             assert tracker.memory_frames == out["memory_frames_last_step"]
-        results.append(tracker.step(picture(davis16, "blackswan", t, size)))
+        results.append(tracker.step(image(davis16, "blackswan", t, size)))
     probabilities = np.stack([r.probabilities for r in results], 1)  # (K+1, T, H, W)
     error = np.abs(probabilities[:, :, 4::8, 4::8] - out["prob"])
     assert error.max() < tolerance["prob_max_abs"]

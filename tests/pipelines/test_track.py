@@ -9,7 +9,7 @@ import torch
 from twospeed import InputError, MaskError, Tracker, track
 from twospeed.data.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
-from twospeed.values import Frame
+from twospeed.results import Frame
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,14 @@ def test_the_shipped_network_follows_moving_objects():
 def test_numpy_and_tensors_give_the_same(model, clip):
     image, truth = clip[0]
     results = []
-    for picture, mask in (
+    for decoded, mask in (
         (image, truth),
         (torch.from_numpy(image), torch.from_numpy(truth)),
         (torch.from_numpy(image).permute(2, 0, 1) / 255, torch.from_numpy(truth).long()),
     ):
         tracker = Tracker(model, size=None)
-        tracker.step(picture, mask)
-        results.append(tracker.step(picture).probabilities)
+        tracker.step(decoded, mask)
+        results.append(tracker.step(decoded).probabilities)
     np.testing.assert_allclose(results[1], results[0], atol=1e-6)
     np.testing.assert_allclose(results[2], results[0], atol=1e-5)
 

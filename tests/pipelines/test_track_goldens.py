@@ -10,7 +10,7 @@ from twospeed.pipelines.track import Tracker
 from twospeed.weights.load import create_model
 
 
-def picture(davis16, sequence: str, index: int, size: tuple[int, int]) -> np.ndarray:
+def image(davis16, sequence: str, index: int, size: tuple[int, int]) -> np.ndarray:
     path = davis16 / "JPEGImages" / "480p" / sequence / f"{index:05d}.jpg"
     return np.asarray(Image.open(path).convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
@@ -53,7 +53,7 @@ def test_davis_protocol(golden, davis16, name):
     )
     size = (427, 240)
     results = [
-        tracker.step(picture(davis16, "blackswan", t, size), mask(davis16, "blackswan", 0, size) if t == 0 else None)
+        tracker.step(image(davis16, "blackswan", t, size), mask(davis16, "blackswan", 0, size) if t == 0 else None)
         for t in range(12)
     ]
     compare(results, case)
@@ -68,7 +68,7 @@ def test_an_object_that_appears_later(golden, davis16):
     first[:, 126:] = 0
     second[:, :130] = 0
     given = {0: first, 4: second}
-    results = [tracker.step(picture(davis16, "blackswan", t, size), given.get(t)) for t in range(10)]
+    results = [tracker.step(image(davis16, "blackswan", t, size), given.get(t)) for t in range(10)]
     assert results[3].object_ids == (1,)
     assert results[4].object_ids == (1, 2)
     compare(results, case)

@@ -51,7 +51,7 @@ def test_both_networks_cost_nearly_the_same():
 @pytest.mark.slow
 def test_half_a_turn_lifts_what_figures_do_themselves_far_above_chance(tmp_path):
     script = load_script()
-    write_figures_set(tmp_path / "set", keyframes=800, val_keyframes=200, pictures=True)
+    write_figures_set(tmp_path / "set", keyframes=800, val_keyframes=200, images=True)
     settings = script.config(tmp_path, "context", 1, 150, 0)
     torch.manual_seed(0)
     run = train(dataclasses.replace(settings, stop_after_steps=75), network=script.network("context"))

@@ -33,8 +33,8 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
             labels = np.full((72, 96), 1, np.uint8)
             labels[36:], labels[70:] = 3, VOID
             labels[30:50, 20 + 3 * shift : 50 + 3 * shift] = 8
-            picture = (labels[..., None] * np.array([20, 9, 15]) + rng.integers(0, 40, (72, 96, 3))).astype(np.uint8)
-            Image.fromarray(picture).save(root / split / "images" / f"{name}.png")
+            image = (labels[..., None] * np.array([20, 9, 15]) + rng.integers(0, 40, (72, 96, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{name}.png")
             Image.fromarray(labels).save(root / split / "labels" / f"{name}.png")
     return root
 
@@ -97,9 +97,9 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
 
 def test_validation_labels_never_reach_the_training(camvid: Path, tmp_path: Path) -> None:
     config = config_of(camvid, tmp_path)
-    pictures = [np.full((72, 96, 3), value, np.uint8) for value in range(0, 70, 10)]
+    images = [np.full((72, 96, 3), value, np.uint8) for value in range(0, 70, 10)]
     labels = [np.full((72, 96), 3, np.uint8)] * 7
-    snippets = Snippets(config, (pictures, labels), pictures)
+    snippets = Snippets(config, (images, labels), images)
     kinds = set()
     for batch in range(8):
         frames, maps = snippets.batch(batch, range(2))
@@ -111,7 +111,7 @@ def test_validation_labels_never_reach_the_training(camvid: Path, tmp_path: Path
 def test_views_grow_and_bad_settings_are_refused(camvid: Path, tmp_path: Path) -> None:
     config = config_of(camvid, tmp_path)
     assert [view_rows(config, at) for at in (0.0, 0.49, 0.5, 0.84, 0.99)] == [5, 5, 6, 6, 6]
-    with pytest.raises(InputError, match="batch 3 cannot be shared by 2 lanes"):
+    with pytest.raises(InputError, match="batch 3 cannot be shared by 2 replicas"):
         dataclasses.replace(config, batch=3)
     with pytest.raises(InputError, match="give 5 or more"):
         dataclasses.replace(config, rows_2=4)

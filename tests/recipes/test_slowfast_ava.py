@@ -139,9 +139,9 @@ def test_mixed_precision_trains(config):
 
 def test_clips_without_people_and_broken_ones_are_counted(config, figures_set, tmp_path):
     out = tmp_path / "set"
-    write_figures_set(out, keyframes=4, val_keyframes=1, pictures=True)
-    pictures = sorted((out / "frames" / "train_0000").iterdir())
-    for path in pictures[100:]:
+    write_figures_set(out, keyframes=4, val_keyframes=1, images=True)
+    images = sorted((out / "frames" / "train_0000").iterdir())
+    for path in images[100:]:
         path.write_bytes(b"nothing")
     settings = dataclasses.replace(
         config, data=out, proposal_iou=None, val=None, iterations=3, precise_bn_batches=0, crop=32

@@ -20,10 +20,10 @@ from twospeed.data.samples import collate_triplets
 from twospeed.data.static_pairs import StaticTriplets, find_pairs
 from twospeed.data.vos_demo import write_demo_sets
 from twospeed.errors import CheckpointError, InputError, VideoError
-from twospeed.models.following import Following, following_loss
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
 from twospeed.models.stm.builders import stm
+from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
 from twospeed.recipes import _stcn_loop as loop
 from twospeed.recipes import stcn_static, stcn_video
 from twospeed.recipes._stcn_loop import epochs_of, mean_jaccard, precision_of
@@ -76,7 +76,7 @@ def test_the_step_and_its_loss_are_the_authors(golden):
     masks = (masks / masks.sum(1, keepdim=True).clamp(min=1))[:, :, 0]
     present = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     raw = frames * model.pixel_std + model.pixel_mean  # the recorded frames are normalised already
-    log_odds = Following(model)(raw, masks, present)
+    log_odds = UnrolledPropagation(model)(raw, masks, present)
     for t in (1, 2):
         np.testing.assert_allclose(log_odds[:, t - 1, :, ::4, ::4], out[f"logits_{t}"], **tolerance)
         probabilities = log_odds[:, t - 1].softmax(1)[:, 1:, ::4, ::4]
@@ -84,7 +84,7 @@ def test_the_step_and_its_loss_are_the_authors(golden):
     labels = torch.from_numpy(seeded.array("stcn.t.gt", (2, 3, 96, 96), 0, 3).astype(np.int64))
     labels[1][labels[1] == 2] = 0
     for iteration, expected in zip([0, 19_999, 20_000, 45_000, 70_000, 70_001, 100_000], out["loss"], strict=True):
-        loss = following_loss(log_odds, labels, [2, 1], keep=kept_fraction(iteration))
+        loss = propagation_loss(log_odds, labels, [2, 1], keep=kept_fraction(iteration))
         np.testing.assert_allclose(float(loss), expected, **tolerance)
 
 
@@ -92,7 +92,7 @@ def test_the_step_and_its_loss_are_the_authors(golden):
 @torch.inference_mode()
 def test_an_absent_object_changes_nothing_for_the_other(make):
     torch.manual_seed(0)
-    following = Following(make(width=8)).eval()
+    following = UnrolledPropagation(make(width=8)).eval()
     frames, mask = torch.rand(1, 3, 3, 64, 64), torch.rand(1, 1, 64, 64)
     alone = following(frames, mask, torch.ones(1, 1))
     beside = following(frames, torch.cat([mask, torch.zeros_like(mask)], 1), torch.tensor([[1.0, 0.0]]))
@@ -111,16 +111,16 @@ def test_mean_jaccard_counts_what_is_there():
 def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
     torch.manual_seed(0)
     data = StaticTriplets(find_pairs(demo / "static"), size=64)
-    following = Following(stcn(width=8, mask_channels=1))  # batch norm trains here: the point is the gradient
-    optimiser = torch.optim.Adam(following.parameters(), lr=1e-3)
+    following = UnrolledPropagation(stcn(width=8, mask_channels=1))  # batch norm trains here: the point is the gradient
+    optimizer = torch.optim.Adam(following.parameters(), lr=1e-3)
     batch = collate_triplets([data[0, 1]])
     frames, labels, masks, present = loop.on_device(batch, torch.device("cpu"))
     losses = []
     for _ in range(10):
-        loss = following_loss(following(frames, masks, present), labels, batch.objects, keep=1.0)
-        optimiser.zero_grad()
+        loss = propagation_loss(following(frames, masks, present), labels, batch.objects, keep=1.0)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
@@ -135,11 +135,11 @@ def test_stage_0_leads_to_stage_3(still, video):
     assert [row["lr"] for row in curve] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
     assert [row["kept_pixels"] for row in curve] == pytest.approx([1, 1, 0.575, 0.15])
     weights = load_file(first / "weights.safetensors")
-    assert weights["value_encoder.trunk.conv1.weight"].shape == (8, 4, 7, 7)
+    assert weights["value_encoder.backbone.conv1.weight"].shape == (8, 4, 7, 7)
     follow_on = dataclasses.replace(video, weights=first / "weights.safetensors", iterations=1, lr=1e-9)
     second = stcn_video.train(follow_on)
     after = load_file(second / "weights.safetensors")
-    grown = after.pop("value_encoder.trunk.conv1.weight")
+    grown = after.pop("value_encoder.backbone.conv1.weight")
     assert grown.shape == (8, 5, 7, 7)
     assert grown[:, 4].any()
     for name, value in after.items():  # one step at a vanishing rate: stage 3 began where stage 0 ended
@@ -214,11 +214,11 @@ def test_baselines_and_variants_train(video, demo, tmp_path):
         stcn_video.train(dataclasses.replace(base, network="stm", aspp=True, out=tmp_path / "x"))
 
 
-def test_imagenet_files_start_both_trunks(still, tmp_path):
+def test_imagenet_files_start_both_backbones(still, tmp_path):
     network = stcn(width=8, mask_channels=1)
     files = {}
-    for name, trunk in (("key", network.key_encoder), ("value", network.value_encoder.trunk)):
-        state = {k: v for k, v in trunk.state_dict().items() if not (k.endswith("bias") and "conv" in k)}
+    for name, backbone in (("key", network.key_encoder), ("value", network.value_encoder.backbone)):
+        state = {k: v for k, v in backbone.state_dict().items() if not (k.endswith("bias") and "conv" in k)}
         state = {k: v for k, v in state.items() if not k.endswith("downsample.0.bias")}
         state["conv1.weight"] = state["conv1.weight"][:, :3].contiguous()
         files[f"{name}_backbone_weights"] = tmp_path / f"{name}.safetensors"
@@ -226,7 +226,7 @@ def test_imagenet_files_start_both_trunks(still, tmp_path):
     run = stcn_static.train(dataclasses.replace(still, **files, iterations=1, lr=1e-9))
     weights = load_file(run / "weights.safetensors")
     torch.testing.assert_close(weights["key_encoder.conv1.weight"], network.key_encoder.conv1.weight.detach())
-    assert not weights["value_encoder.trunk.conv1.bias"].abs().max() > 1e-6
+    assert not weights["value_encoder.backbone.conv1.bias"].abs().max() > 1e-6
     half = dataclasses.replace(still, key_backbone_weights=files["key_backbone_weights"], out=tmp_path / "half")
     with pytest.raises(InputError, match="value_backbone_weights is not given"):
         stcn_static.train(half)
@@ -282,10 +282,10 @@ def test_settings_that_make_no_training_are_refused(video, wrong, message):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_read_is_named_in_one_line(still, tmp_path, workers):
+def test_a_image_that_cannot_be_read_is_named_in_one_line(still, tmp_path, workers):
     root = write_demo_sets(tmp_path / "sets", side=64, videos=2, frames=3, stills=1) / "static"
-    for picture in root.rglob("*.jpg"):
-        picture.write_bytes(b"no picture")
+    for image in root.rglob("*.jpg"):
+        image.write_bytes(b"no image")
     with pytest.raises(VideoError) as caught:
         stcn_static.train(dataclasses.replace(still, static=root, workers=workers))
     assert str(caught.value).startswith(str(root))

@@ -17,9 +17,9 @@ import twospeed
 from twospeed.data.label_augment import border_weights
 from twospeed.errors import CheckpointError
 from twospeed.models.bisenet.loss import hard_cross_entropy
-from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.swiftnet.loss import boundary_focal
-from twospeed.recipes.swiftnet import PRESETS, SwiftNetConfig, build, set_rates, train, trunk_of
+from twospeed.recipes.swiftnet import PRESETS, SwiftNetConfig, backbone_of, build, set_rates, train
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in names:
             labels = np.full((60, 80), 3, np.uint8)
             labels[:30, :40], labels[55:] = 0, 11
-            picture = (labels[..., None] * 20 + rng.integers(0, 30, (60, 80, 3))).astype(np.uint8)
-            for kind, pixels in (("images", picture), ("labels", labels)):
+            image = (labels[..., None] * 20 + rng.integers(0, 30, (60, 80, 3))).astype(np.uint8)
+            for kind, pixels in (("images", image), ("labels", labels)):
                 (root / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(root / split / kind / f"{name}.png")
     return root
@@ -70,23 +70,25 @@ def test_a_resumed_run_equals_a_straight_one(camvid: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("network", ["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"])
-def test_the_trunk_starts_from_torchvisions_weights(camvid: Path, tmp_path: Path, network: str) -> None:
+def test_the_backbone_starts_from_torchvisions_weights(camvid: Path, tmp_path: Path, network: str) -> None:
     state = ResNetFeatures("basic", (2, 2, 2, 2)).state_dict()
     torch.save({**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, tmp_path / "r18.pth")
-    trunk = trunk_of(build(config_of(camvid, tmp_path, network=network, trunk=tmp_path / "r18.pth"))).state_dict()
-    torch.testing.assert_close(trunk["layer3.0.conv2.weight"], state["layer3.0.conv2.weight"])
+    backbone = backbone_of(
+        build(config_of(camvid, tmp_path, network=network, backbone=tmp_path / "r18.pth"))
+    ).state_dict()
+    torch.testing.assert_close(backbone["layer3.0.conv2.weight"], state["layer3.0.conv2.weight"])
     norm = "layer1.1.bn2.2.weight" if network.endswith("pyramid") else "layer1.1.bn2.weight"
-    torch.testing.assert_close(trunk[norm], state["layer1.1.bn2.weight"])
+    torch.testing.assert_close(backbone[norm], state["layer1.1.bn2.weight"])
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match=r"bad\.pth"):
-        build(config_of(camvid, tmp_path, network=network, trunk=tmp_path / "bad.pth"))
+        build(config_of(camvid, tmp_path, network=network, backbone=tmp_path / "bad.pth"))
 
 
 def test_the_published_numbers_are_the_defaults() -> None:
     config = SwiftNetConfig()
     assert (config.epochs, config.batch, config.crop, config.betas) == (250, 14, 768, (0.9, 0.99))
     optimizer = torch.optim.Adam(
-        [{"params": [torch.zeros(1)], "base": config.lr}, {"params": [torch.zeros(1)], "base": config.trunk_lr}]
+        [{"params": [torch.zeros(1)], "base": config.lr}, {"params": [torch.zeros(1)], "base": config.backbone_lr}]
     )
     for epoch, expected in ((0, (4e-4, 1e-4)), (125, (2.005e-4, 5.05e-5)), (250, (1e-6, 1e-6))):
         set_rates(optimizer, config, epoch)

@@ -14,7 +14,7 @@ from twospeed.recipes import track_nano as recipe
 from twospeed.recipes.track_nano import TrackNanoConfig, train
 from twospeed.weights.load import create_model
 
-TINY = {"minutes": None, "batch": 2, "crop_1": 64, "crop_2": 64, "workers": 0, "log_every": 1, "lanes": 1}
+TINY = {"minutes": None, "batch": 2, "crop_1": 64, "crop_2": 64, "workers": 0, "log_every": 1, "replicas": 1}
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,11 @@ def davis(tmp_path_factory):
     """Five rendered sequences in the layout of DAVIS-2016."""
     root = tmp_path_factory.mktemp("davis")
     for number, name in enumerate(["ant", "bee", "cat", "dog", "eel"]):
-        pictures, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
-        pictures.mkdir(parents=True)
+        images, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
+        images.mkdir(parents=True)
         masks.mkdir(parents=True)
         for t, (image, labels) in enumerate(render_clip(number, frames=9, height=96, width=128, objects=1)):
-            cv2.imwrite(str(pictures / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(images / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             cv2.imwrite(str(masks / f"{t:05d}.png"), labels * 255)
     return root
 
@@ -37,7 +37,7 @@ def rows(path):
 
 
 def test_a_run_leaves_usable_weights_scores_and_its_configuration(davis, tmp_path):
-    config = TrackNanoConfig(**{**TINY, "iterations": 4, "lanes": 2}, davis=davis, out=tmp_path / "run", stage_1=0.5)
+    config = TrackNanoConfig(**{**TINY, "iterations": 4, "replicas": 2}, davis=davis, out=tmp_path / "run", stage_1=0.5)
     weights = train(config)
     model = track_nano()
     model.load_state_dict(load_file(weights))
@@ -90,13 +90,13 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down():
     config = TrackNanoConfig(**TINY, iterations=1)
     frames, labels, objects = recipe.collate([recipe.Samples(config, [])[(n, 0.0)] for n in (0, 1)])
     model = track_nano()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):
         loss, parts = recipe.step_loss(model, frames.float() / 255, labels, objects, config, 1.0)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(parts["loss"])
     assert losses[-1] < 0.5 * losses[0]
 
@@ -128,7 +128,7 @@ def test_the_split_is_fixed_by_name():
         ({"minutes": None}, "give one"),
         ({"iterations": 5}, "give one"),
         ({"crop_1": 100}, "multiple of 16"),
-        ({"batch": 3}, "shared by 2 lanes"),
+        ({"batch": 3}, "shared by 2 replicas"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, message):

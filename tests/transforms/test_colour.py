@@ -28,10 +28,10 @@ def test_normalise_divides_by_255_and_orders_channels():
 @given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.floats(-0.5, 0.5))
 @settings(deadline=None)
 def test_hue_shift_turns_the_colour_circle(rgb, shift):
-    picture = torch.tensor(rgb, dtype=torch.float32).reshape(3, 1, 1)
+    image = torch.tensor(rgb, dtype=torch.float32).reshape(3, 1, 1)
     hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
     expected = [255 * c for c in colorsys.hsv_to_rgb((hue + shift) % 1.0, saturation, value)]
-    out = ColourTransform(hue=shift).frames(picture).flatten().tolist()
+    out = ColourTransform(hue=shift).frames(image).flatten().tolist()
     assert out == pytest.approx(expected, abs=0.5)
 
 
@@ -53,12 +53,12 @@ def test_a_draw_treats_every_frame_alike_and_stays_in_range(seed):
 def test_factors_mean_what_they_say():
     frames = torch.full((3, 2, 2), 100.0)
     assert ColourTransform(brightness=1.5).frames(frames).unique().tolist() == [150.0]
-    picture = torch.tensor([0.0, 200.0]).expand(3, 1, 2)
-    assert ColourTransform(contrast=0.5).frames(picture)[0, 0].tolist() == pytest.approx([50.0, 150.0], abs=0.01)
+    image = torch.tensor([0.0, 200.0]).expand(3, 1, 2)
+    assert ColourTransform(contrast=0.5).frames(image)[0, 0].tolist() == pytest.approx([50.0, 150.0], abs=0.01)
     red = torch.tensor([255.0, 0.0, 0.0]).reshape(3, 1, 1)
     assert ColourTransform(saturation=0.0).frames(red).flatten().tolist() == pytest.approx([76.245] * 3)
     assert ColourTransform(grey=True).frames(red).flatten().tolist() == pytest.approx([76.245] * 3)
-    assert torch.equal(ColourTransform().frames(picture), picture)
+    assert torch.equal(ColourTransform().frames(image), image)
 
 
 def test_no_jitter_asked_for_is_no_jitter():
@@ -71,11 +71,11 @@ def test_no_jitter_asked_for_is_no_jitter():
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_the_quick_way_for_one_picture_gives_the_same_colours(seed, hue):
+def test_the_quick_way_for_one_image_gives_the_same_colours(seed, hue):
     rng = np.random.default_rng(seed)
     spread = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1 if hue else 0.0}
     change = draw_colour(rng, **spread, grey_probability=0.2)
-    picture = rng.integers(70, 150, (6, 7, 3), dtype=np.uint8)  # far from 0 and 255: nothing is clamped on the way
-    expected = change.frames(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    image = rng.integers(70, 150, (6, 7, 3), dtype=np.uint8)  # far from 0 and 255: nothing is clamped on the way
+    expected = change.frames(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     # Hue is kept in 256 steps, 1.4 degrees each
-    np.testing.assert_allclose(change.picture(picture), expected, atol=4 if hue else 1)
+    np.testing.assert_allclose(change.image(image), expected, atol=4 if hue else 1)

@@ -46,18 +46,18 @@ def blob(seed: int, height: int, width: int) -> torch.Tensor:
 def test_mask_agrees_with_frame_wherever_the_frame_is_certain(transform, seed):
     mask = blob(seed, *transform.source)
     moved = transform.masks(mask)
-    picture = transform.frames(mask[None].float())[0]  # the mask shown as a picture, resized bilinearly
+    image = transform.frames(mask[None].float())[0]  # the mask shown as an image, resized bilinearly
     assert moved.dtype == torch.uint8
-    assert moved.shape == picture.shape == (transform.height, transform.width)
-    certain = ((picture < 1e-4) | (picture > 1 - 1e-4)).numpy()
-    np.testing.assert_array_equal(moved.numpy()[certain], picture.round().byte().numpy()[certain])
+    assert moved.shape == image.shape == (transform.height, transform.width)
+    certain = ((image < 1e-4) | (image > 1 - 1e-4)).numpy()
+    np.testing.assert_array_equal(moved.numpy()[certain], image.round().byte().numpy()[certain])
 
 
 @given(crops(scaled=False), seeds)
 def test_without_scaling_nothing_is_blended(transform, seed):
     rng = np.random.default_rng(seed)
-    picture = torch.from_numpy(rng.integers(0, 256, (2, 3, *transform.source), dtype=np.uint8))
-    assert torch.equal(transform.frames(picture), transform.masks(picture).float())
+    image = torch.from_numpy(rng.integers(0, 256, (2, 3, *transform.source), dtype=np.uint8))
+    assert torch.equal(transform.frames(image), transform.masks(image).float())
 
 
 @given(crops(), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -143,12 +143,12 @@ def test_short_side_rule(size, short):
     assert max(height, width) == max(size) * short // min(size)
 
 
-def test_wrong_pictures_crops_and_ranges_are_refused():
+def test_wrong_images_crops_and_ranges_are_refused():
     view = scale_only(20, 30, 10)
     assert (view.height, view.width) == (10, 15)
     with pytest.raises(InputError, match="do not fit a transform drawn for 20x30"):
         view.frames(torch.zeros(3, 30, 20))
-    with pytest.raises(InputError, match="leaves the picture"):
+    with pytest.raises(InputError, match="leaves the image"):
         CropTransform((10, 10), (10, 10), 5, 0, 6, 6)
     with pytest.raises(InputError, match=r"crop=224, short_side=\(200, 340\)"):
         draw_train_crop(np.random.default_rng(0), 300, 300, short_side=(200, 340))
@@ -162,10 +162,10 @@ def test_affine_mask_agrees_with_frame_wherever_the_frame_is_certain(size, seed)
     rng = np.random.default_rng(seed)
     transform = draw_affine(rng, *size, degrees=40, shear_degrees=20, scale=(0.7, 1.4), shift=0.2)
     mask = blob(seed, *size)
-    picture = transform.frames(mask[None].float())[0]
+    image = transform.frames(mask[None].float())[0]
     moved = transform.masks(mask)
-    certain = ((picture < 1e-3) | (picture > 1 - 1e-3)).numpy()
-    np.testing.assert_array_equal(moved.numpy()[certain], picture.round().byte().numpy()[certain])
+    certain = ((image < 1e-3) | (image > 1 - 1e-3)).numpy()
+    np.testing.assert_array_equal(moved.numpy()[certain], image.round().byte().numpy()[certain])
 
 
 @settings(deadline=None)
@@ -187,15 +187,15 @@ def test_affine_boxes_hold_the_moved_mask(size, seed):
 
 
 def test_affine_identity_shift_fill_and_quarter_turn():
-    picture = torch.arange(12.0).reshape(1, 3, 4)
+    image = torch.arange(12.0).reshape(1, 3, 4)
     identity = draw_affine(np.random.default_rng(0), 3, 4)
-    assert torch.allclose(identity.frames(picture), picture, atol=1e-5)
-    assert torch.equal(identity.masks(picture), picture)
+    assert torch.allclose(identity.frames(image), image, atol=1e-5)
+    assert torch.equal(identity.masks(image), image)
     right = AffineTransform((3, 4), ((1.0, 0.0, 1.0), (0.0, 1.0, 0.0)))
-    shifted = right.frames(picture, fill=-1.0)
-    assert torch.allclose(shifted[..., 1:], picture[..., :-1], atol=1e-4)
+    shifted = right.frames(image, fill=-1.0)
+    assert torch.allclose(shifted[..., 1:], image[..., :-1], atol=1e-4)
     assert torch.allclose(shifted[..., 0], torch.tensor(-1.0))
-    assert right.masks(picture.long(), fill=99)[..., 0].unique().tolist() == [99]
+    assert right.masks(image.long(), fill=99)[..., 0].unique().tolist() == [99]
     turn = AffineTransform((4, 4), ((0.0, -1.0, 4.0), (1.0, 0.0, 0.0)))  # x right -> y down: clockwise
     square = torch.arange(16.0).reshape(1, 4, 4)
     assert torch.allclose(turn.frames(square), torch.rot90(square, -1, (1, 2)), atol=1e-4)

@@ -1,4 +1,4 @@
-"""The crops of a test lie inside the scaled picture and together see its longer side."""
+"""The crops of a test lie inside the scaled image and together see its longer side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twospeed.transforms.views import view_crops
 
 
 @given(st.integers(20, 120), st.floats(1.0, 3.0), st.booleans())
-def test_three_crops_cover_the_picture(short, ratio, upright):
+def test_three_crops_cover_the_image(short, ratio, upright):
     size = (int(short * ratio), short) if upright else (short, int(short * ratio))
     views = view_crops(*size, short_side=32, crop=32)
     seen = np.zeros(views[0].scaled, dtype=int)
@@ -34,11 +34,11 @@ def test_offsets_are_the_authors():
     assert not any(v.flip for v in (*views, *upright))
 
 
-def test_one_crop_is_the_centre_of_the_picture():
+def test_one_crop_is_the_centre_of_the_image():
     (view,) = view_crops(64, 96, short_side=32, crop=16, crops=1)
     assert (view.top, view.left) == (8, 16)
-    picture = torch.arange(64.0)[:, None] + torch.zeros(64, 96)
-    assert view.frames(picture[None]).mean() == pytest.approx(31.5, abs=1e-3)
+    image = torch.arange(64.0)[:, None] + torch.zeros(64, 96)
+    assert view.frames(image[None]).mean() == pytest.approx(31.5, abs=1e-3)
 
 
 def test_other_counts_and_sizes_are_refused():

@@ -1,4 +1,4 @@
-"""Pictures and masks of one warp end at the same place, and a spline goes through its points."""
+"""Images and masks of one warp end at the same place, and a spline goes through its points."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def blob(seed: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def flat_around(picture: np.ndarray, reach: int = 2) -> np.ndarray:
-    """Where a picture has one value in the whole neighbourhood."""
+def flat_around(image: np.ndarray, reach: int = 2) -> np.ndarray:
+    """Where an image has one value in the whole neighbourhood."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     size = 2 * reach + 1
-    return maximum_filter(picture, size) == minimum_filter(picture, size)
+    return maximum_filter(image, size) == minimum_filter(image, size)
 
 
 @given(sizes, seeds, st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_labels_go_where_the_picture_goes(size, seed, bent):
+def test_labels_go_where_the_image_goes(size, seed, bent):
     rng = np.random.default_rng(seed)
     turn = draw_affine(rng, *size, degrees=30, shear_degrees=15, scale=(0.7, 1.4), shift=0.1)
     spline = draw_spline(rng, points=6, spread=0.01) if bent else None
     warp = Warp(np.array(turn.matrix), 40, 48, spline)
     mask = blob(seed, *size)
-    labels, picture = warp.labels(mask), warp.picture(np.dstack([mask] * 3))[..., 0]
+    labels, image = warp.labels(mask), warp.image(np.dstack([mask] * 3))[..., 0]
     assert set(np.unique(labels)) <= {0, 255}
-    sure = flat_around(picture)  # away from edges nothing is blended, and a pixel's shift shows
-    np.testing.assert_array_equal(labels[sure], picture[sure])
+    sure = flat_around(image)  # away from edges nothing is blended, and a pixel's shift shows
+    np.testing.assert_array_equal(labels[sure], image[sure])
 
 
 @given(sizes, st.booleans(), st.data())
@@ -63,11 +63,11 @@ def test_a_crop_at_the_same_scale_moves_pixels_unchanged(size, flip, data):
     height, width = size
     h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    expected = picture[top : top + h, left : left + w][:, :: -1 if flip else 1]
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = image[top : top + h, left : left + w][:, :: -1 if flip else 1]
     warp = Warp(crop_matrix(top, left, h, w, (h, w), flip=flip), h, w)
-    np.testing.assert_array_equal(warp.picture(picture), expected)
-    np.testing.assert_array_equal(warp.labels(picture[..., 0].copy()), expected[..., 0])
+    np.testing.assert_array_equal(warp.image(image), expected)
+    np.testing.assert_array_equal(warp.labels(image[..., 0].copy()), expected[..., 0])
 
 
 @given(seeds, st.booleans())
@@ -77,16 +77,16 @@ def test_cut_box_and_cut_labels_agree(seed, enlarge):
     mask = blob(seed, 60, 80)
     box = (int(rng.integers(10)), int(rng.integers(10)), int(rng.integers(20, 50)), int(rng.integers(20, 70)))
     side = 90 if enlarge else 24
-    labels, picture = cut_labels(mask, box, side), cut_box(np.dstack([mask] * 3), box, side)[..., 0]
-    sure = flat_around(picture)
-    np.testing.assert_array_equal(labels[sure], picture[sure])
+    labels, image = cut_labels(mask, box, side), cut_box(np.dstack([mask] * 3), box, side)[..., 0]
+    sure = flat_around(image)
+    np.testing.assert_array_equal(labels[sure], image[sure])
 
 
 def test_what_was_outside_takes_the_fill():
     warp = Warp(crop_matrix(-4, -4, 12, 12, (12, 12)), 12, 12)
-    picture = warp.picture(np.full((4, 4, 3), 200, np.uint8), fill=(1, 2, 3))
-    assert picture[0, 0].tolist() == [1, 2, 3]
-    assert picture[5, 5].tolist() == [200] * 3
+    image = warp.image(np.full((4, 4, 3), 200, np.uint8), fill=(1, 2, 3))
+    assert image[0, 0].tolist() == [1, 2, 3]
+    assert image[5, 5].tolist() == [200] * 3
     assert warp.labels(np.full((4, 4), 7, np.uint8), fill=9)[0, 0] == 9
 
 

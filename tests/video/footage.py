@@ -1,4 +1,4 @@
-"""Videos made for the tests: every frame carries its number, so that a decoded picture says which one it is."""
+"""Videos made for the tests: every frame carries its number, so that a decoded image says which one it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BITS = 10
 LOSSLESS = {"codec": "libx264rgb", "pix_fmt": "rgb24", "options": {"qp": "0"}}
 
 
-def picture(number: int, height: int = 48, width: int = 96) -> np.ndarray:
+def numbered_image(number: int, height: int = 48, width: int = 96) -> np.ndarray:
     """A gradient with the number written as black and white columns over the top half."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([columns * 255 // width, rows * 255 // height, (rows + columns + 3 * number) % 256], 2)
@@ -65,4 +65,4 @@ def film(
 
 def numbered(path: Path, count: int = 30, *, size: tuple[int, int] = (48, 96), **how: object) -> Path:
     """Film the numbers 0..count-1. size: (H, W)."""
-    return film(path, [picture(number, *size) for number in range(count)], **how)  # type: ignore[arg-type]
+    return film(path, [numbered_image(number, *size) for number in range(count)], **how)  # type: ignore[arg-type]

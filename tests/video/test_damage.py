@@ -6,7 +6,7 @@ import av
 import cv2
 import pytest
 
-from tests.video.footage import number_of, numbered, picture
+from tests.video.footage import number_of, numbered, numbered_image
 from twospeed.errors import VideoError
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
 
@@ -49,7 +49,7 @@ def sound(path):
 
 
 def covered_sound(path):
-    """Music with a cover picture, which is no video."""
+    """Music with a cover image, which is no video."""
     with av.open(str(path), "w", format="mp4") as container:
         audio = container.add_stream("aac", rate=44100, layout="mono")
         for _ in range(3):
@@ -64,10 +64,10 @@ MAKE = {
     "missing.mp4": (None, "no such file"),
     "empty.mp4": (lambda path: path.touch(), "the file is empty"),
     "text.mp4": (lambda path: path.write_text("hello " * 99), "cannot be opened as a video"),
-    "sound.wav": (sound, "no picture stream, only audio"),
-    "music.mp4": (covered_sound, "no picture stream, only audio"),
-    "folder": (lambda path: path.mkdir(), "holds no pictures"),
-    "broken.jpg": (lambda path: path.write_bytes(b"\xff\xd8\xff" + bytes(50)), "not a picture"),
+    "sound.wav": (sound, "no image stream, only audio"),
+    "music.mp4": (covered_sound, "no image stream, only audio"),
+    "folder": (lambda path: path.mkdir(), "holds no images"),
+    "broken.jpg": (lambda path: path.write_bytes(b"\xff\xd8\xff" + bytes(50)), "not an image"),
     "index-lost.mp4": (lambda path: cut(numbered(path, 10), 0.5), "cannot be opened as a video"),
 }
 
@@ -82,7 +82,7 @@ def read_first(path):
         (use, name)
         for use in (open_video, probe, frame_times, read_first)
         for name in MAKE
-        if (use, name) != (frame_times, "broken.jpg")  # pictures are not opened for their times
+        if (use, name) != (frame_times, "broken.jpg")  # images are not opened for their times
     ],
 )
 def test_what_is_no_video(tmp_path, name, use):
@@ -96,11 +96,11 @@ def test_what_is_no_video(tmp_path, name, use):
     assert "\n" not in str(caught.value)
 
 
-def test_no_decodable_picture(tmp_path):
+def test_no_decodable_image(tmp_path):
     path = numbered(tmp_path / "blank.h264", 3)
     data = path.read_bytes()
     path.write_bytes(data[:60] + bytes(len(data) - 60))
-    with pytest.raises(VideoError, match=r"blank\.h264: (not one picture|cannot be opened)"):
+    with pytest.raises(VideoError, match=r"blank\.h264: (not one image|cannot be opened)"):
         open_video(path)
 
 
@@ -171,9 +171,9 @@ def test_nothing_is_printed(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_damaged_picture_in_a_folder(tmp_path, capfd):
+def test_damaged_image_in_a_folder(tmp_path, capfd):
     for number in range(5):
-        cv2.imwrite(str(tmp_path / f"{number}.jpg"), picture(number, 300, 400))
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), numbered_image(number, 300, 400))
     cut(tmp_path / "3.jpg", 0.7)
     with open_video(tmp_path) as reader:
         seen = []

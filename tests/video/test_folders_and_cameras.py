@@ -1,4 +1,4 @@
-"""Folders of pictures and cameras, by the same door as files."""
+"""Folders of images and cameras, by the same door as files."""
 
 import time
 from fractions import Fraction
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.video.footage import picture
+from tests.video.footage import numbered_image
 from twospeed.errors import InputError, VideoError
 from twospeed.video.reader import open_video
 
@@ -19,13 +19,13 @@ def save(path, image):
 
 def test_natural_order_and_times(tmp_path):
     for number in (10, 9, 100, 1):
-        save(tmp_path / f"Frame{number}.PNG", picture(number))
-    save(tmp_path / ".hidden1.png", picture(7))
-    (tmp_path / "notes.txt").write_text("not a picture")
+        save(tmp_path / f"Frame{number}.PNG", numbered_image(number))
+    save(tmp_path / ".hidden1.png", numbered_image(7))
+    (tmp_path / "notes.txt").write_text("not an image")
     with open_video(tmp_path) as reader:
         frames = list(reader)
     for frame, number in zip(frames, (1, 9, 10, 100), strict=True):
-        np.testing.assert_array_equal(frame.image, picture(number))
+        np.testing.assert_array_equal(frame.image, numbered_image(number))
     assert [frame.index for frame in frames] == [0, 1, 2, 3]
     assert [frame.time_s for frame in frames] == [0, 1 / 24, 2 / 24, 3 / 24]
     assert (reader.info.frame_rate, reader.info.frame_count) == (None, 4)
@@ -36,7 +36,7 @@ def test_natural_order_and_times(tmp_path):
 
 def test_masks_beside_frames_are_not_frames(tmp_path):
     for number in range(6):
-        save(tmp_path / f"{number:05d}.jpg", picture(number))
+        save(tmp_path / f"{number:05d}.jpg", numbered_image(number))
     for number in (0, 3):
         save(tmp_path / f"{number:05d}.png", np.zeros((48, 96), np.uint8))
     with open_video(tmp_path) as reader:
@@ -44,15 +44,15 @@ def test_masks_beside_frames_are_not_frames(tmp_path):
 
 
 def test_formats_may_mix_where_names_differ(tmp_path):
-    save(tmp_path / "1.png", picture(1))
-    save(tmp_path / "2.bmp", picture(2))
+    save(tmp_path / "1.png", numbered_image(1))
+    save(tmp_path / "2.bmp", numbered_image(2))
     with open_video(tmp_path) as reader:
         assert len(list(reader)) == 2
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
-    grey = picture(3)[..., 0]
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
+    grey = numbered_image(3)[..., 0]
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "one.png")
     with open_video(tmp_path / "one.png") as reader:
@@ -65,21 +65,21 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
 def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored a quarter turn anticlockwise
-    Image.fromarray(picture(1)).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    Image.fromarray(numbered_image(1)).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     with open_video(tmp_path) as reader:
         image = next(reader).image
-    assert np.abs(image.astype(int) - np.rot90(picture(1), -1)).mean() < 8
+    assert np.abs(image.astype(int) - np.rot90(numbered_image(1), -1)).mean() < 8
 
 
 def test_sizes_may_differ(tmp_path):
-    save(tmp_path / "1.png", picture(1))
-    save(tmp_path / "2.png", picture(2, 20, 30))
+    save(tmp_path / "1.png", numbered_image(1))
+    save(tmp_path / "2.png", numbered_image(2, 20, 30))
     with open_video(tmp_path) as reader:
         assert [frame.image.shape[:2] for frame in reader] == [(48, 96), (20, 30)]
 
 
 class Camera:
-    """A camera of OpenCV's kind: eight pictures, faster than anyone looks."""
+    """A camera of OpenCV's kind: eight images, faster than anyone looks."""
 
     released = 0
 
@@ -136,7 +136,7 @@ def test_a_camera_does_not_fall_behind(cameras):
 def test_a_file_named_like_a_camera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").mkdir()
-    save(tmp_path / "0" / "1.png", picture(1))
+    save(tmp_path / "0" / "1.png", numbered_image(1))
     with open_video("0") as reader:
         assert len(list(reader)) == 1
 
@@ -144,7 +144,7 @@ def test_a_file_named_like_a_camera(tmp_path, monkeypatch):
 def test_no_camera(cameras, capfd):
     with pytest.raises(VideoError, match="camera 5: cannot be opened"):
         open_video(5)
-    with pytest.raises(VideoError, match="camera 1: opened, but gave no picture"):
+    with pytest.raises(VideoError, match="camera 1: opened, but gave no image"):
         open_video(1)
     assert Camera.released == 2
     with pytest.raises(InputError, match="camera index"):

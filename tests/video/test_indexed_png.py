@@ -222,7 +222,7 @@ def test_other_refusals(tmp_path, labels):
     with pytest.raises(MaskError, match="no such file"):
         read_label_map(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(MaskError, match="is not a picture"):
+    with pytest.raises(MaskError, match="is not an image"):
         read_label_map(tmp_path / "text.png")
     with pytest.raises(MaskError, match="cannot be read"):
         read_label_map(tmp_path)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import heed_ctrl_c
-from tests.video.footage import LOSSLESS, film, number_of, numbered, picture
+from tests.video.footage import LOSSLESS, film, number_of, numbered, numbered_image
 from twospeed.errors import InputError, VideoError
 from twospeed.video import containers, pixels
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
@@ -86,7 +86,7 @@ def test_time_never_runs_backwards():
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_display_matrix_is_applied(tmp_path, degrees, hflip):
-    stored = picture(5, 20, 30)
+    stored = numbered_image(5, 20, 30)
     path = film(tmp_path / "turned.mp4", [stored], rotation=degrees, hflip=hflip, **LOSSLESS)
     with av.open(str(path)) as container:
         side_data = next(container.decode(video=0)).side_data.get("DISPLAYMATRIX")
@@ -111,7 +111,7 @@ def test_display_matrix_is_applied(tmp_path, degrees, hflip):
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv444p"])
 def test_odd_sizes_and_bit_depths(tmp_path, size, pix_fmt):
     codec = "libx264" if pix_fmt == "yuv444p" else "ffv1"  # H.264 in 4:2:0 has even sizes only
-    smooth = [(picture(number, *size) // 8 * 2 + 90) for number in range(4)]
+    smooth = [(numbered_image(number, *size) // 8 * 2 + 90) for number in range(4)]
     path = film(tmp_path / "odd.mkv", smooth, codec=codec, pix_fmt=pix_fmt)
     with open_video(path) as reader:
         frames = [frame.image for frame in reader]

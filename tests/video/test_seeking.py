@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.video.footage import film, number_of, numbered, picture
+from tests.video.footage import film, number_of, numbered, numbered_image
 from twospeed.errors import InputError, VideoError
 from twospeed.video import seeking
 from twospeed.video.reader import frame_times, open_video, read_frames
@@ -72,14 +72,14 @@ def test_only_what_is_needed_is_decoded(decoded, monkeypatch):
     path, _ = decoded["closed.mp4"]
     read_frames(path, [0])  # the index is remembered from here on
     passed = []
-    plain = seeking.pictures
+    plain = seeking.images
 
     def counted(*args, **how):
         for frame in plain(*args, **how):
             passed.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(seeking, "pictures", counted)
+    monkeypatch.setattr(seeking, "images", counted)
     read_frames(path, [50])
     assert len(passed) <= 12
     passed.clear()
@@ -135,7 +135,7 @@ def test_frame_times_do_not_decode(decoded, monkeypatch):
     def refuse(*args, **how):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(seeking, "pictures", refuse)
+    monkeypatch.setattr(seeking, "images", refuse)
     seeking._index_packets.cache_clear()
     for name in ("closed.mp4", "open.mp4", "jitter.mp4", "vp9.webm", "broadcast.ts", "negative.nut"):
         assert len(frame_times(decoded[name][0])) == COUNT
@@ -171,8 +171,8 @@ def test_folders_are_read_alike(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
     for number in range(5):
-        film(folder / f"{number}.png", [picture(number)], codec="png", pix_fmt="rgb24", format="image2")
-    np.testing.assert_array_equal(read_frames(folder, [4, 1]), np.stack([picture(4), picture(1)]))
+        film(folder / f"{number}.png", [numbered_image(number)], codec="png", pix_fmt="rgb24", format="image2")
+    np.testing.assert_array_equal(read_frames(folder, [4, 1]), np.stack([numbered_image(4), numbered_image(1)]))
     np.testing.assert_allclose(frame_times(folder), np.arange(5) / 24)
     with pytest.raises(VideoError, match="frame 5"):
         read_frames(folder, [5])

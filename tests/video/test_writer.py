@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.video.footage import number_of, picture
+from tests.video.footage import number_of, numbered_image
 from twospeed.errors import InputError, OutputError
 from twospeed.video.reader import frame_times, open_video, probe
 from twospeed.video.writer import VideoWriter
@@ -22,7 +22,7 @@ def test_round_trip_and_what_browsers_need(tmp_path):
     path = tmp_path / "out.mp4"
     with VideoWriter(path, rate=Fraction(30000, 1001)) as writer:
         for number in range(20):
-            writer.write(picture(number))
+            writer.write(numbered_image(number))
             assert not path.exists()
     assert names(tmp_path) == ["out.mp4"]
     assert writer.frames_written == 20
@@ -43,7 +43,7 @@ def test_round_trip_and_what_browsers_need(tmp_path):
 def test_rates_are_kept(tmp_path, rate):
     with VideoWriter(tmp_path / "out.mp4", rate) as writer:
         for number in range(7):
-            writer.write(picture(number))
+            writer.write(numbered_image(number))
     step = 1 / (25 if rate is None else float(rate))
     np.testing.assert_allclose(frame_times(tmp_path / "out.mp4"), np.arange(7) * step, rtol=1e-6)
 
@@ -65,7 +65,7 @@ def test_variable_times(tmp_path, suffix):
     path = tmp_path / f"vfr{suffix}"
     with VideoWriter(path, rate=25) as writer:
         for number, time_s in enumerate(times):
-            writer.write(picture(number), time_s)
+            writer.write(numbered_image(number), time_s)
     with open_video(path) as reader:
         frames = list(reader)
     assert [number_of(frame.image) for frame in frames] == list(range(7))
@@ -76,7 +76,7 @@ def test_variable_times(tmp_path, suffix):
 
 @pytest.mark.parametrize("size", [(49, 97), (48, 97), (49, 96), (1, 1), (3, 2)])
 def test_odd_sizes_are_padded_by_their_edge(tmp_path, size):
-    image = picture(9, *size) if min(size) > 8 else np.full((*size, 3), 180, np.uint8)
+    image = numbered_image(9, *size) if min(size) > 8 else np.full((*size, 3), 180, np.uint8)
     with VideoWriter(tmp_path / "odd.mp4", quality=1) as writer:
         writer.write(image)
     with open_video(tmp_path / "odd.mp4") as reader:
@@ -88,7 +88,7 @@ def test_odd_sizes_are_padded_by_their_edge(tmp_path, size):
 
 
 def test_views_and_read_only_arrays_can_be_written(tmp_path):
-    image = picture(3)[::-1, ::-1][::-1, ::-1]
+    image = numbered_image(3)[::-1, ::-1][::-1, ::-1]
     image.flags.writeable = False
     with VideoWriter(tmp_path / "view.mp4") as writer:
         writer.write(image)
@@ -99,7 +99,7 @@ def test_views_and_read_only_arrays_can_be_written(tmp_path):
 def write_and_raise(writer, error):
     with writer:
         for number in range(9):
-            writer.write(picture(number))
+            writer.write(numbered_image(number))
         raise error
 
 
@@ -128,31 +128,31 @@ def test_no_frame_no_file(tmp_path):
 
 def test_a_forgotten_writer_leaves_nothing(tmp_path):
     writer = VideoWriter(tmp_path / "out.mp4")
-    writer.write(picture(0))
+    writer.write(numbered_image(0))
     del writer
     assert names(tmp_path) == []
 
 
 def test_closed_is_closed(tmp_path):
     writer = VideoWriter(tmp_path / "out.mp4")
-    writer.write(picture(0))
+    writer.write(numbered_image(0))
     writer.close()
     writer.close()
     with pytest.raises(OutputError, match="is closed"):
-        writer.write(picture(1))
+        writer.write(numbered_image(1))
     assert probe(tmp_path / "out.mp4").frame_count == 1
 
 
 def test_bad_frames(tmp_path):
     with VideoWriter(tmp_path / "out.mp4") as writer:
-        for image in (picture(0)[..., 0], picture(0).astype(np.float32), picture(0)[:0]):
+        for image in (numbered_image(0)[..., 0], numbered_image(0).astype(np.float32), numbered_image(0)[:0]):
             with pytest.raises(InputError, match="a frame is uint8"):
                 writer.write(image)
-        writer.write(picture(0))
+        writer.write(numbered_image(0))
         with pytest.raises(InputError, match="frame 1 is 30x20, those before are 96x48"):
-            writer.write(picture(1, 20, 30))
+            writer.write(numbered_image(1, 20, 30))
         with pytest.raises(InputError, match="nan"):
-            writer.write(picture(1), float("nan"))
+            writer.write(numbered_image(1), float("nan"))
 
 
 def test_bad_arguments(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from twospeed import CheckpointError, WeightsUnavailable
-from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
+from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.weights import coco
 
 TINY = {"backbone": "nano", "pyramid_channels": 8}

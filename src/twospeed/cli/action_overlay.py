@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.output.overlay import draw_boxes
+from twospeed.output.palette import object_colours
 from twospeed.pipelines.people import between
-from twospeed.render.overlay import draw_boxes
-from twospeed.render.palette import object_colours
-from twospeed.values import ActionBoxes, Frame
+from twospeed.results import ActionBoxes, Frame
 from twospeed.video.writer import VideoWriter
 
 MOST_BYTES = 256_000_000  # of waiting frames: about 600 of 1920x1080

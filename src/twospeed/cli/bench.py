@@ -23,7 +23,7 @@ def bench(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
-    """Time a model on generated pictures with random weights: nothing is downloaded or decoded.
+    """Time a model on generated images with random weights: nothing is downloaded or decoded.
 
     Track: the clock counts `Tracker.step` (upload, network, memory read, masks at the frame's size on the host), with
     the memory filled first; not decoding, not files. Segment: `Segmenter.step`, whole keyframe intervals alone, a
@@ -82,15 +82,15 @@ def _time_tracker(
     for i in range(objects):
         labels[:, i * width // (objects + 1) : (i + 1) * width // (objects + 1)] = i + 1
     tracker = Tracker(model, weights=None, memory_every=1, max_memory_frames=memory_frames, size=None, device=device)
-    pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(4)]
-    tracker.step(pictures[0], labels)
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(4)]
+    tracker.step(images[0], labels)
     for i in range(memory_frames):
-        tracker.step(pictures[i % 4])
+        tracker.step(images[i % 4])
     tracker.memory_every = 5
     seconds = []
     for i in range(frames):
         start = time.perf_counter()
-        tracker.step(pictures[i % 4])
+        tracker.step(images[i % 4])
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -104,14 +104,14 @@ def _time_segmenter(model: str, width: int, height: int, frames: int, keyframe_e
     # Coarse patches: noise would be of another class in every pixel, which no video is, and which takes longest
     rng = np.random.default_rng(0)
     patches = [rng.integers(0, 256, (-(-height // 64), -(-width // 64), 3), dtype=np.uint8) for _ in range(4)]
-    pictures = [x.repeat(64, 0).repeat(64, 1)[:height, :width].copy() for x in patches]
-    segmenter.step(pictures[0])
+    images = [x.repeat(64, 0).repeat(64, 1)[:height, :width].copy() for x in patches]
+    segmenter.step(images[0])
     segmenter.reset()
     seconds = []
     for _ in range(-(-frames // keyframe_every)):
         start = time.perf_counter()
         for i in range(keyframe_every):
-            segmenter.step(pictures[i % 4])
+            segmenter.step(images[i % 4])
         seconds.append((time.perf_counter() - start) / keyframe_every)
     return seconds
 

@@ -12,7 +12,7 @@ import typer
 from twospeed.errors import InputError, TwospeedError
 
 if TYPE_CHECKING:
-    from twospeed.values import ActionScores
+    from twospeed.results import ActionScores
 
 EPILOG = """
 **Examples**
@@ -33,7 +33,7 @@ many videos; a broken one is reported, the others are finished.
 def classify(
     video: Annotated[
         list[str],
-        typer.Argument(help="Video files, a folder of videos or of pictures, a camera's number, or - for stdin."),
+        typer.Argument(help="Video files, a folder of videos or of images, a camera's number, or - for stdin."),
     ],
     model: Annotated[
         list[str] | None,
@@ -222,7 +222,7 @@ def _print_table(described: dict[str, Any], named: bool) -> None:
 
 def _write(folder: Path, source: Any, described: dict[str, Any], scores: ActionScores, top: int, overlay: bool) -> None:
     from twospeed.cli.job import make_folder, write_json
-    from twospeed.render.timeline import plot_timeline
+    from twospeed.output.timeline import plot_timeline
 
     make_folder(folder)
     write_json(folder / "results.json", described)
@@ -235,7 +235,7 @@ def write_overlay(source: Path, scores: ActionScores, path: Path, top: int) -> N
     """Write the video with the likeliest actions of the nearest temporal view on every frame."""
     import numpy as np
 
-    from twospeed.render.overlay import draw_caption
+    from twospeed.output.overlay import draw_caption
     from twospeed.video.reader import open_video
     from twospeed.video.writer import VideoWriter
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twospeed.values import Frame, ObjectMasks
+    from twospeed.results import Frame, ObjectMasks
 
 
 def demo(
@@ -36,7 +36,7 @@ def demo(
     from twospeed.data.synthetic import render_clip
     from twospeed.metrics.regions import score_frame
     from twospeed.pipelines.track import Tracker
-    from twospeed.values import Frame
+    from twospeed.results import Frame
     from twospeed.video.writer import VideoWriter
     from twospeed.weights.load import weights_sha256
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from twospeed.cli.options import whole_numbers
+from twospeed.cli.options import parse_ints
 from twospeed.errors import InputError, TwospeedError
 
 if TYPE_CHECKING:
-    from twospeed.values import ActionBoxes
+    from twospeed.results import ActionBoxes
 
 EPILOG = """
 **Examples**
@@ -32,9 +32,7 @@ EPILOG = """
 
 
 def detect(
-    video: Annotated[
-        str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
-    ],
+    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
     boxes: Annotated[
         Path | None,
         typer.Option(help="File of people's boxes: AVA csv, csv with a header, or JSON. [default: detect people]"),
@@ -108,7 +106,7 @@ def detect(
         weights=given,
         threshold=threshold,
         start_s=start,
-        scales=whole_numbers("--scales", scales) or ((size,) if size is not None else ()),
+        scales=parse_ints("--scales", scales) or ((size,) if size is not None else ()),
         flip=flip,
         labels=labels,
         precision=precision,
@@ -195,7 +193,7 @@ def write_results(
                 if file is None:
                     make_folder(folder)
                     file = stack.enter_context((folder / "detections.csv").open("w", encoding="utf-8"))
-                fractions = result.boxes_xyxy.astype(float) / detector.picture_size
+                fractions = result.boxes_xyxy.astype(float) / detector.image_size
                 write_detections(file, name, start_s + result.time_s, fractions, result.action_scores)
                 found.append(result)
                 if drawn is not None:

@@ -16,7 +16,7 @@ from twospeed.cli.benchmarks.request import Benchmark, Request
 from twospeed.cli.benchmarks.segmentation import CAMVID, CITYSCAPES
 from twospeed.cli.benchmarks.vos import DAVIS_2016, DAVIS_2017, DAVIS_CONFIGURATIONS, YOUTUBE_VOS
 from twospeed.cli.evaluation_progress import progress_shown
-from twospeed.cli.options import whole_numbers
+from twospeed.cli.options import parse_ints
 from twospeed.errors import InputError
 
 _LABELS = "CamVid, Cityscapes"
@@ -250,7 +250,7 @@ def evaluate(
         resume=resume,
         device=device,
         size=size,
-        scales=whole_numbers("--scales", scales),
+        scales=parse_ints("--scales", scales),
         flip=flip,
         memory_every=memory_every,
         top_k=top_k,

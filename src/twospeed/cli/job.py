@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from twospeed.environment import installed_versions
 from twospeed.errors import InputError, OutputError
-from twospeed.provenance import installed_versions
-from twospeed.values import RunRecord
+from twospeed.results import RunRecord
 
 _SECONDS_BETWEEN_LINES = 10.0
 

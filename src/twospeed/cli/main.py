@@ -79,7 +79,8 @@ def exit_code(arguments: list[str]) -> int:
         result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except TwospeedError as error:
-        return _fail(str(error))
+        flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
+        return _fail(f"{error}{flag}")
     except TyperException as error:
         return _fail(f"{error.format_message()} (`twospeed --help` and `twospeed COMMAND --help` tell more)")
     except (KeyboardInterrupt, typer.Abort):

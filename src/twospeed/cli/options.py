@@ -5,7 +5,7 @@ from __future__ import annotations
 from twospeed.errors import InputError
 
 
-def whole_numbers(option: str, text: str | None) -> tuple[int, ...]:
+def parse_ints(option: str, text: str | None) -> tuple[int, ...]:
     """Read numbers between commas; none for None. Raises InputError for what is no whole number."""
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()

@@ -13,7 +13,7 @@ import typer
 from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
 
 if TYPE_CHECKING:
-    from twospeed.values import ClassMap, Frame, LabelMap
+    from twospeed.results import ClassMap, Frame, LabelMap
 
 EPILOG = """
 **Examples**
@@ -30,9 +30,7 @@ classes' areas over time (`areas.json`, `areas.png`) and `run.json`, with the ne
 
 
 def segment(
-    video: Annotated[
-        str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
-    ],
+    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
     model: Annotated[
         str | None,
         typer.Option(
@@ -153,8 +151,8 @@ def _write_results(
     import numpy as np
 
     from twospeed.cli.job import make_folder, write_json
-    from twospeed.render.areas import plot_areas
-    from twospeed.render.overlay import draw_classes, draw_legend
+    from twospeed.output.areas import plot_areas
+    from twospeed.output.overlay import draw_classes, draw_legend
     from twospeed.video.indexed_png import write_indexed_png
     from twospeed.video.writer import VideoWriter
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twospeed.values import Frame, ObjectMasks
+    from twospeed.results import Frame, ObjectMasks
 
 _MARKS = ("mask", "box", "point", "snap")
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision", "resume")
@@ -51,14 +51,12 @@ the objects of the first frame's mask, then follows them.
 
 def track(
     context: typer.Context,
-    video: Annotated[
-        str, typer.Argument(help="A video file, a folder of pictures, a camera's number, or - for stdin.")
-    ],
+    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
     mask: Annotated[
         list[str] | None,
         typer.Option(
             "--mask",
-            help="Label picture of the first frame (palette PNG: index = object; black and white: one object). "
+            help="Label image of the first frame (palette PNG: index = object; black and white: one object). "
             "FRAME=FILE for another frame, a folder for several (files named by frame). Repeatable.",
         ),
     ] = None,
@@ -123,9 +121,9 @@ def track(
 ) -> None:
     """Track objects through a video, from a mask, box or point on its first frame, or without any."""
     from twospeed.cli.job import Job, print_json
-    from twospeed.pipelines.discover import Discoverer, finds_objects
     from twospeed.pipelines.finetune import FineTuning, OneShotTracker
     from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects
     from twospeed.video.reader import open_video
     from twospeed.weights.load import weights_sha256
 
@@ -147,13 +145,13 @@ def track(
 
     told = _learning(finetune or 0, quiet)
 
-    def finder(size: int | None) -> Discoverer | OneShotTracker:
+    def finder(size: int | None) -> UnsupervisedTracker | OneShotTracker:
         found = {"weights": weights, "device": device, "size": size, "merged": merged, "min_score": min_score}
         if finetune is None:
-            return Discoverer(model, **found)  # type: ignore[arg-type]  # of one type each
+            return UnsupervisedTracker(model, **found)  # type: ignore[arg-type]  # of one type each
         return OneShotTracker(model, FineTuning(iterations=finetune), on_iteration=told, **found)  # type: ignore[arg-type]
 
-    tracker: Tracker | Discoverer | OneShotTracker | None = None
+    tracker: Tracker | UnsupervisedTracker | OneShotTracker | None = None
     options: dict[str, Any] = {"source": video}
     if not finds_objects(model):
         memory = {
@@ -204,7 +202,7 @@ def track(
         if isinstance(tracker, Tracker):
             results = _steps(tracker, every, masks, kept)
         else:
-            results = tracker.run(every) if isinstance(tracker, Discoverer) else tracker.run(every, masks[0])
+            results = tracker.run(every) if isinstance(tracker, UnsupervisedTracker) else tracker.run(every, masks[0])
         areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay, kept=len(kept))
     if unused := [index for index in masks if index >= job.frames]:
         raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
@@ -246,7 +244,7 @@ def write_results(
     import numpy as np
 
     from twospeed.cli.job import make_folder
-    from twospeed.render.overlay import draw_masks
+    from twospeed.output.overlay import draw_masks
     from twospeed.video.indexed_png import write_indexed_png
     from twospeed.video.writer import VideoWriter
 
@@ -339,7 +337,7 @@ def _read_masks(given: list[str], snap: bool, size: tuple[int, int]) -> dict[int
             files = {int(frame) if equals and frame.isdigit() else 0: path}
         for index, file in files.items():
             if index in masks:
-                raise InputError(f"{file} is a second mask for frame {index}; give one label picture a frame")
+                raise InputError(f"{file} is a second mask for frame {index}; give one label image a frame")
             masks[index] = read_label_map(file, snap=snap, expect_size=size)
     return masks
 

@@ -9,7 +9,7 @@
 | `ava_action_list_v2.2_....pbtxt` | `item { name: "..." id: n }` or `label { name: "..." label_id: n }` |
 | `frame_lists/val.csv` | a header, then `video number frame path labels`, between spaces |
 
-Boxes are xyxy in fractions of the picture, 0..1 from its top left corner. A row is one box with one action; a person
+Boxes are xyxy in fractions of the image, 0..1 from its top left corner. A row is one box with one action; a person
 who does three things has three rows. Annotated seconds run from 902 to 1798 of the film; the videos that were handed
 out begin at second 900. The data set versions 2.1 and 2.2 have the same layout.
 """
@@ -33,7 +33,7 @@ from twospeed.errors import DatasetError
 
 CLASSES = 80
 FIRST_SECOND = 900  # of the film, where the videos begin
-TOLERANCE = 0.01  # how far, in fractions of the picture, coordinates may lie outside of it: detectors round
+TOLERANCE = 0.01  # how far, in fractions of the image, coordinates may lie outside of it: detectors round
 NO_ACTION = 0
 NO_PERSON = -1
 # The server scores 60 of the 80 classes, those with at least 25 boxes in the validation and test sets (Gu 2018)
@@ -62,7 +62,7 @@ class BoxRows:
     """The rows of one file, in its order.
 
     path: of the file. lines: int64 (n,), line numbers from 1. videos: n names. seconds: float64 (n,). boxes_xyxy:
-    float64 (n, 4), fractions of the picture. actions: int64 (n,), ids from 1, `NO_ACTION` where there is none.
+    float64 (n, 4), fractions of the image. actions: int64 (n,), ids from 1, `NO_ACTION` where there is none.
     persons: int64 (n,), `NO_PERSON` where there is none. scores: float64 (n,), 1 in ground truth.
     """
 
@@ -101,7 +101,7 @@ def read_ground_truth(path: Path | str, *, labels: dict[int, str] | None = None)
     """Read `ava_train_v2.2.csv` and the like; the person id may be missing, as in older versions.
 
     labels: the label map, for classes beyond AVA's 80. Raises DatasetError, with the line, for another number of
-    columns, what is no number, an unknown class, a box outside the picture.
+    columns, what is no number, an unknown class, a box outside the image.
     """
     return _read_rows(Path(path), "ground truth", labels)
 
@@ -161,7 +161,7 @@ def read_exclusions(path: Path | str) -> list[tuple[str, float]]:
 
 
 def read_frame_list(path: Path | str) -> dict[str, list[str]]:
-    """Read which pictures make up each video: {video: paths in order}, as the file writes them.
+    """Read which images make up each video: {video: paths in order}, as the file writes them.
 
     Raises DatasetError, with the line, for rows of another form and for frame numbers that do not ascend by one.
     """
@@ -343,7 +343,7 @@ def _check_rows(found: BoxRows, kind: Kind, labels: dict[int, str] | None) -> No
         row = int(np.flatnonzero(outside.any(axis=1))[0])
         box = ", ".join(f"{value:g}" for value in found.boxes_xyxy[row])
         hint = "; they look like pixels: divide by width and height" if found.boxes_xyxy[row].max() > 2 else ""
-        raise DatasetError(f"{found.where(row)}: box {box} lies outside the picture, 0..1 in both directions{hint}")
+        raise DatasetError(f"{found.where(row)}: box {box} lies outside the image, 0..1 in both directions{hint}")
     most = max(CLASSES, *labels) if labels else CLASSES
     lowest = NO_ACTION if kind == "predicted boxes" else 1
     unknown = (found.actions < lowest) | (found.actions > most)

@@ -3,8 +3,8 @@
     frames/VIDEO/VIDEO_000001.jpg     30 a second from second 900 on; frame_lists/train.csv and val.csv list them
     videos/VIDEO.mp4                  the films, or what was cut from second 900 on, at any frame rate
 
-A clip is centred on its keyframe: `frames` pictures, `stride` / 30 s apart, from half a clip before it (SlowFast
-section 5, as PySlowFast samples it). What lies before the first or after the last picture repeats that one.
+A clip is centred on its keyframe: `frames` images, `stride` / 30 s apart, from half a clip before it (SlowFast
+section 5, as PySlowFast samples it). What lies before the first or after the last image repeats that one.
 `AvaFrames` opens it; `TrainKeyframes` draws what training sees of it, boxes and pixels alike.
 """
 
@@ -37,7 +37,7 @@ VIDEO_FOLDERS = ("videos", "trainval", "test", "")
 
 
 class AvaFrames:
-    """Opens clips around keyframes, wherever the pictures of a video are.
+    """Opens clips around keyframes, wherever the images of a video are.
 
     data: the data set's folder. Each video is looked for in the splits' frame lists, then as a folder `frames/VIDEO`,
     then as a file in `videos`, `trainval`, `test` or the folder itself. first_second: the film's second at which frames
@@ -53,12 +53,12 @@ class AvaFrames:
         if not self.data.is_dir():
             raise DatasetError(f"{self.data}: no such folder; it should hold AVA's frames or videos")
         base = self.data / "frames" if (self.data / "frames").is_dir() else self.data
-        self._pictures: dict[str, list[Path]] = {}
+        self._images: dict[str, list[Path]] = {}
         for split in splits:
             listing = self.data / "frame_lists" / f"{split}.csv"
             if listing.is_file():
                 lists = read_frame_list(listing)
-                self._pictures |= {video: [base / name for name in names] for video, names in lists.items()}
+                self._images |= {video: [base / name for name in names] for video, names in lists.items()}
         self._files: dict[str, Path] = {}
 
     def check(self, keyframes: Iterable[Keyframe]) -> None:
@@ -69,8 +69,8 @@ class AvaFrames:
         second_of: dict[str, float] = {}
         for keyframe in keyframes:
             second_of.setdefault(keyframe.video, keyframe.second)
-            if keyframe.video in self._pictures:
-                self._picture_index(keyframe.video, keyframe.second)
+            if keyframe.video in self._images:
+                self._image_index(keyframe.video, keyframe.second)
         missing = [video for video in second_of if not self._has(video)]
         if missing:
             raise DatasetError(
@@ -84,13 +84,13 @@ class AvaFrames:
         """Read the clip around a keyframe: uint8 (frames, H, W, 3), RGB.
 
         short_side: scale to this many pixels while decoding; None keeps the size. Raises DatasetError when the video is
-        missing or the keyframe lies outside of it, VideoError for pictures that cannot be read.
+        missing or the keyframe lies outside of it, VideoError for images that cannot be read.
         """
         if self._listed(video):
-            pictures = self._pictures[video]
-            indices = keyframe_clip(self._picture_index(video, second), frames, stride, len(pictures))
+            images = self._images[video]
+            indices = keyframe_clip(self._image_index(video, second), frames, stride, len(images))
             distinct, places = np.unique(indices, return_inverse=True)
-            return read_chosen_images(pictures, distinct.tolist(), short_side=short_side)[places]
+            return read_chosen_images(images, distinct.tolist(), short_side=short_side)[places]
         path = self._file(video)
         if path is None:
             raise DatasetError(
@@ -105,20 +105,20 @@ class AvaFrames:
         if not 0 <= second - first < end_s:
             raise DatasetError(self._out_of_range(str(path), second, first, first + end_s))
         wanted_s = second - first + (np.arange(frames) - frames / 2) * stride / TRAINED_RATE
-        # The last picture that is shown by then; containers round times, hence the grace.
+        # The last image that is shown by then; containers round times, hence the grace.
         indices = np.searchsorted(times_s, wanted_s + 0.01 * step_s, side="right") - 1
         return read_frames(path, np.clip(indices, 0, None), short_side=short_side, threads=1)
 
-    def _picture_index(self, video: str, second: float) -> int:
+    def _image_index(self, video: str, second: float) -> int:
         first = FIRST_SECOND if self.first_second is None else self.first_second
-        index, count = round((second - first) * TRAINED_RATE), len(self._pictures[video])
+        index, count = round((second - first) * TRAINED_RATE), len(self._images[video])
         if not 0 <= index < count:
             raise DatasetError(self._out_of_range(f"{self.data}: {video}", second, first, first + count / TRAINED_RATE))
         return index
 
     def _out_of_range(self, name: str, second: float, first: float, end: float) -> str:
         return (
-            f"{name}: the keyframe at second {second:g} is out of range: its pictures are those of seconds "
+            f"{name}: the keyframe at second {second:g} is out of range: its images are those of seconds "
             f"{first:g} to {end:.2f} (first_second says at which second of the film they begin)"
         )
 
@@ -126,10 +126,10 @@ class AvaFrames:
         return self._listed(video) or self._file(video) is not None
 
     def _listed(self, video: str) -> bool:
-        """Say whether a video is there as pictures; remembers the contents of its folder."""
-        if video not in self._pictures and (self.data / "frames" / video).is_dir():
-            self._pictures[video] = list_images(self.data / "frames" / video)
-        return video in self._pictures
+        """Say whether a video is there as images; remembers the contents of its folder."""
+        if video not in self._images and (self.data / "frames" / video).is_dir():
+            self._images[video] = list_images(self.data / "frames" / video)
+        return video in self._images
 
     def _file(self, video: str) -> Path | None:
         if video not in self._files:
@@ -146,14 +146,14 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
 
     Ask with (epoch, index): what is drawn depends on (seed, epoch, index) alone. num_classes: targets have so many
     columns, column c is class id c + 1. short_side: the jitter's range in pixels; inverse_uniform draws 1 / size
-    uniformly, as PySlowFast does for AVA. crop: side of a square in pixels; None keeps the whole picture, of one size,
+    uniformly, as PySlowFast does for AVA. crop: side of a square in pixels; None keeps the whole image, of one size,
     which suits sets of one shape. box_jitter: moves each edge of a box by up to this part of its width or
-    height, within the picture; 0 in the published trainings. count_broken: a clip that cannot be read comes out as
+    height, within the image; 0 in the published trainings. count_broken: a clip that cannot be read comes out as
     `BrokenSample` instead of an exception.
 
     Boxes are pixel numbers, 0..W-1, cut off at the crop; those that lie outside of it are left out, so that a sample
     may have none. Differs: PySlowFast keeps them, without area. Raises DatasetError for keyframes out of range or with
-    an action above num_classes, VideoError for pictures that cannot be read.
+    an action above num_classes, VideoError for images that cannot be read.
     """
 
     def __init__(
@@ -200,16 +200,16 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         keyframe = self.keyframes[index]
         try:
-            pictures = self.opened.clip(keyframe.video, keyframe.second, self.shape.frames, self.shape.stride)
+            images = self.opened.clip(keyframe.video, keyframe.second, self.shape.frames, self.shape.stride)
         except VideoError as error:
             if not self.count_broken:
                 raise
             return BrokenSample(index, self.opened.data / keyframe.video, str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
-        height, width = pictures.shape[1:3]
+        height, width = images.shape[1:3]
         geometry = self._draw(rng, height, width)
-        # One picture at a time: films are large, and all pictures of a clip do not fit everywhere as floating point
-        clip = torch.stack([geometry.frames(torch.from_numpy(image).permute(2, 0, 1)) for image in pictures], dim=1)
+        # One image at a time: films are large, and all images of a clip do not fit everywhere as floating point
+        clip = torch.stack([geometry.frames(torch.from_numpy(image).permute(2, 0, 1)) for image in images], dim=1)
         boxes = jittered(rng, keyframe.boxes_xyxy, self.box_jitter)
         moved = geometry.boxes(torch.from_numpy(in_pixels(boxes, height, width)), inclusive=True)
         inside = ((moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])).nonzero()[:, 0]
@@ -239,7 +239,7 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
 
 
 def in_pixels(boxes_xyxy: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """Turn fractions of a picture into its pixel numbers, 0..W-1 and 0..H-1, as PySlowFast does: (n, 4)."""
+    """Turn fractions of an image into its pixel numbers, 0..W-1 and 0..H-1, as PySlowFast does: (n, 4)."""
     size = np.array([width, height, width, height], np.float64)
     return np.clip(boxes_xyxy * size, 0, size - 1)
 

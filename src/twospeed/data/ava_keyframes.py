@@ -25,7 +25,7 @@ PERSON_SCORE = 0.8  # of detected boxes, in the reported results; PySlowFast's d
 class Keyframe:
     """The people of one keyframe.
 
-    video, second: as the files name them; seconds of the film. boxes_xyxy: float64 (n, 4), fractions of the picture,
+    video, second: as the files name them; seconds of the film. boxes_xyxy: float64 (n, 4), fractions of the image,
     within 0..1. scores: float64 (n,), the person detector's, 1 for annotated boxes. actions: for each box its ids,
     ascending, from 1; empty where nobody said what the person does.
     """
@@ -47,7 +47,7 @@ def keyframes_of(
 
     Rows with the same box are one person with several actions. threshold: people with a lower score are left out, and
     keyframes in which nobody remains. excluded: keyframes that do not count, as `read_exclusions` gives them. Boxes are
-    cut off at the picture's edges; those without area are left out. Raises DatasetError when nobody remains at all.
+    cut off at the image's edges; those without area are left out. Raises DatasetError when nobody remains at all.
     """
     left_out = {(video, round(second, 6)) for video, second in excluded}
     boxes = np.asarray(clip_boxes(rows.boxes_xyxy, 1.0, 1.0), np.float64)

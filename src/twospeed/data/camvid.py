@@ -27,7 +27,7 @@ from twospeed.data.folders import files_by_stem, listing
 from twospeed.data.label_files import read_indices
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
-from twospeed.values import LabelMap
+from twospeed.results import LabelMap
 
 VOID = 11
 """Class of pixels that are not scored."""
@@ -51,7 +51,7 @@ _COLOURS_OF = (
     ((128, 128, 128),),  # sky
     ((128, 0, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64), (64, 192, 0)),  # building, archway, bridge, tunnel, wall
     ((192, 192, 128), (0, 0, 64)),  # column or pole, traffic cone
-    ((128, 64, 128), (128, 0, 192), (192, 0, 64)),  # road, lane markings to drive on and not
+    ((128, 64, 128), (128, 0, 192), (192, 0, 64)),  # road, replica markings to drive on and not
     ((0, 0, 192), (64, 192, 128), (128, 128, 192)),  # sidewalk, parking block, road shoulder
     ((128, 128, 0), (192, 192, 0)),  # tree, other vegetation
     ((192, 128, 128), (128, 128, 64), (0, 64, 64)),  # sign, text, traffic light
@@ -91,14 +91,14 @@ class CamVid:
     root: the data set in one of the layouts above. split: "train", "val" or "test". The full-size layouts hold no
     splits; they are cut as SegNet cut them (367, 101 and 233 frames). Whatever labelled frames of a split exist are
     taken.
-    Raises DatasetError when folders, labels or pictures are missing, InputError for another split.
+    Raises DatasetError when folders, labels or images are missing, InputError for another split.
     """
 
     def __init__(self, root: Path | str, split: Split = "train"):
         if split not in get_args(Split):
             raise InputError(f"split {split!r} of CamVid; choose {', '.join(get_args(Split))}")
         self.root, self.split = Path(root), split
-        self.frames, self.pictures = _find(self.root, split)
+        self.frames, self.images = _find(self.root, split)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -128,9 +128,9 @@ class CamVid:
         finest that the run has (1 if all frames of the video are there).
         """
         if step is None:
-            step = next((n for n in range(1, FRAME_RATE + 1) if (frame.sequence, frame.number - n) in self.pictures), 1)
+            step = next((n for n in range(1, FRAME_RATE + 1) if (frame.sequence, frame.number - n) in self.images), 1)
         numbers = [frame.number - step * back for back in range(count, -1, -1)]
-        found = [self.pictures.get((frame.sequence, number)) for number in numbers]
+        found = [self.images.get((frame.sequence, number)) for number in numbers]
         return tuple(f for f in found if f is not None) if all(found) else None
 
 
@@ -140,30 +140,30 @@ def _step(frames: list[LabelledFrame]) -> int:
 
 
 def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tuple[str, int], LabelledFrame]]:
-    """Return a split's labelled frames, and every frame that has a picture by recording and number."""
+    """Return a split's labelled frames, and every frame that has an image by recording and number."""
     own_split, read = True, read_classes
     if (root / split / "images").is_dir():
-        pictures, labels = root / split / "images", root / split / "labels"
+        image_folder, labels = root / split / "images", root / split / "labels"
     elif (root / f"{split}annot").is_dir():
-        pictures, labels = root / split, root / f"{split}annot"
+        image_folder, labels = root / split, root / f"{split}annot"
     elif (root / "LabeledApproved_full").is_dir():
-        pictures, labels, own_split, read = (
+        image_folder, labels, own_split, read = (
             root / "701_StillsRaw_full",
             root / "LabeledApproved_full",
             False,
             read_colours,
         )
     elif (root / "label_id").is_dir():
-        pictures, labels, own_split = root / "frames", root / "label_id", False
+        image_folder, labels, own_split = root / "frames", root / "label_id", False
     else:
         raise DatasetError(
             f"{root}: no CamVid for split {split!r}; expected {split}/images, {split}annot, "
             "701_StillsRaw_full with LabeledApproved_full, or frames with label_id"
         )
-    nested = not own_split and labels.name == "label_id" and pictures.is_dir()
-    folders = [p for p in sorted(pictures.iterdir()) if p.is_dir()] if nested else [pictures]
+    nested = not own_split and labels.name == "label_id" and image_folder.is_dir()
+    folders = [p for p in sorted(image_folder.iterdir()) if p.is_dir()] if nested else [image_folder]
     images: dict[tuple[str, int], Path] = {}
-    for folder in folders or [pictures]:
+    for folder in folders or [image_folder]:
         images |= {_place(path): path for path in files_by_stem(folder, _IMAGES).values()}
     annotations = {_place(path): path for path in files_by_stem(labels, (".png",)).values()}
     if not own_split:
@@ -171,11 +171,11 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
         if not annotations:
             raise DatasetError(f"{labels}: no labels of split {split!r}; is the data set complete?")
     if missing := [annotations[place].name for place in sorted(annotations) if place not in images]:
-        raise DatasetError(f"{pictures}: no pictures for the labels {listing(missing)} of {labels}")
+        raise DatasetError(f"{image_folder}: no images for the labels {listing(missing)} of {labels}")
     if own_split and (bare := [images[place].name for place in sorted(images) if place not in annotations]):
-        raise DatasetError(f"{labels}: no labels for the pictures {listing(bare)} of {pictures}")
+        raise DatasetError(f"{labels}: no labels for the images {listing(bare)} of {image_folder}")
     frames = {
-        place: LabelledFrame(path.stem, *place, picture=path, annotation=annotations.get(place), read_labels=read)
+        place: LabelledFrame(path.stem, *place, image_file=path, annotation=annotations.get(place), read_labels=read)
         for place, path in sorted(images.items())
     }
     return tuple(frames[place] for place in sorted(annotations)), frames
@@ -194,7 +194,7 @@ def _in_split(place: tuple[str, int], split: Split) -> bool:
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:
-    """Read a label picture whose values are classes, uint8 (H, W) of 0..11. Raises DatasetError for other values."""
+    """Read a label image whose values are classes, uint8 (H, W) of 0..11. Raises DatasetError for other values."""
     labels, _ = read_indices(path)
     if labels.size and int(labels.max()) > VOID:
         raise DatasetError(
@@ -204,15 +204,15 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
 
 
 def read_colours(path: Path) -> NDArray[np.uint8]:
-    """Read a label picture in the release's 32 colours as classes, uint8 (H, W) of 0..11.
+    """Read a label image in the release's 32 colours as classes, uint8 (H, W) of 0..11.
 
-    Raises DatasetError for an unreadable picture or a colour that is none of the 32.
+    Raises DatasetError for an unreadable image or a colour that is none of the 32.
     """
     try:
-        with Image.open(path) as picture:
-            colours = np.asarray(picture.convert("RGB"), np.uint32)
+        with Image.open(path) as image:
+            colours = np.asarray(image.convert("RGB"), np.uint32)
     except (OSError, SyntaxError) as error:
-        raise DatasetError(f"{path}: not a readable label picture ({error})") from error
+        raise DatasetError(f"{path}: not a readable label image ({error})") from error
     numbers = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
     known = _numbers(colour for group in (*_COLOURS_OF, _VOID_COLOURS) for colour in group)
     classes = np.repeat(np.arange(VOID + 1, dtype=np.uint8), [len(group) for group in (*_COLOURS_OF, _VOID_COLOURS)])

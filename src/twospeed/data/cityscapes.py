@@ -17,7 +17,7 @@ from twospeed.data.folders import listing
 from twospeed.data.label_files import read_indices
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
-from twospeed.values import LabelMap
+from twospeed.results import LabelMap
 
 Split = Literal["train", "val", "test"]
 
@@ -26,7 +26,7 @@ OFFICIAL_FRAMES = {"train": 2975, "val": 500, "test": 1525}
 
 LAST_LABEL_ID = 33
 
-_PICTURE, _LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
+_IMAGE, _LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
 _NAME = re.compile(r"(?P<sequence>[a-zA-Z-]+_\d{6})_(?P<number>\d{6})")
 
 VOID = 255
@@ -78,9 +78,9 @@ class Cityscapes:
 
     root: the folder that holds `gtFine` and `leftImg8bit_sequence` (30 frames for each labelled one, at 17 Hz) or
     `leftImg8bit` (the labelled frames alone: nothing can be propagated then). split: "train", "val" or "test", whose
-    pictures are listed without labels where there are none. list_file: a list as GSVNet's instead of all of the split,
-    one "picture label" a line, both relative to root.
-    Raises DatasetError when folders, labels or pictures are missing, InputError for another split.
+    images are listed without labels where there are none. list_file: a list as GSVNet's instead of all of the split,
+    one "image label" a line, both relative to root.
+    Raises DatasetError when folders, labels or images are missing, InputError for another split.
     """
 
     def __init__(self, root: Path | str, split: Split = "train", *, list_file: Path | None = None):
@@ -96,40 +96,38 @@ class Cityscapes:
         return self.frames[index]
 
     def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
-        """Return `count` frames before one and itself, `step` (1) frames apart, or None where pictures are missing."""
+        """Return `count` frames before one and itself, `step` (1) frames apart, or None where images are missing."""
         found = [_earlier(frame, (step or 1) * back) for back in range(count, 0, -1)]
-        return (*found, frame) if all(f.picture.is_file() for f in found) else None
+        return (*found, frame) if all(f.image_file.is_file() for f in found) else None
 
 
 def _earlier(frame: LabelledFrame, back: int) -> LabelledFrame:
     # Numbers run on through long recordings: the snippet's are those around the label's own, six digits
     number = frame.number - back
     name = f"{frame.sequence}_{number:06d}"
-    picture = frame.picture.with_name(frame.picture.name.replace(frame.name, name, 1))
-    return LabelledFrame(name, frame.sequence, number, picture, None, frame.read_labels)
+    image = frame.image_file.with_name(frame.image_file.name.replace(frame.name, name, 1))
+    return LabelledFrame(name, frame.sequence, number, image, None, frame.read_labels)
 
 
 def _find(root: Path, split: str) -> tuple[LabelledFrame, ...]:
     folders = [root / kind / split for kind in ("leftImg8bit_sequence", "leftImg8bit")]
     if not any(folder.is_dir() for folder in folders):
         raise DatasetError(
-            f"{root}: no pictures of split {split!r}; expected leftImg8bit_sequence/{split} or leftImg8bit/{split}"
+            f"{root}: no images of split {split!r}; expected leftImg8bit_sequence/{split} or leftImg8bit/{split}"
         )
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for folder in reversed(folders):  # those with neighbours win
-        pictures |= {path.name.removesuffix(_PICTURE): path for path in sorted(folder.glob(f"*/*{_PICTURE}"))}
+        images |= {path.name.removesuffix(_IMAGE): path for path in sorted(folder.glob(f"*/*{_IMAGE}"))}
     labels = root / "gtFine" / split
     annotations = {path.name.removesuffix(_LABELS): path for path in sorted(labels.glob(f"*/*{_LABELS}"))}
     if not annotations and split != "test":
         raise DatasetError(f"{labels}: no labels; expected {labels.name}/CITY/CITY_SSSSSS_FFFFFF{_LABELS}")
-    if missing := [name for name in annotations if name not in pictures]:
-        raise DatasetError(f"{folders[0]}: no pictures for the labelled {listing(missing)}")
-    names = list(annotations) or [
-        path.name.removesuffix(_PICTURE) for path in sorted(folders[1].glob(f"*/*{_PICTURE}"))
-    ]
+    if missing := [name for name in annotations if name not in images]:
+        raise DatasetError(f"{folders[0]}: no images for the labelled {listing(missing)}")
+    names = list(annotations) or [path.name.removesuffix(_IMAGE) for path in sorted(folders[1].glob(f"*/*{_IMAGE}"))]
     if not names:
-        raise DatasetError(f"{folders[1]}: no pictures of split {split!r}, which has no labels here")
-    return tuple(_frame(name, pictures[name], annotations.get(name)) for name in names)
+        raise DatasetError(f"{folders[1]}: no images of split {split!r}, which has no labels here")
+    return tuple(_frame(name, images[name], annotations.get(name)) for name in names)
 
 
 def _listed(root: Path, list_file: Path) -> tuple[LabelledFrame, ...]:
@@ -143,20 +141,20 @@ def _listed(root: Path, list_file: Path) -> tuple[LabelledFrame, ...]:
         if not files:
             continue
         if len(files) != 2:
-            raise DatasetError(f"{list_file}, line {number}: {line!r} is not a picture and a label, relative to {root}")
+            raise DatasetError(f"{list_file}, line {number}: {line!r} is not an image and a label, relative to {root}")
         if missing := [str(file) for file in files if not file.is_file()]:
             raise DatasetError(f"{list_file}, line {number}: {missing[0]} does not exist; is {root} the data's root?")
-        frames.append(_frame(files[0].name.removesuffix(_PICTURE), *files))
+        frames.append(_frame(files[0].name.removesuffix(_IMAGE), *files))
     if not frames:
         raise DatasetError(f"{list_file}: lists no frame")
     return tuple(frames)
 
 
-def _frame(name: str, picture: Path, annotation: Path | None) -> LabelledFrame:
+def _frame(name: str, image: Path, annotation: Path | None) -> LabelledFrame:
     found = _NAME.fullmatch(name)
     if found is None:
-        raise DatasetError(f"{picture}: not a name of Cityscapes; expected CITY_SSSSSS_FFFFFF{_PICTURE}")
-    return LabelledFrame(name, found["sequence"], int(found["number"]), picture, annotation, read_classes)
+        raise DatasetError(f"{image}: not a name of Cityscapes; expected CITY_SSSSSS_FFFFFF{_IMAGE}")
+    return LabelledFrame(name, found["sequence"], int(found["number"]), image, annotation, read_classes)
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ class Davis:
         if frames[0] not in annotations:
             raise DatasetError(f"{self._annotations / name}: no mask of the first frame, {frames[0]}.png")
         if images and (strangers := [frame for frame in annotations if frame not in images]):
-            raise DatasetError(f"{self._images / name}: no picture for the annotated {listing(strangers)}")
+            raise DatasetError(f"{self._images / name}: no image for the annotated {listing(strangers)}")
         return SequenceSample(name, frames, images, annotations, foreground=self.year == 2016)
 
 

@@ -1,9 +1,9 @@
-"""A generated set in AVA's own layout: several figures in each picture, whose motion decides what they do.
+"""A generated set in AVA's own layout: several figures in each image, whose motion decides what they do.
 
     python -m twospeed.data.figures OUT --keyframes 1000 --val-keyframes 200
 
 writes OUT/annotations (csv files, exclusions, label map, boxes of a pretended person detector) and OUT/videos, or with
---pictures OUT/frames and OUT/frame_lists. Two or three figures stand far apart in a wide picture. Colours, shapes, arms
+--images OUT/frames and OUT/frame_lists. Two or three figures stand far apart in a wide image. Colours, shapes, arms
 and places are drawn the same way for every action, so that the keyframe itself says nothing:
 
     1 stand   2 go left   3 go right   4 jump   5 wave           what a figure does itself: one of these
@@ -46,7 +46,7 @@ OWN = (STAND, LEFT, RIGHT, JUMP, WAVE)  # what a figure does itself
 RELATED = (CALLED, ANSWERS, MEETS)  # what another figure decides as well
 
 HEIGHT, WIDTH = 32, 192  # pixels
-PLACES = (20.0, 96.0, 172.0)  # middles of where figures stand, along the picture
+PLACES = (20.0, 96.0, 172.0)  # middles of where figures stand, along the image
 BODY_WIDTH, BODY_HEIGHT = 10.0, 20.0  # of a figure of size 1, in pixels
 FIRST_KEYFRAME = 902  # as in AVA; frames begin at second 900
 KEYFRAMES_PER_VIDEO = 20
@@ -56,7 +56,7 @@ SUBPIXEL_BITS = 4
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One figure of a scene. own: its action. x, y: middle at the keyframe, pixels. size: a factor. phase, speed: of
-    its motion, 0..1. arms: radians at the keyframe. colours: of trunk, band and head, RGB.
+    its motion, 0..1. arms: radians at the keyframe. colours: of backbone, band and head, RGB.
     """
 
     own: int
@@ -142,7 +142,7 @@ def render(rng: np.random.Generator, figures: Sequence[Figure], frames: int = RA
 def _draw(image: NDArray[np.uint8], figure: Figure, tenths: float) -> None:
     dx, dy, turn = figure.shift(tenths)
     x, y, size = figure.x + dx, figure.y + dy, figure.size
-    trunk, band, head = figure.colours
+    backbone, band, head = figure.colours
 
     def point(across: float, down: float) -> tuple[int, int]:
         """Pixels from the figure's middle -> OpenCV's fixed-point pixel centres."""
@@ -155,7 +155,7 @@ def _draw(image: NDArray[np.uint8], figure: Figure, tenths: float) -> None:
     for side, angle in zip((-1, 1), figure.arms, strict=True):
         hand = (side * (3 + 5 * np.cos(angle + turn)), -2 - 5 * np.sin(angle + turn))
         cv2.line(image, point(side * 3, -2), point(*hand), head, 2, **drawn)
-    cv2.ellipse(image, point(0, 3), (length(4.5), length(7)), 0, 0, 360, trunk, -1, **drawn)
+    cv2.ellipse(image, point(0, 3), (length(4.5), length(7)), 0, 0, 360, backbone, -1, **drawn)
     cv2.ellipse(image, point(0, 4), (length(4.2), length(2)), 0, 0, 360, band, -1, **drawn)
     cv2.circle(image, point(0, -6.5), length(3.2), head, -1, **drawn)
 
@@ -166,12 +166,12 @@ def write_figures_set(
     keyframes: int = 1000,
     val_keyframes: int = 200,
     seed: int = 0,
-    pictures: bool = False,
+    images: bool = False,
     own: Sequence[int] = OWN,
 ) -> None:
     """Write the whole set. Keyframe i of a split depends on (seed, split, i) alone.
 
-    pictures: frames and frame lists instead of videos. own: what figures may do themselves. Raises InputError for
+    images: frames and frame lists instead of videos. own: what figures may do themselves. Raises InputError for
     numbers and actions that make no set, OutputError where it cannot be written.
     """
     if not set(own) <= set(OWN) or not set(own) - {WAVE}:
@@ -180,12 +180,12 @@ def write_figures_set(
         raise InputError(f"needs at least 1 keyframe in each part, got {keyframes=}, {val_keyframes=}")
     try:
         (out / "annotations").mkdir(parents=True, exist_ok=True)
-        (out / ("frames" if pictures else "videos")).mkdir(exist_ok=True)
+        (out / ("frames" if images else "videos")).mkdir(exist_ok=True)
         items = (f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in ACTIONS.items())
         (out / "annotations" / "ava_action_list_v2.2_for_activitynet_2019.pbtxt").write_text("".join(items))
         for split, (part, count) in enumerate((("train", keyframes), ("val", val_keyframes))):
-            _write_part(out, part, [seed, split], count, pictures, own)
-        about = {"keyframes": keyframes, "val_keyframes": val_keyframes, "seed": seed, "pictures": pictures}
+            _write_part(out, part, [seed, split], count, images, own)
+        about = {"keyframes": keyframes, "val_keyframes": val_keyframes, "seed": seed, "images": images}
         (out / "set.json").write_text(json.dumps(about, indent=2) + "\n")
     except OSError as error:
         if isinstance(error, OutputError):
@@ -193,7 +193,7 @@ def write_figures_set(
         raise OutputError(f"{out}: the set cannot be written ({error})") from error
 
 
-def _write_part(out: Path, part: str, seed: list[int], count: int, pictures: bool, own: Sequence[int]) -> None:
+def _write_part(out: Path, part: str, seed: list[int], count: int, images: bool, own: Sequence[int]) -> None:
     annotated, predicted, excluded, listed = [], [], [], ["original_vido_id video_id frame_id path labels"]
     for number, begin in enumerate(range(0, count, KEYFRAMES_PER_VIDEO)):
         video = f"{part}_{number:04d}"
@@ -215,20 +215,20 @@ def _write_part(out: Path, part: str, seed: list[int], count: int, pictures: boo
         excluded.append(f"{end}\n")
         predicted += [f"{end},{_text(box)},,{score:.6f}\n" for box, score in _detected(rng, [])]
         whole = np.concatenate(scenes)
-        if pictures:
-            listed += _write_pictures(out / "frames" / video, number, whole)
+        if images:
+            listed += _write_images(out / "frames" / video, number, whole)
         else:
             write_clip(out / "videos" / f"{video}.mp4", whole)
     notes = out / "annotations"
     (notes / f"ava_{part}_v2.2.csv").write_text("".join(annotated))
     (notes / f"ava_{part}_excluded_timestamps_v2.2.csv").write_text("".join(excluded))
     (notes / f"ava_{part}_predicted_boxes.csv").write_text("".join(predicted))
-    if pictures:
+    if images:
         (out / "frame_lists").mkdir(exist_ok=True)
         (out / "frame_lists" / f"{part}.csv").write_text("\n".join(listed) + "\n")
 
 
-def _write_pictures(folder: Path, number: int, video: Video) -> list[str]:
+def _write_images(folder: Path, number: int, video: Video) -> list[str]:
     folder.mkdir(exist_ok=True)
     rows = []
     for i, image in enumerate(video):
@@ -254,7 +254,7 @@ def _detected(rng: np.random.Generator, figures: Sequence[Figure]) -> list[tuple
 
 
 def _text(box: NDArray[np.float64]) -> str:
-    """Write a box, xyxy in pixels, as AVA does: fractions of the picture with three decimals."""
+    """Write a box, xyxy in pixels, as AVA does: fractions of the image with three decimals."""
     fractions = np.clip(box / np.array([WIDTH, HEIGHT, WIDTH, HEIGHT]), 0, 1)
     return ",".join(f"{value:.3f}" for value in fractions)
 
@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--keyframes", type=int, default=1000, help="training keyframes")
     parser.add_argument("--val-keyframes", type=int, default=200, help="validation keyframes")
-    parser.add_argument("--pictures", action="store_true", help="frames and frame lists instead of videos")
+    parser.add_argument("--images", action="store_true", help="frames and frame lists instead of videos")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     write_figures_set(
@@ -273,7 +273,7 @@ def main() -> None:
         keyframes=chosen.keyframes,
         val_keyframes=chosen.val_keyframes,
         seed=chosen.seed,
-        pictures=chosen.pictures,
+        images=chosen.images,
     )
     print(f"{chosen.out}: {chosen.keyframes} training and {chosen.val_keyframes} validation keyframes")
 

@@ -1,4 +1,4 @@
-"""Samples made of one picture with masks: its objects, cut out, move over the background filled in behind them.
+"""Samples made of one image with masks: its objects, cut out, move over the background filled in behind them.
 
 The idea is Lucid data dreaming's (Khoreva et al., 2017): what a video's objects look like is in its first frame, and
 how they may move, and before what, can be made up.
@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 
 
 class FirstFrame:
-    """Draws short clips of the marked objects of one picture.
+    """Draws short clips of the marked objects of one image.
 
     image: uint8 RGB (H, W, 3). labels: uint8 (H, W), 0 is the background. length: frames of a sample.
     Raises MaskError for labels of another size, or without an object of 16 pixels or more.
@@ -117,7 +117,7 @@ class FirstFrame:
 
 
 def _cut_out(image: Image, mask: NDArray[np.bool_]) -> tuple[Image, NDArray[np.float64]]:
-    """Return the object's box as uint8 RGBA, and its middle (x, y) in the picture."""
+    """Return the object's box as uint8 RGBA, and its middle (x, y) in the image."""
     ys, xs = np.nonzero(mask)
     top, bottom, left, right = ys.min(), ys.max() + 1, xs.min(), xs.max() + 1
     alpha = mask[top:bottom, left:right] * np.uint8(255)

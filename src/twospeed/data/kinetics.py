@@ -32,7 +32,7 @@ Key = int | tuple[int, int]  # index, or (epoch, index): what a draw depends on 
 KINETICS_MEAN = (0.45, 0.45, 0.45)
 KINETICS_STD = (0.225, 0.225, 0.225)
 
-# Above this multiple of the wanted short side, pictures are scaled down while decoding; below it, only once.
+# Above this multiple of the wanted short side, images are scaled down while decoding; below it, only once.
 LARGE = 1.5
 
 
@@ -186,6 +186,6 @@ class CountBroken(Dataset[ClipSample | BrokenSample]):
 
 
 def decode(path: Path, indices: NDArray[np.int64], short_side: int, wanted_short_side: int) -> Tensor:
-    """Decode chosen frames: uint8 (3, T, H, W), RGB; a much larger picture already scaled down to what is wanted."""
+    """Decode chosen frames: uint8 (3, T, H, W), RGB; a much larger image already scaled down to what is wanted."""
     reduce = wanted_short_side if short_side > LARGE * wanted_short_side else None
     return torch.from_numpy(read_frames(path, indices, short_side=reduce)).permute(3, 0, 1, 2)

@@ -1,4 +1,4 @@
-"""Views of a labelled picture for training: zoomed, turned, cut, mirrored, recoloured, blurred, labels alike."""
+"""Views of a labelled image for training: zoomed, turned, cut, mirrored, recoloured, blurred, labels alike."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from twospeed.errors import InputError
 
 Image = NDArray[np.uint8]
 
-_GREY = (114, 114, 114)  # where a view reaches beyond its picture
+_GREY = (114, 114, 114)  # where a view reaches beyond its image
 
 
 @dataclass(frozen=True, slots=True)
 class LabelView:
-    """A drawn view: the same move for picture and labels.
+    """A drawn view: the same move for image and labels.
 
-    size: (height, width) of the view in pixels. matrix: 2 x 3, from the picture's pixel centres to the view's.
+    size: (height, width) of the view in pixels. matrix: 2 x 3, from the image's pixel centres to the view's.
     """
 
     size: tuple[int, int]
     matrix: NDArray[np.float64]
 
-    def picture(self, picture: Image) -> Image:
+    def image(self, image: Image) -> Image:
         """Apply bilinearly: uint8 (H, W, 3) -> (height, width, 3), grey where nothing was."""
         height, width = self.size
-        return np.asarray(cv2.warpAffine(picture, self.matrix, (width, height), borderValue=_GREY), np.uint8)
+        return np.asarray(cv2.warpAffine(image, self.matrix, (width, height), borderValue=_GREY), np.uint8)
 
     def labels(self, labels: Image, void: int) -> Image:
         """Apply to labels, nearest: uint8 (H, W) -> (height, width), `void` where nothing was."""
@@ -53,12 +53,12 @@ def draw_view(
     flip: float = 0.5,
     focus: tuple[int, int] | None = None,
 ) -> LabelView:
-    """Draw a view of a picture.
+    """Draw a view of an image.
 
-    source, size: (height, width) of picture and view. scale: smallest and largest zoom, drawn evenly on a logarithmic
+    source, size: (height, width) of image and view. scale: smallest and largest zoom, drawn evenly on a logarithmic
     scale. turn: standard deviation in degrees. aspect: largest change of one axis against the other. flip: probability
-    of a mirror image. focus: (row, column) of the picture that shall lie in the view. A view lies inside the picture,
-    or the picture inside it where it is the larger, but for a rim of a twentieth.
+    of a mirror image. focus: (row, column) of the image that shall lie in the view. A view lies inside the image,
+    or the image inside it where it is the larger, but for a rim of a twentieth.
     Raises InputError for sizes and scales that make no view.
     """
     if min(*source, *size) < 1 or not 0 < scale[0] <= scale[1]:
@@ -72,25 +72,25 @@ def draw_view(
     centre, middle = (np.array([(n - 1) / 2 for n in pair[::-1]]) for pair in (source, size))  # (x, y)
     spare = np.array(source[::-1]) * zoom - np.array(size[::-1])  # negative where the view is the larger
     room = np.maximum(np.abs(spare), 0.1 * np.array(size[::-1])) / 2
-    place = middle + rng.uniform(-room, room)  # of the picture's centre
+    place = middle + rng.uniform(-room, room)  # of the image's centre
     if focus is not None:
         wanted = rng.uniform(0.1, 0.9, 2) * np.array(size[::-1]) - linear @ (np.array(focus[::-1]) - centre)
         place = np.clip(wanted, middle - room, middle + room)
     return LabelView(size, np.hstack([linear, (place - linear @ centre)[:, None]]))
 
 
-def recolour(rng: np.random.Generator, picture: Image, *, strength: float = 0.1, blur: float = 0.15) -> Image:
+def recolour(rng: np.random.Generator, image: Image, *, strength: float = 0.1, blur: float = 0.15) -> Image:
     """Change light and colour as weather and cameras do, and sometimes blur. uint8 (H, W, 3), the same shape back.
 
     strength: 0..1, spread of gain, offset, saturation and gamma. blur: probability of a Gaussian blur.
     """
-    picture = jitter_colours(rng, picture, strength)
+    image = jitter_colours(rng, image, strength)
     gamma = float(np.exp(rng.normal(0, 2 * strength)))
     table = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
-    picture = np.asarray(cv2.LUT(picture, table), np.uint8)
+    image = np.asarray(cv2.LUT(image, table), np.uint8)
     if rng.random() < blur:
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 1.5))), np.uint8)
-    return picture
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.5))), np.uint8)
+    return image
 
 
 def border_weights(

@@ -1,4 +1,4 @@
-"""Masks of data sets as files: pictures whose values are object ids, read without interpreting colours."""
+"""Masks of data sets as files: images whose values are object ids, read without interpreting colours."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ VOID = 255
 
 
 def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
-    """Read a label picture, uint8 (H, W), and say whether it is a palette picture (its numbers cannot be grey).
+    """Read a label image, uint8 (H, W), and say whether it is a palette image (its numbers cannot be grey).
 
     Raises DatasetError for a missing file or one that is no label map.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode in ("P", "L", "1"):
-                return np.asarray(picture, dtype=np.uint8), picture.mode == "P"
-            if picture.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
-                colours = np.array(picture.convert("RGB"))
+        with Image.open(path) as image:
+            if image.mode in ("P", "L", "1"):
+                return np.asarray(image, dtype=np.uint8), image.mode == "P"
+            if image.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
+                colours = np.array(image.convert("RGB"))
                 if (colours == colours[..., :1]).all():
                     return np.ascontiguousarray(colours[..., 0]), False
-            mode = picture.mode
+            mode = image.mode
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such mask") from error
     except (OSError, UnidentifiedImageError, SyntaxError, zlib.error) as error:  # as Pillow reports broken files
-        raise DatasetError(f"{path}: not a readable picture ({error})") from error
+        raise DatasetError(f"{path}: not a readable image ({error})") from error
     raise DatasetError(
-        f"{path}: a picture of mode {mode}, not a label map; "
+        f"{path}: an image of mode {mode}, not a label map; "
         "give a palette or 8-bit grey PNG whose values are object ids"
     )
 

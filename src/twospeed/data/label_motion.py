@@ -1,9 +1,9 @@
-"""Short drives made of single labelled pictures: a moving camera and pasted objects, with exact labels in every frame.
+"""Short drives made of single labelled images: a moving camera and pasted objects, with exact labels in every frame.
 
-Only few data sets label frames that follow each other. Here each frame is the same picture, looked up along a smooth
+Only few data sets label frames that follow each other. Here each frame is the same image, looked up along a smooth
 field that grows with time: outwards from where the drive leads to, fast for the road in front and for what is near at
-the sides, slow along the horizon. Cut-outs of other pictures (cars, people) move across it. Labels take the same way
-as pixels, so they are right wherever the picture's are.
+the sides, slow along the horizon. Cut-outs of other images (cars, people) move across it. Labels take the same way
+as pixels, so they are right wherever the image's are.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _SMALLEST, _LARGEST = 200, 20_000  # pixels of a cut-out
 
 @dataclass(frozen=True, slots=True)
 class CutOut:
-    """An object of a picture: its box there, uint8 (h, w, 3), its mask, uint8 (h, w) of 0 and 1, and its class."""
+    """An object of an image: its box there, uint8 (h, w, 3), its mask, uint8 (h, w) of 0 and 1, and its class."""
 
-    picture: Image
+    image: Image
     mask: Image
     label: int
 
 
 def cut_outs(
-    pictures: Sequence[Image], labels: Sequence[Image], classes: Sequence[int], most: int = 400
+    images: Sequence[Image], labels: Sequence[Image], classes: Sequence[int], most: int = 400
 ) -> tuple[CutOut, ...]:
-    """Cut connected regions of some classes out of labelled pictures; up to `most`, evenly spread over them."""
+    """Cut connected regions of some classes out of labelled images; up to `most`, evenly spread over them."""
     found = []
-    for picture, label in zip(pictures, labels, strict=True):
+    for image, label in zip(images, labels, strict=True):
         for number in classes:
             count, regions, boxes, _ = cv2.connectedComponentsWithStats((label == number).astype(np.uint8))
             for region in range(1, count):
@@ -47,24 +47,22 @@ def cut_outs(
                 if _SMALLEST <= area <= _LARGEST:
                     box = np.s_[y : y + height, x : x + width]
                     mask = (regions[box] == region).astype(np.uint8)
-                    found.append(CutOut(np.ascontiguousarray(picture[box]), mask, number))
+                    found.append(CutOut(np.ascontiguousarray(image[box]), mask, number))
     return tuple(found[:: max(1, -(-len(found) // most))])
 
 
 class Drives:
-    """Draws short drives from labelled pictures.
+    """Draws short drives from labelled images.
 
-    pictures: uint8 (H, W, 3) RGB. labels: uint8 (H, W). void: the label of what no picture shows. movers: classes whose
-    regions are cut out and sent across other pictures. Raises InputError without pictures.
+    images: uint8 (H, W, 3) RGB. labels: uint8 (H, W). void: the label of what no image shows. movers: classes whose
+    regions are cut out and sent across other images. Raises InputError without images.
     """
 
-    def __init__(self, pictures: Sequence[Image], labels: Sequence[Image], *, void: int, movers: Sequence[int]) -> None:
-        if not pictures or len(pictures) != len(labels):
-            raise InputError(
-                f"{len(pictures)} pictures and {len(labels)} label maps; give as many of both, at least one"
-            )
-        self.pictures, self.labels, self.void = pictures, labels, void
-        self.cut_outs = cut_outs(pictures, labels, movers)
+    def __init__(self, images: Sequence[Image], labels: Sequence[Image], *, void: int, movers: Sequence[int]) -> None:
+        if not images or len(images) != len(labels):
+            raise InputError(f"{len(images)} images and {len(labels)} label maps; give as many of both, at least one")
+        self.images, self.labels, self.void = images, labels, void
+        self.cut_outs = cut_outs(images, labels, movers)
 
     def draw(
         self, rng: np.random.Generator, size: tuple[int, int], frames: int, *, speed: float = 0.09
@@ -73,7 +71,7 @@ class Drives:
 
         speed: by what share of the distance to the vanishing point the nearest things move in a frame, at most.
         """
-        index = int(rng.integers(len(self.pictures)))
+        index = int(rng.integers(len(self.images)))
         height, width = size
         view = draw_view(rng, self.labels[index].shape, size, scale=(0.75, 1.5), turn=2.0)
         field = _motion(rng, height, width, speed)
@@ -81,11 +79,11 @@ class Drives:
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)  # (h, w, 2), (x, y)
         film = np.empty((frames, height, width, 3), np.uint8)
         maps = np.empty((frames, height, width), np.uint8)
-        middle = (frames - 1) / 2  # the picture as it is lies in the middle, so that frames are stretched least
+        middle = (frames - 1) / 2  # the image as it is lies in the middle, so that frames are stretched least
         for t in range(frames):
             shake = rng.normal(0, (0.3, 0.6)).astype(np.float32)
             at = cv2.transform(grid - (t - middle) * field + shake, back)
-            cv2.remap(self.pictures[index], at, None, cv2.INTER_LINEAR, film[t], borderMode=cv2.BORDER_REFLECT_101)
+            cv2.remap(self.images[index], at, None, cv2.INTER_LINEAR, film[t], borderMode=cv2.BORDER_REFLECT_101)
             cv2.remap(self.labels[index], at, None, cv2.INTER_NEAREST, maps[t], cv2.BORDER_CONSTANT, (self.void,) * 3)
         for _ in range(int(rng.integers(3)) if self.cut_outs else 0):
             _send_across(rng, self.cut_outs[int(rng.integers(len(self.cut_outs)))], film, maps)
@@ -131,7 +129,7 @@ def _send_across(rng: np.random.Generator, thing: CutOut, film: Image, maps: Ima
         if not across:
             continue
         matrix[:, 2] -= left, top
-        moved = cv2.warpAffine(thing.picture, matrix, (across, down), borderMode=cv2.BORDER_REPLICATE)
+        moved = cv2.warpAffine(thing.image, matrix, (across, down), borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.GaussianBlur(mask[box], (0, 0), 0.7).astype(np.float32)[..., None] / 255
         film[t][box] = (film[t][box] + alpha * (moved.astype(np.float32) - film[t][box])).round()
         maps[t][box][mask[box] > 127] = thing.label

@@ -11,7 +11,7 @@ happens between frames does.
     beat_slow   beat_fast        rhythm of a size that swings
     swell       shrink           order: grows slowly and drops at once, or the same backwards
 
-The moves are quick: in five frames the surface drifts by a third of a picture or so, and a beat or a swell comes round
+The moves are quick: in five frames the surface drifts by a third of an image or so, and a beat or a swell comes round
 once, so that a network that sees one frame in five has little to go by (wheels that seem to turn backwards on film).
 """
 
@@ -40,7 +40,7 @@ RATE = 30  # frames per second
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How a surface lies in each frame: float64 (T,) each. x, y: shift in pictures. turn: radians. size: a factor."""
+    """How a surface lies in each frame: float64 (T,) each. x, y: shift in images. turn: radians. size: a factor."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -110,7 +110,7 @@ def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 20, side: 
     pose = MOTIONS[name](rng, frames)
     video = np.empty((frames, side, side, 3), np.uint8)
     for t in range(frames):
-        # From a pixel back to the canvas: undo shift, then size, then turn, about the middle of the picture.
+        # From a pixel back to the canvas: undo shift, then size, then turn, about the middle of the image.
         cos, sin = np.cos(pose.turn[t]) / pose.size[t], np.sin(pose.turn[t]) / pose.size[t]
         back = np.array([[cos, sin], [-sin, cos]])
         middle = side * (0.5 + np.array([pose.x[t] - pose.x[0], pose.y[t] - pose.y[0]]))

@@ -47,7 +47,7 @@ class SequenceSample:
         """Read one frame, uint8 (H, W, 3) RGB. Raises DatasetError (missing), VideoError (unreadable)."""
         path = self.images.get(frame)
         if path is None:
-            raise DatasetError(f"{self.name}: frame {frame} has no picture; {len(self.images)} others have")
+            raise DatasetError(f"{self.name}: frame {frame} has no image; {len(self.images)} others have")
         from twospeed.video.folders import read_image  # scoring mask files needs no decoder
 
         return read_image(path)
@@ -65,7 +65,7 @@ class SequenceSample:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFrame:
-    """One frame of a set whose every pixel has a class: where picture and labels lie. Pixels are read when asked for.
+    """One frame of a set whose every pixel has a class: where image and labels lie. Pixels are read when asked for.
 
     name: as the set calls it. sequence, number: the recording and the frame's number in it. annotation: None where
     nothing is labelled. read_labels: how the set's files become classes, uint8 (H, W).
@@ -74,20 +74,20 @@ class LabelledFrame:
     name: str
     sequence: str
     number: int
-    picture: Path
+    image_file: Path
     annotation: Path | None
     read_labels: Callable[[Path], NDArray[np.uint8]]
 
     def image(self) -> NDArray[np.uint8]:
-        """Read the picture, uint8 (H, W, 3) RGB. Raises VideoError when it is unreadable."""
+        """Read the image, uint8 (H, W, 3) RGB. Raises VideoError when it is unreadable."""
         from twospeed.video.folders import read_image
 
-        return read_image(self.picture)
+        return read_image(self.image_file)
 
     def labels(self) -> NDArray[np.uint8]:
         """Read the classes, uint8 (H, W). Raises DatasetError when they are missing or are no label map."""
         if self.annotation is None:
-            raise DatasetError(f"{self.name}: the frame {self.picture} is not labelled")
+            raise DatasetError(f"{self.name}: the frame {self.image_file} is not labelled")
         return self.read_labels(self.annotation)
 
 
@@ -106,14 +106,14 @@ class SnippetSample:
         return len(self.frames) - 1
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read pictures, uint8 (T, H, W, 3) RGB, and the last one's classes, uint8 (H, W).
+        """Read images, uint8 (T, H, W, 3) RGB, and the last one's classes, uint8 (H, W).
 
-        Raises DatasetError where sizes differ, VideoError where a picture is unreadable.
+        Raises DatasetError where sizes differ, VideoError where an image is unreadable.
         """
         images = [frame.image() for frame in self.frames]
         labels = self.frames[-1].labels()
         sizes = [
-            *((f.picture, i.shape[:2]) for f, i in zip(self.frames, images, strict=True)),
+            *((f.image_file, i.shape[:2]) for f, i in zip(self.frames, images, strict=True)),
             ("labels", labels.shape),
         ]
         (last, wanted) = sizes[-2]

@@ -79,7 +79,7 @@ class Snippets:
             if not samples:
                 raise DatasetError(
                     f"none of the {len(frames)} labelled frames has {distance} frames before it (as "
-                    f"{frames[0].picture} shows); propagation needs the frames of the video, not only the labelled ones"
+                    f"{frames[0].image_file} shows); propagation needs the frames of the video, not only labelled ones"
                 )
             self.counts[distance] = len(samples)
             self.samples += samples
@@ -95,7 +95,7 @@ class Snippets:
 class SnippetCrop:
     """How a training patch is drawn: one scale, one place and one flip for all frames and the labels of a snippet.
 
-    part: of the picture's height and width, rounded down to multiples of `multiple` pixels, as the scaled picture is;
+    part: of the image's height and width, rounded down to multiples of `multiple` pixels, as the scaled image is;
     scales: one of these factors is drawn; flip_probability: 0..1.
     """
 
@@ -107,7 +107,7 @@ class SnippetCrop:
     def __post_init__(self) -> None:
         if not 0 < self.part <= 1 or not self.scales or min(self.scales) < self.part or self.multiple < 1:
             raise InputError(
-                f"a patch of {self.part} of pictures scaled by {self.scales}; give a part in 0..1 that all cover"
+                f"a patch of {self.part} of images scaled by {self.scales}; give a part in 0..1 that all cover"
             )
 
 
@@ -115,7 +115,7 @@ class TrainSnippets:
     """Patches of snippets as tensors: map-style over (epoch, index), a pure function of them and the seed.
 
     Yields frames uint8 (T, 3, h, w) RGB and classes uint8 (h, w); void and what is no class stay as they are. All
-    snippets of one distance and picture size have one size. Raises InputError for pictures too small for a patch.
+    snippets of one distance and image size have one size. Raises InputError for images too small for a patch.
     """
 
     def __init__(self, snippets: Snippets, crop: SnippetCrop, *, seed: int = 0):
@@ -152,6 +152,6 @@ class TrainSnippets:
         floored = int(length) // self.crop.multiple * self.crop.multiple
         if floored < 1:
             raise InputError(
-                f"pictures of {size[1]}x{size[0]} are too small for patches in multiples of {self.crop.multiple} pixels"
+                f"images of {size[1]}x{size[0]} are too small for patches in multiples of {self.crop.multiple} pixels"
             )
         return floored

@@ -1,6 +1,6 @@
-"""Still pictures with a mask, turned into triplets: the data of STCN's static pretraining (stage 0).
+"""Still images with a mask, turned into triplets: the data of STCN's static pretraining (stage 0).
 
-Layouts, below one folder; each set may also lie as the authors of STCN keep it (pictures and masks side by side):
+Layouts, below one folder; each set may also lie as the authors of STCN keep it (images and masks side by side):
 
     fss/<class>/1.jpg, 1.png                            FSS-1000 (also fewshot_data)
     DUTS-TR/DUTS-TR-Image/x.jpg, DUTS-TR-Mask/x.png     DUTS, training; DUTS-TE the same
@@ -9,7 +9,7 @@ Layouts, below one folder; each set may also lie as the authors of STCN keep it 
     HRSOD_small or HRSOD/HRSOD_train/x.jpg, HRSOD_train_mask/x.png     HRSOD, train and test
     davis/JPEGImages/480p/<sequence>/00000.jpg          frames of DAVIS, taken as stills (not the authors')
 
-    python -m twospeed.data.static_pairs STATIC/BIG STATIC/BIG_small     once: reduces large pictures to 512 pixels
+    python -m twospeed.data.static_pairs STATIC/BIG STATIC/BIG_small     once: reduces large images to 512 pixels
 
 Sources: Cheng 2021, supplement (mix, augmentation); Li 2020 (FSS-1000), Wang 2017 (DUTS), Shi 2016 (ECSSD), Cheng 2020
 (BIG), Zeng 2019 (HRSOD).
@@ -38,17 +38,17 @@ from twospeed.transforms.warp import Warp, compose, crop_matrix, draw_spline
 from twospeed.video.folders import read_image
 
 LONGER_EDGE = 512
-"""Pixels to which larger pictures of BIG and HRSOD are reduced (Cheng 2021, supplement)."""
+"""Pixels to which larger images of BIG and HRSOD are reduced (Cheng 2021, supplement)."""
 
 FILL = (124, 116, 104)
 """Colour where a warp finds nothing: ImageNet's mean, RGB."""
 
-_HERE = ((".", "."),)  # pictures and masks side by side
+_HERE = ((".", "."),)  # images and masks side by side
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a set lies: names of its folder, pairs of (pictures, masks) below it; how many it has, and how often."""
+    """Where a set lies: names of its folder, pairs of (images, masks) below it; how many it has, and how often."""
 
     folders: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
@@ -76,35 +76,35 @@ LAYOUTS = {
 
 @dataclass(frozen=True, slots=True)
 class StaticPair:
-    """One picture and its mask, as files, and the set that they are of."""
+    """One image and its mask, as files, and the set that they are of."""
 
     image: Path
     mask: Path
     source: str
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the picture, uint8 RGB (H, W, 3), and its foreground, uint8 (H, W) of 0 and 255.
+        """Return the image, uint8 RGB (H, W, 3), and its foreground, uint8 (H, W) of 0 and 255.
 
-        Pictures of BIG and HRSOD are reduced to a longer edge of 512 pixels. Raises DatasetError when the sizes differ,
-        VideoError when the picture cannot be decoded.
+        Images of BIG and HRSOD are reduced to a longer edge of 512 pixels. Raises DatasetError when the sizes differ,
+        VideoError when the image cannot be decoded.
         """
         image, mask = read_image(self.image), read_foreground(self.mask) * np.uint8(255)
         if image.shape[:2] != mask.shape:
             raise DatasetError(
-                f"{self.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, its picture is "
-                f"{image.shape[1]}x{image.shape[0]}; masks must have their picture's size"
+                f"{self.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, its image is "
+                f"{image.shape[1]}x{image.shape[0]}; masks must have their image's size"
             )
         return (reduced(image), reduced(mask)) if LAYOUTS[self.source].repeats > 1 else (image, mask)
 
 
-def reduced(picture: NDArray[np.uint8], longer: int = LONGER_EDGE) -> NDArray[np.uint8]:
-    """Return a picture (H, W) or (H, W, 3) whose longer edge is at most `longer` pixels, averaged over areas."""
-    height, width = picture.shape[:2]
+def reduced(image: NDArray[np.uint8], longer: int = LONGER_EDGE) -> NDArray[np.uint8]:
+    """Return an image (H, W) or (H, W, 3) whose longer edge is at most `longer` pixels, averaged over areas."""
+    height, width = image.shape[:2]
     scale = longer / max(height, width)
     if scale >= 1:
-        return picture
+        return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def find_pairs(root: Path, sets: Sequence[str] = (), *, sequences: Sequence[str] = ()) -> dict[str, list[StaticPair]]:
@@ -112,7 +112,7 @@ def find_pairs(root: Path, sets: Sequence[str] = (), *, sequences: Sequence[str]
 
     sets: names of `LAYOUTS`; none given: those that are there (of the authors' six). sequences: of davis, only these.
     A folder that is itself one of DAVIS serves as `davis`. Raises DatasetError when a set is missing, empty, or has a
-    picture without a mask.
+    image without a mask.
     """
     if unknown := [name for name in sets if name not in LAYOUTS]:
         raise DatasetError(f"no static set {listing(unknown)}; there are {', '.join(LAYOUTS)}")
@@ -149,13 +149,13 @@ def _pairs_of(name: str, layout: _Layout, folder: Path, only: Sequence[str]) -> 
         if not masks.is_dir():
             raise DatasetError(f"{images}: has no folder of masks {masks}")
         marks = {p.stem.removesuffix("_gt"): p for p in masks.iterdir() if p.suffix.lower() == ".png"}
-        pictures = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
-        if bare := [p.name for p in pictures if p.stem.removesuffix("_im") not in marks]:
+        image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+        if bare := [p.name for p in image_files if p.stem.removesuffix("_im") not in marks]:
             raise DatasetError(f"{images}: no mask .png in {masks} for {listing(bare)}")
-        pairs += [StaticPair(p, marks[p.stem.removesuffix("_im")], name) for p in pictures]
+        pairs += [StaticPair(p, marks[p.stem.removesuffix("_im")], name) for p in image_files]
     if not pairs:
         looked = ", ".join(f"{i} with {m}" for i, m in layout.pairs)
-        raise DatasetError(f"{folder}: holds no pair of picture (.jpg) and mask (.png); looked in {looked}")
+        raise DatasetError(f"{folder}: holds no pair of image (.jpg) and mask (.png); looked in {looked}")
     return pairs
 
 
@@ -165,7 +165,7 @@ class StillMotion:
 
     shared_*: one draw for the three frames. brightness, contrast, saturation, hue: spread of the factors. degrees,
     scale, shear, (shared_)scale: of the affine changes. spline: probability of a thin-plate spline, with `points`
-    control points that move by `spread` of the picture's side.
+    control points that move by `spread` of the image's side.
     """
 
     shared_scale: tuple[float, float] = (0.8, 1.5)
@@ -182,13 +182,13 @@ class StillMotion:
 
 
 class StaticTriplets:
-    """Triplets of still pictures: sample (epoch, index) is a pure function of both and the seed.
+    """Triplets of still images: sample (epoch, index) is a pure function of both and the seed.
 
-    pairs: as `find_pairs` gives them; a set's pictures appear `repeats` times an epoch. size: side of the crop.
+    pairs: as `find_pairs` gives them; a set's images appear `repeats` times an epoch. size: side of the crop.
 
     Differs from the authors in how often pixels are resampled, not in what moves where: the affine change, the scaling,
     the crop and the spline of a frame are one bicubic warp (theirs: up to three), so that less is blurred and a sample
-    takes a sixth of the time; where the spline looks beyond the crop, it finds the picture, not black.
+    takes a sixth of the time; where the spline looks beyond the crop, it finds the image, not black.
     """
 
     def __init__(
@@ -226,11 +226,11 @@ def triplet_of_still(
     enlarged = np.array(draw_affine(rng, height, width, scale=motion.shared_scale).matrix)
     if rng.random() < motion.flip:
         enlarged = compose(enlarged, crop_matrix(0, 0, height, width, (height, width), flip=True))
-    # What the first change pushes out of the picture is gone, as for the authors: frames that turn show the fill there
+    # What the first change pushes out of the image is gone, as for the authors: frames that turn show the fill there
     canvas = _warped(image, mask, Warp(enlarged, height, width))
     b, c, s, h = motion.shared_jitter
     colour = draw_colour(rng, brightness=b, contrast=c, saturation=s, hue=h, grey_probability=motion.grey)
-    canvas[..., :3] = colour.picture(np.ascontiguousarray(canvas[..., :3]))
+    canvas[..., :3] = colour.image(np.ascontiguousarray(canvas[..., :3]))
 
     rows, columns = short_side_size(height, width, size)
     frames, labels = np.empty((3, size, size, 3), np.uint8), np.empty((3, size, size), np.uint8)
@@ -244,8 +244,8 @@ def triplet_of_still(
                           (size, size))  # fmt: skip
         change = _draw_jitter(rng, motion.jitter)
         spline = draw_spline(rng, points=motion.points, spread=motion.spread) if rng.random() < motion.spline else None
-        moved = Warp(compose(cut, np.array(turn)), size, size, spline).picture(canvas, fill=(*FILL, 0))
-        frames[t] = change.picture(np.ascontiguousarray(moved[..., :3]))
+        moved = Warp(compose(cut, np.array(turn)), size, size, spline).image(canvas, fill=(*FILL, 0))
+        frames[t] = change.image(np.ascontiguousarray(moved[..., :3]))
         labels[t] = moved[..., 3] > 127
         if t == 0:
             first[0] = moved[..., 3]
@@ -253,8 +253,8 @@ def triplet_of_still(
 
 
 def _warped(image: NDArray[np.uint8], mask: NDArray[np.uint8], warp: Warp) -> NDArray[np.uint8]:
-    """Warp a picture and its mask as the fourth channel: uint8 (height, width, 4)."""
-    return warp.picture(np.dstack([image, mask]), fill=(*FILL, 0))
+    """Warp an image and its mask as the fourth channel: uint8 (height, width, 4)."""
+    return warp.image(np.dstack([image, mask]), fill=(*FILL, 0))
 
 
 def _draw_jitter(rng: np.random.Generator, spread: tuple[float, float, float]) -> ColourTransform:
@@ -262,13 +262,13 @@ def _draw_jitter(rng: np.random.Generator, spread: tuple[float, float, float]) -
 
 
 def write_reduced(source: Path, target: Path, longer: int = LONGER_EDGE) -> int:
-    """Copy a folder of pictures and masks with longer edges of at most `longer` pixels; returns how many files.
+    """Copy a folder of images and masks with longer edges of at most `longer` pixels; returns how many files.
 
-    Pictures become JPEG, masks PNG; files that are there already are left. Raises OutputError; DatasetError and
+    Images become JPEG, masks PNG; files that are there already are left. Raises OutputError; DatasetError and
     VideoError for files that cannot be read.
     """
     count = 0
-    for path in _pictures(source):
+    for path in _images(source):
         to = target / path.relative_to(source)
         if to.exists():
             continue
@@ -286,7 +286,7 @@ def write_reduced(source: Path, target: Path, longer: int = LONGER_EDGE) -> int:
     return count
 
 
-def _pictures(source: Path) -> Iterator[Path]:
+def _images(source: Path) -> Iterator[Path]:
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder")
     return (p for p in sorted(source.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -294,7 +294,7 @@ def _pictures(source: Path) -> Iterator[Path]:
 
 def main() -> None:
     """Reduce a folder from the command line."""
-    parser = argparse.ArgumentParser(description="Copy pictures and masks with their longer edge reduced.")
+    parser = argparse.ArgumentParser(description="Copy images and masks with their longer edge reduced.")
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--longer", type=int, default=LONGER_EDGE, help="pixels of the longer edge")

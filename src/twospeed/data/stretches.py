@@ -1,6 +1,6 @@
 """Consecutive frames of annotated videos, for networks that learn from the frames around each one.
 
-A single picture is a stretch of one frame. All changes are drawn once and made to every frame of a stretch alike.
+A single image is a stretch of one frame. All changes are drawn once and made to every frame of a stretch alike.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def cut_out(image: Image, labels: Image, rng: np.random.Generator) -> Image | No
 
 
 def pasted(stretch: Stretch, rgba: Image, rng: np.random.Generator) -> Stretch:
-    """Put a cut-out (RGBA) into the picture as one more object, drifting and turning over the frames."""
+    """Put a cut-out (RGBA) into the image as one more object, drifting and turning over the frames."""
     height, width = stretch.labels.shape[1:]
     rgba = np.dstack([jitter_colours(rng, rgba[..., :3], 0.1), rgba[..., 3]])
     side, extent = max(rgba.shape[:2]), height * float(np.exp(rng.uniform(np.log(0.2), np.log(0.9))))

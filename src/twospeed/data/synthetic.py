@@ -1,7 +1,7 @@
 """Generated clips whose masks are known exactly: to train a tracker on, and to show one at work.
 
 `MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng
-2021, section 4), but richer: instead of warping one picture as a whole, layers of real or procedural texture
+2021, section 4), but richer: instead of warping one image as a whole, layers of real or procedural texture
 move, deform and hide each other over a background that moves too. `render_clip` streams a longer clip of the
 same make.
 """
@@ -28,7 +28,7 @@ class Sample:
     """A few frames of one generated or real clip with the objects to follow.
 
     frames: uint8 RGB (T, H, W, 3). labels: uint8 (T, H, W), 0 = background, 1..objects. Objects may leave the
-    picture or be hidden later, but each is visible in frame 0.
+    image or be hidden later, but each is visible in frame 0.
     """
 
     frames: Image
@@ -40,7 +40,7 @@ class Sample:
 class Motion:
     """Where a layer is at any time: drift, sway, spin, change of size, and a smooth deformation.
 
-    Lengths in pixels, angles in radians, time in frames. `scale` turns layer pixels into picture pixels.
+    Lengths in pixels, angles in radians, time in frames. `scale` turns layer pixels into image pixels.
     """
 
     centre: Array  # (2,) x, y at time 0
@@ -59,7 +59,7 @@ class Motion:
     bending: Array  # (2, 4, 4, 2) sine and cosine part of the deformation
 
     def matrix(self, t: float, layer_height: int, layer_width: int) -> NDArray[np.float64]:
-        """Return the 2x3 matrix from layer pixels to picture pixels at time t."""
+        """Return the 2x3 matrix from layer pixels to image pixels at time t."""
         wave = np.sin(self.rate * t + self.phase) - np.sin(self.phase)
         angle = self.angle + self.spin * t + self.swing * wave
         size = self.scale * np.exp(self.growth * t + self.pulse * wave)
@@ -205,20 +205,20 @@ def random_motion(
     )
 
 
-def jitter_colours(rng: np.random.Generator, picture: Image, strength: float) -> Image:
-    """Return the picture with gain, offset and saturation changed at random; strength 0..1 is the spread of each."""
+def jitter_colours(rng: np.random.Generator, image: Image, strength: float) -> Image:
+    """Return the image with gain, offset and saturation changed at random; strength 0..1 is the spread of each."""
     gain = 1 + rng.normal(0, strength, 3) * 0.4 + rng.normal(0, strength)  # (3,)
     saturation = 1 + rng.normal(0, 2 * strength)
     mix = gain[:, None] * (saturation * np.eye(3) + (1 - saturation) / 3)  # grey kept, colour scaled, then the gain
     offset = np.full((3, 1), rng.normal(0, 60 * strength))
-    return np.asarray(cv2.transform(picture, np.hstack([mix, offset])), np.uint8)  # saturates at 0 and 255
+    return np.asarray(cv2.transform(image, np.hstack([mix, offset])), np.uint8)  # saturates at 0 and 255
 
 
 class MovingObjects:
     """Draws samples of layered, moving, deforming objects with exact masks.
 
-    frames: real pictures, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural
-    textures only. masks: for each picture the annotated object, uint8 (h, w), 0 = none; None: shapes are cut
+    frames: real images, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural
+    textures only. masks: for each image the annotated object, uint8 (h, w), 0 = none; None: shapes are cut
     at random. length: frames per sample. procedural: share of procedural textures when there are real frames.
     Raises InputError when masks and frames do not belong together.
     """
@@ -249,7 +249,7 @@ class MovingObjects:
             sample = self._attempt(rng, size, max_objects)
             if sample is not None:
                 return sample
-        raise InputError("no object was visible in 20 generated samples: are the pictures larger than a few pixels?")
+        raise InputError("no object was visible in 20 generated samples: are the images larger than a few pixels?")
 
     def _attempt(self, rng: np.random.Generator, size: int, max_objects: int) -> Sample | None:
         source = self._pick(rng)
@@ -277,23 +277,23 @@ class MovingObjects:
         return Sample(frames, table[labels], len(wanted))
 
     def _pick(self, rng: np.random.Generator) -> int | None:
-        """Choose a real picture's index, or None for a procedural texture."""
+        """Choose a real image's index, or None for a procedural texture."""
         if self.frames is None or rng.random() < self.procedural:
             return None
         return int(rng.integers(len(self.frames)))
 
     def _background(self, rng: np.random.Generator, source: int | None, size: int) -> tuple[Image, Image | None]:
-        """Film a picture with a moving camera; with the mask of its own object where that is to be followed."""
+        """Film an image with a moving camera; with the mask of its own object where that is to be followed."""
         mask = None
         if source is None or self.frames is None:
-            picture = procedural_texture(rng, size + size // 2, size + size // 2)
+            image = procedural_texture(rng, size + size // 2, size + size // 2)
         else:
-            picture = self.frames[source]
+            image = self.frames[source]
             if self.masks is not None and rng.random() < 0.3:
                 mask = np.where(self.masks[source] > 0, np.uint8(255), np.uint8(0))
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         scale = float(np.clip(size / height * np.exp(rng.uniform(0.0, 0.9)), 0.5, 1.5))
-        view = size / scale  # side of the view in picture pixels
+        view = size / scale  # side of the view in image pixels
         spare = np.maximum(np.array([width, height]) - view, 0)
         middle = np.array([width, height]) / 2 + (rng.random(2) - 0.5) * spare
         if mask is not None and mask.any():
@@ -318,7 +318,7 @@ class MovingObjects:
                 matrix = np.array([[-1.0, 0], [0, 1]]) @ matrix
                 matrix[0, 2] += size - 1
             cv2.warpAffine(
-                picture,
+                image,
                 matrix,
                 (size, size),
                 dst=film[t],
@@ -362,7 +362,7 @@ class MovingObjects:
     def layer(self, rng: np.random.Generator, neighbour: int | None, *, label: int, size: int) -> Layer:
         """Draw one moving cut-out for a sample of size x size pixels.
 
-        neighbour: index of the picture that it should resemble at times, or None.
+        neighbour: index of the image that it should resemble at times, or None.
         """
         rgba = self._cutout(rng, neighbour, size)
         side = max(rgba.shape[:2])
@@ -376,28 +376,28 @@ class MovingObjects:
     def _cutout(self, rng: np.random.Generator, neighbour: int | None, size: int) -> Image:
         """Cut an object: uint8 RGBA. Any texture may become an object, so that matching is learned, not objects.
 
-        neighbour: the background's picture; a third of the cut-outs come from it, to look alike. size: side
+        neighbour: the background's image; a third of the cut-outs come from it, to look alike. size: side
         of the sample.
         """
         source = neighbour if rng.random() < 0.33 else self._pick(rng)
         if source is None or self.frames is None:
             side = int(rng.integers(64, 160))
-            picture, alpha = procedural_texture(rng, side, side), random_shape(rng, side)
+            image, alpha = procedural_texture(rng, side, side), random_shape(rng, side)
         else:
-            picture, alpha = self._photographed(rng, source, size)
-        picture = jitter_colours(rng, picture, 0.12)
+            image, alpha = self._photographed(rng, source, size)
+        image = jitter_colours(rng, image, 0.12)
         if rng.random() < 0.5:
-            picture, alpha = picture[:, ::-1], alpha[:, ::-1]
+            image, alpha = image[:, ::-1], alpha[:, ::-1]
         soft = int(rng.integers(0, 3))
         if soft:
             alpha = cv2.blur(np.ascontiguousarray(alpha), (2 * soft - 1, 2 * soft - 1))
-        return np.dstack([picture, alpha])
+        return np.dstack([image, alpha])
 
     def _photographed(self, rng: np.random.Generator, source: int, size: int) -> tuple[Image, Image]:
-        """Cut an annotated object, a shape or an edge-following region out of a real picture: RGB and alpha."""
+        """Cut an annotated object, a shape or an edge-following region out of a real image: RGB and alpha."""
         assert self.frames is not None
-        picture = self.frames[source]
-        height, width = picture.shape[:2]
+        image = self.frames[source]
+        height, width = image.shape[:2]
         if self.masks is not None and rng.random() < 0.4:
             mask = self.masks[source]
             ys, xs = np.nonzero(mask[::4, ::4])
@@ -407,11 +407,11 @@ class MovingObjects:
                 shrink = min(1.0, size / max(bottom - top, right - left))
                 target = (max(8, round((right - left) * shrink)), max(8, round((bottom - top) * shrink)))
                 alpha = np.where(mask[top:bottom, left:right] > 0, np.uint8(255), np.uint8(0))
-                piece = cv2.resize(picture[top:bottom, left:right], target, interpolation=cv2.INTER_AREA)
+                piece = cv2.resize(image[top:bottom, left:right], target, interpolation=cv2.INTER_AREA)
                 return piece, cv2.erode(cv2.resize(alpha, target), np.ones((3, 3), np.uint8))
         side = int(min(height, width, rng.integers(64, 224)))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        piece = picture[top : top + side, left : left + side]
+        piece = image[top : top + side, left : left + side]
         alpha = region_of(rng, piece) if rng.random() < 0.4 else random_shape(rng, side)
         return piece, alpha
 

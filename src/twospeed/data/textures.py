@@ -1,6 +1,6 @@
 """Textures and shapes drawn from a random generator alone: what generated clips are made of where no photograph is.
 
-Everything here is a pure function of a numpy Generator, so that one seed gives one picture on every machine.
+Everything here is a pure function of a numpy Generator, so that one seed gives one image on every machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def palette(rng: np.random.Generator, colours: int, *, hue: float | None = None)
 def procedural_texture(
     rng: np.random.Generator, height: int, width: int, *, kind: str | None = None, hue: float | None = None
 ) -> Image:
-    """Return a textured picture, uint8 RGB (height, width, 3).
+    """Return a textured image, uint8 RGB (height, width, 3).
 
     kind: "cloud" (noise in the colours of a palette), "stripes", "tiles", "dots" or "marble"; drawn when
     None. Every kind carries fine noise, so that a piece of it can be told from its neighbours, as matching
@@ -86,10 +86,10 @@ def procedural_texture(
         colours[::2] = palette(rng, len(colours[::2]))
     positions = np.linspace(0, 255, len(colours))
     table = np.stack([np.interp(np.arange(256), positions, colours[:, c]) for c in range(3)], -1)  # (256, 3)
-    picture = table.astype(np.float32)[(field * 255).astype(np.uint8)]  # (height, width, 3)
+    image = table.astype(np.float32)[(field * 255).astype(np.uint8)]  # (height, width, 3)
     grain = smooth_noise(rng, height, width, cells=max(8, max(height, width) // 16), octaves=3, roughness=0.8)
-    picture *= (1 + rng.uniform(0.2, 0.8) * (grain - 0.5))[..., None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    image *= (1 + rng.uniform(0.2, 0.8) * (grain - 0.5))[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def contour(rng: np.random.Generator, points: int = 48, *, roughness: float = 0.35) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def contour(rng: np.random.Generator, points: int = 48, *, roughness: float = 0.
 def random_shape(rng: np.random.Generator, side: int, *, kind: str | None = None) -> Image:
     """Return a filled shape, uint8 (side, side), 0 outside and 255 inside, with some margin to the border.
 
-    kind: "blob", "polygon", "body" (a trunk with limbs, thin parts included) or "ring"; drawn when None.
+    kind: "blob", "polygon", "body" (a backbone with limbs, thin parts included) or "ring"; drawn when None.
     """
     kind = kind or str(rng.choice(["blob", "polygon", "body", "ring"], p=[0.35, 0.2, 0.35, 0.1]))
     shape: Any = np.zeros((side, side), np.uint8)
@@ -134,14 +134,14 @@ def random_shape(rng: np.random.Generator, side: int, *, kind: str | None = None
     return np.asarray(shape, np.uint8)
 
 
-def region_of(rng: np.random.Generator, picture: Image) -> Image:
-    """Return a region of a picture that follows its edges, uint8 (H, W), 0 or 255, connected, around the middle.
+def region_of(rng: np.random.Generator, image: Image) -> Image:
+    """Return a region of an image that follows its edges, uint8 (H, W), 0 or 255, connected, around the middle.
 
     Pixels near a seed in both colour and place, as a superpixel is, computed on a quarter-size copy.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows, columns = max(8, height // 4), max(8, width // 4)
-    small = cv2.GaussianBlur(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA), (0, 0), 1.2)
+    small = cv2.GaussianBlur(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), (0, 0), 1.2)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
     seed_y = int(np.clip(rng.normal(0.5, 0.08), 0.3, 0.7) * rows)
     seed_x = int(np.clip(rng.normal(0.5, 0.08), 0.3, 0.7) * columns)

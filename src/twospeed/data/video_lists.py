@@ -2,7 +2,7 @@
 
 `read_video_list` takes a Kinetics list (a path and a label per line, as PySlowFast and others write it) or
 the official csv; `read_class_folders` a folder of class folders; `read_ucf_split` and `read_hmdb_split` the
-official splits. Videos are files or folders of pictures; whether they exist is found out when they are read.
+official splits. Videos are files or folders of images; whether they exist is found out when they are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MIDDLE_FIELD = re.compile(r"^(?P<path>.*?\S)(?:\s*[,;|\t]\s*|\s+)\d+(?:\.\d+)?$
 
 @dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """One line of a list: a video file or a folder of pictures, and its class number."""
+    """One line of a list: a video file or a folder of images, and its class number."""
 
     path: Path
     label: int
@@ -112,7 +112,7 @@ def read_class_names(path: Path | str) -> list[str]:
 def read_class_folders(
     root: Path | str, *, labels: Sequence[str] | None = None
 ) -> tuple[list[LabelledVideo], list[str]]:
-    """Read a folder with a folder for each class, holding video files or folders of pictures.
+    """Read a folder with a folder for each class, holding video files or folders of images.
 
     labels: the class names in order; None takes the sorted folder names. Returns the videos, by class and
     name, and the class names. Raises DatasetError when there are no classes, or a folder is no known class.
@@ -128,7 +128,7 @@ def read_class_folders(
             LabelledVideo(video, known.index(name)) for video in sorted((root / name).iterdir()) if is_video(video)
         ]
     if not videos:
-        raise DatasetError(f"{root}: its {len(names)} class folders hold no video and no folder of pictures")
+        raise DatasetError(f"{root}: its {len(names)} class folders hold no video and no folder of images")
     return videos, known
 
 
@@ -186,7 +186,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a path looks like a video: a file with a video's ending, or a folder that holds pictures."""
+    """Say whether a path looks like a video: a file with a video's ending, or a folder that holds images."""
     if path.name.startswith("."):
         return False
     if path.is_dir():

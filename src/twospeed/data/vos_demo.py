@@ -27,7 +27,7 @@ from twospeed.data.textures import procedural_texture, random_shape
 from twospeed.errors import InputError, OutputError
 from twospeed.video.indexed_png import write_indexed_png
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 STILLS = ("fss/starfish", "fss/teapot", "DUTS-TR", "DUTS-TE", "ecssd", "BIG_small", "HRSOD_small")
 """Folders of stills that are written."""
@@ -38,7 +38,7 @@ def write_demo_sets(
 ) -> Path:
     """Write all of them below `out` and return it.
 
-    side: height of the pictures; they are half as wide again. videos: of each video set; the last quarter of DAVIS is
+    side: height of the images; they are half as wide again. videos: of each video set; the last quarter of DAVIS is
     its val. frames: of each video; YouTube-VOS's are drawn for 5 times as long and keep every fifth. stills: in each
     folder. Raises InputError for numbers that make no set, OutputError where it cannot be written.
     """
@@ -76,28 +76,28 @@ def write_demo_sets(
     return out
 
 
-def draw_still(rng: np.random.Generator, height: int, width: int) -> tuple[Picture, Picture]:
-    """Draw a picture, uint8 RGB (height, width, 3), of one textured thing, and its mask, uint8 of 0 and 255."""
+def draw_still(rng: np.random.Generator, height: int, width: int) -> tuple[Pixels, Pixels]:
+    """Draw an image, uint8 RGB (height, width, 3), of one textured thing, and its mask, uint8 of 0 and 255."""
     hue = float(rng.random())
-    picture = procedural_texture(rng, height, width, kind="cloud", hue=hue)
+    image = procedural_texture(rng, height, width, kind="cloud", hue=hue)
     extent = int(height * rng.uniform(0.4, 0.8))
     shape = random_shape(rng, extent)
     thing = procedural_texture(rng, extent, extent, hue=(hue + float(rng.uniform(0.3, 0.7))) % 1.0)
     top, left = int(rng.integers(height - extent + 1)), int(rng.integers(width - extent + 1))
     mask = np.zeros((height, width), np.uint8)
     mask[top : top + extent, left : left + extent] = np.where(shape > 127, np.uint8(255), np.uint8(0))
-    picture[mask > 0] = thing[shape > 127]
-    return picture, mask
+    image[mask > 0] = thing[shape > 127]
+    return image, mask
 
 
-def write_still(folder: Path, name: str, picture: Picture, mask: Picture) -> None:
-    """Save a picture and its mask side by side, as the authors of STCN keep them."""
+def write_still(folder: Path, name: str, image: Pixels, mask: Pixels) -> None:
+    """Save an image and its mask side by side, as the authors of STCN keep them."""
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(folder / f"{name}.jpg", quality=95)
+    Image.fromarray(image).save(folder / f"{name}.jpg", quality=95)
     Image.fromarray(mask).save(folder / f"{name}.png")
 
 
-def write_video(images: Path, masks: Path, clip: Iterable[tuple[Picture, Picture]], step: int = 1) -> None:
+def write_video(images: Path, masks: Path, clip: Iterable[tuple[Pixels, Pixels]], step: int = 1) -> None:
     """Save every step-th frame of a clip, and its labels as palette PNG."""
     images.mkdir(parents=True, exist_ok=True)
     masks.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write tiny sets in the layouts of STCN's training.")
     parser.add_argument("out", type=Path)
     for name, value, words in (
-        ("side", 96, "height of the pictures in pixels"),
+        ("side", 96, "height of the images in pixels"),
         ("videos", 6, "videos of each video set"),
         ("frames", 12, "frames of each video"),
         ("stills", 8, "stills in each folder"),

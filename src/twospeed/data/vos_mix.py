@@ -89,14 +89,14 @@ class TrainingVideo:
     foreground: bool = False  # all that is not black is one object (DAVIS-2016)
 
     def files(self) -> list[tuple[Path, Path]]:
-        """Return (picture, mask) of every annotated frame, in order of name.
+        """Return (image, mask) of every annotated frame, in order of name.
 
-        Raises DatasetError when a mask has no picture, or the folders are missing or empty.
+        Raises DatasetError when a mask has no image, or the folders are missing or empty.
         """
         masks = files_by_stem(self.annotations, (".png",))
         images = files_by_stem(self.images, (".jpg", ".jpeg", ".png"))
         if bare := [name for name in masks if name not in images]:
-            raise DatasetError(f"{self.images}: no picture for the masks {listing(bare)}")
+            raise DatasetError(f"{self.images}: no image for the masks {listing(bare)}")
         return [(images[name], mask) for name, mask in masks.items()]
 
     def labels(self, path: Path) -> Labels:
@@ -242,8 +242,8 @@ class VideoMix:
             labels = np.stack([draw.labels(map_, t) for t, map_ in enumerate(maps)])
             if ids := source.objects(labels):
                 break
-        # The picture of a frame is read once its labels are found fit: decoding it is most of the work
-        frames = np.stack([draw.picture(read_image(files[i][0]), t, maps[t].shape) for t, i in enumerate(indices)])
+        # The image of a frame is read once its labels are found fit: decoding it is most of the work
+        frames = np.stack([draw.image(read_image(files[i][0]), t, maps[t].shape) for t, i in enumerate(indices)])
         followed = [int(k) for k in rng.permutation(ids)[:2]]
         table = np.zeros(256, np.uint8)
         table[followed] = np.arange(1, len(followed) + 1)
@@ -265,14 +265,14 @@ class _Drawn:
     def labels(self, labels: Labels, t: int) -> Labels:
         return self.warps[t].labels(cut_labels(labels, self.box, self.size))
 
-    def picture(self, image: NDArray[np.uint8], t: int, labelled: tuple[int, ...]) -> NDArray[np.uint8]:
+    def image(self, image: NDArray[np.uint8], t: int, labelled: tuple[int, ...]) -> NDArray[np.uint8]:
         if image.shape[:2] != labelled:
             raise DatasetError(
                 f"a frame is {image.shape[1]}x{image.shape[0]} pixels, its mask {labelled[1]}x{labelled[0]}; "
                 "masks must have their frame's size"
             )
         piece = self.colours[0](cut_box(image, self.box, self.size))
-        return self.colours[t + 1](self.warps[t].picture(piece, fill=FILL))
+        return self.colours[t + 1](self.warps[t].image(piece, fill=FILL))
 
 
 def _draw_motion(
@@ -288,4 +288,4 @@ def _draw_motion(
         warps.append(Warp(compose(np.array(turn.matrix), flip), size, size))
         b, c, s = motion.own_jitter
         colours.append(draw_colour(rng, brightness=b, contrast=c, saturation=s))
-    return _Drawn(box, size, tuple(colour.picture for colour in colours), tuple(warps))
+    return _Drawn(box, size, tuple(colour.image for colour in colours), tuple(warps))

@@ -94,7 +94,7 @@ class YouTubeVos:
         listed = {frame for o in objects.values() for frame in o.frames}
         if images and (missing := sorted((listed | set(annotations)) - set(images))):
             raise DatasetError(
-                f"{self._images / name}: no picture of {listing(missing)}, which meta.json or a mask names"
+                f"{self._images / name}: no image of {listing(missing)}, which meta.json or a mask names"
             )
         frames = tuple(images) if images else tuple(sorted(listed | set(annotations)))
         return SequenceSample(name, frames, images, annotations, objects=objects)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twospeed.data.ava import NO_PERSON, BoxRows
 from twospeed.errors import DatasetError
 
-_STEP = 1e-4  # of the picture: boxes that differ by less are the same person's
+_STEP = 1e-4  # of the image: boxes that differ by less are the same person's
 _DECIMALS = 6  # as in files, so that scoring the written file gives the same
 
 

@@ -1,7 +1,7 @@
 """Run networks over AVA's keyframes, write detections.csv as the server takes it, and score that file.
 
 What runs is the `BoxActions` that `twospeed detect` runs, on the boxes that a person detector found (score of at least
-0.8), one clip around each keyframe, the whole picture. Finished stretches of a video are written aside and moved into
+0.8), one clip around each keyframe, the whole image. Finished stretches of a video are written aside and moved into
 place, which is what makes a run resumable.
 """
 
@@ -48,15 +48,15 @@ Clips = dict[tuple[int, CropTransform], NDArray[np.uint8]]
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Read:
-    """A keyframe's pictures: clips by stride and transform, and the size of the source."""
+    """A keyframe's images: clips by stride and transform, and the size of the source."""
 
     keyframe: Keyframe
     clips: Clips
     height: int
     width: int
 
-    def pictures(self, frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
-        """As `box_actions.Pictures`: the middle of the clip that was read."""
+    def images(self, frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
+        """As `box_actions.Images`: the middle of the clip that was read."""
         clip = self.clips[stride, transform]
         before = (len(clip) - frames) // 2
         return clip[before : before + frames]
@@ -67,7 +67,7 @@ def score_keyframes(
 ) -> Iterator[tuple[Keyframe, NDArray[np.float32]]]:
     """Yield every keyframe with what its people do, float32 (n, C); `workers` threads decode ahead.
 
-    Raises DatasetError for videos that are missing or too short, VideoError for pictures that cannot be read.
+    Raises DatasetError for videos that are missing or too short, VideoError for images that cannot be read.
     """
     longest: dict[int, int] = {}
     for count, stride in actions.samplings:
@@ -87,7 +87,7 @@ def score_keyframes(
 
     for done in _ahead(read, keyframes, workers):
         boxes = in_pixels(done.keyframe.boxes_xyxy, done.height, done.width)
-        yield done.keyframe, actions.scores(done.pictures, boxes, done.height, done.width)
+        yield done.keyframe, actions.scores(done.images, boxes, done.height, done.width)
 
 
 def run_keyframes(

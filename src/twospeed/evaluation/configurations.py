@@ -17,9 +17,9 @@ from typing import Any
 
 from twospeed.data.davis import Davis
 from twospeed.errors import InputError
-from twospeed.evaluation.discovered import DiscoverySettings
 from twospeed.evaluation.mask_runs import OnProgress
-from twospeed.evaluation.report import Kind, Report, Table, write_whole
+from twospeed.evaluation.report import Kind, Report, Table, write_atomic
+from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.weights.load import weights_sha256
 
@@ -46,7 +46,7 @@ def evaluate_configurations(
     root: Path | str,
     *,
     weights: Mapping[str, Any],
-    settings: DiscoverySettings | None = None,
+    settings: UnsupervisedSettings | None = None,
     split: str = "val",
     sequences: Sequence[str] | None = None,
     output: Path | str | None = None,
@@ -68,7 +68,7 @@ def evaluate_configurations(
         raise InputError("no configuration is named; give weights of one at least")
     if resume and output is None:
         raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
-    settings = settings or DiscoverySettings()
+    settings = settings or UnsupervisedSettings()
     checksums = {name: weights_sha256(name, source) for name, source in weights.items()}  # all there before any runs
     frames = sum(len(sample.frames) for sample in Davis(root, 2016, split, sequences=sequences))
     stages = {"table1": replace(settings, finetune=0)}
@@ -102,8 +102,8 @@ def evaluate_configurations(
         rows = {stage: {name: _row(one, frames) for name, one in each.items()} for stage, each in documents.items()}
         tables = [_table_1(rows["table1"]), *([_table_2(rows["table2"])] if settings.finetune else [])]
         for stage, table in zip(stages, tables, strict=True):
-            write_whole(folder / f"{stage}.txt", table.text() + "\n")
-            write_whole(folder / f"{stage}.csv", table.csv())
+            write_atomic(folder / f"{stage}.txt", table.text() + "\n")
+            write_atomic(folder / f"{stage}.csv", table.csv())
     document = next(iter(documents["table1"].values()))
     return Report(
         benchmark="davis16-configurations",

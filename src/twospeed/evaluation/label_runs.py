@@ -23,7 +23,7 @@ from twospeed.data.samples import LabelledFrame
 from twospeed.data.snippets import LabelledVideos, leading_to
 from twospeed.errors import DatasetError, InputError, OutputError
 from twospeed.metrics.confusion import Matrix, confusion_matrix
-from twospeed.values import ClassMap
+from twospeed.results import ClassMap
 from twospeed.video.indexed_png import write_indexed_png
 
 Labels = NDArray[np.uint8]
@@ -112,7 +112,7 @@ def plan_chains(
 
 
 def _one_continues(a: Sequence[LabelledFrame], b: Sequence[LabelledFrame]) -> bool:
-    return all(one.picture == other.picture for one, other in zip(a, b, strict=False))
+    return all(one.image_file == other.image_file for one, other in zip(a, b, strict=False))
 
 
 def run_chains(
@@ -130,7 +130,7 @@ def run_chains(
     output: keep labels as `distance_D/NAME.png`, in `code`'s numbers; those that are there already are not computed
     again. on_chain: told the keyframe's name and the chain's number, from 1, when it is finished. Frames without labels
     (of a test set) are labelled and not counted.
-    Raises DatasetError where labels and picture differ in size, OutputError where labels cannot be kept.
+    Raises DatasetError where labels and image differ in size, OutputError where labels cannot be kept.
     """
     matrices: dict[int, Matrix] = {}
     for number, chain in enumerate(chains, start=1):
@@ -155,7 +155,7 @@ def _label(segmenter: LabelsFrames, chain: Chain, clock: Clock | None) -> dict[i
         image = frame.image()
         if size is not None and image.shape[:2] != size:
             raise DatasetError(
-                f"{frame.picture}: is {_size(image)}, the frame before {size[1]}x{size[0]}; "
+                f"{frame.image_file}: is {_size(image)}, the frame before {size[1]}x{size[0]}; "
                 "nothing can be propagated between frames of different size"
             )
         size = image.shape[:2]
@@ -175,8 +175,8 @@ def _count(frame: LabelledFrame, labels: Labels, num_classes: int) -> Matrix:
     truth = frame.labels()
     if truth.shape != labels.shape:
         raise DatasetError(
-            f"{frame.annotation}: is {_size(truth)}, but the picture {frame.picture} is {_size(labels)}; "
-            "labels and pictures need one size"
+            f"{frame.annotation}: is {_size(truth)}, but the image {frame.image_file} is {_size(labels)}; "
+            "labels and images need one size"
         )
     return confusion_matrix(truth, labels, num_classes)
 

@@ -1,7 +1,7 @@
 """Run trackers over a data set's sequences and write their masks in the benchmark's own file format.
 
-What runs is the `Tracker` or `Discoverer` that users run, fed one frame at a time. Test-time averaging (several
-sizes, mirrored frames, several models) is several trackers in step with each other: their probabilities are
+What runs is the `Tracker` or `UnsupervisedTracker` that users run, fed one frame at a time. Test-time averaging
+(several sizes, mirrored frames, several models) is several trackers in step with each other: their probabilities are
 averaged frame by frame, so nothing is held for a whole video. A sequence is written aside and moved into place
 when it is finished, which is what makes a run resumable.
 """
@@ -25,7 +25,7 @@ from twospeed.data.label_files import VOID
 from twospeed.data.samples import SequenceSample
 from twospeed.data.youtube_vos import first_masks, required_frames
 from twospeed.errors import InputError, OutputError
-from twospeed.values import ObjectMasks
+from twospeed.results import ObjectMasks
 
 Labels = NDArray[np.uint8]
 

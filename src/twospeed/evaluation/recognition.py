@@ -50,7 +50,7 @@ class ViewScores:
     """What a network says of videos: rows of probabilities by video, and the views one by one.
 
     sums: float64 (C,) summed over a video's views, by index of the video; views: how many they are. ranks: for each
-    (video, clip, crop) how many classes beat the right one (0: a top-1 hit). broken: index -> reason. frames: pictures
+    (video, clip, crop) how many classes beat the right one (0: a top-1 hit). broken: index -> reason. frames: images
     that the network saw.
     """
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from twospeed.environment import commit_of_this_code, installed_versions, machine_name
 from twospeed.errors import OutputError
-from twospeed.provenance import commit_of_this_code, installed_versions, machine_name
 
 Kind = Literal["share", "count", "seconds", "number"]
 
@@ -122,7 +122,7 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """Write the JSON file whole or not at all. Raises OutputError when that fails."""
-        write_whole(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomic(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def text(self) -> str:
         """Return what is shown to people: a head line, the table, then protocol, speed and notes."""
@@ -136,7 +136,7 @@ class Report:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a file, and the folders above it, whole or not at all. Raises OutputError when that fails."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

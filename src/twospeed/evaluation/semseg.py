@@ -34,7 +34,7 @@ from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.trade_off import cost_table, operating_points
 from twospeed.metrics.confusion import Matrix, class_iou, mean_iou, over_interval, pixel_accuracy
-from twospeed.values import LabelMap
+from twospeed.results import LabelMap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ MOST_SECONDS_APART = 0.2
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """frame_rate: pictures of the recordings a second. official: labelled frames of each split."""
+    """frame_rate: images of the recordings a second. official: labelled frames of each split."""
 
     title: str
     open: Callable[[Path, str, Path | None], LabelledVideos]

@@ -35,12 +35,12 @@ from torch import nn
 from twospeed.data.davis import Davis
 from twospeed.data.label_files import VOID
 from twospeed.data.samples import SequenceSample
+from twospeed.environment import machine_name
 from twospeed.errors import InputError, TwospeedError
 from twospeed.evaluation.mask_runs import RunSettings
-from twospeed.evaluation.report import Kind, Table, write_whole
+from twospeed.evaluation.report import Kind, Table, write_atomic
 from twospeed.evaluation.vos import YOUTUBE_VOS_SETTINGS, evaluate_davis, evaluate_youtube_vos
 from twospeed.pipelines.track import Precision, Tracker
-from twospeed.provenance import machine_name
 from twospeed.weights.load import create_model, weights_sha256
 
 Benchmark = Literal["davis16", "davis17", "youtube-vos"]
@@ -306,8 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = "\n".join([table.text(), *(f"note: {note}" for note in notes)])
         print(text)
         if chosen.output is not None:
-            write_whole(folder / f"{chosen.table}.txt", text + "\n")
-            write_whole(folder / f"{chosen.table}.csv", table.csv())
+            write_atomic(folder / f"{chosen.table}.txt", text + "\n")
+            write_atomic(folder / f"{chosen.table}.csv", table.csv())
     except TwospeedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

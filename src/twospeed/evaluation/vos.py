@@ -56,7 +56,7 @@ from twospeed.video.indexed_png import write_indexed_png
 if TYPE_CHECKING:
     from torch import nn
 
-    from twospeed.evaluation.discovered import DiscoveryRun, DiscoverySettings
+    from twospeed.evaluation.unsupervised import UnsupervisedRun, UnsupervisedSettings
 
     Model = str | nn.Module
 
@@ -88,7 +88,7 @@ def evaluate_davis(
     task: Task | None = None,
     all_frames: bool = False,
     sequences: Sequence[str] | None = None,
-    settings: RunSettings | DiscoverySettings | None = None,
+    settings: RunSettings | UnsupervisedSettings | None = None,
     output: Path | str | None = None,
     resume: bool = False,
     device: str | None = None,
@@ -102,7 +102,7 @@ def evaluate_davis(
     0/255, 0/1 or palette ids. weights: of each model, as `create_model` takes them. task: None is unsupervised
     for a model that finds objects by itself, as long as it is not fine-tuned, else semi-supervised. all_frames:
     also score the first and the last frame of the semi-supervised task, as the SlowFast report does. settings:
-    None for the split's published ones; `DiscoverySettings` for models that find objects by themselves. output:
+    None for the split's published ones; `UnsupervisedSettings` for models that find objects by themselves. output:
     where a model's masks go, an empty or new folder, or with `resume` that of an interrupted run; None for a
     temporary one. build_tracker: what is run, if not `twospeed.Tracker`. workers: threads that score; None for
     one a core.
@@ -126,7 +126,7 @@ def evaluate_davis(
     public = all(frame in sample.annotations for sample in samples for frame in sample.frames)
 
     with ExitStack() as stack:
-        run: _Run | DiscoveryRun | None = None
+        run: _Run | UnsupervisedRun | None = None
         folder = Path(predictions) if predictions is not None else None
         if folder is None:
             run = finder
@@ -328,17 +328,17 @@ class _Run:
         }
 
 
-def _finder(model: Any, weights: Any, settings: Any, device: str | None, *, merged: bool) -> DiscoveryRun | None:
+def _finder(model: Any, weights: Any, settings: Any, device: str | None, *, merged: bool) -> UnsupervisedRun | None:
     """Build the run of a model that finds objects by itself; None for others, and where files are scored."""
     if model is None:
         return None
-    from twospeed.evaluation.discovered import DiscoveryRun, DiscoverySettings, needs_no_masks
+    from twospeed.evaluation.unsupervised import UnsupervisedRun, UnsupervisedSettings, needs_no_masks
 
     if not needs_no_masks(model):
         return None
-    if not isinstance(settings, DiscoverySettings | None):
-        raise InputError(f"{type(settings).__name__} are settings of trackers; this model takes DiscoverySettings")
-    return DiscoveryRun(model, weights, settings or DiscoverySettings(), device, merged=merged)
+    if not isinstance(settings, UnsupervisedSettings | None):
+        raise InputError(f"{type(settings).__name__} are settings of trackers; this model takes UnsupervisedSettings")
+    return UnsupervisedRun(model, weights, settings or UnsupervisedSettings(), device, merged=merged)
 
 
 def _default_tracker(device: str | None) -> BuildTracker:

@@ -93,7 +93,7 @@ def dilate_with_disk(mask: Mask, radius: int) -> Mask:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A part of a picture: bool pixels (h, w) whose first one lies at (top, left) of the whole."""
+    """A part of an image: bool pixels (h, w) whose first one lies at (top, left) of the whole."""
 
     pixels: Mask
     top: int
@@ -120,7 +120,7 @@ class Crop:
 class Outline:
     """One object in one frame, ready to be compared: its pixels, boundary, and that boundary's surroundings.
 
-    region: the object with one pixel of surroundings (where the picture has it). radius: the tolerance in
+    region: the object with one pixel of surroundings (where the image has it). radius: the tolerance in
     pixels.
     """
 
@@ -136,7 +136,7 @@ class Outline:
 
     @cached_property
     def near_boundary(self) -> Crop:
-        """Pixels at most `radius` away from a boundary pixel (some may lie outside the picture)."""
+        """Pixels at most `radius` away from a boundary pixel (some may lie outside the image)."""
         boundary = self.boundary
         near = dilate_with_disk(boundary.pixels, self.radius)
         return Crop(near, boundary.top - self.radius, boundary.left - self.radius)
@@ -156,7 +156,7 @@ def _bounding_box(mask: Mask) -> tuple[int, int, int, int] | None:
 
 
 def _cut(mask: Mask, radius: int, top: int = 0, left: int = 0) -> Outline:
-    """Cut an object out of a mask whose first pixel lies at (top, left) of the picture."""
+    """Cut an object out of a mask whose first pixel lies at (top, left) of the image."""
     box = _bounding_box(mask)
     if box is None:
         return Outline(_NOTHING, radius)
@@ -170,7 +170,7 @@ def _cut(mask: Mask, radius: int, top: int = 0, left: int = 0) -> Outline:
 def outline(mask: Mask, radius: int | None = None) -> Outline:
     """Cut one object out of a mask, bool (H, W).
 
-    radius: tolerance in pixels; None takes it from the picture's size.
+    radius: tolerance in pixels; None takes it from the image's size.
     """
     return _cut(mask, tolerance_pixels(*mask.shape) if radius is None else radius)
 
@@ -198,7 +198,7 @@ def region_similarity(first: Outline, second: Outline) -> float:
 def contour_accuracy(result: Outline, annotation: Outline) -> float:
     """Return F in 0..1, the harmonic mean of the boundaries' precision and recall.
 
-    1 when neither has a boundary, 0 when only one has (a mask that covers the whole picture has none).
+    1 when neither has a boundary, 0 when only one has (a mask that covers the whole image has none).
     """
     found, wanted = result.boundary, annotation.boundary
     if found.count == 0 or wanted.count == 0:

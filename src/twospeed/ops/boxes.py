@@ -18,7 +18,7 @@ def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
 
 
 def clip_boxes(boxes_xyxy: Boxes, height: float, width: float) -> Boxes:
-    """Cut boxes (n, 4) off at the picture's edges, 0..width and 0..height; one outside comes out without area."""
+    """Cut boxes (n, 4) off at the image's edges, 0..width and 0..height; one outside comes out without area."""
     limits = np.array([width, height, width, height], dtype=boxes_xyxy.dtype)
     clipped: Boxes = np.clip(boxes_xyxy, 0, limits)
     return clipped

@@ -1,6 +1,6 @@
 """3x3 convolutions by Winograd's minimal filtering: the same sums with a fifth of the multiplications.
 
-A picture is cut into tiles of m x m outputs. Each tile's (m+2) x (m+2) inputs become as many values "at points"
+An image is cut into tiles of m x m outputs. Each tile's (m+2) x (m+2) inputs become as many values "at points"
 (input transform); there the convolution is a product over channels alone, one matrix product for each of the
 (m+2)^2 points; the output transform brings the products back to m x m pixels. Per output and pair of channels that
 is ((m+2)/m)^2 multiplications instead of 9: 1.78 for m = 6, 2.25 for m = 4.
@@ -33,7 +33,7 @@ _TILES_AT_ONCE = 200
 
 
 def transform_kernel(weight: Tensor, tile: Tile) -> Tensor:
-    """Bring the weights of a 3x3 convolution to the points, once for all pictures.
+    """Bring the weights of a 3x3 convolution to the points, once for all images.
 
     Shapes: weight (O, C, 3, 3) -> ((m+2)^2, C, O) of the same dtype, m = tile; computed in float64.
     """
@@ -103,13 +103,13 @@ def convolve_3x3(
     """
     B, _, H, W = inputs[0].shape
     m, O = math.isqrt(len(kernel)) - 2, kernel.shape[2]  # noqa: E741
-    pictures = [x.permute(0, 2, 3, 1) for x in inputs]
+    images = [x.permute(0, 2, 3, 1) for x in inputs]
     relus = rectify_inputs or (False,) * len(inputs)
     tiles_y, tiles_x = -(-H // m), -(-W // m)
     rows = _even_share(tiles_y, max(1, _TILES_AT_ONCE // tiles_x))
     at_once = _even_share(B, max(1, _TILES_AT_ONCE // (tiles_y * tiles_x)))
     scratch = scratch or Scratch()
-    scratch.reset(_elements(at_once * rows, tiles_x, m, [x.shape[-1] for x in pictures], O), kernel)
+    scratch.reset(_elements(at_once * rows, tiles_x, m, [x.shape[-1] for x in images], O), kernel)
     addend = None if add is None else add.permute(0, 2, 3, 1)
     result = addend if in_place and addend is not None else kernel.new_empty(B, H, W, O)
     for first in range(0, B, at_once):
@@ -118,7 +118,7 @@ def convolve_3x3(
             block = (some, slice(row, min(row + rows, tiles_y)))
             scratch.release(0)
             y = result[some, block[1].start * m : min(block[1].stop * m, H)]
-            at_points = _input_transform(pictures, relus, block, tiles_x, m, scratch)  # ((m+2)^2, N, C)
+            at_points = _input_transform(images, relus, block, tiles_x, m, scratch)  # ((m+2)^2, N, C)
             products = scratch.take(len(kernel), at_points.shape[1], O)
             torch.bmm(at_points, kernel, out=products)
             if bias is not None:
@@ -148,7 +148,7 @@ def _elements(rows: int, tiles_x: int, m: int, channels: Sequence[int], channels
 
 
 def _input_transform(
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     relus: Sequence[bool],
     block: tuple[slice, slice],
     tiles_x: int,
@@ -158,9 +158,9 @@ def _input_transform(
     """Shapes: (B, H, W, C_i) of each -> ((m+2)^2, tiles of the block, sum of C_i)."""
     some, tile_rows = block
     count, rows, p = some.stop - some.start, tile_rows.stop - tile_rows.start, m + 2
-    result = scratch.take(p, p, count, rows, tiles_x, sum(x.shape[-1] for x in pictures))
+    result = scratch.take(p, p, count, rows, tiles_x, sum(x.shape[-1] for x in images))
     mark, channel = scratch.mark(), 0
-    for x, relu in zip(pictures, relus, strict=True):
+    for x, relu in zip(images, relus, strict=True):
         H, W, C = x.shape[1:]
         scratch.release(mark)
         padded = scratch.take(count, m * rows + 2, m * tiles_x + 2, C)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from twospeed.errors import InputError
-from twospeed.values import LabelMap
+from twospeed.results import LabelMap
 
 Labels = LabelMap | Sequence[str] | str | os.PathLike[str]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError
-from twospeed.values import ActionSpan
+from twospeed.results import ActionSpan
 
 
 def spans(

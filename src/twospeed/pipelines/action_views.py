@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twospeed.errors import ClipTooShort, VideoError
+from twospeed.results import Frame
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
-from twospeed.values import Frame
 from twospeed.video.reader import Source, frame_times, open_video, probe, read_frames
 from twospeed.video.sampling import TRAINED_RATE, clip_span, uniform_clip
 
-# Pictures larger than this multiple of the wanted short side are scaled down while they are decoded
+# Images larger than this multiple of the wanted short side are scaled down while they are decoded
 LARGE = 1.5
 
 
@@ -68,9 +68,9 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
 
     Bilinear without antialiasing, as the authors' tests; crops lie along the longer side.
     """
-    pictures = frames.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
-    height, width = pictures.shape[-2:]
-    scaled = scale_only(height, width, sampling.short_side).frames(pictures)
+    images = frames.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
+    height, width = images.shape[-2:]
+    scaled = scale_only(height, width, sampling.short_side).frames(images)
     normal = normalise(scaled, sampling.mean, sampling.std, order=sampling.order)
     height, width = normal.shape[-2:]
     places = view_crops(height, width, short_side=sampling.short_side, crop=sampling.crop, crops=crops)
@@ -85,7 +85,7 @@ def uniform_views(
 
     A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
     """
-    times_s = frame_times(path, rate=TRAINED_RATE)  # of a folder of pictures; files have their own
+    times_s = frame_times(path, rate=TRAINED_RATE)  # of a folder of images; files have their own
     info = probe(path)
     rate = None
     if path.is_file() and len(times_s) > 1 and times_s[-1] > times_s[0]:
@@ -112,7 +112,7 @@ def sliding_views(
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
 
     The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
-    video shorter than a window repeats its last frame. Raises VideoError where the picture changes its size.
+    video shorter than a window repeats its last frame. Raises VideoError where the image changes its size.
     """
     reduce: int | None = max(sampling.short_side for sampling in samplings)
     assumed = None

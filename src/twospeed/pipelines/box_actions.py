@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
@@ -31,7 +31,7 @@ AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_si
 SMALLEST = 16  # pixels: one position of a detector's features
 
 Model: TypeAlias = nn.Module | str
-Pictures: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
+Images: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
 """(frames, stride, transform) -> the keyframe's clip, uint8 (frames, height, width, 3), scaled as the transform says;
 frames lie stride / 30 s apart, from half a clip before the keyframe."""
 
@@ -76,7 +76,7 @@ class BoxActions:
             raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
         if len(set(scales)) < len(scales):
             raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
-        self.device = chosen_device(device)
+        self.device = resolve_device(device)
         self.flip = flip
         models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
         given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
@@ -112,15 +112,15 @@ class BoxActions:
         return sum(len(member.short_sides) for member in self._members) * (2 if self.flip else 1)
 
     def transforms(self, height: int, width: int) -> list[CropTransform]:
-        """Return how pictures of this size are scaled for the networks, each way once."""
+        """Return how images of this size are scaled for the networks, each way once."""
         sides = dict.fromkeys(side for member in self._members for side in member.short_sides)
         return [scale_only(height, width, side) for side in sides]
 
     @torch.inference_mode()
-    def scores(self, pictures: Pictures, boxes_xyxy: NDArray[np.floating], height: int, width: int) -> NDArray[Any]:
+    def scores(self, images: Images, boxes_xyxy: NDArray[np.floating], height: int, width: int) -> NDArray[Any]:
         """Return what the people of one keyframe do: float32 (n, C) in 0..1.
 
-        pictures: gives the clips, see `Pictures`. boxes_xyxy: (n, 4), pixels of the source, which is height x width.
+        images: gives the clips, see `Images`. boxes_xyxy: (n, 4), pixels of the source, which is height x width.
         """
         if not len(boxes_xyxy):
             return np.zeros((0, len(self.labels)), np.float32)
@@ -132,7 +132,7 @@ class BoxActions:
             network, pre = member.network, member.preprocessing
             for side in member.short_sides:
                 plain = scale_only(height, width, side)
-                seen = torch.from_numpy(pictures(network.frames, network.frame_stride, plain)).to(self.device)
+                seen = torch.from_numpy(images(network.frames, network.frame_stride, plain)).to(self.device)
                 frames = normalise(seen.permute(0, 3, 1, 2), pre.mean, pre.std, order=pre.input_order)
                 clip = frames.transpose(0, 1)[None]  # (1, 3, T, H, W)
                 for transform in [plain, dataclasses.replace(plain, flip=True)] if self.flip else [plain]:
@@ -143,7 +143,7 @@ class BoxActions:
 
 
 def scaled(image: NDArray[np.uint8], transform: CropTransform) -> NDArray[np.uint8]:
-    """Scale a picture (H, W, 3) as AVA's authors do: bilinear on 8-bit values."""
+    """Scale an image (H, W, 3) as AVA's authors do: bilinear on 8-bit values."""
     height, width = transform.scaled
     if image.shape[:2] == (height, width):
         return image

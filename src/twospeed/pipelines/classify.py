@@ -23,14 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
-from twospeed.values import ActionScores
+from twospeed.results import ActionScores
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.reader import Source
 from twospeed.weights.catalog import Preprocessing, find
@@ -105,7 +105,7 @@ class Classifier:
         spans([], [], np.zeros((0, 0), np.float32), [], threshold=threshold, smooth=smooth)  # refuses bad numbers now
         self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
         self.threshold, self.smooth, self.pad = threshold, smooth, pad
-        self.device = chosen_device(device)
+        self.device = resolve_device(device)
         self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
         first = self._members[0]
         for member in self._members[1:]:
@@ -124,7 +124,7 @@ class Classifier:
         return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
 
     def classify(self, source: Source, progress: Progress | None = None) -> ActionScores:
-        """Classify one video: a file, a folder of pictures, or (with a sliding window) a camera or a pipe.
+        """Classify one video: a file, a folder of images, or (with a sliding window) a camera or a pipe.
 
         progress: called with (views done, views in all or None). Raises VideoError, ClipTooShort.
         """
@@ -216,7 +216,7 @@ def classify(
     """Name what happens in one video: probabilities of all classes, and a timeline.
 
     options: as `Classifier` takes them. To classify many videos make one `Classifier`, so that the network is built
-    once. Raises VideoError (missing, unreadable, no picture, changing size), ClipTooShort (with pad="error"),
+    once. Raises VideoError (missing, unreadable, no image, changing size), ClipTooShort (with pad="error"),
     InputError, CheckpointError, WeightsUnavailable.
     """
     return Classifier(model_or_name, clips, crops, **options).classify(source)
@@ -232,7 +232,7 @@ def position_average(logits: Tensor, average: Literal["probabilities", "logits"]
 def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """List the videos that paths name: files as they are, a folder of videos as its videos (sorted, with subfolders).
 
-    A folder of pictures is one video. Raises VideoError for a folder with neither.
+    A folder of images is one video. Raises VideoError for a folder with neither.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -245,7 +245,7 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         elif any(path.iterdir()):
             found.append(path)
         else:
-            raise VideoError(f"{path}: the folder is empty; give a folder of videos or of pictures")
+            raise VideoError(f"{path}: the folder is empty; give a folder of videos or of images")
     return found
 
 

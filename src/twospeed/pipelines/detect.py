@@ -27,8 +27,8 @@ from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.box_actions import BoxActions, Model, scaled
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
+from twospeed.results import ActionBoxes, Frame
 from twospeed.transforms.spatial import CropTransform
-from twospeed.values import ActionBoxes, Frame
 from twospeed.video.reader import Source, frame_times, open_video
 from twospeed.video.sampling import TRAINED_RATE
 from twospeed.weights.catalog import Preprocessing
@@ -58,7 +58,7 @@ class Detector:
 
     model_or_name, weights, scales, flip, labels, precision, device, preprocessing: as
     `twospeed.pipelines.box_actions.BoxActions` takes them. boxes: where people are: in any form that `given_boxes`
-    reads; a function from a picture, uint8 (H, W, 3) RGB, to (boxes (n, 4) xyxy in pixels, scores (n,)); None detects
+    reads; a function from an image, uint8 (H, W, 3) RGB, to (boxes (n, 4) xyxy in pixels, scores (n,)); None detects
     them with Faster R-CNN. every_s: seconds from one keyframe to the next, the first at 0; with boxes that have times
     these are the keyframes, thinned to at most one in every_s. threshold: people with a lower score are left out.
     start_s: what the boxes' file calls the video's first moment. short_side: pixels at which the networks work, short
@@ -104,15 +104,15 @@ class Detector:
         self.labels, self.device = self.actions.labels, self.actions.device
         self._find_people = person_detector(self.device) if boxes is None else boxes if callable(boxes) else None
         self.frames_read = 0  # of the video in work
-        self.picture_size = np.ones(4)  # its width, height, width, height
+        self.image_size = np.ones(4)  # its width, height, width, height
 
     def detect(self, source: Source, on_frame: Callable[[Frame], None] | None = None) -> Iterator[ActionBoxes]:
-        """Yield one result for each keyframe of a file, a folder of pictures, a camera or a pipe, in order.
+        """Yield one result for each keyframe of a file, a folder of images, a camera or a pipe, in order.
 
-        on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of pictures
+        on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of images
         has 30 a second, as AVA's frames. Frames before the first or after the last repeat that one, as AVA's authors
         do. Keyframes without people give empty results. Raises VideoError; InputError for given boxes outside of the
-        picture or keyframes outside of the video (for files before anything is computed, for streams at their end).
+        image or keyframes outside of the video (for files before anything is computed, for streams at their end).
         """
         is_path = isinstance(source, str | os.PathLike) and source != "-" and Path(source).exists()
         given = None
@@ -158,7 +158,7 @@ class Detector:
                 if previous is None:
                     height, width = frame.image.shape[:2]
                     transforms = self.actions.transforms(height, width)
-                    self.picture_size = np.array([width, height, width, height], np.float64)
+                    self.image_size = np.array([width, height, width, height], np.float64)
                 while previous is not None and upcoming is not None and frame.time_s > upcoming[1] + grace:
                     waiting.append(self._keyframe(previous, given, *upcoming))
                     upcoming = next(times, None)
@@ -223,18 +223,18 @@ class Detector:
     def _result(self, keyframe: _Keyframe, held: Sequence[_Held], grace_s: float, linker: PersonLinker) -> ActionBoxes:
         times_s = np.array([frame.time_s for frame in held])
 
-        def pictures(frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
+        def frames_at(frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
             # The last frame that is shown by then
             wanted_s = keyframe.time_s + clip_offsets_s(frames, stride) + grace_s
             chosen = np.clip(np.searchsorted(times_s, wanted_s, side="right") - 1, 0, None)
             return np.stack([held[i].images[transform] for i in chosen])
 
-        width, height = self.picture_size[:2].astype(int).tolist()
+        width, height = self.image_size[:2].astype(int).tolist()
         return ActionBoxes(
             time_s=keyframe.time_s,
             boxes_xyxy=keyframe.boxes.astype(np.float32),
             person_scores=keyframe.scores.astype(np.float32),
-            action_scores=self.actions.scores(pictures, keyframe.boxes, height, width),
+            action_scores=self.actions.scores(frames_at, keyframe.boxes, height, width),
             labels=self.labels,
             track_ids=linker.step(keyframe.boxes),
         )

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError, MaskError
-from twospeed.models.maskslowfast.loss import (
+from twospeed.models.slowfast_maskrcnn.loss import (
     PARTS,
     StretchFeatures,
     encode_stretch,
@@ -29,10 +29,10 @@ from twospeed.models.maskslowfast.loss import (
     train_parts,
     window_losses,
 )
-from twospeed.models.maskslowfast.network import SlowFastMaskRCNN
-from twospeed.pipelines.discover import Discoverer, finds_objects, network_of
+from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
+from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects, network_of
+from twospeed.results import Frame, ObjectMasks
 from twospeed.transforms.spatial import draw_affine
-from twospeed.values import Frame, ObjectMasks
 
 Image = NDArray[np.uint8]
 OnIteration = Callable[[int, float], None]
@@ -44,7 +44,7 @@ LEARNING_PARTS = ("detector.backbone", "detector.rpn", "detector.roi_heads")
 class FineTuning:
     """How a network learns the first frame; the defaults are the report's.
 
-    iterations: draws of the first frame. per_step: draws whose losses are summed for a step of the optimiser. lr,
+    iterations: draws of the first frame. per_step: draws whose losses are summed for a step of the optimizer. lr,
     momentum, weight_decay: of stochastic gradient descent. flip: probability. degrees: largest rotation either way.
     scale: largest change of size either way (None: 0.25, and 0.4 for networks that see one frame only). clip_gradient:
     largest L2 norm, None for no limit. learning_parts: of the network; all others stay. seed: of all draws. Raises
@@ -102,7 +102,7 @@ def fine_tune(
     network = copy.deepcopy(network)
     train_parts(network, settings.learning_parts, update_norm=False)
     learning = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         learning, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     film = torch.from_numpy(np.stack(frames[: network.window // 2 + 1])).to(device).permute(0, 3, 1, 2)
@@ -113,9 +113,9 @@ def fine_tune(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for done in range(settings.iterations):
-            pictures, target = _varied(film, marked, rng, settings, scale)
+            images, target = _varied(film, marked, rng, settings, scale)
             # Each frame is computed once, although it is seen twice; batch norm is frozen, so that nothing changes
-            features = _mirrored(encode_stretch(network, pictures), network.window)
+            features = _mirrored(encode_stretch(network, images), network.window)
             losses = window_losses(network, features, [target_of(target)])
             total = torch.stack(list(losses.values())).sum()
             value = float(total.detach())
@@ -125,8 +125,8 @@ def fine_tune(
             if (done + 1) % settings.per_step == 0 or done + 1 == settings.iterations:
                 if settings.clip_gradient is not None:
                     torch.nn.utils.clip_grad_norm_(learning, settings.clip_gradient)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             on_iteration(done + 1, value)
     return network.eval().requires_grad_(False)
 
@@ -135,7 +135,7 @@ class OneShotTracker:
     """Fine-tune a network on the first frame's masks of a video, then follow these objects.
 
     model_or_name: a network of the slowfast_maskrcnn family, or its catalogue name (then with `weights`). settings: how
-    it learns. device, size, merged, min_score: of `Discoverer`; merged takes all detections for the one object that
+    it learns. device, size, merged, min_score: of `UnsupervisedTracker`; merged takes all detections for the one object
     there is. on_iteration: of `fine_tune`. Every video begins with the same network.
     Raises InputError for options that make no sense, WeightsUnavailable for a name without weights.
     """
@@ -152,7 +152,7 @@ class OneShotTracker:
         min_score: float | None = None,
         on_iteration: OnIteration = lambda done, loss: None,
     ):
-        self.device = chosen_device(device)
+        self.device = resolve_device(device)
         self.settings, self.merged, self.min_score = settings or FineTuning(), merged, min_score
         self.on_iteration = on_iteration
         if not finds_objects(model_or_name):
@@ -179,8 +179,10 @@ class OneShotTracker:
         known = np.where(first_masks == 255, np.uint8(0), first_masks)
         images = [frame.image for frame in first]
         tuned = fine_tune(self.model, images, known, self.settings, on_iteration=self.on_iteration)
-        discoverer = Discoverer(tuned, merged=self.merged, min_score=self.min_score, device=self.device)
-        for frame, result in discoverer.run(itertools.chain(first, every), None if self.merged else known):
+        unsupervised_tracker = UnsupervisedTracker(
+            tuned, merged=self.merged, min_score=self.min_score, device=self.device
+        )
+        for frame, result in unsupervised_tracker.run(itertools.chain(first, every), None if self.merged else known):
             if result.frame_index == 0:
                 result = _given(result, known, ids)
             elif self.merged:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from twospeed.data.first_frame import FirstFrame
 from twospeed.errors import InputError
-from twospeed.models.following import Following, following_loss
 from twospeed.models.stcn.network import STCN
 from twospeed.models.stm.network import STM
+from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
 
 Image = NDArray[np.uint8]
 
@@ -58,7 +58,7 @@ def fine_tune_tracker(
     *,
     on_iteration: Callable[[int, float], None] = lambda done, loss: None,
 ) -> STCN | STM:
-    """Return a copy of a network that has practised on one picture's objects; `network` stays as it is.
+    """Return a copy of a network that has practised on one image's objects; `network` stays as it is.
 
     image: uint8 (H, W, 3) RGB at the size at which the network will work. labels: uint8 (H, W), 0 is the background.
     Batch-norm statistics stay. on_iteration: told how many iterations are done, and the loss. With a seed, the result
@@ -71,10 +71,10 @@ def fine_tune_tracker(
     with torch.inference_mode(False), torch.enable_grad():
         device = next(network.parameters()).device
         network = copy.deepcopy(network).to(memory_format=torch.channels_last).eval().requires_grad_(True)
-        following = Following(network)
+        following = UnrolledPropagation(network)
         lr = settings.lr or (1e-4 if sum(p.numel() for p in network.parameters()) < SMALL else 1e-5)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.iterations)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
         for done in range(settings.iterations):
             drawn = [samples.draw(rng, size=settings.crop) for _ in range(settings.batch)]
             objects = [sample.objects for sample in drawn]
@@ -83,13 +83,13 @@ def fine_tune_tracker(
             masks = torch.stack([maps[:, 0] == k + 1 for k in range(max(objects))], 1).float()
             present = masks.flatten(2).any(2).float()
             log_odds = following(frames.permute(0, 1, 4, 2, 3).float() / 255, masks, present)
-            loss = following_loss(log_odds, maps, objects, keep=settings.keep)
+            loss = propagation_loss(log_odds, maps, objects, keep=settings.keep)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise InputError(f"iteration {done}: the loss is {value}; lower lr (now {lr})")
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             on_iteration(done + 1, value)
     return network.requires_grad_(False)

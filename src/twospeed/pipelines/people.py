@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from twospeed.ops.boxes import box_iou
-from twospeed.values import ActionBoxes
+from twospeed.results import ActionBoxes
 
 Boxes = NDArray[np.floating[Any]]
 

@@ -2,13 +2,13 @@
 
 | given as | how |
 |---|---|
-| AVA's csv | `video,second,x1,y1,x2,y2,action or nothing,score`, fractions of the picture |
+| AVA's csv | `video,second,x1,y1,x2,y2,action or nothing,score`, fractions of the image |
 | csv with a header | columns x1, y1, x2, y2; time_s (or second) or frame; score if known |
 | JSON | a list of `{"time_s": 1.0, "boxes": [[x1, y1, x2, y2], ...], "scores": [...]}` ("frame" instead of "time_s"; one "box" instead of "boxes"; COCO's "bbox" x, y, width, height); or a plain list of boxes |
 | an array (n, 4) or (n, 5) | the same boxes at every keyframe, the fifth column their scores |
 | {seconds: array} | boxes at these times |
 
-Boxes are xyxy; a file or mapping in which no coordinate is above 1 holds fractions of the picture, others pixels of the
+Boxes are xyxy; a file or mapping in which no coordinate is above 1 holds fractions of the image, others pixels of the
 source frame. Boxes without a time hold at every keyframe.
 """  # noqa: E501
 
@@ -52,7 +52,7 @@ class Given:
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenBoxes:
     """Boxes by time. times_s: ascending, empty where the same boxes hold at every keyframe; rows: boxes of each time,
-    or of all. normalised: fractions of the picture, else pixels.
+    or of all. normalised: fractions of the image, else pixels.
     """
 
     times_s: tuple[float, ...]
@@ -60,14 +60,14 @@ class GivenBoxes:
     normalised: bool
 
     def check(self, height: int, width: int) -> None:
-        """Raise InputError for a box that does not fit pictures of this size, see `at`."""
+        """Raise InputError for a box that does not fit images of this size, see `at`."""
         for number in range(max(1, len(self.times_s))):
             self.at(number, height, width)
 
     def at(self, number: int, height: int, width: int) -> Found:
-        """Return the boxes of time `number` in pixels of a picture, cut off at its edges.
+        """Return the boxes of time `number` in pixels of an image, cut off at its edges.
 
-        Raises InputError for a box that lies outside of the picture by more than a hundredth of its size, or that has
+        Raises InputError for a box that lies outside of the image by more than a hundredth of its size, or that has
         no area.
         """
         rows = self.rows[number if self.times_s else 0]
@@ -76,7 +76,7 @@ class GivenBoxes:
         for row, box in zip(rows, boxes, strict=True):
             text = ", ".join(f"{value:g}" for value in row.xyxy)
             if (box < -TOLERANCE * size).any() or (box > (1 + TOLERANCE) * size).any():
-                raise InputError(f"{row.where}: box {text} lies outside of the picture of {width}x{height} pixels")
+                raise InputError(f"{row.where}: box {text} lies outside of the image of {width}x{height} pixels")
             if box[2] <= box[0] or box[3] <= box[1]:
                 raise InputError(f"{row.where}: box {text} has no area; give x1, y1, x2, y2 with x1 < x2 and y1 < y2")
         scores = np.array([row.score for row in rows], np.float64)
@@ -297,7 +297,7 @@ _DETECTOR = Entry(
 
 
 def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.05) -> PersonDetector:
-    """Return torchvision's Faster R-CNN as a function from a picture, uint8 (H, W, 3) RGB, to people's boxes.
+    """Return torchvision's Faster R-CNN as a function from an image, uint8 (H, W, 3) RGB, to people's boxes.
 
     Its COCO weights are taken from torch's or twospeed's cache, or fetched once. threshold: lowest score returned.
     Raises WeightsUnavailable, saying how to give boxes, when they are neither here nor fetchable.
@@ -316,8 +316,8 @@ def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.
 
     @torch.inference_mode()
     def detect(image: NDArray[np.uint8]) -> Found:
-        picture = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float() / 255
-        found = network([picture])[0]
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float() / 255
+        found = network([pixels])[0]
         people = found["labels"] == _PERSON
         return found["boxes"][people].double().cpu().numpy(), found["scores"][people].double().cpu().numpy()
 

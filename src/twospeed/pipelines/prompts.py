@@ -16,7 +16,7 @@ def mask_from_box(image: NDArray[np.uint8], box: tuple[float, float, float, floa
     """Cut out what fills a box.
 
     image: uint8 (H, W, 3) RGB. box: x, y, width, height in pixels. Returns bool (H, W); all outside the box is
-    background. Raises MaskError for a box that is empty or outside the picture.
+    background. Raises MaskError for a box that is empty or outside the image.
     """
     height, width = image.shape[:2]
     x, y, w, h = box
@@ -24,7 +24,7 @@ def mask_from_box(image: NDArray[np.uint8], box: tuple[float, float, float, floa
     right, bottom = min(width, round(x + w)), min(height, round(y + h))
     if right - left < 4 or bottom - top < 4:
         raise MaskError(
-            f"box {x:g},{y:g},{w:g},{h:g} covers no 4x4 pixels of the {width}x{height} picture; give x,y,width,height"
+            f"box {x:g},{y:g},{w:g},{h:g} covers no 4x4 pixels of the {width}x{height} image; give x,y,width,height"
         )
     hints = np.full((height, width), cv2.GC_BGD, np.uint8)
     hints[top:bottom, left:right] = cv2.GC_PR_FGD
@@ -44,7 +44,7 @@ def mask_from_point(image: NDArray[np.uint8], point: tuple[float, float]) -> NDA
     height, width = image.shape[:2]
     x, y = point
     if not (0 <= x < width and 0 <= y < height):
-        raise MaskError(f"point {x:g},{y:g} lies outside the {width}x{height} picture; give x,y in pixels")
+        raise MaskError(f"point {x:g},{y:g} lies outside the {width}x{height} image; give x,y in pixels")
     side = min(height, width)
     distance = np.hypot(np.arange(height)[:, None] - y, np.arange(width)[None] - x)
     hints = np.full((height, width), cv2.GC_BGD, np.uint8)

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twospeed.data import camvid, cityscapes
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.models.bisenet.network import BiSeNet
-from twospeed.models.folded import for_inference
+from twospeed.models.fused import for_inference
 from twospeed.models.gsv.network import GSVNet, Step, grid_size, resize
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.ops.warp import backward_warp
-from twospeed.render.palette import class_colours
-from twospeed.values import ClassMap, Frame, LabelMap
+from twospeed.output.palette import class_colours
+from twospeed.results import ClassMap, Frame, LabelMap
 from twospeed.video.reader import open_video
 from twospeed.weights.load import create_model
 
@@ -36,7 +36,7 @@ class Situation:
     """What a keyframe policy decides on.
 
     since_keyframe: how many frames ago the last keyframe was, 1 or more. drift: how far propagation has moved away from
-    the pictures since then: the mean absolute difference between each small frame and the one before it, moved by the
+    the images since then: the mean absolute difference between each small frame and the one before it, moved by the
     flow, in units of the pixels' std, summed over the frames since the keyframe. A policy is asked twice: before the
     step to this frame, with the drift that another step as the last one would lead to (a keyframe then costs no step),
     and after it, with the drift that it has led to.
@@ -91,7 +91,7 @@ class Segmenter:
     a keyframe), or a catalogue name (with `weights`, or None for random ones). keyframe_every: every how many frames
     the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the classes;
     Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if present.
-    Networks of this package run as a copy rearranged for speed (`models/folded.py`): training on does not change it.
+    Networks of this package run as a copy rearranged for speed (`models/fused.py`): training on does not change it.
     Raises InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
     """
 
@@ -105,7 +105,7 @@ class Segmenter:
         device: str | torch.device | None = None,
     ):
         self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
-        self.device = chosen_device(device)
+        self.device = resolve_device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         # A copy rearranged for speed; the given network stays trainable and as it is
         self.model = for_inference(model.eval().to(self.device))
@@ -124,12 +124,12 @@ class Segmenter:
         the one before starts anew with a keyframe. time_s is passed on to the result.
         Raises InputError for an image of another kind, or under 8 pixels a side.
         """
-        picture = self._picture(image)
-        size = (picture.shape[-2], picture.shape[-1])
+        pixels = self._image(image)
+        size = (pixels.shape[-2], pixels.shape[-1])
         if self._state.image_size not in (None, size):
             self._state = _State(frame_index=self._state.frame_index)
         self._state.image_size = size
-        scores, labels, is_keyframe = self._run(picture, size)
+        scores, labels, is_keyframe = self._run(pixels, size)
         if self.labels is None:
             self.labels = class_labels(scores.shape[1])
         elif len(self.labels) != scores.shape[1]:
@@ -147,20 +147,20 @@ class Segmenter:
         self._state.frame_index += 1
         return result
 
-    def _run(self, picture: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
+    def _run(self, image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
         """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
-        grid = grid_size(picture)
+        grid = grid_size(image)
         if not isinstance(self.model, GSVNet):
-            scores: Tensor = getattr(self.model, "scores", self.model)(picture.float())
+            scores: Tensor = getattr(self.model, "scores", self.model)(image.float())
             return resize(scores, grid), self._image_labels(scores, size), True
         state, model = self._state, self.model
-        small = model.small(picture)
+        small = model.small(image)
         step = None
         if state.scores is not None and state.small is not None:
             state.since_keyframe += 1
             step = self._propagated(model, state, small)
         if step is None:
-            state.scores, state.since_keyframe = model.keyframe(picture.float()), 0
+            state.scores, state.since_keyframe = model.keyframe(image.float()), 0
             state.drift = state.last_drift = 0.0
         else:
             state.scores = step.scores
@@ -184,8 +184,8 @@ class Segmenter:
         network = getattr(self.model, "keyframe_network", self.model)
         return full_size_labels(scores[0], size, align_corners=isinstance(network, BiSeNet))
 
-    def _picture(self, image: Image) -> Tensor:
-        """Any accepted image -> (1, 3, H, W) in 0..255 on the device; 8-bit pictures stay 8 bits."""
+    def _image(self, image: Image) -> Tensor:
+        """Any accepted image -> (1, 3, H, W) in 0..255 on the device; 8-bit images stay 8 bits."""
         x = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, requirements=["C", "W"]))
         if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
             return x.to(self.device).permute(2, 0, 1)[None]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.stcn.inference import for_inference
@@ -26,15 +26,15 @@ from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
-from twospeed.pipelines.discover import discover, finds_objects
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
-from twospeed.values import Frame, ObjectMasks
+from twospeed.pipelines.unsupervised import discover, finds_objects
+from twospeed.results import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
 from twospeed.weights.load import create_model
 
 STRIDE = 16
-MAX_OBJECTS = 50  # more labels than this are an anti-aliased picture, not a label map
+MAX_OBJECTS = 50  # more labels than this are an anti-aliased image, not a label map
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
 
 Image = NDArray[np.uint8] | Tensor
@@ -94,7 +94,7 @@ class Tracker:
                 raise InputError(f"{name} is {value}; give 1 or more")
         if size is not None and size < STRIDE:
             raise InputError(f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more")
-        self.device = chosen_device(device)
+        self.device = resolve_device(device)
         model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         if not isinstance(model, STCN | STM):
             raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn, stm or track_nano")
@@ -139,12 +139,12 @@ class Tracker:
         Raises MaskError (another size than the image, too many labels), InputError (image of another kind or size).
         """
         state = self._state
-        picture = self._picture(image)
-        height, width = state.image_size = self._checked_size(picture)
+        pixels = self._image(image)
+        height, width = state.image_size = self._checked_size(pixels)
         labels = None if masks is None else self._labels(masks, (height, width))
         if self.finetune is not None and labels is not None and not state.object_ids and bool(labels.any()):
-            self._learn(picture, labels, self.finetune)
-        frame, padding = self._prepare(picture)
+            self._learn(pixels, labels, self.finetune)
+        frame, padding = self._prepare(pixels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             probabilities = self._advance(frame, labels, padding)
         result = self._result(unpad(probabilities, padding), (height, width), time_s)
@@ -164,12 +164,12 @@ class Tracker:
         state = self._state
         if masks is not None or not state.object_ids:
             return self.step(image, masks, time_s=time_s)
-        picture = self._picture(image)
-        size = self._checked_size(picture)
+        pixels = self._image(image)
+        size = self._checked_size(pixels)
         known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
         state.since_memory += 1
         if state.since_memory >= self.memory_every or self.include_last:
-            frame, padding = self._prepare(picture)
+            frame, padding = self._prepare(pixels)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
         background = 1 - known.sum(0, keepdim=True)
@@ -177,12 +177,12 @@ class Tracker:
         state.frame_index += 1
         return result
 
-    def _learn(self, picture: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
+    def _learn(self, pixels: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
         """Go on with a copy of the network that has practised on these masks, at the size at which it works."""
-        wanted = self._working_size(picture)
-        picture = F.interpolate(picture, wanted, mode="bilinear", antialias=True).clamp(0, 1)
+        wanted = self._working_size(pixels)
+        pixels = F.interpolate(pixels, wanted, mode="bilinear", antialias=True).clamp(0, 1)
         labels = F.interpolate(labels[None, None].byte(), wanted, mode="nearest")[0, 0]
-        image = picture[0].permute(1, 2, 0).mul(255).round().byte()
+        image = pixels[0].permute(1, 2, 0).mul(255).round().byte()
         tuned = fine_tune_tracker(
             self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_iteration=self._on_iteration
         )
@@ -241,7 +241,7 @@ class Tracker:
         """What the bank takes in. Shapes: masks (K, H, W) -> key (C, h, w), of STM (K, C, h, w), value (K, V, h, w)."""
         model = self.model
         if isinstance(model, STM):
-            # Its border is empty, in the masks as in the picture (authors' code)
+            # Its border is empty, in the masks as in the image (authors' code)
             keys, values = model.encode_memory(frame, pad(unpad(masks, padding), padding)[None])
             return keys[0], values[0]
         assert isinstance(features, KeyFeatures)
@@ -264,7 +264,7 @@ class Tracker:
         return known
 
     def _planes(self, planes: Tensor, frame: Tensor, padding: Padding) -> Tensor:
-        """Bring masks of the picture's size to that of the prepared frame. Shapes: (K, H, W) -> (K, H', W')."""
+        """Bring masks of the image's size to that of the prepared frame. Shapes: (K, H, W) -> (K, H', W')."""
         height, width = frame.shape[-2:]
         left, right, top, bottom = padding
         inner = (height - top - bottom, width - left - right)
@@ -272,10 +272,10 @@ class Tracker:
             planes = F.interpolate(planes[None], inner, mode="nearest")[0]
         return pad(planes, padding)
 
-    def _checked_size(self, picture: Tensor) -> tuple[int, int]:
-        """Return the picture's height and width, which all frames of a video share."""
+    def _checked_size(self, image: Tensor) -> tuple[int, int]:
+        """Return the image's height and width, which all frames of a video share."""
         state = self._state
-        height, width = picture.shape[-2:]
+        height, width = image.shape[-2:]
         if state.image_size not in (None, (height, width)):
             raise InputError(
                 f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
@@ -283,7 +283,7 @@ class Tracker:
             )
         return height, width
 
-    def _picture(self, image: Image) -> Tensor:
+    def _image(self, image: Image) -> Tensor:
         """Any accepted image -> float (1, 3, H, W) in 0..1 on the device."""
         x = _as_tensor(image)
         if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
@@ -313,7 +313,7 @@ class Tracker:
         if len(found) - 1 > MAX_OBJECTS:
             raise MaskError(
                 f"mask holds {len(found) - 1} different labels, more than {MAX_OBJECTS} objects; is it an anti-aliased "
-                "picture? Give one label for each object (`--snap` cleans such files)"
+                "image? Give one label for each object (`--snap` cleans such files)"
             )
         if len(found) == 1 and int(found[0]) == 0 and not self._state.object_ids and self._state.frame_index == 0:
             raise MaskError(
@@ -321,17 +321,17 @@ class Tracker:
             )
         return x
 
-    def _prepare(self, picture: Tensor) -> tuple[Tensor, Padding]:
+    def _prepare(self, image: Tensor) -> tuple[Tensor, Padding]:
         """Scale the shorter side, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
-        x = self.model.normalise(picture)
-        if x.shape[-2:] != (wanted := self._working_size(picture)):
-            # As the authors' YouTube-VOS loader: bicubic on the normalised picture, no antialiasing
+        x = self.model.normalise(image)
+        if x.shape[-2:] != (wanted := self._working_size(image)):
+            # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
             x = F.interpolate(x, wanted, mode="bicubic", align_corners=False)
         padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
         return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
 
-    def _working_size(self, picture: Tensor) -> tuple[int, int]:
-        height, width = picture.shape[-2:]
+    def _working_size(self, image: Tensor) -> tuple[int, int]:
+        height, width = image.shape[-2:]
         scale = 1.0 if self.size is None else self.size / min(height, width)
         return int(height * scale + 1e-9), int(width * scale + 1e-9)
 
@@ -369,7 +369,7 @@ def track(
 
     source: anything `open_video` takes, or an iterable of frames. masks: labels (H, W) or a mask file for the first
     frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a model
-    that finds objects by itself (slowfast_maskrcnn). options: of `Tracker`, or of `Discoverer` for such a model.
+    that finds objects by itself (slowfast_maskrcnn). options: of `Tracker`, or of `UnsupervisedTracker`.
     Raises VideoError, MaskError, InputError; errors of the masks appear before any frame is computed.
     """
     if finds_objects(model_or_name):

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 
 from twospeed.data.samples import Triplet, TripletBatch, collate_triplets
 from twospeed.errors import CheckpointError, InputError
-from twospeed.models.following import Following, following_loss
-from twospeed.models.imagenet import start_from_imagenet
+from twospeed.models.encoders.imagenet import start_from_imagenet
 from twospeed.models.stcn import convert as stcn_names
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
@@ -26,6 +25,7 @@ from twospeed.models.stcn.network import STCN
 from twospeed.models.stm import convert as stm_names
 from twospeed.models.stm.builders import stm
 from twospeed.models.stm.network import STM
+from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, note, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
@@ -115,14 +115,14 @@ def start(network: STCN | STM, config: Config, mask_channels: int) -> str:
     if all(path is None for path in files.values()):
         return ""
     if isinstance(network, STM):
-        trunks = {"key": network.query_encoder.trunk, "value": network.memory_encoder.trunk}
+        backbones = {"key": network.query_encoder.backbone, "value": network.memory_encoder.backbone}
     else:
-        trunks = {"key": network.key_encoder, "value": network.value_encoder.trunk}
+        backbones = {"key": network.key_encoder, "value": network.value_encoder.backbone}
     for which, path in files.items():
         if path is None:
             raise InputError(f"{which}_backbone_weights is not given, the other is; a network starts from both")
         try:
-            start_from_imagenet(trunks[which], read_state(path)[0])
+            start_from_imagenet(backbones[which], read_state(path)[0])
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
     return f"ImageNet weights of {files['key']} and {files['value']}"
@@ -169,7 +169,7 @@ def fit(config: Config, data: Triplets, *, stage: str, mask_channels: int, resum
             network.to(memory_format=torch.channels_last)
         # The whole network stays in eval mode: batch norm keeps its statistics, while its scale and shift learn. A
         # batch of a few warped crops would spoil what ImageNet's statistics say (authors' code; paper, section 4)
-        following = Following(network).eval()
+        following = UnrolledPropagation(network).eval()
         if not source and config.norm_batches:
             measure_norms(config, following, data, process)
             source = f"random weights, batch norm measured over {config.norm_batches} batches"
@@ -218,7 +218,7 @@ def fit(config: Config, data: Triplets, *, stage: str, mask_channels: int, resum
                         torch.autocast(process.device.type, kind, enabled=kind != torch.float32),
                     ):
                         log_odds = model(frames, masks, present)
-                        loss = following_loss(log_odds, labels, batch.objects, keep=keep)
+                        loss = propagation_loss(log_odds, labels, batch.objects, keep=keep)
                     scaler.scale(loss / forwards).backward()
                     tally += torch.stack(
                         [loss.detach(), mean_jaccard(log_odds, labels, batch.objects), loss.new_ones(())]
@@ -299,7 +299,7 @@ def one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def measure_norms(config: Config, following: Following, data: Triplets, process: Process) -> None:
+def measure_norms(config: Config, following: UnrolledPropagation, data: Triplets, process: Process) -> None:
     """Set batch norm's statistics to those of the untrained network on some batches.
 
     Instead of ImageNet's where there are no ImageNet weights: with the initial 0 and 1, features fade from block to

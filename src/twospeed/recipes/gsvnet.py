@@ -83,7 +83,7 @@ class GsvnetConfig:
     order: Literal["mixed", "by_distance"] = "mixed"  # of the batches of an epoch; each has one distance
     epochs: int = 100  # each goes through all labelled frames at every distance
     batch: int = 8  # patches a step, over all processes
-    patch: float = 0.75  # of the picture's sides
+    patch: float = 0.75  # of the image's sides
     scales: tuple[float, ...] = (1.0,)
     flip_probability: float = 0.5
     lr: float = 0.002

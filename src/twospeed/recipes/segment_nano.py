@@ -50,8 +50,8 @@ from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jac
 from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.training.distributed import Process
-from twospeed.training.lanes import Lanes, move_average
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
+from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder
 from twospeed.training.schedule import half_cosine, with_warm_up
@@ -59,7 +59,7 @@ from twospeed.weights.gsvnet import segment_nano
 from twospeed.weights.load import save_model
 
 Image = NDArray[np.uint8]
-Labelled = tuple[list[Image], list[Image]]  # pictures (H, W, 3), labels (H, W)
+Labelled = tuple[list[Image], list[Image]]  # images (H, W, 3), labels (H, W)
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
@@ -76,7 +76,7 @@ class SegmentNanoConfig:
     propagation_minutes: float = 22.0
     propagation_iterations: int | None = None
     batch: int = 8
-    lanes: int = 2  # replicas that share each batch, one thread each
+    replicas: int = 2  # replicas that share each batch, one thread each
     rows_1: int = 25  # height of a view in cells of 8 pixels, to half of the run; its width is 4/3 of that
     rows_2: int = 33
     rows_3: int = 45  # in the last part; the whole frame of 480 x 360
@@ -100,8 +100,8 @@ class SegmentNanoConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.batch % self.lanes:
-            raise InputError(f"batch {self.batch} cannot be shared by {self.lanes} lanes: make it a multiple")
+        if self.batch % self.replicas:
+            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
         if min(self.rows_1, self.rows_2, self.rows_3) < 5:
             raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 8 pixels; give 5 or more")
 
@@ -134,24 +134,24 @@ class Views:
     """Sample number -> augmented view and labels, a pure function of (seed, number, size)."""
 
     def __init__(self, config: SegmentNanoConfig, data: Labelled) -> None:
-        self.config, (self.pictures, self.labels) = config, data
+        self.config, (self.images, self.labels) = config, data
         self.focus = Focus(self.labels, len(CLASSES))
 
     def draw(self, number: int, size: tuple[int, int]) -> tuple[Image, Image]:
         """Return one view, uint8 (height, width, 3), and its labels, uint8 (height, width)."""
         rng = np.random.default_rng([self.config.seed, number])
-        index, focus = int(rng.integers(len(self.pictures))), None
+        index, focus = int(rng.integers(len(self.images))), None
         if rng.random() < self.config.focus:
             index, focus = self.focus.draw(rng)
-        picture, labels = self.pictures[index], self.labels[index]
+        image, labels = self.images[index], self.labels[index]
         view = draw_view(rng, labels.shape, size, focus=focus)
-        return recolour(rng, view.picture(picture)), view.labels(labels, VOID)
+        return recolour(rng, view.image(image)), view.labels(labels, VOID)
 
     def batch(self, numbers: range, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return pictures float (N, 3, H, W) in 0..255, channels last, and labels int64 (N, H, W)."""
+        """Return images float (N, 3, H, W) in 0..255, channels last, and labels int64 (N, H, W)."""
         drawn = [self.draw(number, size) for number in numbers]
-        pictures = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2).float()
-        return pictures, torch.from_numpy(np.stack([labels for _, labels in drawn])).long()
+        images = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2).float()
+        return images, torch.from_numpy(np.stack([labels for _, labels in drawn])).long()
 
 
 # ---------------------------------------------------------------- stage 1: the keyframe network
@@ -166,17 +166,17 @@ class Supervised(nn.Module):
         width, classes = network.classifier.in_channels, network.num_classes
         self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(2))
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Shapes: (N, 3, H, W) -> scores (N, C, ...) at 1/32, 1/16 and 1/8 of the size."""
-        maps = self.network.features(pictures)
+        maps = self.network.features(images)
         return [head(x) for head, x in zip((*self.heads, self.network.classifier), maps, strict=True)]
 
 
 def keyframe_loss(
-    model: Supervised, pictures: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
+    model: Supervised, images: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of a batch and its parts. Labels are looked at where the grids' points fall on pixels."""
-    *coarse, scores = model(pictures)
+    *coarse, scores = model(images)
     half = labels[:, ::2, ::2]
     scores = F.interpolate(scores, half.shape[-2:], mode="bilinear", align_corners=True)
     entropy = cross_entropy(scores, half, weights)
@@ -194,8 +194,8 @@ def validate_keyframes(network: SwiftNetNano, data: Labelled) -> dict[str, float
     """Label whole frames through the grid, as the pipeline does: mIoU, pixel accuracy, IoU of each class."""
     network.eval()
     matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-    for picture, labels in zip(*data, strict=True):
-        scores = network.scores(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
+    for image, labels in zip(*data, strict=True):
+        scores = network.scores(torch.from_numpy(image).permute(2, 0, 1)[None].float())
         matrix += confusion_matrix(labels, full_size_labels(scores[0], labels.shape).numpy(), len(CLASSES))
     found = np.nan_to_num(class_iou(matrix))
     return {
@@ -212,7 +212,7 @@ def validate_keyframes(network: SwiftNetNano, data: Labelled) -> dict[str, float
 class Stage:
     """One training: what it fits, for how long, and what it does at validations.
 
-    work: (replica, lane, iteration, progress) -> loss and numbers to report. check: called with the step, the minutes
+    work: (replica, number, iteration, progress) -> loss and numbers to report. check: called with step, minutes
     and the best score so far; returns the score. whole: what a checkpoint keeps (weights, averaged weights).
     """
 
@@ -268,15 +268,15 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
         return with_warm_up(progress, cosine, warm_up=config.warm_up, start=0.01 * stage.lr)
 
     frozen = False
-    lanes = Lanes(model, config.lanes, lambda replica: stage.prepare(replica, frozen))
+    replicas = ThreadedReplicas(model, config.replicas, lambda replica: stage.prepare(replica, frozen))
     since_save = since_check = 0.0
     while (progress := stage.progress) < 1:
         started = time.perf_counter()
         frozen = progress >= config.freeze_norm
         if frozen:
-            lanes.share_statistics()
+            replicas.share_statistics()
         set_learning_rate(optimizer, rate(progress))
-        parts = lanes.backward(lambda replica, lane: stage.work(replica, lane, stage.iteration, progress))
+        parts = replicas.backward(lambda replica, lane: stage.work(replica, lane, stage.iteration, progress))
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss is {parts['loss']} at iteration {stage.iteration}: lower --lr")
         parts["gradient"] = float(gradient_norm(model, clip=config.clip_norm))
@@ -300,7 +300,7 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
         if since_save > 60 * config.checkpoint_minutes:
             save()
             since_save = 0.0
-    lanes.close()
+    replicas.close()
     stage.best = max(stage.best, stage.check(stage.first_step + stage.iteration, stage.seconds / 60, stage.best))
     save()
 
@@ -312,12 +312,12 @@ def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled
     torch.manual_seed(config.seed)
     model = Supervised(swiftnet_nano(len(CLASSES))).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    share = config.batch // config.lanes
+    share = config.batch // config.replicas
 
     def work(replica: Supervised, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
         first = iteration * config.batch + lane * share
-        pictures, labels = views.batch(range(first, first + share), view_size(view_rows(config, progress)))
-        return keyframe_loss(replica, pictures, labels, weights, config)
+        images, labels = views.batch(range(first, first + share), view_size(view_rows(config, progress)))
+        return keyframe_loss(replica, images, labels, weights, config)
 
     def check(step: int, minutes: float, best: float) -> float:
         scores = validate_keyframes(average.network, held_out)
@@ -368,7 +368,7 @@ class Snippets:
         first = int(rng.integers(len(self.dense) - length + 1))
         frames = self.dense[first : first + length]
         view = draw_view(rng, frames[0].shape[:2], size, scale=(0.75, 1.5), turn=0.0)
-        film = np.stack([view.picture(frame) for frame in frames])
+        film = np.stack([view.image(frame) for frame in frames])
         film = recolour(rng, film.reshape(-1, *film.shape[2:])).reshape(film.shape)
         return film, np.full(film.shape[:3], VOID, np.uint8)
 
@@ -414,9 +414,9 @@ def validate_distances(model: GSVNet, data: Labelled, farthest: int = 4, every: 
     """Score frames by their distance from the keyframe: mIoU at distances 0.., and of 0 to 3 pooled ("interval_4")."""
     model.eval()
     matrices = np.zeros((farthest + 1, len(CLASSES), len(CLASSES)), np.int64)
-    pictures = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in data[0]]
-    for first in range(0, len(pictures) - farthest, every):
-        for distance, scores in enumerate(roll_out(model, torch.stack(pictures[first : first + farthest + 1], 1))):
+    images = [torch.from_numpy(image).permute(2, 0, 1)[None] for image in data[0]]
+    for first in range(0, len(images) - farthest, every):
+        for distance, scores in enumerate(roll_out(model, torch.stack(images[first : first + farthest + 1], 1))):
             labels = data[1][first + distance]
             found = full_size_labels(scores[0], labels.shape).numpy()
             matrices[distance] += confusion_matrix(labels, found, len(CLASSES))
@@ -445,7 +445,7 @@ def propagation_stage(
     start_from_holding(model)
     model = freeze_keyframe_network(model).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    share = config.batch // config.lanes
+    share = config.batch // config.replicas
 
     def work(replica: GSVNet, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
         first = iteration * config.batch + lane * share
@@ -485,12 +485,12 @@ def train(config: SegmentNanoConfig, *, resume: bool = False) -> Path:
     last = checkpoints(config.out)[-1:] if resume else []
     saved = load_checkpoint(last[0], ALONE) if last else None
     with RunFolder(config.out, config, resume_step=saved["step"] if saved else None) as run:
-        pictures = decode(training), decode(held_out)
+        images = decode(training), decode(held_out)
         if saved is None or saved["stage"] == "keyframe":
-            stage = keyframe_stage(config, run, *pictures)
+            stage = keyframe_stage(config, run, *images)
             fit(stage, config, run, saved)
             first_step, saved = stage.iteration, None
         else:
             first_step = saved["first_step"]
-        fit(propagation_stage(config, run, *pictures, first_step), config, run, saved)
+        fit(propagation_stage(config, run, *images, first_step), config, run, saved)
     return config.out / "segment_nano.safetensors"

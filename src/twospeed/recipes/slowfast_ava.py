@@ -102,7 +102,7 @@ class SlowFastAvaConfig:
     # Clips
     short_side: tuple[int, int] = (256, 340)  # scale jitter in pixels; (256, 360) for spans above 64 frames
     inverse_uniform: bool = False  # PySlowFast draws 1 / size uniformly
-    crop: int | None = 224  # None: the whole picture, of one size
+    crop: int | None = 224  # None: the whole image, of one size
     flip_probability: float = 0.5  # 0 where left and right are different classes
     box_jitter: float = 0.0  # each edge of a box, in parts of its width or height
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)

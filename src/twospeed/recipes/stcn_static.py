@@ -1,4 +1,4 @@
-"""Train stage 0 of STCN (or STM): one object through three warped views of a still picture.
+"""Train stage 0 of STCN (or STM): one object through three warped views of a still image.
 
     twospeed train stcn_static --static static --key-backbone-weights resnet50.pth --value-backbone-weights resnet18.pth
     python -m twospeed.data.vos_demo DEMO && twospeed train stcn_static --preset trial --static DEMO/static --out runs/t

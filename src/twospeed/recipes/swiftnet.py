@@ -1,18 +1,20 @@
 """Train the image networks that label keyframes, SwiftNet and BiSeNet, on Cityscapes or CamVid.
 
-    twospeed train swiftnet --data CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset pyramid --data CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset bisenet --data CITYSCAPES --trunk resnet18.pth
-    twospeed train swiftnet --preset camvid --data CAMVID --trunk resnet18.pth
+    twospeed train swiftnet --data CITYSCAPES --backbone resnet18.pth
+    twospeed train swiftnet --preset pyramid --data CITYSCAPES --backbone resnet18.pth
+    twospeed train swiftnet --preset bisenet --data CITYSCAPES --backbone resnet18.pth
+    twospeed train swiftnet --preset camvid --data CAMVID --backbone resnet18.pth
 
-The defaults are SwiftNet's published numbers for Cityscapes: Adam, 4e-4 for new layers and 1e-4 for the ImageNet trunk,
-cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --trunk is torchvision's ResNet-18 (any file with its
-names); without it the trunk starts at random. GSVNet's BiSeNet came trained: what its file of losses says (three heads,
-hard pixels) with SwiftNet's schedule is ours. So is the crop for CamVid.
+The defaults are SwiftNet's published numbers for Cityscapes: Adam, 4e-4 for new layers and 1e-4 for the ImageNet
+backbone,
+cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --backbone is torchvision's ResNet-18 (any file
+with its
+names); without it the backbone starts at random. GSVNet's BiSeNet came trained: what its file of losses says (three
+heads, hard pixels) with SwiftNet's schedule is ours. So is the crop for CamVid.
 
 Crops are scaled by 0.5 to 2 and mirrored; with --precision bf16 the forward passes are cheaper on GPUs. Several
 processes share a batch (torchrun). A run resumes exactly, at the epoch that was last finished. Raises DatasetError for
-data sets that are not in their layout, CheckpointError for a trunk that does not fit.
+data sets that are not in their layout, CheckpointError for a backbone that does not fit.
 In the run folder: config.json, metrics, checkpoints, best.safetensors (by validation mIoU) and weights.safetensors.
 """
 
@@ -66,17 +68,17 @@ class SwiftNetConfig:
     network: Literal["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"] = "swiftnet_r18"
     dataset: Literal["cityscapes", "camvid"] = "cityscapes"
     data: Path = Path("cityscapes")  # the data set in an official layout
-    trunk: Path | None = None  # ImageNet weights of ResNet-18
+    backbone: Path | None = None  # ImageNet weights of ResNet-18
     crop: int = 768  # pixels
     scales: tuple[float, float] = (0.5, 2.0)
     flip_probability: float = 0.5
     epochs: int = 250
     batch: int = 14  # over all processes
     lr: float = 4e-4
-    trunk_lr: float = 1e-4
+    backbone_lr: float = 1e-4
     last_lr: float = 1e-6
     weight_decay: float = 1e-4
-    trunk_weight_decay: float = 2.5e-5
+    backbone_weight_decay: float = 2.5e-5
     betas: tuple[float, float] = (0.9, 0.99)
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = 5  # epochs; the last is always validated
@@ -109,7 +111,7 @@ MAY_CHANGE = ("workers", "device", "out", "log_every", "stop_after_epochs")  # i
 
 
 class TrainCrops(Dataset[tuple[Tensor, ...]]):
-    """(epoch, index) -> picture uint8 (3, h, w), labels uint8 (h, w) and, if wanted, border weights float (h, w).
+    """(epoch, index) -> image uint8 (3, h, w), labels uint8 (h, w) and, if wanted, border weights float (h, w).
 
     A pure function of the key and the seed.
     """
@@ -129,7 +131,7 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
             rng, labels.shape, size, scale=config.scales, turn=0.0, aspect=0.0, flip=config.flip_probability
         )
         cut = view.labels(labels, VOID)
-        drawn = [torch.from_numpy(view.picture(frame.image())).permute(2, 0, 1), torch.from_numpy(cut)]
+        drawn = [torch.from_numpy(view.image(frame.image())).permute(2, 0, 1), torch.from_numpy(cut)]
         if config.network == "swiftnet_r18_pyramid":
             drawn.append(torch.from_numpy(border_weights(cut)))
         return tuple(drawn)
@@ -141,27 +143,29 @@ def open_data(config: SwiftNetConfig, split: Literal["train", "val"]) -> Labelle
 
 
 def build(config: SwiftNetConfig) -> ImageLabeller:
-    """Build the network, its trunk from ImageNet weights if there are any. Raises CheckpointError where they differ."""
+    """Build the network, its backbone from ImageNet weights if there are any. Raises CheckpointError on a mismatch."""
     classes = CLASSES[config.dataset]
     if config.network == "bisenet_r18":
         network: ImageLabeller = bisenet_r18(classes, auxiliary_heads=True)
     else:
         network = (swiftnet_r18 if config.network == "swiftnet_r18" else swiftnet_r18_pyramid)(classes)
-    if config.trunk is not None:
-        state, _ = read_state(config.trunk)
-        state = {f"trunk.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    if config.backbone is not None:
+        state, _ = read_state(config.backbone)
+        state = {f"backbone.{name}": value for name, value in state.items() if not name.startswith("fc.")}
         if isinstance(network, SwiftNetPyramid):
             state = norms_for_every_level(state)
         try:
-            trunk_of(network).load_state_dict({name.removeprefix("trunk."): value for name, value in state.items()})
+            backbone_of(network).load_state_dict(
+                {name.removeprefix("backbone."): value for name, value in state.items()}
+            )
         except RuntimeError as error:
-            raise CheckpointError(f"{config.trunk}: not a ResNet-18 in torchvision's names ({error})") from error
+            raise CheckpointError(f"{config.backbone}: not a ResNet-18 in torchvision's names ({error})") from error
     return network
 
 
-def trunk_of(network: ImageLabeller) -> nn.Module:
+def backbone_of(network: ImageLabeller) -> nn.Module:
     """Return the part that starts from ImageNet weights."""
-    return network.context_path if isinstance(network, BiSeNet) else network.trunk
+    return network.context_path if isinstance(network, BiSeNet) else network.backbone
 
 
 class Training(nn.Module):
@@ -171,22 +175,22 @@ class Training(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Shapes: uint8 (N, 3, h, w), uint8 (N, h, w), float (N, h, w) or None -> scalar."""
-        pictures = pictures.float()
+        images = images.float()
         if isinstance(self.network, BiSeNet):
-            return bisenet_loss([scores.float() for scores in self.network.training_scores(pictures)], labels)
-        scores = self.network(pictures).float()
+            return bisenet_loss([scores.float() for scores in self.network.training_scores(images)], labels)
+        scores = self.network(images).float()
         return cross_entropy(scores, labels) if weights is None else boundary_focal(scores, labels, weights)
 
 
-def optimiser_of(network: ImageLabeller, config: SwiftNetConfig) -> torch.optim.Adam:
-    """Adam with gentler settings for the trunk that knows images already."""
-    trunk = list(trunk_of(network).parameters())
-    known = {id(parameter) for parameter in trunk}
+def optimizer_of(network: ImageLabeller, config: SwiftNetConfig) -> torch.optim.Adam:
+    """Adam with gentler settings for the backbone that knows images already."""
+    backbone = list(backbone_of(network).parameters())
+    known = {id(parameter) for parameter in backbone}
     groups = [
         {"params": [p for p in network.parameters() if id(p) not in known], "base": config.lr},
-        {"params": trunk, "base": config.trunk_lr, "weight_decay": config.trunk_weight_decay},
+        {"params": backbone, "base": config.backbone_lr, "weight_decay": config.backbone_weight_decay},
     ]
     return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
@@ -200,13 +204,13 @@ def set_rates(optimizer: torch.optim.Optimizer, config: SwiftNetConfig, epoch: i
 
 @torch.inference_mode()
 def validate(network: ImageLabeller, data: Labelled, process: Process) -> dict[str, float]:
-    """Label whole pictures, shared by all processes: mIoU and pixel accuracy."""
+    """Label whole images, shared by all processes: mIoU and pixel accuracy."""
     network.eval()
     matrix = np.zeros((network.num_classes, network.num_classes), np.int64)
     for index in shard(len(data), process):
         frame = data[index]
-        picture = torch.from_numpy(frame.image()).permute(2, 0, 1)[None].float().to(process.device)
-        matrix += confusion_matrix(frame.labels(), network(picture)[0].argmax(0).cpu().numpy(), network.num_classes)
+        pixels = torch.from_numpy(frame.image()).permute(2, 0, 1)[None].float().to(process.device)
+        matrix += confusion_matrix(frame.labels(), network(pixels)[0].argmax(0).cpu().numpy(), network.num_classes)
     matrix = np.sum(gather(matrix), 0)
     return {"mIoU": mean_iou(matrix), "pixel_accuracy": pixel_accuracy(matrix)}
 
@@ -222,7 +226,7 @@ def train(config: SwiftNetConfig, *, resume: bool = False) -> Path:
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         network = build(config).to(process.device)
         model = parallel(Training(network), process)
-        optimizer = optimiser_of(network, config)
+        optimizer = optimizer_of(network, config)
         crops = TrainCrops(data, config)
         first, best = 0, -1.0
         if last is not None:

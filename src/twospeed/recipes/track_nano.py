@@ -47,7 +47,7 @@ from twospeed.models.stcn.memory import read_memory
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.pad import pad, padding_for, unpad
-from twospeed.training.lanes import Lanes, move_average
+from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.resume import write_atomically
 from twospeed.training.run_folder import resolved
 from twospeed.training.schedule import half_cosine
@@ -86,7 +86,7 @@ class TrackNanoConfig:
     validate_minutes: float = 12.0
     validate_stride: int = 4  # frames between those that validation looks at
     validate_frames: int = 60  # of each sequence, before the stride
-    lanes: int = 2  # replicas that share each batch, one thread each
+    replicas: int = 2  # replicas that share each batch, one thread each
     workers: int = 1  # processes that draw samples; 0: none, in line
     log_every: int = 20
 
@@ -95,8 +95,8 @@ class TrackNanoConfig:
             raise InputError(
                 f"minutes={self.minutes} and iterations={self.iterations}: give one and set the other to None"
             )
-        if self.batch % self.lanes:
-            raise InputError(f"batch {self.batch} cannot be shared by {self.lanes} lanes: make it a multiple")
+        if self.batch % self.replicas:
+            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
         for crop in (self.crop_1, self.crop_2):
             if crop % 16 or crop < 64:
                 raise InputError(f"a crop is {crop} pixels; it must be a multiple of 16, at least 64")
@@ -115,15 +115,15 @@ def load_sequence(davis: Path, name: str, cache: Path) -> Sequence:
     """Decode a sequence once into two .npy files of `cache` and map them into memory."""
     frames_file, labels_file = cache / f"{name}.frames.npy", cache / f"{name}.labels.npy"
     if not labels_file.exists():
-        pictures = sorted((davis / "JPEGImages" / "480p" / name).glob("*.jpg"))
-        if not pictures:
+        images = sorted((davis / "JPEGImages" / "480p" / name).glob("*.jpg"))
+        if not images:
             raise DatasetError(f"no .jpg in {davis / 'JPEGImages' / '480p' / name}: is {davis} a DAVIS folder?")
         frames, labels = [], []
-        for picture in pictures:
-            annotation = davis / "Annotations" / "480p" / name / f"{picture.stem}.png"
-            frame, mask = cv2.imread(str(picture)), cv2.imread(str(annotation), cv2.IMREAD_GRAYSCALE)
+        for image in images:
+            annotation = davis / "Annotations" / "480p" / name / f"{image.stem}.png"
+            frame, mask = cv2.imread(str(image)), cv2.imread(str(annotation), cv2.IMREAD_GRAYSCALE)
             if frame is None or mask is None:
-                raise DatasetError(f"cannot read {picture if frame is None else annotation}")
+                raise DatasetError(f"cannot read {image if frame is None else annotation}")
             frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
             labels.append((mask > 127).astype(np.uint8))  # DAVIS-2016: one object, 255
         cache.mkdir(parents=True, exist_ok=True)
@@ -197,9 +197,9 @@ def step_loss(
     K = max(objects)
     present = torch.arange(K) < torch.tensor(objects)[:, None]
     present = present.float()[:, :, None, None]  # (B, K, 1, 1)
-    pictures = model.normalise(frames.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
-    together = model.encode_key(pictures)  # one batch for the three frames
-    pictures = pictures.view(B, T, *pictures.shape[1:])
+    images = model.normalise(frames.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
+    together = model.encode_key(images)  # one batch for the three frames
+    images = images.view(B, T, *images.shape[1:])
     features = [KeyFeatures(*(f.view(B, T, *f.shape[1:])[:, t] for f in together)) for t in range(T)]
     targets = torch.stack([labels == k + 1 for k in range(K)], 2).float()  # (B, T, K, H, W)
 
@@ -209,7 +209,7 @@ def step_loss(
     cross_entropy, overlap, match = (frames.new_zeros(()) for _ in range(3))
     jaccard = 0.0
     for t in range(1, T):
-        value = model.encode_value(pictures[:, t - 1], features[t - 1].f16, masks)
+        value = model.encode_value(images[:, t - 1], features[t - 1].f16, masks)
         # The mask itself, at stride 16, travels as one more value channel: what it recalls trains the keys directly.
         # As a memory the true mask serves, so that matching is learned even while the decoder is still poor.
         plane = F.avg_pool2d(targets[:, t - 1], 16).unsqueeze(2)  # (B, K, 1, h, w)
@@ -268,16 +268,16 @@ def follow(
     keys: list[Tensor] = []
     values: list[Tensor] = []
     for t, frame in enumerate(frames):
-        picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
-        picture = pad(model.normalise(picture), padding).contiguous(memory_format=torch.channels_last)
-        features = model.encode_key(picture)
+        image = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
+        image = pad(model.normalise(image), padding).contiguous(memory_format=torch.channels_last)
+        features = model.encode_key(image)
         if t > 0:
             recalled = read_memory(features.key, torch.cat(keys, 2), torch.cat(values, 3), top_k=20)
             mask = soft_aggregate(model.decode(recalled, features).sigmoid()).softmax(1)[:, 1:]
             yield unpad(mask, padding)[0, 0].numpy() > 0.5
         if t % memory_every == 0:
             keys.append(features.key.flatten(2))
-            values.append(model.encode_value(picture, features.f16, mask).flatten(3))
+            values.append(model.encode_value(image, features.f16, mask).flatten(3))
 
 
 def validate(model: STCN, sequences: Mapping[str, Sequence], config: TrackNanoConfig) -> dict[str, float]:
@@ -363,7 +363,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=config.lr,
         betas=(0.9, 0.99),
@@ -373,7 +373,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         saved = torch.load(checkpoint_file, weights_only=True)
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
-        optimiser.load_state_dict(saved["optimiser"])
+        optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
         state = Progress(saved["iteration"], saved["seconds"], saved["best"])
 
@@ -393,7 +393,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         content = {
             "model": model.state_dict(),
             "ema": ema.state_dict(),
-            "optimiser": optimiser.state_dict(),
+            "optimizer": optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "iteration": state.iteration,
             "seconds": state.seconds,
@@ -416,7 +416,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
             state.best = scores["mean"] if held_out else state.best
             export(ema, out / "track_nano.safetensors", about)
 
-    lanes = Lanes(model, config.lanes, lambda replica: replica.train(progress < config.freeze_norm))
+    replicas = ThreadedReplicas(model, config.replicas, lambda replica: replica.train(progress < config.freeze_norm))
 
     loader = DataLoader(
         Samples(config, training),
@@ -430,7 +430,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
     since_save = since_check = 0.0
 
     def share(replica: STCN, lane: int) -> tuple[Tensor, dict[str, float]]:
-        own = slice(lane, None, config.lanes)
+        own = slice(lane, None, config.replicas)
         return step_loss(replica, frames[own].float() / 255, labels[own], objects[own], config, keep)
 
     while (progress := progress_at(state.iteration)) < 1:
@@ -438,15 +438,15 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         frames, labels, objects = next(stream)
         keep = kept_pixels(config, progress)
         if progress >= config.freeze_norm:  # from here on, all replicas use the statistics of the first
-            lanes.share_statistics()
-        for group in optimiser.param_groups:
+            replicas.share_statistics()
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, progress)
 
-        parts = lanes.backward(share)
+        parts = replicas.backward(share)
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(f"the loss is {parts['loss']} at iteration {state.iteration}: lower --lr")
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
+        optimizer.step()
         move_average(ema, model, min(config.ema_decay, (1 + state.iteration) / (10 + state.iteration)))
 
         spent = time.perf_counter() - started
@@ -467,7 +467,7 @@ def train(config: TrackNanoConfig, *, resume: bool = False) -> Path:
         if since_save > 60 * config.checkpoint_minutes:
             save()
             since_save = 0.0
-    lanes.close()
+    replicas.close()
     check()
     save()
     return out / "track_nano.safetensors"

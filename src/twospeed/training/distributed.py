@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from twospeed.device import chosen_device
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 
 Key = tuple[int, int]  # (epoch, index): what a training set is asked for
@@ -52,7 +52,7 @@ def processes(device: str | None = None) -> Iterator[Process]:
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if world > 1 and wanted == "cuda":
         wanted = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # each process touches its own card alone
-    found = chosen_device(wanted)
+    found = resolve_device(wanted)
     if world == 1 or dist.is_initialized():
         rank = dist.get_rank() if dist.is_initialized() else 0
         size = dist.get_world_size() if dist.is_initialized() else 1
@@ -95,7 +95,7 @@ def epoch_batches(
 ) -> list[list[Key]]:
     """Return this rank's batches of one epoch as (epoch, index) keys: the batch_sampler of a DataLoader.
 
-    Every optimiser step takes clips_per_step clips, cut into forwards of clips_per_forward; batch j of the
+    Every optimizer step takes clips_per_step clips, cut into forwards of clips_per_forward; batch j of the
     whole run goes to rank j modulo world, so a step is clips_per_step / (clips_per_forward * world) forwards
     here. Samples that do not fill the last step are left out of this epoch (they differ from epoch to epoch).
     skip_steps: steps of this epoch that were already taken (resume in mid-epoch).

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from twospeed.environment import commit_of_this_code, installed_versions, machine_name
 from twospeed.errors import InputError, OutputError
-from twospeed.provenance import commit_of_this_code, installed_versions, machine_name
 
 Value = int | float | str
 

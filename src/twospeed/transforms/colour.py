@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twospeed.errors import InputError
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow grey a picture
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow grey an image
 
 
 def normalise(
@@ -25,9 +25,9 @@ def normalise(
     channel_dim: int = -3,
     order: Literal["rgb", "bgr"] = "rgb",
 ) -> Tensor:
-    """Bring RGB pictures from 0..255 to (value / 255 - mean) / std, float32.
+    """Bring RGB images from 0..255 to (value / 255 - mean) / std, float32.
 
-    frames: 3 channels along channel_dim. mean, std: three values for 0..1 pictures, in RGB order. order: the channel
+    frames: 3 channels along channel_dim. mean, std: three values for 0..1 images, in RGB order. order: the channel
     order of the output ("bgr" reverses the channels).
     """
     if frames.shape[channel_dim] != 3:
@@ -55,31 +55,31 @@ class ColourTransform:
     order: tuple[int, ...] = (0, 1, 2, 3)
 
     def frames(self, frames: Tensor) -> Tensor:
-        """Apply to RGB pictures (..., 3, H, W), uint8 or float in 0..255 -> float32 in 0..255."""
+        """Apply to RGB images (..., 3, H, W), uint8 or float in 0..255 -> float32 in 0..255."""
         if frames.ndim < 3 or frames.shape[-3] != 3:
             raise InputError(f"frames must be (..., 3, H, W), got {tuple(frames.shape)}")
-        picture = frames.float()
+        image = frames.float()
         for step in self.order:
             if step == 0 and self.brightness != 1.0:
-                picture = (picture * self.brightness).clamp(0, 255)
+                image = (image * self.brightness).clamp(0, 255)
             elif step == 1 and self.contrast != 1.0:
                 # The mean is that of each frame's luma, so that a clip with a cut is not pulled to a common
                 # grey.
-                picture = _blend(picture, _luma(picture).mean(dim=(-2, -1), keepdim=True), self.contrast)
+                image = _blend(image, _luma(image).mean(dim=(-2, -1), keepdim=True), self.contrast)
             elif step == 2 and self.saturation != 1.0:
-                picture = _blend(picture, _luma(picture), self.saturation)
+                image = _blend(image, _luma(image), self.saturation)
             elif step == 3 and self.hue != 0.0:
-                picture = _shift_hue(picture, self.hue)
-        return _luma(picture).expand_as(picture) if self.grey else picture
+                image = _shift_hue(image, self.hue)
+        return _luma(image).expand_as(image) if self.grey else image
 
-    def picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Apply to one RGB picture, uint8 (H, W, 3) -> the same, many times as fast as `frames`.
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply to one RGB image, uint8 (H, W, 3) -> the same, many times as fast as `frames`.
 
         Differs: brightness, contrast, saturation and grey, which are linear, are applied as one matrix and rounded and
         clamped once, not one by one; without a shift of hue, values agree to 1 where nothing leaves 0..255.
         """
         luma = np.array(_LUMA)
-        mean = np.array(cv2.mean(picture)[:3])  # of the picture so far
+        mean = np.array(cv2.mean(image)[:3])  # of the image so far
         change = np.hstack([np.eye(3), np.zeros((3, 1))])  # colour and offset
         for step in self.order:
             matrix, offset = np.eye(3), 0.0
@@ -90,13 +90,13 @@ class ColourTransform:
             elif step == 2:
                 matrix = self.saturation * matrix + (1 - self.saturation) * luma
             elif self.hue:
-                picture = _turn_hue(_recolour(picture, change), self.hue)
-                change, mean = np.hstack([np.eye(3), np.zeros((3, 1))]), np.array(cv2.mean(picture)[:3])
+                image = _turn_hue(_recolour(image, change), self.hue)
+                change, mean = np.hstack([np.eye(3), np.zeros((3, 1))]), np.array(cv2.mean(image)[:3])
             change, mean = matrix @ change, matrix @ mean + offset
             change[:, 3] += offset
         if self.grey:
             change = np.tile(luma @ change, (3, 1))
-        return _recolour(picture, change)
+        return _recolour(image, change)
 
 
 def draw_colour(
@@ -120,34 +120,34 @@ def draw_colour(
     return ColourTransform(drawn_brightness, drawn_contrast, drawn_saturation, shift, grey, order)
 
 
-def _recolour(picture: NDArray[np.uint8], change: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _recolour(image: NDArray[np.uint8], change: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Apply a 3 x 4 matrix of colours, rounded and clamped to 0..255."""
     if np.array_equal(change, np.hstack([np.eye(3), np.zeros((3, 1))])):
-        return picture
-    return np.asarray(cv2.transform(picture, change), np.uint8)
+        return image
+    return np.asarray(cv2.transform(image, change), np.uint8)
 
 
-def _turn_hue(picture: NDArray[np.uint8], shift: float) -> NDArray[np.uint8]:
+def _turn_hue(image: NDArray[np.uint8], shift: float) -> NDArray[np.uint8]:
     """Shift the hue of uint8 RGB by a part of the circle, in steps of 1/256."""
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     table = ((np.arange(256) + round(256 * shift)) % 256).astype(np.uint8)
     hsv[..., 0] = table[hsv[..., 0]]
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
 
 
-def _luma(picture: Tensor) -> Tensor:
-    weights = picture.new_tensor(_LUMA).reshape(3, 1, 1)
-    return (picture * weights).sum(dim=-3, keepdim=True)  # (..., 1, H, W)
+def _luma(image: Tensor) -> Tensor:
+    weights = image.new_tensor(_LUMA).reshape(3, 1, 1)
+    return (image * weights).sum(dim=-3, keepdim=True)  # (..., 1, H, W)
 
 
-def _blend(picture: Tensor, other: Tensor, factor: float) -> Tensor:
-    return (picture * factor + other * (1.0 - factor)).clamp(0, 255)
+def _blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
+    return (image * factor + other * (1.0 - factor)).clamp(0, 255)
 
 
-def _shift_hue(picture: Tensor, shift: float) -> Tensor:
-    red, green, blue = picture.unbind(-3)
-    value, _ = picture.max(dim=-3)
-    chroma = value - picture.min(dim=-3).values
+def _shift_hue(image: Tensor, shift: float) -> Tensor:
+    red, green, blue = image.unbind(-3)
+    value, _ = image.max(dim=-3)
+    chroma = value - image.min(dim=-3).values
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     hue = torch.where(
         value == red,

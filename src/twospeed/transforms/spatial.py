@@ -25,7 +25,7 @@ class CropTransform:
     """Resize, crop, flip: the geometry of one training or test view.
 
     source, scaled: (height, width) in pixels before and after the resize. top, left, height, width: the crop
-    in the resized picture. flip: mirrored left to right, last.
+    in the resized image. flip: mirrored left to right, last.
     """
 
     source: tuple[int, int]
@@ -42,12 +42,12 @@ class CropTransform:
         inside = 0 <= self.top <= self.scaled[0] - self.height and 0 <= self.left <= self.scaled[1] - self.width
         if not inside:
             raise InputError(
-                f"crop {self.width}x{self.height} at ({self.left}, {self.top}) leaves the picture of "
+                f"crop {self.width}x{self.height} at ({self.left}, {self.top}) leaves the image of "
                 f"{self.scaled[1]}x{self.scaled[0]} pixels"
             )
 
     def frames(self, frames: Tensor) -> Tensor:
-        """Apply to pictures: (..., C, H, W) uint8 or float -> float32 (..., C, height, width), same units."""
+        """Apply to images: (..., C, H, W) uint8 or float -> float32 (..., C, height, width), same units."""
         lead = self._checked(frames, "frames", rank=3)
         moved = frames.reshape(-1, *frames.shape[-3:]).float()
         if self.scaled != self.source:
@@ -88,19 +88,17 @@ class CropTransform:
             moved = torch.stack([right - x2, y1, right - x1, y2], dim=1)
         return moved
 
-    def _cut(self, pictures: Tensor) -> Tensor:
-        cut = pictures[
-            ..., self.top : self.top + self.height, self.left : self.left + self.width
-        ]  # (..., height, width)
+    def _cut(self, images: Tensor) -> Tensor:
+        cut = images[..., self.top : self.top + self.height, self.left : self.left + self.width]  # (..., height, width)
         return cut.flip(-1) if self.flip else cut
 
-    def _checked(self, pictures: Tensor, what: str, rank: int) -> torch.Size:
-        if pictures.ndim < rank or tuple(pictures.shape[-2:]) != self.source:
+    def _checked(self, images: Tensor, what: str, rank: int) -> torch.Size:
+        if images.ndim < rank or tuple(images.shape[-2:]) != self.source:
             raise InputError(
-                f"{what} of shape {tuple(pictures.shape)} do not fit a transform drawn for "
-                f"{self.source[0]}x{self.source[1]} (height x width) pictures"
+                f"{what} of shape {tuple(images.shape)} do not fit a transform drawn for "
+                f"{self.source[0]}x{self.source[1]} (height x width) images"
             )
-        return pictures.shape[:-2]
+        return images.shape[:-2]
 
 
 def _nearest(source: int, scaled: int) -> Tensor:
@@ -154,7 +152,7 @@ def scale_only(height: int, width: int, short_side: int) -> CropTransform:
 
 @dataclass(frozen=True, slots=True)
 class AffineTransform:
-    """Rotation, shear, scale and shift about the picture's centre, at unchanged size.
+    """Rotation, shear, scale and shift about the image's centre, at unchanged size.
 
     size: (height, width). matrix: 2 x 3 as two rows, maps source pixels (edges at integers, origin at the top
     left corner) to output pixels. Must be invertible.
@@ -164,7 +162,7 @@ class AffineTransform:
     matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
 
     def frames(self, frames: Tensor, *, fill: float | tuple[float, ...] = 0.0) -> Tensor:
-        """Apply to pictures (..., C, H, W) -> float32, same shape; `fill` (per channel) where nothing was."""
+        """Apply to images (..., C, H, W) -> float32, same shape; `fill` (per channel) where nothing was."""
         grid = self._grid(frames)
         flat = frames.reshape(-1, *frames.shape[-3:]).float()
         backdrop = flat.new_tensor(fill).reshape(-1, 1, 1)
@@ -203,11 +201,11 @@ class AffineTransform:
             dim=1,
         )
 
-    def _grid(self, pictures: Tensor) -> Tensor:
+    def _grid(self, images: Tensor) -> Tensor:
         """Where each output pixel comes from, in [-1, 1] of the source: (1, H, W, 2)."""
-        if tuple(pictures.shape[-2:]) != self.size:
+        if tuple(images.shape[-2:]) != self.size:
             raise InputError(
-                f"pictures of shape {tuple(pictures.shape)} do not fit an affine transform "
+                f"images of shape {tuple(images.shape)} do not fit an affine transform "
                 f"drawn for {self.size[0]}x{self.size[1]} (height x width)"
             )
         height, width = self.size
@@ -219,7 +217,7 @@ class AffineTransform:
         source_x = back[0, 0] * xs + back[0, 1] * ys + back[0, 2]
         source_y = back[1, 0] * xs + back[1, 1] * ys + back[1, 2]
         grid = np.stack([2 * source_x / width - 1, 2 * source_y / height - 1], axis=-1)
-        return torch.from_numpy(grid).to(pictures.device, torch.float32)[None]
+        return torch.from_numpy(grid).to(images.device, torch.float32)[None]
 
 
 def draw_affine(

@@ -9,10 +9,10 @@ from twospeed.transforms.spatial import CropTransform, short_side_size
 def view_crops(
     height: int, width: int, *, short_side: int = 256, crop: int = 256, crops: int = 3
 ) -> tuple[CropTransform, ...]:
-    """Return the test crops of a picture, left to right (or top to bottom when it is upright).
+    """Return the test crops of an image, left to right (or top to bottom when it is upright).
 
     Along the longer side the offsets are 0, ceil((L - crop) / 2) and L - crop; across it, ceil((S - crop) /
-    2). With crop = short_side, three crops cover a picture of up to 3:1. crops: 1 (the centre) or 3.
+    2). With crop = short_side, three crops cover an image of up to 3:1. crops: 1 (the centre) or 3.
     """
     if crops not in (1, 3):
         raise InputError(f"crops must be 1 (centre) or 3 (along the longer side), got {crops}")

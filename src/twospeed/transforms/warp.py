@@ -1,7 +1,7 @@
-"""Warps of pictures and label maps in one resampling: affine, thin-plate spline, crop to a size, drawn once for both.
+"""Warps of images and label maps in one resampling: affine, thin-plate spline, crop to a size, drawn once for both.
 
 For training on masks, where each frame moves on its own: what `spatial` does for clips on tensors, `Warp` does for
-single uint8 pictures on a CPU, bicubic, with a colour where nothing was. Coordinates: x right, y down, pixel edges at
+single uint8 images on a CPU, bicubic, with a colour where nothing was. Coordinates: x right, y down, pixel edges at
 integers, origin at the top left corner.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
 _SPLINE_STEP = 8  # output pixels between those at which a spline is evaluated; see `ThinPlateSpline.grid`
@@ -77,9 +77,9 @@ def fit_spline(centres: Array, displacements: Array) -> ThinPlateSpline:
 
 
 def draw_spline(rng: np.random.Generator, *, points: int = 12, spread: float = 0.02) -> ThinPlateSpline:
-    """Draw a spline: `points` places uniform in the picture, each displaced by a normal deviate.
+    """Draw a spline: `points` places uniform in the image, each displaced by a normal deviate.
 
-    spread: its standard deviation along each axis, as a fraction of the picture's side.
+    spread: its standard deviation along each axis, as a fraction of the image's side.
     """
     return fit_spline(rng.random((points, 2)), rng.normal(0, spread, (points, 2)))
 
@@ -97,15 +97,15 @@ class Warp:
     width: int
     spline: ThinPlateSpline | None = None
 
-    def picture(self, picture: Picture, *, fill: tuple[int, ...] = (0, 0, 0)) -> Picture:
-        """Apply to a picture (H, W, C) -> uint8 (height, width, C), bicubic, `fill` (C values) where nothing was."""
-        return self._sample(picture, cv2.INTER_CUBIC, fill)
+    def image(self, image: Image, *, fill: tuple[int, ...] = (0, 0, 0)) -> Image:
+        """Apply to an image (H, W, C) -> uint8 (height, width, C), bicubic, `fill` (C values) where nothing was."""
+        return self._sample(image, cv2.INTER_CUBIC, fill)
 
-    def labels(self, labels: Picture, *, fill: int = 0) -> Picture:
+    def labels(self, labels: Image, *, fill: int = 0) -> Image:
         """Apply to a label map (H, W) -> uint8 (height, width), nearest: no label that was not there, but `fill`."""
         return self._sample(labels, cv2.INTER_NEAREST, (fill,))
 
-    def _sample(self, source: Picture, how: int, fill: tuple[int, ...]) -> Picture:
+    def _sample(self, source: Image, how: int, fill: tuple[int, ...]) -> Image:
         whole = np.vstack([self.matrix, (0.0, 0.0, 1.0)])
         if abs(np.linalg.det(whole)) < 1e-9:
             raise InputError(f"a warp's matrix cannot be inverted: {self.matrix.tolist()}")
@@ -150,9 +150,9 @@ def draw_resized_crop(
     area: tuple[float, float],
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """Draw a box (top, left, height, width) inside a picture.
+    """Draw a box (top, left, height, width) inside an image.
 
-    area: smallest and largest share of the picture. aspect: smallest and largest width / height, drawn uniformly in
+    area: smallest and largest share of the image. aspect: smallest and largest width / height, drawn uniformly in
     its logarithm. After ten boxes that do not fit, the largest central one with an aspect in range (as torchvision).
     """
     if not 0 < area[0] <= area[1] or not 0 < aspect[0] <= aspect[1]:
@@ -172,19 +172,19 @@ def draw_resized_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def cut_box(picture: Picture, box: tuple[int, int, int, int], size: int) -> Picture:
-    """Cut a box (top, left, height, width) out of a picture and resize it: uint8 (size, size, 3).
+def cut_box(image: Image, box: tuple[int, int, int, int], size: int) -> Image:
+    """Cut a box (top, left, height, width) out of an image and resize it: uint8 (size, size, 3).
 
     Averaging over pixels when it shrinks along both axes, bicubic otherwise.
     """
     top, left, height, width = box
-    piece = picture[top : top + height, left : left + width]
+    piece = image[top : top + height, left : left + width]
     shrinks = height > size and width > size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(piece, (size, size), interpolation=how), np.uint8)
 
 
-def cut_labels(labels: Picture, box: tuple[int, int, int, int], size: int) -> Picture:
+def cut_labels(labels: Image, box: tuple[int, int, int, int], size: int) -> Image:
     """Cut a box out of a label map and resize it by nearest pixel centres: uint8 (size, size)."""
     top, left, height, width = box
     piece = labels[top : top + height, left : left + width]

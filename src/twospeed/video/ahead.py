@@ -15,7 +15,7 @@ T = TypeVar("T")
 JOIN_SECONDS = 2.0
 
 
-class _Lane(Generic[T]):
+class _Replica(Generic[T]):
     """What producer and consumer share. The producer holds only this, so that a forgotten consumer can be collected."""
 
     def __init__(self, ahead: int, keep_newest: bool) -> None:
@@ -29,7 +29,7 @@ class _Lane(Generic[T]):
         self.error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Hand over one item, waiting while the lane is full; False when nobody wants any more."""
+        """Hand over one item, waiting while the replica is full; False when nobody wants any more."""
         with self.changed:
             if self.keep_newest and self.begun:
                 while len(self.ready) >= self.ahead:
@@ -43,10 +43,10 @@ class _Lane(Generic[T]):
             return True
 
 
-def _produce(lane: _Lane[T], items: Generator[T, None, None]) -> None:
+def _produce(lane: _Replica[T], items: Generator[T, None, None]) -> None:
     try:
         while not lane.stopped:
-            # No name holds the item: while the lane is full, only `put` keeps it alive.
+            # No name holds the item: while the replica is full, only `put` keeps it alive.
             if not lane.put(next(items)):
                 break
     except StopIteration:
@@ -62,7 +62,7 @@ def _produce(lane: _Lane[T], items: Generator[T, None, None]) -> None:
                 lane.changed.notify_all()
 
 
-def _stop(lane: _Lane[T], thread: threading.Thread) -> None:
+def _stop(lane: _Replica[T], thread: threading.Thread) -> None:
     with lane.changed:
         lane.stopped = True
         lane.ready.clear()
@@ -80,7 +80,7 @@ class DecodeAhead(Generic[T]):
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int, *, keep_newest: bool = False) -> None:
-        self._lane: _Lane[T] = _Lane(ahead, keep_newest)
+        self._lane: _Replica[T] = _Replica(ahead, keep_newest)
         thread = threading.Thread(target=_produce, args=(self._lane, items), name="twospeed-decode", daemon=True)
         self.close = weakref.finalize(self, _stop, self._lane, thread)
         thread.start()

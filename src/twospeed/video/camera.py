@@ -15,7 +15,7 @@ from fractions import Fraction
 import cv2
 
 from twospeed.errors import VideoError
-from twospeed.values import Frame, VideoInfo
+from twospeed.results import Frame, VideoInfo
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def read_camera(
             now_s = time.monotonic()
             if not arrived:
                 if began_s is None:
-                    raise VideoError(f"{name}: opened, but gave no picture")
+                    raise VideoError(f"{name}: opened, but gave no image")
                 return
             if number >= start:
                 if began_s is None:

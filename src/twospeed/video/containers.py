@@ -19,7 +19,7 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 
 from twospeed.errors import VideoError
-from twospeed.values import Frame, VideoInfo
+from twospeed.results import Frame, VideoInfo
 from twospeed.video.pixels import RgbConverter, orientation_of
 from twospeed.video.truncation import missing_bytes
 
@@ -33,10 +33,10 @@ ASSUMED_RATE = Fraction(25)
 def opened(
     source: Path | BinaryIO, name: str, *, format: str | None = None, threads: int = 0
 ) -> Iterator[tuple[Any, Any]]:
-    """Open a file or binary stream and its picture stream, as (container, stream); closed whatever happens.
+    """Open a file or binary stream and its image stream, as (container, stream); closed whatever happens.
 
     threads: of the decoder, 0 for one per core.
-    Raises VideoError for what is no video, holds no picture stream (cover art is none) or has no decoder here.
+    Raises VideoError for what is no video, holds no image stream (cover art is none) or has no decoder here.
     """
     if isinstance(source, Path):
         # "file:" keeps FFmpeg from reading a protocol into names such as "take:2.mp4".
@@ -48,14 +48,14 @@ def opened(
     except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:
         raise VideoError(f"{name}: cannot be opened as a video ({_reason(error)}){_hint(source)}") from None
     try:
-        pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not pictures:
+        images = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not images:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(f"{name}: has no picture stream, only {kinds}")
+            raise VideoError(f"{name}: has no image stream, only {kinds}")
         best = container.streams.best("video")
-        stream = best if best in pictures else pictures[0]
+        stream = best if best in images else images[0]
         if stream.codec_context is None:
-            raise VideoError(f"{name}: no decoder for its picture stream; re-encode it, for example to H.264")
+            raise VideoError(f"{name}: no decoder for its image stream; re-encode it, for example to H.264")
         stream.thread_type = "AUTO"
         stream.thread_count = threads
         yield container, stream
@@ -75,7 +75,7 @@ def _reason(error: BaseException) -> str:
 
 
 MOST_LEADING_PACKETS = 600
-"""Compressed pictures to wait for a first keyframe: broadcasts have one every second or two."""
+"""Compressed images to wait for a first keyframe: broadcasts have one every second or two."""
 
 
 class Clock:
@@ -133,16 +133,16 @@ def describe(container: Any, stream: Any, first: Any, name: str, size: tuple[int
     )
 
 
-def pictures(
+def images(
     container: Any, stream: Any, name: str, *, path: Path | None, damaged: Damaged = "raise", first: int = 0
 ) -> Generator[Any, None, None]:
-    """Yield decoded pictures in order of presentation from where the container stands.
+    """Yield decoded images in order of presentation from where the container stands.
 
-    What cannot be decoded before the first picture is passed over, as a recording may begin between keyframes. After
-    it, damaged="raise" raises VideoError with the index of the first picture that is missing or incomplete, having
+    What cannot be decoded before the first image is passed over, as a recording may begin between keyframes. After
+    it, damaged="raise" raises VideoError with the index of the first image that is missing or incomplete, having
     yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end.
     Only damage that FFmpeg notices counts: in Matroska it jumps over a hole to the next cluster without a word.
-    first: index of the first picture, for messages. path: the file, whose length is checked at the end.
+    first: index of the first image, for messages. path: the file, whose length is checked at the end.
     """
     count = 0
     end_s: float | None = None
@@ -180,7 +180,7 @@ def pictures(
     if not count:
         piped = path is None and "mp4" in container.format.name
         hint = "; an mp4 with its index at the end cannot be read from a pipe: give the file" if piped else ""
-        raise VideoError(f"{name}: not one picture could be decoded from its {stream.codec_context.name} stream{hint}")
+        raise VideoError(f"{name}: not one image could be decoded from its {stream.codec_context.name} stream{hint}")
     if damaged == "raise":
         cut_off = _cut_off(path, container, stream)
         if cut_off:
@@ -188,7 +188,7 @@ def pictures(
         stated_s = _stated_end(stream)
         if stated_s is not None and end_s is not None and end_s < 0.95 * stated_s - 1.0:
             raise _damage(
-                name, first + count, f"pictures end at {end_s:.1f} s of the {stated_s:.1f} s that the file states"
+                name, first + count, f"images end at {end_s:.1f} s of the {stated_s:.1f} s that the file states"
             )
 
 
@@ -222,7 +222,7 @@ def _cut_off(path: Path | None, container: Any, stream: Any) -> str:
 
 
 def _stated_end(stream: Any) -> float | None:
-    """Time at which the picture stream's own header says that it ends (not the container's, which counts sound)."""
+    """Time at which the image stream's own header says that it ends (not the container's, which counts sound)."""
     if stream.duration is not None and stream.time_base:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     hours_minutes_seconds = stream.metadata.get("DURATION", "").split(":")  # Matroska, as FFmpeg and mkvmerge tag it
@@ -235,7 +235,7 @@ def _stated_end(stream: Any) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Keyframe:
-    """A picture that decodes without those before it: its index, and its timestamps in the stream's time base."""
+    """An image that decodes without those before it: its index, and its timestamps in the stream's time base."""
 
     index: int
     pts: int
@@ -246,7 +246,7 @@ def seek(container: Any, stream: Any, key: Keyframe) -> None:
     """Go to a keyframe, or to one before it where the container cannot do better.
 
     Some containers seek by presentation, some by decoding time, and some land behind their goal: the first packet
-    tells, and the first decoded picture has the last word (`decodes_alone`).
+    tells, and the first decoded image has the last word (`decodes_alone`).
     """
     for target in (key.pts, key.dts):
         container.seek(target, stream=stream, backward=True)
@@ -256,10 +256,10 @@ def seek(container: Any, stream: Any, key: Keyframe) -> None:
             return
 
 
-def decodes_alone(picture: Any, key: Keyframe) -> bool:
-    """True if this first picture after a seek is the keyframe, and whole: not the beginning of an intra refresh,
-    which some encoders mark like a keyframe although the picture builds up over the next dozens."""
-    return bool(picture.pts == key.pts and picture.pict_type == PictureType.I)
+def decodes_alone(image: Any, key: Keyframe) -> bool:
+    """True if this first image after a seek is the keyframe, and whole: not the beginning of an intra refresh,
+    which some encoders mark like a keyframe although the image builds up over the next dozens."""
+    return bool(image.pts == key.pts and image.pict_type == PictureType.I)
 
 
 def read_container(
@@ -289,18 +289,18 @@ def read_container(
         path = source if isinstance(source, Path) else None
         described = False
         arrived = keyframe is None
-        for picture in pictures(container, stream, name, path=path, damaged=damaged, first=index):
+        for decoded in images(container, stream, name, path=path, damaged=damaged, first=index):
             if keyframe is not None and not arrived:
-                if picture.pts is not None and picture.pts < keyframe.pts:
+                if decoded.pts is not None and decoded.pts < keyframe.pts:
                     continue
-                arrived = decodes_alone(picture, keyframe)
+                arrived = decodes_alone(decoded, keyframe)
                 if not arrived:
                     break
-            time_s = clock.seconds(picture.pts, picture.time_base)
+            time_s = clock.seconds(decoded.pts, decoded.time_base)
             if index >= start:
-                image = convert.image(picture)
+                image = convert.image(decoded)
                 if not described:
-                    yield describe(container, stream, picture, name, (image.shape[1], image.shape[0]))
+                    yield describe(container, stream, decoded, name, (image.shape[1], image.shape[0]))
                     described = True
                 yield Frame(index, time_s, image)
                 del image

@@ -1,4 +1,4 @@
-"""A folder of pictures read as a video, in natural order of their names."""
+"""A folder of images read as a video, in natural order of their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
-from twospeed.values import Frame, VideoInfo
+from twospeed.results import Frame, VideoInfo
 from twospeed.video.containers import Damaged
 from twospeed.video.pixels import scaled_size
 
@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 FOLDER_RATE = Fraction(24)
-"""Frames per second assumed of a folder of pictures: DAVIS was filmed at 24."""
+"""Frames per second assumed of a folder of images: DAVIS was filmed at 24."""
 
 
 def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
@@ -32,10 +32,10 @@ def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return a folder's pictures in natural order.
+    """Return a folder's images in natural order.
 
     Hidden files are passed over. Where files of two formats share their names (frames as 00000.jpg beside masks as
-    00000.png), only the more frequent format counts, .jpg where both are as many. Raises VideoError without pictures.
+    00000.png), only the more frequent format counts, .jpg where both are as many. Raises VideoError without images.
     """
     try:
         entries = sorted(folder.iterdir(), key=natural_order)
@@ -52,14 +52,14 @@ def list_images(folder: Path) -> list[Path]:
         images = [path for path in images if path.suffix.lower() == chosen]
     if not images:
         inside = f"{len(entries)} other entries" if entries else "nothing"
-        raise VideoError(f"{folder}: the folder holds no pictures ({inside}); wanted .jpg, .png or the like")
+        raise VideoError(f"{folder}: the folder holds no images ({inside}); wanted .jpg, .png or the like")
     return images
 
 
 def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8]:
-    """Read one picture: uint8 (H, W, 3), RGB, upright by its EXIF orientation, 8 bits, without alpha.
+    """Read one image: uint8 (H, W, 3), RGB, upright by its EXIF orientation, 8 bits, without alpha.
 
-    Raises VideoError for files that are no picture or are cut off.
+    Raises VideoError for files that are no image or are cut off.
     """
     try:
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on every system
@@ -67,9 +67,9 @@ def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if bgr is None:
-        raise VideoError(f"{path}: is not a picture that can be decoded ({data.size} bytes)")
+        raise VideoError(f"{path}: is not an image that can be decoded ({data.size} bytes)")
     if data[:2].tobytes() == b"\xff\xd8" and _jpeg_is_cut(data.tobytes()):
-        raise VideoError(f"{path}: the picture is cut off ({data.size} bytes)")
+        raise VideoError(f"{path}: the image is cut off ({data.size} bytes)")
     rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     if short_side is not None:
         size = scaled_size(rgb.shape[1], rgb.shape[0], short_side)
@@ -92,7 +92,7 @@ def read_images(
     short_side: int | None = None,
     damaged: Damaged = "raise",
 ) -> Generator[Frame | VideoInfo, None, None]:
-    """Yield the VideoInfo, then every Frame from index `start`, each picture at its own size."""
+    """Yield the VideoInfo, then every Frame from index `start`, each image at its own size."""
     if start >= len(images):
         raise VideoError(f"{name}: has {len(images)} frames, so none at start={start}")
     step = 1 / (rate or FOLDER_RATE)
@@ -120,19 +120,19 @@ def read_images(
         yield Frame(index, float(index * step), image)
         del image
     if not described:
-        raise VideoError(f"{name}: not one of its {len(images)} pictures can be decoded")
+        raise VideoError(f"{name}: not one of its {len(images)} images can be decoded")
 
 
 def read_chosen_images(
     images: list[Path], indices: Iterable[int], *, short_side: int | None = None
 ) -> NDArray[np.uint8]:
-    """Read the pictures at these indices: uint8 (T, H, W, 3). Raises VideoError where sizes differ."""
+    """Read the images at these indices: uint8 (T, H, W, 3). Raises VideoError where sizes differ."""
     stack: list[NDArray[np.uint8]] = []
     for index in indices:
         stack.append(read_image(images[index], short_side=short_side))
         if stack[-1].shape != stack[0].shape:
             raise VideoError(
                 f"{images[index]}: is {stack[-1].shape[1]}x{stack[-1].shape[0]}, others are "
-                f"{stack[0].shape[1]}x{stack[0].shape[0]}; pictures of one clip need one size"
+                f"{stack[0].shape[1]}x{stack[0].shape[0]}; images of one clip need one size"
             )
     return np.stack(stack)

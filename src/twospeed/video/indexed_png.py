@@ -102,7 +102,7 @@ def read_label_map(
     except FileNotFoundError:
         raise MaskError(f"{file}: no such file") from None
     except UnidentifiedImageError:
-        raise MaskError(f"{file}: is not a picture; a mask is best a palette PNG") from None
+        raise MaskError(f"{file}: is not an image; a mask is best a palette PNG") from None
     except (OSError, SyntaxError, zlib.error) as error:  # what Pillow raises for broken files
         raise MaskError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if expect_size is not None and labels.shape != tuple(expect_size):

@@ -31,7 +31,7 @@ SQUARE = np.ones((3, 3), np.uint8)
 
 
 def labels_from_indices(indices: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    """Take palette indices (H, W) as labels; refuse an anti-aliased picture with a palette of its own."""
+    """Take palette indices (H, W) as labels; refuse an anti-aliased image with a palette of its own."""
     solid, found = _solid_values(indices)
     if found > MAX_COLOURS and 2 * solid <= found:
         raise _refusal(name, found, "palette entries")

@@ -1,4 +1,4 @@
-"""From a decoder's picture to upright RGB: colour matrix and range, bit depth, rotation, size."""
+"""From a decoder's image to upright RGB: colour matrix and range, bit depth, rotation, size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Orientation(NamedTuple):
-    """How a stored picture becomes upright: transpose first, then flip rows, then flip columns."""
+    """How a stored image becomes upright: transpose first, then flip rows, then flip columns."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -19,7 +19,7 @@ class Orientation(NamedTuple):
 
     @property
     def rotation(self) -> int:
-        """Degrees clockwise that are applied (0, 90, 180 or 270); of a mirrored picture, those before its mirroring."""
+        """Degrees clockwise that are applied (0, 90, 180 or 270); of a mirrored image, those before its mirroring."""
         if self.transpose:
             return 270 if self.flip_rows else 90
         return 180 if self.flip_rows else 0
@@ -55,11 +55,11 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 
 class RgbConverter:
-    """Turn decoded pictures into upright uint8 RGB (H, W, 3).
+    """Turn decoded images into upright uint8 RGB (H, W, 3).
 
     The colour matrix and range that the stream states are used (BT.601, limited range where it states none, as
     FFmpeg and its users do); 10 and 12 bits are reduced to 8; alpha is dropped; HDR transfer curves are not tone
-    mapped; the pixel aspect ratio is left alone: pictures come as stored. short_side: scale to this shorter side in
+    mapped; the pixel aspect ratio is left alone: images come as stored. short_side: scale to this shorter side in
     the same step (bilinear, filtered when shrinking).
     """
 
@@ -68,7 +68,7 @@ class RgbConverter:
         self._reformatter = VideoReformatter()
 
     def view(self, frame: Any) -> NDArray[np.uint8]:
-        """Return the picture as a view, possibly strided, of memory that it owns."""
+        """Return the image as a view, possibly strided, of memory that it owns."""
         width, height = scaled_size(frame.width, frame.height, self.short_side)
         # One thread: swscale's slices cost more than they gain below 4K, and the decoder's threads want the cores.
         converted = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
@@ -76,5 +76,5 @@ class RgbConverter:
         return orientation_of(frame).apply(stored)
 
     def image(self, frame: Any) -> NDArray[np.uint8]:
-        """Return the picture as a contiguous array of its own."""
+        """Return the image as a contiguous array of its own."""
         return np.array(self.view(frame), order="C", copy=True)

@@ -1,4 +1,4 @@
-"""Read frames from a file, a folder of pictures, a camera or a pipe, all by one door.
+"""Read frames from a file, a folder of images, a camera or a pipe, all by one door.
 
     with open_video("clip.mp4") as frames:
         for frame in frames:
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, VideoError
-from twospeed.values import Frame, VideoInfo
+from twospeed.results import Frame, VideoInfo
 from twospeed.video import camera, containers, folders, seeking
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.containers import Damaged
@@ -91,7 +91,7 @@ def open_video(
 ) -> VideoReader:
     """Open a video and return an iterator over its frames, with what is known of it in `.info`.
 
-    source: path of a video file, of one picture, or of a folder of pictures (natural order of names; where two
+    source: path of a video file, of one image, or of a folder of images (natural order of names; where two
     formats share names, the more frequent one); a camera's index, as a number or a string of digits that names no
     file; "-" for standard input; or a binary stream, which is left open.
     start: index of the first frame to deliver; files are sought, pipes read through. Indices and times stay those of
@@ -108,7 +108,7 @@ def open_video(
     Frames are uint8 RGB (H, W, 3), upright by rotation and mirroring metadata, in 8 bits, by the colour matrix and
     range that the stream states; pixels keep their stored shape (no correction of anamorphic video) and HDR is not
     tone mapped. A stream that changes its size delivers each frame at its own: compare with `.info`.
-    Raises VideoError for what is missing, unreadable, empty, or has no picture; InputError for bad arguments.
+    Raises VideoError for what is missing, unreadable, empty, or has no image; InputError for bad arguments.
     """
     if start < 0 or ahead < 0:
         raise InputError(f"start and ahead must be 0 or more, not {start} and {ahead}")
@@ -169,9 +169,9 @@ def read_frames(
     """Return the frames at these indices, in the order asked, repeats allowed: uint8 (T, H, W, 3), RGB, upright.
 
     The file is sought to the keyframe before the first frame and decoded once up to the last; only wanted frames are
-    converted. Where whole groups of pictures lie between two wanted frames it seeks again. Indices are those of
+    converted. Where whole groups of images lie between two wanted frames it seeks again. Indices are those of
     `open_video`.
-    path: a file or a folder of pictures. short_side: scale to this shorter side, in pixels, during the conversion.
+    path: a file or a folder of images. short_side: scale to this shorter side, in pixels, during the conversion.
     threads: of the decoder, 0 for one per core; 1 suits loaders that run one process per core.
     Raises VideoError for an index outside the video, and where frames differ in size.
     """

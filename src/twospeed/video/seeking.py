@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
-from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, decodes_alone, opened, pictures, seek, stated_rate
+from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, decodes_alone, images, opened, seek, stated_rate
 from twospeed.video.pixels import RgbConverter
 
 
@@ -61,8 +61,7 @@ def _index_packets(path: Path, rate: Fraction | None, size: int, modified_ns: in
         return index
     with opened(path, str(path)) as (container, stream):
         found = [
-            (picture.pts, picture.time_base)
-            for picture in pictures(container, stream, str(path), path=path, damaged="stop")
+            (image.pts, image.time_base) for image in images(container, stream, str(path), path=path, damaged="stop")
         ]
     clock = Clock(step_rate)
     times_s = np.array([clock.seconds(pts, base) for pts, base in found])
@@ -96,7 +95,7 @@ def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
     except (av.error.FFmpegError, OSError):
         return None
     if not shown or not keys or lowest != keys[0][0]:
-        return None  # pictures that lead the first keyframe (open GOP) may or may not decode
+        return None  # images that lead the first keyframe (open GOP) may or may not decode
     pts = np.unique(np.array(shown, np.int64))
     if len(pts) != len(shown):
         return None
@@ -114,12 +113,12 @@ def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
     return PacketIndex(pts, times_s, tuple(keyframes))
 
 
-def wanted_pictures(
+def wanted_images(
     path: Path, indices: NDArray[np.int64], index: PacketIndex, threads: int = 0
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (index, decoded picture) for sorted, distinct indices: one seek and one pass for each run of them.
+    """Yield (index, decoded image) for sorted, distinct indices: one seek and one pass for each run of them.
 
-    A run ends where at least one whole group of pictures lies between two wanted frames. Frames that a seek does not
+    A run ends where at least one whole group of images lies between two wanted frames. Frames that a seek does not
     bring (containers lie about their keyframes) are looked for again from the start of the file.
     """
     if index.pts is None:
@@ -129,9 +128,9 @@ def wanted_pictures(
     with opened(path, str(path), threads=threads) as (container, stream):
         for run in _runs(indices, index):
             found: set[int] = set()
-            for position, picture in _pass(container, stream, path, run, index.pts, index.keyframe_before(run[0])):
+            for position, image in _pass(container, stream, path, run, index.pts, index.keyframe_before(run[0])):
                 found.add(position)
-                yield position, picture
+                yield position, image
             missing += [position for position in run if position not in found]
     if missing:
         with opened(path, str(path), threads=threads) as (container, stream):
@@ -160,19 +159,19 @@ def _pass(
     wanted = {int(pts[position]): position for position in run}
     last = int(pts[run[-1]])
     try:
-        with closing(pictures(container, stream, str(path), path=None, damaged="skip")) as decoded:
+        with closing(images(container, stream, str(path), path=None, damaged="skip")) as decoded:
             arrived = keyframe is None
-            for picture in decoded:
+            for image in decoded:
                 if keyframe is not None and not arrived:
-                    if picture.pts is not None and picture.pts < keyframe.pts:
+                    if image.pts is not None and image.pts < keyframe.pts:
                         continue
-                    if not decodes_alone(picture, keyframe):
+                    if not decodes_alone(image, keyframe):
                         return
                     arrived = True
-                position = wanted.pop(picture.pts, None)
-                if position is not None and not picture.is_corrupt:
-                    yield position, picture
-                if not wanted or picture.pts is None or picture.pts > last:
+                position = wanted.pop(image.pts, None)
+                if position is not None and not image.is_corrupt:
+                    yield position, image
+                if not wanted or image.pts is None or image.pts > last:
                     return
     except VideoError:  # nothing decodes from there
         if keyframe is None:
@@ -183,11 +182,11 @@ def _counted(path: Path, indices: NDArray[np.int64], threads: int) -> Iterator[t
     wanted = set(indices.tolist())
     with (
         opened(path, str(path), threads=threads) as (container, stream),
-        closing(pictures(container, stream, str(path), path=None, damaged="stop")) as decoded,
+        closing(images(container, stream, str(path), path=None, damaged="stop")) as decoded,
     ):
-        for position, picture in enumerate(decoded):
+        for position, image in enumerate(decoded):
             if position in wanted:
-                yield position, picture
+                yield position, image
                 wanted.remove(position)
                 if not wanted:
                     return
@@ -203,8 +202,8 @@ def read_indexed(
     convert = RgbConverter(short_side)
     images: NDArray[np.uint8] | None = None
     filled: set[int] = set()
-    for position, picture in wanted_pictures(path, distinct, index, threads):
-        image = convert.view(picture)
+    for position, decoded in wanted_images(path, distinct, index, threads):
+        image = convert.view(decoded)
         if images is None:
             images = np.empty((len(distinct), *image.shape), np.uint8)
         if image.shape != images.shape[1:]:

@@ -21,7 +21,7 @@ def missing_bytes(path: Path, container: Any, stream: Any) -> int:
         return 0
     formats = set(container.format.name.split(","))
     if "mp4" in formats:
-        # The sample table: where each compressed picture lies in the file.
+        # The sample table: where each compressed image lies in the file.
         stated = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     elif "matroska" in formats:
         stated = _matroska_end(path)

@@ -107,10 +107,10 @@ class VideoWriter:
         try:
             if self._container is None:
                 self._open(*image.shape[:2])
-            picture = self._picture(image)
-            picture.pts = tick
-            picture.time_base = Fraction(1, self._ticks_per_second)
-            self._container.mux(self._stream.encode(picture))
+            decoded = self._image(image)
+            decoded.pts = tick
+            decoded.time_base = Fraction(1, self._ticks_per_second)
+            self._container.mux(self._stream.encode(decoded))
         except (av.error.FFmpegError, OSError) as error:
             self._discard()
             raise self._failure(error) from None
@@ -152,7 +152,7 @@ class VideoWriter:
         context.color_range = LIMITED_RANGE
         self._stream = stream
 
-    def _picture(self, image: NDArray[np.uint8]) -> Any:
+    def _image(self, image: NDArray[np.uint8]) -> Any:
         height, width = image.shape[:2]
         if height % 2 or width % 2:
             image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)

@@ -71,14 +71,14 @@ _STCN_PAPER = "Cheng, Tai, Tang: Rethinking Space-Time Networks with Improved Me
 _STCN_S012 = "https://drive.usercontent.google.com/download?id=1mRrE0uCI2ktdWlUgapJI_KmgeIiF2eOm&confirm=t"
 
 
-def _discoverer(frames: str, summary: str, *, unsupervised: str, semi_supervised: str) -> Entry:
+def _unsupervised_tracker(frames: str, summary: str, *, unsupervised: str, semi_supervised: str) -> Entry:
     """SlowFast in Mask R-CNN; scores are J&F on DAVIS-2016 val as the report's Tables 1 and 2 give them."""
     return Entry(
         name=f"slowfast_maskrcnn_{frames}",
         task="track",
         summary=f"Mask R-CNN with SlowFast features, {summary}; no masks needed",
-        builder=f"twospeed.models.maskslowfast.builders:slowfast_maskrcnn_{frames}",
-        converter="twospeed.models.maskslowfast.convert",
+        builder=f"twospeed.models.slowfast_maskrcnn.builders:slowfast_maskrcnn_{frames}",
+        converter="twospeed.models.slowfast_maskrcnn.convert",
         paper="Applying SlowFast Networks to Video Object Segmentation (report)",
         preprocessing=Preprocessing(short_side=800),
         scores={
@@ -133,11 +133,11 @@ _TRACK = (
         preprocessing=Preprocessing(short_side=480),
         scores={"DAVIS-2017 val J&F (authors)": "81.8", "DAVIS-2016 val J&F (authors)": "89.3"},
     ),
-    _discoverer("1_1", "one frame", unsupervised=".645", semi_supervised=".747"),
-    _discoverer("3_3", "3 slow and 3 fast frames", unsupervised=".679", semi_supervised=".747"),
-    _discoverer("7_7", "7 slow and 7 fast frames", unsupervised=".673", semi_supervised=".755"),
-    _discoverer("1_7", "1 slow and 7 fast frames", unsupervised=".655", semi_supervised=".741"),
-    _discoverer("3_7", "3 slow and 7 fast frames", unsupervised=".676", semi_supervised=".758"),
+    _unsupervised_tracker("1_1", "one frame", unsupervised=".645", semi_supervised=".747"),
+    _unsupervised_tracker("3_3", "3 slow and 3 fast frames", unsupervised=".679", semi_supervised=".747"),
+    _unsupervised_tracker("7_7", "7 slow and 7 fast frames", unsupervised=".673", semi_supervised=".755"),
+    _unsupervised_tracker("1_7", "1 slow and 7 fast frames", unsupervised=".655", semi_supervised=".741"),
+    _unsupervised_tracker("3_7", "3 slow and 7 fast frames", unsupervised=".676", semi_supervised=".758"),
 )
 
 _SLOWFAST_PAPER = "Feichtenhofer, Fan, Malik, He: SlowFast Networks for Video Recognition, ICCV 2019"
@@ -431,7 +431,7 @@ _SEGMENT = (
         weights=WeightsFile(
             file="segment_nano.safetensors",
             licence="CC BY-NC 4.0: research and other non-commercial use, as CamVid",
-            trained_on="CamVid alone, from scratch: its training frames, and for the propagation also the pictures of "
+            trained_on="CamVid alone, from scratch: its training frames, and for the propagation also the images of "
             "60 validation frames without their labels; see docs/segment_nano.md",
         ),
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from twospeed.errors import CheckpointError, WeightsUnavailable
-from twospeed.models.maskslowfast.convert import to_ours
+from twospeed.models.slowfast_maskrcnn.convert import to_ours
 from twospeed.weights import store
 from twospeed.weights.catalog import Entry, WeightsFile
 from twospeed.weights.imports import read_state
@@ -23,8 +23,8 @@ _ENTRY = Entry(
     name="maskrcnn_resnet50_fpn",
     task="track",
     summary="torchvision's Mask R-CNN, where slowfast_maskrcnn starts from",
-    builder="twospeed.models.maskslowfast.builders:slowfast_maskrcnn",
-    converter="twospeed.models.maskslowfast.convert",
+    builder="twospeed.models.slowfast_maskrcnn.builders:slowfast_maskrcnn",
+    converter="twospeed.models.slowfast_maskrcnn.convert",
     paper="He et al., Mask R-CNN, ICCV 2017",
     weights=COCO,
 )

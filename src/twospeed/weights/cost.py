@@ -34,7 +34,7 @@ def cost_of(name: str) -> Cost:
         parameters = sum(p.numel() for p in model.parameters())
         with FlopCounterMode(display=False) as counter:
             if entry.task == "track":
-                what = _run_discoverer(model) if hasattr(model, "slow_fast") else _run_tracker(model)
+                what = _run_unsupervised_tracker(model) if hasattr(model, "slow_fast") else _run_tracker(model)
             elif entry.task == "segment":
                 what = _run_segmenter(model)
             else:
@@ -115,7 +115,7 @@ def _run_tracker(model: Any) -> str:
     return "one 480x854 frame and object: key, value and decoder (the memory read is apart)"
 
 
-def _run_discoverer(model: Any) -> str:
+def _run_unsupervised_tracker(model: Any) -> str:
     """Run the parts of a SlowFast Mask R-CNN as often as one frame of a stream does: every layer sees a frame once."""
     detector = model.detector
     pyramid = detector.backbone(torch.empty(1, 3, 768, 1344))  # 749x1333, padded

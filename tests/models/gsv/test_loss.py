@@ -141,12 +141,12 @@ def test_training_follows_what_moves():
         key = model.keyframe(frames[:, 0])
     stale = float(cross_entropy(key, labels))
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, 6e-3)
+    optimizer = torch.optim.Adam(trained, 6e-3)
     for _ in range(15):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = propagation_loss(roll_out(model, frames, keyframe_scores=key)[-1], labels).total
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert float(loss.detach()) < 0.9 * stale
 
 

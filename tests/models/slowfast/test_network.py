@@ -6,7 +6,7 @@ from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.blocks import NonLocal
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
-from twospeed.ops.fold import fold_batch_norm
+from twospeed.ops.fuse import fuse_batch_norm
 
 TINY = {"depths": (1, 1, 2, 1), "width": 16, "beta_inverse": 4, "num_classes": 5, "frames": 8}
 
@@ -50,22 +50,22 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_folded_network_computes_the_same(variant):
+def test_the_fused_network_computes_the_same(variant):
     network = tiny(**VARIANTS[variant])
     clip = torch.randn(2, 3, 8, 48, 64)
     with torch.no_grad():
         expected = network(clip)
         state = {key: value.clone() for key, value in network.state_dict().items()}
-        folded = for_inference(network)
-        assert folded(clip).shape == expected.shape
-        assert relative(folded(clip), expected) < 2e-5
-        assert relative(folded(clip), expected) < 2e-5  # a second call: nothing of the first is left behind
-        for ours, theirs in zip(folded.features(clip), network.features(clip), strict=True):
+        fused = for_inference(network)
+        assert fused(clip).shape == expected.shape
+        assert relative(fused(clip), expected) < 2e-5
+        assert relative(fused(clip), expected) < 2e-5  # a second call: nothing of the first is left behind
+        for ours, theirs in zip(fused.features(clip), network.features(clip), strict=True):
             assert relative(ours, theirs) < 1e-4  # a softmax of large affinities amplifies rounding
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in state.items())
 
 
-def test_the_folded_network_works_without_fused_kernels(monkeypatch):
+def test_the_fused_network_works_without_fused_kernels(monkeypatch):
     from twospeed.models.slowfast import inference
 
     network, clip = tiny(), torch.randn(1, 3, 8, 64, 64)
@@ -82,7 +82,7 @@ def test_bfloat16_is_close():
         assert float((logits.softmax(2) - network(clip).softmax(2)).abs().max()) < 0.03
 
 
-def test_the_clip_given_to_the_folded_network_is_not_changed():
+def test_the_clip_given_to_the_fused_network_is_not_changed():
     network = for_inference(tiny())
     clip = torch.randn(1, 3, 8, 64, 64).contiguous(memory_format=torch.channels_last_3d)
     before = clip.clone()
@@ -90,9 +90,9 @@ def test_the_clip_given_to_the_folded_network_is_not_changed():
     assert torch.equal(clip, before)
 
 
-def test_folding_needs_running_statistics():
+def test_fusing_needs_running_statistics():
     with pytest.raises(ValueError, match="running statistics"):
-        fold_batch_norm(torch.nn.Conv3d(2, 2, 1), torch.nn.BatchNorm3d(2, track_running_stats=False))
+        fuse_batch_norm(torch.nn.Conv3d(2, 2, 1), torch.nn.BatchNorm3d(2, track_running_stats=False))
 
 
 def test_one_position_at_the_training_crop_more_beyond_and_whole_below():

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from twospeed.errors import CheckpointError
-from twospeed.models.imagenet import start_from_imagenet
-from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.encoders.imagenet import start_from_imagenet
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.convert import for_training, to_ours
 from twospeed.models.stm.builders import stm
 from twospeed.weights.load import create_model
 
-MASKS = "value_encoder.trunk.conv1.weight"
+MASKS = "value_encoder.backbone.conv1.weight"
 
 
 def test_stage_0_weights_train_on_with_an_orthogonal_channel_for_the_others():
@@ -64,13 +64,13 @@ def test_narrow_networks_are_read_from_their_shapes(width):
         create_model("stm", network.state_dict(), width=64)
 
 
-def test_a_trunk_starts_from_imagenet_with_orthogonal_masks_and_no_biases():
+def test_a_backbone_starts_from_imagenet_with_orthogonal_masks_and_no_biases():
     theirs = ResNetFeatures("basic", (1, 1, 1, 1), width=8, stem_width=8).state_dict()  # has a layer4
     theirs = {name: torch.randn_like(v) if v.is_floating_point() else v for name, v in theirs.items()}
     theirs |= {"fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}
-    trunk = ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8, channels_in=5, bias=True)
-    start_from_imagenet(trunk, theirs)
-    ours = trunk.state_dict()
+    backbone = ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8, channels_in=5, bias=True)
+    start_from_imagenet(backbone, theirs)
+    ours = backbone.state_dict()
     assert torch.equal(ours["conv1.weight"][:, :3], theirs["conv1.weight"])
     masks = ours["conv1.weight"][:, 3:].flatten(1)
     torch.testing.assert_close(masks @ masks.T, torch.eye(8), atol=1e-5, rtol=0)
@@ -84,22 +84,22 @@ def test_a_trunk_starts_from_imagenet_with_orthogonal_masks_and_no_biases():
 
 def test_imagenet_weights_of_another_network_are_refused():
     deeper = ResNetFeatures("basic", (2, 1, 1), width=8, stem_width=8).state_dict()
-    trunk = ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8)
-    with pytest.raises(CheckpointError, match=r"layer1\.1\.conv1\.weight \(not in the trunk\)"):
-        start_from_imagenet(trunk, deeper)
+    backbone = ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8)
+    with pytest.raises(CheckpointError, match=r"layer1\.1\.conv1\.weight \(not in the backbone\)"):
+        start_from_imagenet(backbone, deeper)
     with pytest.raises(CheckpointError, match=r"layer1\.1\.conv1\.weight \(missing\)|conv1.weight .* is expected"):
-        start_from_imagenet(ResNetFeatures("basic", (2, 1, 1), width=4, stem_width=4), trunk.state_dict())
+        start_from_imagenet(ResNetFeatures("basic", (2, 1, 1), width=4, stem_width=4), backbone.state_dict())
 
 
-def test_torchvisions_names_are_those_of_the_trunks():
+def test_torchvisions_names_are_those_of_the_backbones():
     from torchvision.models import resnet18, resnet50, wide_resnet50_2
 
     with torch.device("meta"):  # names and shapes alone
-        trunks = {
+        backbones = {
             resnet50: ResNetFeatures("bottleneck", (3, 4, 6)),
             wide_resnet50_2: ResNetFeatures("bottleneck", (3, 4, 6), bottleneck_scale=2),
             resnet18: ResNetFeatures("basic", (2, 2, 2)),
         }
-        for make, trunk in trunks.items():
+        for make, backbone in backbones.items():
             theirs = {key: v.shape for key, v in make().state_dict().items() if not key.startswith(("layer4", "fc"))}
-            assert theirs == {key: v.shape for key, v in trunk.state_dict().items()}
+            assert theirs == {key: v.shape for key, v in backbone.state_dict().items()}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from twospeed.models.folded import WinogradConv
-from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.encoders.resnet import ResNetFeatures
+from twospeed.models.fused import WinogradConv
 from twospeed.models.stcn.builders import track_nano
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from twospeed import CheckpointError, InputError, create_model
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.memory import MemoryBank, ObjectBanks
-from twospeed.models.resnet import ResNetFeatures
 from twospeed.models.stm.convert import to_ours
 from twospeed.models.stm.network import STM
 from twospeed.weights.load import recognise
@@ -51,7 +51,7 @@ def test_the_authors_names_are_recognised(golden):
 def test_a_missing_mask_stem_is_named(golden):
     shapes = golden("vos/stm_infer_blackswan_2obj").case["state_dict"]
     state = {name: torch.zeros(shape) for name, shape in shapes.items() if "conv1_o" not in name and "res" not in name}
-    with pytest.raises(CheckpointError, match=r"memory_encoder\.trunk\.conv1_m\.weight"):
+    with pytest.raises(CheckpointError, match=r"memory_encoder\.backbone\.conv1_m\.weight"):
         create_model("stm", state)
 
 

@@ -40,7 +40,7 @@ def test_pieces(golden, state_of):
     case = golden("semseg/swiftnet_r18")
     model = create_model("swiftnet_r18", state_of(case.case))
     found: dict[str, torch.Tensor] = {}
-    for ours, theirs in [("trunk.layer1", "layer1"), ("trunk.layer4", "layer4"), ("upsample.0", "upsample.0"),
+    for ours, theirs in [("backbone.layer1", "layer1"), ("backbone.layer4", "layer4"), ("upsample.0", "upsample.0"),
                          ("upsample.2", "upsample.2")]:  # fmt: skip
         model.get_submodule(ours).register_forward_hook(lambda _m, _i, out, key=theirs: found.update({key: out}))
     model(80 + 45 * canvas(case.case["inputs"]["v256x512"]))

@@ -24,7 +24,7 @@ def test_grid_points_lie_on_every_eighth_pixel() -> None:
     network = swiftnet_nano(3).eval()
     torch.manual_seed(0)
     image = torch.randn(1, 3, 8 * 24 + 1, 8 * 30 + 1, requires_grad=True)
-    finest = network.trunk(image)[1]  # before anything is pooled over the whole image
+    finest = network.backbone(image)[1]  # before anything is pooled over the whole image
     assert finest.shape[-2:] == (25, 31)
     for row, column in ((11, 13), (12, 15), (13, 17)):
         grad = torch.autograd.grad(finest[0, :, row, column].sum(), image, retain_graph=True)[0]

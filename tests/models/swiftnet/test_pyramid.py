@@ -20,7 +20,7 @@ def model():
 
 def in_authors_names(state):
     renames = (
-        (r"^trunk\.", "backbone."), (r"^laterals\.", "backbone.upsample_bottlenecks."),
+        (r"^backbone\.", "backbone."), (r"^laterals\.", "backbone.upsample_bottlenecks."),
         (r"^blends\.(\d)\.", r"backbone.upsample_blends.\1.blend_conv."), (r"^classifier\.", "logits."),
         (r"^pixel_(mean|std)$", r"backbone.img_\1"),
     )  # fmt: skip
@@ -50,8 +50,8 @@ def test_one_set_of_norms_is_given_to_every_level(model):
         single[re.sub(r"(bn\d)\.0\.", r"\1.", name)] = value
     loaded = create_model("swiftnet_r18_pyramid", single)
     for level in range(3):
-        assert torch.equal(loaded.trunk.layer2[1].bn2[level].weight, state["backbone.layer2.1.bn2.0.weight"])
-        assert torch.equal(loaded.trunk.bn1[level].running_mean, state["backbone.bn1.0.running_mean"])
+        assert torch.equal(loaded.backbone.layer2[1].bn2[level].weight, state["backbone.layer2.1.bn2.0.weight"])
+        assert torch.equal(loaded.backbone.bn1[level].running_mean, state["backbone.bn1.0.running_mean"])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 61), (90, 132), (33, 130)])
@@ -62,10 +62,10 @@ def test_any_size(model, size):
 
 @torch.inference_mode()
 def test_laterals_are_taken_before_the_relu(model):
-    features = model.trunk(torch.randn(1, 3, 64, 64), 0)
+    features = model.backbone(torch.randn(1, 3, 64, 64), 0)
     assert all((feature < 0).any() for feature in features)
     assert [feature.shape[-1] for feature in features] == [16, 8, 4, 2]
-    single = create_model("swiftnet_r18").trunk(torch.randn(1, 3, 64, 64))
+    single = create_model("swiftnet_r18").backbone(torch.randn(1, 3, 64, 64))
     assert all((feature >= 0).all() for feature in single)
 
 
@@ -74,7 +74,7 @@ def test_every_level_matters(model):
     image = F.interpolate(torch.rand(1, 3, 8, 8), (64, 64)) * 255
     before = model(image)
     for level in range(3):
-        norm = model.trunk.bn1[level]
+        norm = model.backbone.bn1[level]
         kept = norm.bias.clone()
         norm.bias += 1
         assert not torch.allclose(model(image), before, atol=1e-3)

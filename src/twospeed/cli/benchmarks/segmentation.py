@@ -48,9 +48,9 @@ def _segmentation(benchmark: DrivingSet, request: Request, on_progress: OnProgre
 
 def _plot(path: Path, report: Report) -> None:
     """Write accuracy against throughput as PNG, and the numbers beside it as CSV."""
-    from twospeed.evaluation.report import write_whole
+    from twospeed.evaluation.report import write_atomic
     from twospeed.evaluation.trade_off import cost_table, operating_points
-    from twospeed.render.trade_off import plot_trade_off
+    from twospeed.output.trade_off import plot_trade_off
 
     points = operating_points(report.scores)
     timed = [point for point in points if point.frames_per_second > 0]  # NaN is not
@@ -63,7 +63,7 @@ def _plot(path: Path, report: Report) -> None:
             ("image scale", "image network alone, smaller images", "× "),
         )
     ]
-    write_whole(path.with_suffix(".csv"), cost_table(points).csv())
+    write_atomic(path.with_suffix(".csv"), cost_table(points).csv())
     plot_trade_off(
         path,
         [curve for curve in curves if curve[1]],

@@ -9,9 +9,9 @@ from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.evaluation.discovered import DiscoverySettings
     from twospeed.evaluation.mask_runs import OnProgress, RunSettings
     from twospeed.evaluation.report import Report
+    from twospeed.evaluation.unsupervised import UnsupervisedSettings
 
 OPTIONS = frozenset(
     [
@@ -38,7 +38,7 @@ OPTIONS = frozenset(
     ]
 )
 TRACKER_OPTIONS = ("scales", "flip", "memory_every", "top_k", "max_memory_frames", "include_last")
-DISCOVERER_OPTIONS = ("min_score",)
+UNSUPERVISED_OPTIONS = ("min_score",)
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
@@ -54,7 +54,7 @@ def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress)
         split=split,
         task=cast(Task | None, request.task),
         all_frames=request.all_frames,
-        settings=_discovery_settings(request) or _settings(request, davis_settings(split)),
+        settings=_unsupervised_settings(request) or _settings(request, davis_settings(split)),
         on_progress=on_progress,
         **_source(request),
     )
@@ -94,7 +94,7 @@ def _configurations(request: Request, on_progress: OnProgress) -> Report:
             "NAME.safetensors, a path with {model} in it, or one for each --model"
         )
     request = replace(request, model=names, weights=given)
-    settings = _discovery_settings(request)
+    settings = _unsupervised_settings(request)
     if settings is None or len(set(names)) < len(names):
         raise InputError(f"{', '.join(names)}: name configurations of slowfast_maskrcnn, each once")
     return evaluate_configurations(
@@ -123,14 +123,14 @@ def _source(request: Request) -> dict[str, Any]:
     }
 
 
-def _discovery_settings(request: Request) -> DiscoverySettings | None:
+def _unsupervised_settings(request: Request) -> UnsupervisedSettings | None:
     """Return the settings of models that find objects by themselves; None for others. Refuses what has no meaning."""
     finds = False
     if request.model:
-        from twospeed.evaluation.discovered import DiscoverySettings, needs_no_masks
+        from twospeed.evaluation.unsupervised import UnsupervisedSettings, needs_no_masks
 
         finds = needs_no_masks(request.model)
-    refused = TRACKER_OPTIONS if finds else DISCOVERER_OPTIONS
+    refused = TRACKER_OPTIONS if finds else UNSUPERVISED_OPTIONS
     if given := [name for name in refused if getattr(request, name) not in (None, False, ())]:
         option = f"--{given[0].replace('_', '-')}"
         why = "remembers no masks and is not averaged" if finds else "finds no objects by itself"
@@ -139,7 +139,7 @@ def _discovery_settings(request: Request) -> DiscoverySettings | None:
         return None
     if request.size == 0:
         raise InputError("--size 0: this network works at one size, give it in pixels (800 as published)")
-    return DiscoverySettings(size=request.size, min_score=request.min_score, finetune=request.finetune or 0)
+    return UnsupervisedSettings(size=request.size, min_score=request.min_score, finetune=request.finetune or 0)
 
 
 def _settings(request: Request, published: RunSettings) -> RunSettings:
@@ -162,5 +162,5 @@ def _settings(request: Request, published: RunSettings) -> RunSettings:
 
 DAVIS_2016 = Benchmark(_davis16, OPTIONS)
 DAVIS_2017 = Benchmark(_davis17, OPTIONS)
-YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task", "all_frames", *DISCOVERER_OPTIONS})
+YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task", "all_frames", *UNSUPERVISED_OPTIONS})
 DAVIS_CONFIGURATIONS = Benchmark(_configurations, OPTIONS - {"predictions", "task", "all_frames", *TRACKER_OPTIONS})

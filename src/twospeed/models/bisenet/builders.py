@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypedDict, Unpack
 
 from twospeed.models.bisenet.network import BiSeNet
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import InputOrder
-from twospeed.models.resnet import ResNetFeatures
 
 Values = tuple[float, float, float]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.models.conv_norm import ConvNorm
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import IMAGENET_MEAN, IMAGENET_STD, InputOrder, hold_pixels, normalise
-from twospeed.models.resnet import ResNetFeatures
 
 
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

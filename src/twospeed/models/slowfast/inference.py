@@ -2,8 +2,8 @@
 
 What changes, and why it is faster on a CPU:
 
-- Batch norm is folded into the convolution before it: exact, one pass over memory less for each.
-- Features lie in memory as (N, T, H, W, C). A 1xkxk convolution is then a 2-D one over N*T pictures, a kx1x1
+- Batch norm is fused into the convolution before it: exact, one pass over memory less for each.
+- Features lie in memory as (N, T, H, W, C). A 1xkxk convolution is then a 2-D one over N*T images, a kx1x1
   convolution a 2-D one over the plane (T, H*W), both without a copy. Three-dimensional kernels of few channels are
   badly served by the libraries: the Fast pathway gains most.
 - ReLU and the sum with the shortcut happen inside the convolution, in place: a residual block writes into its input.
@@ -21,21 +21,21 @@ from torch.nn import functional as F
 
 from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
-from twospeed.ops.fold import fold_batch_norm
+from twospeed.ops.fuse import fuse_batch_norm
 
 LAST = torch.channels_last
 
 
-def for_inference(network: SlowFast, dtype: torch.dtype | None = None) -> FoldedSlowFast:
+def for_inference(network: SlowFast, dtype: torch.dtype | None = None) -> FusedSlowFast:
     """Return a network that computes what `network` does in eval mode, faster; `network` is left as it is.
 
     dtype: of weights and features, None keeps the network's; logits are always float32. The two share the head.
     Scores agree to rounding (1e-5 of their range in float32).
     """
-    return FoldedSlowFast(network, dtype)
+    return FusedSlowFast(network, dtype)
 
 
-class FoldedConv(nn.Module):
+class FusedConv(nn.Module):
     """Convolution + norm (+ sum) (+ ReLU) on features (N, T, H, W, C), as a 2-D convolution wherever possible."""
 
     weight: Tensor
@@ -43,7 +43,7 @@ class FoldedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, norm: nn.BatchNorm3d | None, *, relu: bool, dtype: torch.dtype | None) -> None:
         super().__init__()
-        weight, bias = fold_batch_norm(conv, norm)
+        weight, bias = fuse_batch_norm(conv, norm)
         weight, bias = weight.to(dtype or conv.weight.dtype), bias.to(dtype or conv.weight.dtype)
         kt, kh, kw = conv.kernel_size
         stride, dilation = tuple(conv.stride), tuple(conv.dilation)
@@ -68,7 +68,7 @@ class FoldedConv(nn.Module):
         """(N, T, H, W, C_in) -> (N, T', H', W', C_out). add_to: summed before the ReLU; overwritten by the result."""
         n, t, h, w, _ = x.shape
         if self.plane == "space":
-            y = self._convolve(pictures(x), None if add_to is None else pictures(add_to))
+            y = self._convolve(images(x), None if add_to is None else images(add_to))
             return y.permute(0, 2, 3, 1).unflatten(0, (n, t))
         if self.plane == "time":
             y = self._convolve(x.flatten(2, 3).permute(0, 3, 1, 2), None)  # (N, C, T, HW)
@@ -121,37 +121,37 @@ def fused_kernels(dtype: torch.dtype) -> bool:
     )
 
 
-def pictures(x: Tensor) -> Tensor:
+def images(x: Tensor) -> Tensor:
     """(N, T, H, W, C) -> (NT, C, H, W), channels last in memory, without a copy."""
     return x.flatten(0, 1).permute(0, 3, 1, 2)
 
 
-class FoldedStem(nn.Module):
+class FusedStem(nn.Module):
     """`Stem`: (N, T, H, W, 3) -> (N, T, H/4, W/4, C)."""
 
     def __init__(self, stem: Stem, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.conv = FoldedConv(stem.conv, stem.bn, relu=True, dtype=dtype)
+        self.conv = FusedConv(stem.conv, stem.bn, relu=True, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and pool; as pictures the pool is 20 times faster than as a volume."""
+        """Convolve and pool; as images the pool is 20 times faster than as a volume."""
         n, t = x.shape[:2]
-        pooled = F.max_pool2d(pictures(self.conv(x)), 3, stride=2, padding=1)
+        pooled = F.max_pool2d(images(self.conv(x)), 3, stride=2, padding=1)
         return pooled.permute(0, 2, 3, 1).unflatten(0, (n, t))
 
 
-class FoldedBottleneck(nn.Module):
+class FusedBottleneck(nn.Module):
     """`Bottleneck`. Owns its input: writes the result into it when the shortcut is the identity."""
 
     def __init__(self, block: Bottleneck, dtype: torch.dtype | None) -> None:
         super().__init__()
         branch = block.branch2
         self.shortcut = (
-            None if block.branch1 is None else FoldedConv(block.branch1, block.branch1_bn, relu=False, dtype=dtype)
+            None if block.branch1 is None else FusedConv(block.branch1, block.branch1_bn, relu=False, dtype=dtype)
         )
-        self.a = FoldedConv(branch.a, branch.a_bn, relu=True, dtype=dtype)
-        self.b = FoldedConv(branch.b, branch.b_bn, relu=True, dtype=dtype)
-        self.c = FoldedConv(branch.c, branch.c_bn, relu=True, dtype=dtype)
+        self.a = FusedConv(branch.a, branch.a_bn, relu=True, dtype=dtype)
+        self.b = FusedConv(branch.b, branch.b_bn, relu=True, dtype=dtype)
+        self.c = FusedConv(branch.c, branch.c_bn, relu=True, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, H, W, C_in) -> (N, T, H/stride, W/stride, C_out)."""
@@ -161,16 +161,16 @@ class FoldedBottleneck(nn.Module):
         return result
 
 
-class FoldedNonLocal(nn.Module):
+class FusedNonLocal(nn.Module):
     """`NonLocal`, with the products in the cheaper order. Owns its input."""
 
     def __init__(self, block: NonLocal, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.mode, self.pool = block.mode, block.pool
-        self.theta = FoldedConv(block.conv_theta, None, relu=False, dtype=dtype)
-        self.phi = FoldedConv(block.conv_phi, None, relu=False, dtype=dtype)
-        self.g = FoldedConv(block.conv_g, None, relu=False, dtype=dtype)
-        self.out = FoldedConv(block.conv_out, block.bn, relu=False, dtype=dtype)
+        self.theta = FusedConv(block.conv_theta, None, relu=False, dtype=dtype)
+        self.phi = FusedConv(block.conv_phi, None, relu=False, dtype=dtype)
+        self.g = FusedConv(block.conv_g, None, relu=False, dtype=dtype)
+        self.out = FusedConv(block.conv_out, block.bn, relu=False, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, H, W, C) -> the same shape."""
@@ -189,14 +189,14 @@ class FoldedNonLocal(nn.Module):
         return result
 
 
-class FoldedLateral(nn.Module):
+class FusedLateral(nn.Module):
     """`Lateral`, on features (N, T, H, W, C)."""
 
     def __init__(self, lateral: Lateral, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.alpha, self.fusion, self.merge = lateral.alpha, lateral.fusion, lateral.merge
         self.conv = (
-            FoldedConv(lateral.conv_f2s, lateral.bn, relu=True, dtype=dtype)
+            FusedConv(lateral.conv_f2s, lateral.bn, relu=True, dtype=dtype)
             if lateral.fusion == "time_strided_conv"
             else None
         )
@@ -214,7 +214,7 @@ class FoldedLateral(nn.Module):
         return slow + lateral if self.merge == "sum" else torch.cat([slow, lateral], dim=4)
 
 
-class FoldedSlowFast(nn.Module):
+class FusedSlowFast(nn.Module):
     """What `for_inference` returns: called like `SlowFast`, with the same attributes for the pipelines."""
 
     def __init__(self, network: SlowFast, dtype: torch.dtype | None) -> None:
@@ -223,17 +223,17 @@ class FoldedSlowFast(nn.Module):
         self.frames, self.frame_stride, self.average = network.frames, network.frame_stride, network.average
         self.feature_channels = network.feature_channels
         self.dtype = dtype or next(network.parameters()).dtype
-        self.stems = nn.ModuleList(FoldedStem(stem, dtype) for stem in network.s1.children() if isinstance(stem, Stem))
+        self.stems = nn.ModuleList(FusedStem(stem, dtype) for stem in network.s1.children() if isinstance(stem, Stem))
         self.laterals = nn.ModuleList()
         self.stages = nn.ModuleList()
         for number in STAGES:
             if len(self.pathways) == 2:
                 lateral = network.get_submodule(f"s{number - 1}_fuse")
                 assert isinstance(lateral, Lateral)
-                self.laterals.append(FoldedLateral(lateral, dtype))
+                self.laterals.append(FusedLateral(lateral, dtype))
             stage = network.get_submodule(f"s{number}")
             for layers in stage.pathway_layers:  # type: ignore[union-attr]
-                self.stages.append(nn.Sequential(*(_folded(stage.get_submodule(name), dtype) for name in layers)))
+                self.stages.append(nn.Sequential(*(_fused(stage.get_submodule(name), dtype) for name in layers)))
         self.head = network.head
         self.eval()
 
@@ -261,8 +261,8 @@ class FoldedSlowFast(nn.Module):
         return result
 
 
-def _folded(layer: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+def _fused(layer: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     if isinstance(layer, NonLocal):
-        return FoldedNonLocal(layer, dtype)
+        return FusedNonLocal(layer, dtype)
     assert isinstance(layer, Bottleneck)
-    return FoldedBottleneck(layer, dtype)
+    return FusedBottleneck(layer, dtype)

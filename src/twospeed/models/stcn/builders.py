@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from twospeed.models.resnet import ResNetFeatures
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.stcn.network import STCN, Similarity
 
 

@@ -17,7 +17,7 @@ _RENAMES = (
     (r"^key_proj\.key_proj\.", "key_projection."),
     (r"^key_comp\.", "thin_projection."),
     (r"^value_encoder\.fuser\.", "value_encoder.fusion."),
-    (r"^value_encoder\.(conv1|bn1|layer\d)\.", r"value_encoder.trunk.\1."),
+    (r"^value_encoder\.(conv1|bn1|layer\d)\.", r"value_encoder.backbone.\1."),
     (r"\.attention\.ChannelGate\.mlp\.1\.", ".attention.squeeze."),
     (r"\.attention\.ChannelGate\.mlp\.3\.", ".attention.excite."),
     (r"\.attention\.SpatialGate\.spatial\.conv\.", ".attention.spatial."),
@@ -27,7 +27,7 @@ _RENAMES = (
     (r"^decoder\.(up_\w+)\.out_conv\.", r"decoder.\1.block."),
     (r"^decoder\.pred\.", "decoder.predict."),
 )
-_MASK_CONV = "value_encoder.trunk.conv1.weight"
+_MASK_CONV = "value_encoder.backbone.conv1.weight"
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ What changes, and why it is faster on a CPU:
   Nearly all of the decoder's arithmetic is such: a fifth of the multiplications. The key encoder stays direct.
 - Where two convolutions are summed (a residual block's second and its skip), they are one with two inputs; where one
   reads a concatenation, nothing is concatenated. Key and thin projection read the same feature: one convolution.
-- Batch norm is folded into the convolution before it; ReLU and sums happen in place, while the block of the
-  picture that was just computed is still in the cache.
+- Batch norm is fused into the convolution before it; ReLU and sums happen in place, while the block of the
+  image that was just computed is still in the cache.
 - Features lie channels last in memory throughout.
 
 On a GPU only the folding and the memory layout apply.
@@ -21,22 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.folded import FoldedTrunk, Maker
+from twospeed.models.fused import FusedBackbone, Maker
 from twospeed.models.stcn.network import STCN, Decoder, Fusion, KeyFeatures, ResidualBlock, Up, ValueEncoder
-from twospeed.ops.fold import fold_batch_norm
+from twospeed.ops.fuse import fuse_batch_norm
 
 
-def for_inference(network: STCN, *, winograd: bool | None = None) -> FoldedSTCN:
+def for_inference(network: STCN, *, winograd: bool | None = None) -> FusedSTCN:
     """Return a network that computes what `network` does in eval mode, faster; `network` is left as it is.
 
     The two share nothing: training `network` on does not change the returned one. winograd: None chooses it on CPUs.
     Logits agree to 1e-4 of their range in float32. The transformed weights take memory: 1.0 GB for `stcn`.
     """
     device = next(network.parameters()).device
-    return FoldedSTCN(network, device.type == "cpu" if winograd is None else winograd)
+    return FusedSTCN(network, device.type == "cpu" if winograd is None else winograd)
 
 
-class FoldedSTCN(nn.Module):
+class FusedSTCN(nn.Module):
     """What `for_inference` returns: called like `STCN`. Not to be called from two threads at a time."""
 
     pixel_mean: Tensor
@@ -49,12 +49,12 @@ class FoldedSTCN(nn.Module):
             # the keys stays direct; Winograd's rounding enters only where nothing is chosen by it.
             exact, make = Maker(winograd=False), Maker(winograd)
             self.similarity = network.similarity
-            self.key_encoder = FoldedTrunk(network.key_encoder, exact)
+            self.key_encoder = FusedBackbone(network.key_encoder, exact)
             self.aspp = copy.deepcopy(network.aspp)
             self.key_channels = network.key_projection.out_channels
             self.projections = exact.convolution([network.key_projection, network.thin_projection], along=0)
-            self.value_encoder = FoldedValueEncoder(network.value_encoder, make)
-            self.decoder = FoldedDecoder(network.decoder, make)
+            self.value_encoder = FusedValueEncoder(network.value_encoder, make)
+            self.decoder = FusedDecoder(network.decoder, make)
         self.register_buffer("pixel_mean", network.pixel_mean.clone(), persistent=False)
         self.register_buffer("pixel_std", network.pixel_std.clone(), persistent=False)
         self.requires_grad_(False).eval()
@@ -84,7 +84,7 @@ class FoldedSTCN(nn.Module):
         return logits
 
 
-class FoldedBlock(nn.Module):
+class FusedBlock(nn.Module):
     """`ResidualBlock`, on a feature of each object or on its concatenation with one that all objects share."""
 
     def __init__(self, block: ResidualBlock, make: Maker) -> None:
@@ -121,36 +121,36 @@ class FoldedBlock(nn.Module):
 
 
 def _for_each(x: Tensor, count: int) -> Tensor:
-    """Repeat a picture's feature for each of its objects. Shapes: (B, C, H, W) -> (count, C, H, W)."""
+    """Repeat an image's feature for each of its objects. Shapes: (B, C, H, W) -> (count, C, H, W)."""
     B = len(x)
     return x.expand(count, -1, -1, -1) if B == 1 else x.repeat_interleave(count // B, 0)
 
 
-class FoldedValueEncoder(nn.Module):
+class FusedValueEncoder(nn.Module):
     """`ValueEncoder`."""
 
     def __init__(self, encoder: ValueEncoder, make: Maker) -> None:
         super().__init__()
-        self.pictures = encoder.pictures
-        self.trunk = FoldedTrunk(encoder.trunk, make)
-        self.fusion = FoldedFusion(encoder.fusion, make)
+        self.images = encoder.images
+        self.backbone = FusedBackbone(encoder.backbone, make)
+        self.fusion = FusedFusion(encoder.fusion, make)
 
     def forward(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
         """As `ValueEncoder.forward`."""
         B, K = masks.shape[:2]
-        x = self.trunk(self.pictures(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
+        x = self.backbone(self.images(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
         fused: Tensor = self.fusion(x, f16)
         return fused.reshape(B, K, *fused.shape[1:])
 
 
-class FoldedFusion(nn.Module):
+class FusedFusion(nn.Module):
     """`Fusion`."""
 
     def __init__(self, fusion: Fusion, make: Maker) -> None:
         super().__init__()
-        self.block1 = FoldedBlock(fusion.block1, make)
+        self.block1 = FusedBlock(fusion.block1, make)
         self.attention = copy.deepcopy(fusion.attention)
-        self.block2 = FoldedBlock(fusion.block2, make)
+        self.block2 = FusedBlock(fusion.block2, make)
 
     def forward(self, x: Tensor, f16: Tensor) -> Tensor:
         """Shapes: (BK, C, h, w), (B, C16, h, w) -> (BK, V, h, w)."""
@@ -159,13 +159,13 @@ class FoldedFusion(nn.Module):
         return result
 
 
-class FoldedUp(nn.Module):
+class FusedUp(nn.Module):
     """`Up`."""
 
     def __init__(self, up: Up, make: Maker) -> None:
         super().__init__()
         self.skip_projection = make.convolution([up.skip_projection])
-        self.block = FoldedBlock(up.block, make)
+        self.block = FusedBlock(up.block, make)
 
     def forward(self, x: Tensor, skip: Tensor, *, rectify: bool = False) -> Tensor:
         """Shapes: (BK, C, h, w), (B, S, 2h, 2w) -> (BK, C', 2h, 2w). rectify: ReLU at the end."""
@@ -178,7 +178,7 @@ class FoldedUp(nn.Module):
         return result
 
 
-class FoldedDecoder(nn.Module):
+class FusedDecoder(nn.Module):
     """`Decoder`."""
 
     taps: Tensor
@@ -186,10 +186,10 @@ class FoldedDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder, make: Maker) -> None:
         super().__init__()
-        self.compress = FoldedBlock(decoder.compress, make)
-        self.up_16_8 = FoldedUp(decoder.up_16_8, make)
-        self.up_8_4 = FoldedUp(decoder.up_8_4, make)
-        weight, bias = fold_batch_norm(decoder.predict, None)
+        self.compress = FusedBlock(decoder.compress, make)
+        self.up_16_8 = FusedUp(decoder.up_16_8, make)
+        self.up_8_4 = FusedUp(decoder.up_8_4, make)
+        weight, bias = fuse_batch_norm(decoder.predict, None)
         # Applied to the other side: what a cell gives to its neighbours, not what it takes from them
         self.register_buffer("taps", weight[0].flip(1, 2).flatten(1).T.contiguous().to(decoder.predict.weight.dtype))
         self.register_buffer("bias", bias.to(decoder.predict.weight.dtype))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.memory import Similarity as Similarity
-from twospeed.models.resnet import ResNetFeatures
 
 
 class KeyFeatures(NamedTuple):
@@ -31,8 +31,8 @@ class KeyFeatures(NamedTuple):
 class STCN(nn.Module):
     """Space-time correspondence network: masks of a frame from the masks of remembered frames.
 
-    key_trunk, value_trunk: residual features of three stages. key_channels: C of the keys (64). value_channels: V of
-    the values (512). thin_channels: V' (512). decoder_channels: widths at strides 16, 8, 4 (the last two equal, as
+    key_backbone, value_backbone: residual features of three stages. key_channels: C of the keys (64). value_channels:
+    V of the values (512). thin_channels: V' (512). decoder_channels: widths at strides 16, 8, 4 (the last two equal, as
     published). similarity: how keys are compared, used by `read_memory`. aspp: atrous spatial pyramid pooling on f16
     before the key and the thin feature.
     """
@@ -42,8 +42,8 @@ class STCN(nn.Module):
 
     def __init__(
         self,
-        key_trunk: ResNetFeatures,
-        value_trunk: ResNetFeatures,
+        key_backbone: ResNetFeatures,
+        value_backbone: ResNetFeatures,
         *,
         key_channels: int = 64,
         value_channels: int = 512,
@@ -55,14 +55,14 @@ class STCN(nn.Module):
         super().__init__()
         if similarity not in ("l2", "dot"):
             raise ValueError(f"similarity is {similarity!r}; choose 'l2' (STCN) or 'dot' (STM)")
-        c4, c8, c16 = key_trunk.channels
+        c4, c8, c16 = key_backbone.channels
         self.similarity: Similarity = similarity
         self.recorded_options: dict[str, object] = {"similarity": similarity}  # weights cannot tell
-        self.key_encoder = key_trunk
+        self.key_encoder = key_backbone
         self.aspp = ASPP(c16) if aspp else None
         self.key_projection = nn.Conv2d(c16, key_channels, 3, 1, 1)
         self.thin_projection = nn.Conv2d(c16, thin_channels, 3, 1, 1)
-        self.value_encoder = ValueEncoder(value_trunk, c16, value_channels)
+        self.value_encoder = ValueEncoder(value_backbone, c16, value_channels)
         self.decoder = Decoder(value_channels + thin_channels, (c8, c4), decoder_channels)
         nn.init.orthogonal_(self.key_projection.weight)
         nn.init.zeros_(self.key_projection.bias)  # type: ignore[arg-type]
@@ -96,23 +96,23 @@ class STCN(nn.Module):
 
 
 class ValueEncoder(nn.Module):
-    """A light trunk on picture and masks, fused with the key encoder's f16 (paper section 3.2)."""
+    """A light backbone on image and masks, fused with the key encoder's f16 (paper section 3.2)."""
 
-    def __init__(self, trunk: ResNetFeatures, f16_channels: int, value_channels: int):
+    def __init__(self, backbone: ResNetFeatures, f16_channels: int, value_channels: int):
         super().__init__()
-        self.trunk = trunk
-        self.mask_channels = trunk.conv1.in_channels - 3  # 2: this object, all others; 1: static pretraining
-        self.fusion = Fusion(trunk.channels[-1], f16_channels, value_channels)
+        self.backbone = backbone
+        self.mask_channels = backbone.conv1.in_channels - 3  # 2: this object, all others; 1: static pretraining
+        self.fusion = Fusion(backbone.channels[-1], f16_channels, value_channels)
 
     def forward(self, frames: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
         """Shapes: (B, 3, H, W), (B, C16, h, w), (B, K, H, W) -> (B, K, V, h, w)."""
         B, K = masks.shape[:2]
-        x = self.trunk(self.pictures(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
+        x = self.backbone(self.images(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
         fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
         return fused
 
-    def pictures(self, frames: Tensor, masks: Tensor) -> Tensor:
-        """What the trunk sees for each object: RGB, its mask, the others'. Shapes: -> (B, K, 3 + masks, H, W)."""
+    def images(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """What the backbone sees for each object: RGB, its mask, the others'. Shapes: -> (B, K, 3 + masks, H, W)."""
         B, K, H, W = masks.shape
         planes = masks.unsqueeze(2)  # (B, K, 1, H, W)
         if self.mask_channels == 2:
@@ -123,7 +123,7 @@ class ValueEncoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Residual block, attention, residual block: value features meet the picture's f16."""
+    """Residual block, attention, residual block: value features meet the image's f16."""
 
     def __init__(self, value_in: int, f16_channels: int, value_channels: int):
         super().__init__()
@@ -192,7 +192,7 @@ class ResidualBlock(nn.Module):
         return y + (x if self.skip is None else self.skip(x))
 
     def per_object(self, x: Tensor, shared: Tensor) -> Tensor:
-        """Run on concat(x, shared), where every object has its own x and all see the same picture feature.
+        """Run on concat(x, shared), where every object has its own x and all see the same image feature.
 
         A convolution of a concatenation is the sum of two convolutions, so with several objects the shared part is
         computed once. Shapes: (B, K, C, h, w), (B, S, h, w) -> (B, K, channels_out, h, w).

@@ -15,7 +15,7 @@ _RENAMES = (
     (r"^Encoder_(M|Q)\.res2\.", r"Encoder_\1.layer1."),
     (r"^Encoder_(M|Q)\.res3\.", r"Encoder_\1.layer2."),
     (r"^Encoder_(M|Q)\.res4\.", r"Encoder_\1.layer3."),
-    (r"^Encoder_(M|Q)\.(conv1\w*|bn1|layer\d)\.", r"Encoder_\1.trunk.\2."),
+    (r"^Encoder_(M|Q)\.(conv1\w*|bn1|layer\d)\.", r"Encoder_\1.backbone.\2."),
     (r"^KV_(M|Q)_r4\.Key\.", r"Encoder_\1.key."),
     (r"^KV_(M|Q)_r4\.Value\.", r"Encoder_\1.value."),
     (r"^Encoder_M\.", "memory_encoder."),
@@ -29,14 +29,14 @@ _RENAMES = (
     (r"^(decoder\.refine_\d)\.ResMM\.", r"\1.block."),
     (r"^Decoder\.pred2\.", "decoder.predict."),
 )
-_STEM = "memory_encoder.trunk.conv1.weight"
-_MASK_STEMS = ("memory_encoder.trunk.conv1_m.weight", "memory_encoder.trunk.conv1_o.weight")
+_STEM = "memory_encoder.backbone.conv1.weight"
+_MASK_STEMS = ("memory_encoder.backbone.conv1_m.weight", "memory_encoder.backbone.conv1_o.weight")
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' keys; keys in our naming pass unchanged.
 
-    The authors add two more convolutions, of this object's and of the others' mask, to that of the picture; the sum of
+    The authors add two more convolutions, of this object's and of the others' mask, to that of the image; the sum of
     three convolutions is one over all their channels.
     """
     ours = {}
@@ -55,7 +55,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
     """Return the width; names and shapes do not tell how keys are compared."""
-    stem = state.get("query_encoder.trunk.conv1.weight")
+    stem = state.get("query_encoder.backbone.conv1.weight")
     return {} if stem is None else {"width": stem.shape[0]}
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.memory import Similarity
-from twospeed.models.resnet import ResNetFeatures
 
 
 class QueryFeatures(NamedTuple):
@@ -29,15 +29,16 @@ class QueryFeatures(NamedTuple):
 class STM(nn.Module):
     """Space-time memory network: masks of a frame from the masks of remembered frames, one affinity for each object.
 
-    query_trunk, memory_trunk: residual features of three stages; the memory's takes 3 + 2 channels, the picture, this
+    query_backbone, memory_backbone: residual features of three stages; the memory's takes 3 + 2 channels, the image,
+    this
     object's mask and all others'. key_channels: C (128). value_channels: V (512). decoder_channels: of the decoder's
     every layer (256). similarity: how keys are compared, "dot" as published, or "l2" (STCN supplement, Table 1).
     """
 
     def __init__(
         self,
-        query_trunk: ResNetFeatures,
-        memory_trunk: ResNetFeatures,
+        query_backbone: ResNetFeatures,
+        memory_backbone: ResNetFeatures,
         *,
         key_channels: int = 128,
         value_channels: int = 512,
@@ -49,9 +50,9 @@ class STM(nn.Module):
             raise ValueError(f"similarity is {similarity!r}; choose 'dot' (as published) or 'l2'")
         self.similarity: Similarity = similarity
         self.recorded_options: dict[str, object] = {"similarity": similarity}  # weights cannot tell
-        self.query_encoder = Encoder(query_trunk, key_channels, value_channels)
-        self.memory_encoder = Encoder(memory_trunk, key_channels, value_channels)
-        c4, c8, _ = query_trunk.channels
+        self.query_encoder = Encoder(query_backbone, key_channels, value_channels)
+        self.memory_encoder = Encoder(memory_backbone, key_channels, value_channels)
+        c4, c8, _ = query_backbone.channels
         self.decoder = Decoder(2 * value_channels, (c8, c4), decoder_channels)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -82,16 +83,16 @@ class STM(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A residual trunk and two 3x3 convolutions of its f16: a key, which is matched, and a value, which is recalled."""
+    """A residual backbone and two 3x3 convolutions of its f16: a key to match and a value to recall."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, trunk: ResNetFeatures, key_channels: int, value_channels: int):
+    def __init__(self, backbone: ResNetFeatures, key_channels: int, value_channels: int):
         super().__init__()
-        self.trunk = trunk
-        self.key = nn.Conv2d(trunk.channels[-1], key_channels, 3, 1, 1)
-        self.value = nn.Conv2d(trunk.channels[-1], value_channels, 3, 1, 1)
+        self.backbone = backbone
+        self.key = nn.Conv2d(backbone.channels[-1], key_channels, 3, 1, 1)
+        self.value = nn.Conv2d(backbone.channels[-1], value_channels, 3, 1, 1)
         # Torchvision's ImageNet statistics, in units of 0..1; the authors keep them in their checkpoint
         self.register_buffer("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor, planes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Shapes: (B, 3, H, W), planes (B, 2, H, W) -> key (B, C, h, w), value (B, V, h, w), f8, f4."""
         x = (frames - self.pixel_mean) / self.pixel_std
-        f4, f8, f16 = self.trunk(x if planes is None else torch.cat([x, planes], 1))
+        f4, f8, f16 = self.backbone(x if planes is None else torch.cat([x, planes], 1))
         return self.key(f16), self.value(f16), f8, f4
 
 

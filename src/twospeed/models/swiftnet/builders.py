@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypedDict, Unpack
 
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import InputOrder
-from twospeed.models.resnet import ResNetFeatures
 from twospeed.models.swiftnet.nano import SwiftNetNano
 from twospeed.models.swiftnet.network import SwiftNet
-from twospeed.models.swiftnet.pyramid import PyramidTrunk, SwiftNetPyramid
+from twospeed.models.swiftnet.pyramid import PyramidBackbone, SwiftNetPyramid
 
 Values = tuple[float, float, float]
 
@@ -28,10 +28,10 @@ def swiftnet_r18(num_classes: int = 19, **options: Unpack[Options]) -> SwiftNet:
 
 def swiftnet_r18_pyramid(num_classes: int = 19, **options: Unpack[Options]) -> SwiftNetPyramid:
     """Build SwiftNet-R18 with the interleaved pyramid of three levels: 12,056,275 parameters at 19 classes."""
-    return SwiftNetPyramid(PyramidTrunk(), num_classes, **options)
+    return SwiftNetPyramid(PyramidBackbone(), num_classes, **options)
 
 
 def swiftnet_nano(num_classes: int = 11, **options: Unpack[Options]) -> SwiftNetNano:
     """Build the keyframe network of `segment_nano`: about 3 million parameters."""
-    trunk = ResNetFeatures("basic", (1, 2, 2, 2), width=32, stem_width=32, stem_stride=4)
-    return SwiftNetNano(trunk, num_classes, **options)
+    backbone = ResNetFeatures("basic", (1, 2, 2, 2), width=32, stem_width=32, stem_stride=4)
+    return SwiftNetNano(backbone, num_classes, **options)

@@ -13,7 +13,7 @@ _LEVELS = 3
 
 # authors' name -> ours, applied in order to each key
 _RENAMES = (
-    (r"^backbone\.(conv1|bn1|layer\d)\.", r"trunk.\1."),
+    (r"^backbone\.(conv1|bn1|layer\d)\.", r"backbone.\1."),
     (r"^backbone\.spp\.spp\.spp_bn\.", "pyramid_pooling.squeeze."),
     (r"^backbone\.spp\.spp\.spp_fuse\.", "pyramid_pooling.fuse."),
     (r"^backbone\.spp\.spp\.spp(\d)\.", r"pyramid_pooling.levels.\1."),
@@ -42,10 +42,10 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def norms_for_every_level(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give every level of the pyramid the norms of a trunk (`trunk.bn1.weight`...) that has one set of them."""
+    """Give every level of the pyramid the norms of a backbone (`backbone.bn1.weight`...) that has one set of them."""
     ours = dict(state)
     for name in state:
-        shared = re.match(r"(trunk\.(?:layer\d\.\d\.)?bn\d)\.([a-z]\w*)$", name)
+        shared = re.match(r"(backbone\.(?:layer\d\.\d\.)?bn\d)\.([a-z]\w*)$", name)
         if shared:
             value = ours.pop(name)
             ours |= {f"{shared[1]}.{level}.{shared[2]}": value.clone() for level in range(_LEVELS)}

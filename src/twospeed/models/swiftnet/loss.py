@@ -37,7 +37,7 @@ def cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
 def soft_jaccard(scores: Tensor, labels: Tensor, *, smooth: float = 50.0) -> Tensor:
     """Return one minus the mean intersection over union of the classes that occur, with probabilities for pixels.
 
-    Shapes: scores (N, C, H, W), labels (N, H, W) -> scalar in 0..1. The batch counts as one picture, as in mIoU.
+    Shapes: scores (N, C, H, W), labels (N, H, W) -> scalar in 0..1. The batch counts as one image, as in mIoU.
     smooth: pixels added to both areas, so that a class with few of them asks for little. 0 where all is void.
     """
     classes = scores.shape[1]

@@ -1,6 +1,6 @@
 """A small SwiftNet for the grid of GSVNet: cheap enough for keyframes on a CPU, and small enough to ship.
 
-The parts are SwiftNet's: residual trunk, pyramid pooling, steps up with lateral connections. What differs:
+The parts are SwiftNet's: residual backbone, pyramid pooling, steps up with lateral connections. What differs:
 
 - It stops at an eighth of the image, the grid on which GSVNet's scores travel: what is finer would only be thrown away.
   The quarter-size map enters that last step through a strided convolution instead.
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.models.conv_norm import ConvNorm
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
-from twospeed.models.resnet import ResNetFeatures
 from twospeed.models.swiftnet.network import resize
 
 STRIDE = 8
@@ -28,8 +28,8 @@ STRIDE = 8
 class SwiftNetNano(nn.Module):
     """Label an image on a grid of an eighth of its size.
 
-    trunk: residual features of four stages whose first convolution has stride 4. num_classes: C. width: of the decoder.
-    grids: rows of the pooled grids. pixel_mean, pixel_std, input_order: as in `SwiftNet`.
+    backbone: residual features of four stages whose first convolution has stride 4. num_classes: C. width: of the
+    decoder. grids: rows of the pooled grids. pixel_mean, pixel_std, input_order: as in `SwiftNet`.
     """
 
     pixel_mean: Tensor
@@ -38,7 +38,7 @@ class SwiftNetNano(nn.Module):
 
     def __init__(
         self,
-        trunk: ResNetFeatures,
+        backbone: ResNetFeatures,
         num_classes: int,
         *,
         width: int = 96,
@@ -48,8 +48,8 @@ class SwiftNetNano(nn.Module):
         input_order: InputOrder = "rgb",
     ):
         super().__init__()
-        quarter, eighth, sixteenth, deepest = trunk.channels
-        self.trunk, self.grids = trunk, tuple(grids)
+        quarter, eighth, sixteenth, deepest = backbone.channels
+        self.backbone, self.grids = backbone, tuple(grids)
         level = width // len(grids)
         self.squeeze = ConvNorm(deepest, width, 1)
         self.levels = nn.ModuleList(ConvNorm(width, level, 1) for _ in grids)
@@ -86,7 +86,7 @@ class SwiftNetNano(nn.Module):
 
         Shapes: RGB 0..255 (N, 3, 8 (h - 1) + 1, 8 (w - 1) + 1) -> (N, width, ...) each, the last of h x w.
         """
-        quarter, eighth, sixteenth, deepest = self.trunk(
+        quarter, eighth, sixteenth, deepest = self.backbone(
             normalise(image, self.pixel_mean, self.pixel_std, self.input_order)
         )
         maps = [self._pooled(deepest)]

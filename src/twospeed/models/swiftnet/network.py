@@ -1,4 +1,4 @@
-"""SwiftNet with ResNet-18, single scale: trunk, spatial pyramid pooling, three steps up with lateral connections.
+"""SwiftNet with ResNet-18, single scale: backbone, spatial pyramid pooling, three steps up with lateral connections.
 
 Source: Orsic, Kreso, Bevandic, Segvic, "In Defense of Pre-trained ImageNet Architectures for Real-time Semantic
 Segmentation of Road-driving Images", CVPR 2019. Shape letters: N batch, C classes, H/W pixels.
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.models.conv_norm import NormReluConv
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
-from twospeed.models.resnet import ResNetFeatures
 
 
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -64,7 +64,7 @@ class Upsample(nn.Module):
 class SwiftNet(nn.Module):
     """Label every pixel of an image.
 
-    trunk: residual features of four stages. num_classes: C. width: of the decoder. grids: rows of the pooled grids.
+    backbone: residual features of four stages. num_classes: C. width: of the decoder. grids: rows of the pooled grids.
     pixel_mean, pixel_std: RGB order, units of 0..255; input_order: channel order that the weights expect.
     Lateral connections take the stages' outputs after their ReLU, as the published weights do (the paper draws them
     before it).
@@ -76,7 +76,7 @@ class SwiftNet(nn.Module):
 
     def __init__(
         self,
-        trunk: ResNetFeatures,
+        backbone: ResNetFeatures,
         num_classes: int = 19,
         *,
         width: int = 128,
@@ -86,8 +86,8 @@ class SwiftNet(nn.Module):
         input_order: InputOrder = "rgb",
     ):
         super().__init__()
-        self.trunk = trunk
-        *laterals, deepest = trunk.channels
+        self.backbone = backbone
+        *laterals, deepest = backbone.channels
         self.pyramid_pooling = PyramidPooling(deepest, width, grids)
         self.upsample = nn.ModuleList(Upsample(channels, width) for channels in reversed(laterals))
         self.classifier = NormReluConv(width, num_classes, 1, bias=True)
@@ -109,7 +109,7 @@ class SwiftNet(nn.Module):
 
     def scores(self, image: Tensor) -> Tensor:
         """Return the logits at the network's own stride of 4. Shapes: RGB 0..255 (N, 3, H, W) -> (N, C, H/4, W/4)."""
-        *laterals, x = self.trunk(normalise(image, self.pixel_mean, self.pixel_std, self.input_order))
+        *laterals, x = self.backbone(normalise(image, self.pixel_mean, self.pixel_std, self.input_order))
         x = self.pyramid_pooling(x)
         for step, lateral in zip(self.upsample, reversed(laterals), strict=True):
             x = step(x, lateral)

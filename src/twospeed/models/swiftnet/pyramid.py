@@ -1,4 +1,5 @@
-"""SwiftNet with an interleaved pyramid: one trunk at three image sizes, norms of its own for each (paper section 3.3).
+"""SwiftNet with an interleaved pyramid: one backbone at three image sizes, norms of its own for each (paper section
+3.3).
 
 All convolutions are shared by the levels, and so are the norms of the shortcuts; the stem and the blocks have one norm
 for each level. The lateral connections take the blocks' sums before their ReLU.
@@ -37,7 +38,7 @@ class LevelBlock(nn.Module):
         return total
 
 
-class PyramidTrunk(nn.Module):
+class PyramidBackbone(nn.Module):
     """A residual network of basic blocks that is run at several image sizes."""
 
     def __init__(self, depths: Sequence[int] = (2, 2, 2, 2), *, width: int = 64, levels: int = 3):
@@ -83,7 +84,7 @@ class SwiftNetPyramid(nn.Module):
 
     def __init__(
         self,
-        trunk: PyramidTrunk,
+        backbone: PyramidBackbone,
         num_classes: int = 19,
         *,
         width: int = 128,
@@ -92,9 +93,9 @@ class SwiftNetPyramid(nn.Module):
         input_order: InputOrder = "rgb",
     ):
         super().__init__()
-        self.trunk = trunk
-        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in reversed(trunk.channels))
-        groups = len(trunk.channels) + trunk.levels - 1  # strides 4, 8, ... 128
+        self.backbone = backbone
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in reversed(backbone.channels))
+        groups = len(backbone.channels) + backbone.levels - 1  # strides 4, 8, ... 128
         self.blends = nn.ModuleList(NormReluConv(width, width, 3) for _ in range(groups - 1))
         self.classifier = NormReluConv(width, num_classes, 1, bias=True)
         hold_pixels(self, pixel_mean, pixel_std, input_order)
@@ -117,10 +118,10 @@ class SwiftNetPyramid(nn.Module):
         """Return the logits at the network's own stride of 4. Shapes: RGB 0..255 (N, 3, H, W) -> (N, C, H/4, W/4)."""
         x = normalise(image, self.pixel_mean, self.pixel_std, self.input_order)
         groups: list[list[Tensor]] = [[] for _ in range(len(self.blends) + 1)]  # by stride: 4, 8, ...
-        for level in range(self.trunk.levels):
+        for level in range(self.backbone.levels):
             # Given as a factor, as in training: for odd sizes the sampling points differ from those of a given size
             scaled = x if level == 0 else F.interpolate(x, scale_factor=0.5**level, mode="bicubic", align_corners=False)
-            features = self.trunk(scaled, level)
+            features = self.backbone(scaled, level)
             for stage, (lateral, feature) in enumerate(zip(self.laterals, reversed(features), strict=True)):
                 groups[level + len(features) - 1 - stage].append(lateral(feature))
         y = groups[-1][0]

@@ -1,0 +1,84 @@
+"""Where a program runs: devices, machine, versions, commit. The last three are written beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_VERSIONS_OF = ("twospeed", "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pillow", "av")
+
+
+def machine_name() -> str:
+    """Say what this runs on: processor, cores that may be used, and the graphics card if torch is at work on one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = f"{_processor()}, {cores} cores"
+    torch = sys.modules.get("torch")  # never imported for the sake of its name
+    if torch is not None and torch.cuda.is_available():
+        name += f", {torch.cuda.get_device_name()}"
+    return name
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can move a score."""
+    versions = {"python": platform.python_version()}
+    for package in _VERSIONS_OF:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def commit_of_this_code() -> str | None:
+    """Return the commit of the checkout that this package runs from ("+changes" if edited), None outside of one."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1]
+    if package != checkout / "src" / "twospeed" or not (checkout / ".git").exists():
+        return None
+    try:
+        head = _git(checkout, "rev-parse", "HEAD")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", "--", "src")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def resolve_device(wanted: str | torch.device | None) -> torch.device:
+    """Return the device asked for; None takes CUDA if it is there. Raises InputError for one that cannot be used."""
+    import torch  # kept out of the module: commands that need no network stay instant
+
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "meta"):
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch says that it has no such device
+        why = str(error).splitlines()[0][:100]
+        raise InputError(f"device {str(wanted)!r} cannot be used here ({why}); choose cpu, or leave it out") from error
+    return device

@@ -1,0 +1,97 @@
+"""Files as users expect them: a file is written whole or not at all, and text is read in one way.
+
+Everything that leaves the program goes through `atomic_file`, `write_text` or `write_json`; every text file
+that comes in goes through `read_text`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twospeed.errors import InputError, OutputError
+
+_LONGEST_TEXT = 1 << 30  # bytes; AVA's largest list has 200 MB
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes that name when the block ends without an error.
+
+    The temporary name keeps the suffix, begins with a dot and holds the process id, so that two writers do not share
+    it. After an error nothing is left and an older file of that name is as it was. The file gets the usual permissions
+    of a new file. Raises OutputError where the disk refuses.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        with _disk_errors(path):
+            yield temporary
+            _usual_permissions(temporary)
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all. Raises OutputError."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; what JSON does not know is written as its text. Raises OutputError."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def make_folder(path: Path) -> Path:
+    """Create an output folder and its parents. Raises OutputError where that is not possible or it is not writable."""
+    with _disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"no permission to write into {path}; choose another folder")
+    return path
+
+
+def read_text(path: Path, *, most_bytes: int = _LONGEST_TEXT) -> str:
+    """Read a text file, UTF-8 with or without a byte order mark.
+
+    Raises InputError where it is missing, no regular file, too long or not UTF-8.
+    """
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise InputError(f"{path}: {what}; expected a text file")
+        if (size := path.stat().st_size) > most_bytes:
+            raise InputError(f"{path}: {size} bytes; text files of up to {most_bytes} bytes are read")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"cannot write {path} ({error.strerror or error}); free space, or choose another place"
+        ) from error
+
+
+def _usual_permissions(path: Path) -> None:
+    """Give a file the permissions that `open` would: some libraries leave theirs readable by the owner alone."""
+    if os.name == "posix":
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)

@@ -1,0 +1,85 @@
+"""The architecture holds: imports point down, public names are listed once, importing is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import twospeed
+
+SOURCE = Path(twospeed.__file__).parent
+LAYERS = [
+    "errors",
+    "results environment files",
+    "ops",
+    "metrics video transforms models",
+    "weights data training output",
+    "pipelines",
+    "evaluation",
+    "recipes",
+    "cli",
+]
+RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer.split()}
+FAMILIES = {
+    path.name
+    for path in (SOURCE / "models").iterdir()
+    if path.is_dir() and path.name not in ("encoders", "__pycache__")
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("twospeed."):
+            yield node.module
+        elif isinstance(node, ast.ImportFrom) and node.module == "twospeed":
+            yield from (f"twospeed.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("twospeed."))
+
+
+def test_imports_point_down():
+    wrong = []
+    for file in SOURCE.rglob("*.py"):
+        here = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if here in ("__init__", "__main__"):
+            continue
+        for name in imports(file):
+            there = name.split(".")[1]
+            if there in RANK and there != here and RANK[there] >= RANK[here]:
+                wrong.append(f"{file.relative_to(SOURCE)}: {here} may not import {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_has_a_layer():
+    packages = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if not path.name.startswith("_")}
+    assert packages - {"py.typed"} == set(RANK)
+
+
+def test_model_families_do_not_see_each_other():
+    wrong = []
+    for family in FAMILIES:
+        for file in (SOURCE / "models" / family).rglob("*.py"):
+            others = {name.split(".")[2] for name in imports(file) if name.startswith("twospeed.models.")}
+            wrong += [f"{family} imports {other}" for other in others & (FAMILIES - {family})]
+    assert not wrong
+
+
+def test_public_names_exist_and_are_listed_once():
+    assert len(set(twospeed.__all__)) == len(twospeed.__all__)
+    assert sorted(twospeed.__all__, key=str.lower) == sorted(dir(twospeed), key=str.lower)
+    for name in twospeed.__all__:
+        assert getattr(twospeed, name) is not None
+
+
+def test_every_public_name_of_a_package_is_public():
+    assert set(twospeed._LAZY) < set(twospeed.__all__)
+
+
+def test_importing_is_light():
+    heavy_ones = ("torch", "cv2", "av", "scipy")
+    code = f"import sys, twospeed, twospeed.cli.main; print([m for m in {heavy_ones} if m in sys.modules])"
+    heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert heavy.strip() == "[]"

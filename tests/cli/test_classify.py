@@ -1,0 +1,149 @@
+"""`twospeed classify` as people type it."""
+
+import json
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from twospeed.cli.main import exit_code
+from twospeed.models.slowfast import builders
+from twospeed.video.writer import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A clip, a broken file, small weights for five classes, and their names."""
+    folder = tmp_path_factory.mktemp("scene")
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 256, (96, 200, 3), dtype=np.uint8)
+    for name, frames in (("clip", 70), ("other", 40)):
+        with VideoWriter(folder / f"{name}.mp4", 30) as writer:
+            for i in range(frames):
+                writer.write(texture[:, i : i + 128])
+    (folder / "broken.mp4").write_bytes(b"no video at all" * 40)
+    torch.manual_seed(0)
+    network = builders.slow_r50_4x16(width=8, num_classes=5, zero_init_final_bn=False)
+    save_file(network.state_dict(), folder / "small.safetensors")
+    (folder / "names.txt").write_text("jump\nrun\nsit\nstand\nwalk\n")
+    return folder
+
+
+@pytest.fixture
+def run(scene, capsys):
+    """Run `twospeed classify ... ` with the small network; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments, network=True):
+        chosen = ["--model", "slow_r50_4x16", "--weights", str(scene / "small.safetensors")] if network else []
+        code = exit_code(["classify", *map(str, arguments), *chosen])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_table_on_the_terminal(run, scene):
+    code, out, err = run(scene / "clip.mp4", "--clips", 2, "--labels", scene / "names.txt", "--top", 3)
+    assert code == 0, err
+    rows = [line for line in out.splitlines() if "%" in line]
+    assert len(rows) == 3 + 1  # three actions and at least one span of time
+    assert {row.split()[0] for row in rows[:3]} <= {"jump", "run", "sit", "stand", "walk"}
+
+
+def test_a_folder_of_results(run, scene, tmp_path):
+    out_folder = tmp_path / "out"
+    code, out, err = run(
+        scene / "clip.mp4", "--timeline", "--every", 0.5, "--labels", scene / "names.txt", "-o", out_folder, "--json"
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in out_folder.iterdir()) == [
+        "overlay.mp4",
+        "results.json",
+        "run.json",
+        "timeline.png",
+    ]
+    results = json.loads((out_folder / "results.json").read_text())
+    assert json.loads(out) == results
+    assert sum(entry["probability"] for entry in results["top"]) == pytest.approx(1, abs=1e-3)
+    assert results["timeline"][0]["start_s"] == 0
+    assert results["timeline"][-1]["end_s"] == pytest.approx(70 / 30, abs=0.1)
+    assert len(results["views"]) == 2  # a window of 64 frames, moved by half a second, and back to the end
+    record = json.loads((out_folder / "run.json").read_text())
+    assert record["finished"] is True
+    assert record["frames"] == 2 * 4
+    assert len(record["weights_sha256"]) == 64
+    with av.open(str(out_folder / "overlay.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 70
+    assert frames[0].shape == (96, 128, 3)
+    with Image.open(out_folder / "timeline.png") as image:
+        assert image.width > 800
+
+
+def test_many_videos_with_a_broken_one(run, scene, tmp_path):
+    listed = [scene / "clip.mp4", scene / "broken.mp4", scene / "other.mp4"]
+    code, out, err = run(*listed, "--clips", 1, "--crops", 1, "-o", tmp_path, "--json", "--no-overlay")
+    assert code == 2
+    assert "1 of 3 videos could not be classified" in err
+    assert "broken.mp4" in err
+    results = json.loads(out)
+    assert [video["video"] for video in results["videos"]] == [str(listed[0]), str(listed[2])]
+    assert [failure["video"] for failure in results["failed"]] == [str(listed[1])]
+    assert (tmp_path / "clip" / "results.json").is_file()
+    assert (tmp_path / "other" / "timeline.png").is_file()
+    assert not (tmp_path / "broken").exists()
+
+
+def test_an_ensemble(run, scene):
+    code, out, err = run(
+        scene / "clip.mp4",
+        "--clips",
+        1,
+        "--crops",
+        1,
+        "--model",
+        "slow_r50_8x8",
+        "--labels",
+        scene / "names.txt",
+        "--json",
+    )
+    assert code == 0, err
+    assert json.loads(out)["model"] == "slow_r50_8x8 + slow_r50_4x16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.mp4"], "absent.mp4: no such file"),
+        (["clip.mp4", "--labels", "absent.txt"], "no list of labels at absent.txt"),
+        (["clip.mp4", "--labels", "kinetics400"], "kinetics400 has 400 labels, slow_r50_4x16 has 5 classes"),
+        (["clip.mp4", "--crops", "2"], "crops=2"),
+        (["clip.mp4", "--model", "slow_r50"], "unknown model 'slow_r50'; did you mean"),
+        (["clip.mp4", "--every", "0", "--timeline"], "every_s=0.0"),
+        (["clip.mp4", "--precision", "fp8"], "fp8"),
+        (["clip.mp4", "--clips", "0"], "--clips"),
+    ],
+)
+def test_one_line_says_what_is_wrong(run, scene, monkeypatch, arguments, message):
+    monkeypatch.chdir(scene)
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+
+
+def test_help_is_instant_and_teaches():
+    script = (
+        "import sys; from twospeed.cli.main import exit_code; code = exit_code(['classify', '--help']); "
+        "assert not {'torch', 'cv2', 'av'} & set(sys.modules), 'imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--timeline" in done.stdout
+    assert "twospeed classify clip.mp4" in done.stdout

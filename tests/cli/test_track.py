@@ -1,0 +1,336 @@
+"""`twospeed track`, `demo`, `convert`, `models`, `bench` as people type them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import heed_ctrl_c
+from twospeed.cli.main import exit_code
+from twospeed.data.synthetic import render_clip
+from twospeed.models.stcn.builders import track_nano
+from twospeed.pipelines.track import Tracker
+from twospeed.video.indexed_png import read_label_map, write_indexed_png
+from twospeed.video.writer import VideoWriter
+
+SIZE = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    """A folder with a clip of 12 frames, its frames as images, and the masks of frames 0 and 6."""
+    folder = tmp_path_factory.mktemp("scene")
+    (folder / "frames").mkdir()
+    with VideoWriter(folder / "clip.mp4", 10, quality=10) as writer:
+        for index, (image, labels) in enumerate(render_clip(2, frames=12, height=SIZE[0], width=SIZE[1], objects=2)):
+            writer.write(image)
+            Image.fromarray(image).save(folder / "frames" / f"{index:05d}.jpg", quality=95)
+            if index in (0, 6):
+                write_indexed_png(folder / f"mask{index}.png", labels)
+    return folder
+
+
+def twospeed(*arguments: object) -> int:
+    return exit_code([str(a) for a in arguments])
+
+
+def fails(capsys, *arguments: object) -> str:
+    """Run a command that must fail with exit code 2 and one line on stderr; return the line."""
+    capsys.readouterr()
+    assert twospeed(*arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("twospeed: ")
+    assert captured.out == ""
+    return lines[0]
+
+
+def test_track_writes_all_it_promises(scene, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert twospeed("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "-o", out, "--size", 64, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["frames"] == 12
+    assert [o["id"] for o in summary["objects"]] == [1, 2]
+    masks = sorted((out / "masks").glob("*.png"))
+    assert [m.name for m in masks] == [f"{i:05d}.png" for i in range(12)]
+    assert (read_label_map(masks[0]) == read_label_map(scene / "mask0.png")).mean() > 0.97
+    with Image.open(masks[5]) as image:
+        assert image.mode == "P"
+        assert image.size == SIZE[::-1]
+        assert image.getpalette()[3:6] == [128, 0, 0]  # the DAVIS palette
+    with av.open(str(out / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12
+    record = json.loads((out / "run.json").read_text())
+    assert record["finished"] is True
+    assert record["frames"] == 12
+    assert record["model"] == "track_nano"
+    assert len(record["weights_sha256"]) == 64
+    assert record["options"]["memory_every"] == 5
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert not list(out.rglob(".*"))
+
+
+def test_a_folder_a_mask_for_a_later_frame_and_a_box(scene, tmp_path):
+    arguments = ("--mask", f"6={scene / 'mask6.png'}", "--box", "10,10,40,40", "--size", 0, "-q", "--no-overlay")
+    assert twospeed("track", scene / "frames", *arguments, "-o", tmp_path) == 0
+    assert (read_label_map(tmp_path / "masks" / "00006.png") == read_label_map(scene / "mask6.png")).mean() > 0.95
+    assert set(np.unique(read_label_map(tmp_path / "masks" / "00000.png"))) == {0, 1}
+    assert not (tmp_path / "overlay.mp4").exists()
+
+
+def test_a_folder_of_masks_named_by_frame(scene, tmp_path):
+    masks = tmp_path / "given"
+    masks.mkdir()
+    for index in (0, 6):
+        (masks / f"{index:05d}.png").write_bytes((scene / f"mask{index}.png").read_bytes())
+    assert twospeed("track", scene / "clip.mp4", "--mask", masks, "--size", 64, "-q", "-o", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["first_masks"] == [0, 6]
+
+
+def test_results_of_an_earlier_run_are_replaced(scene, tmp_path):
+    stale = tmp_path / "masks" / "00099.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"old")
+    assert twospeed("track", scene / "clip.mp4", "--point", "30,30", "--size", 64, "-q", "-o", tmp_path) == 0
+    assert not stale.exists()
+
+
+def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
+    """Bad inputs by name -> arguments of `track`."""
+    clip, mask = scene / "clip.mp4", scene / "mask0.png"
+    (folder / "text.mp4").write_text("not a video")
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "none").mkdir()
+    Image.fromarray(np.ones((10, 10), np.uint8)).save(folder / "small.png")
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "blank.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(folder / "colours.png")
+    Image.fromarray(np.full(SIZE, 1000, np.uint16)).save(folder / "deep.png")
+    torch.save({"a": torch.zeros(1)}, folder / "wrong.pth")
+    state = track_nano().state_dict()
+    state["decoder.predict.bias"][:] = float("nan")
+    torch.save(state, folder / "nan.pth")
+    (folder / "file").write_text("")
+    return {
+        "missing video": [folder / "gone.mp4", "--mask", mask],
+        "not a video": [folder / "text.mp4", "--mask", mask],
+        "empty video": [folder / "empty.mp4", "--mask", mask],
+        "empty folder": [folder / "none", "--mask", mask],
+        "missing mask": [clip, "--mask", folder / "gone.png"],
+        "mask of another size": [clip, "--mask", folder / "small.png"],
+        "mask without objects": [clip, "--mask", folder / "blank.png"],
+        "coloured mask": [clip, "--mask", folder / "colours.png"],
+        "mask of 16 bits": [clip, "--mask", folder / "deep.png"],
+        "two masks for a frame": [clip, "--mask", mask, "--mask", f"0={mask}"],
+        "no mask at all": [clip],
+        "wrong checkpoint": [clip, "--mask", mask, "--weights", folder / "wrong.pth"],
+        "NaN weights": [clip, "--mask", mask, "--weights", folder / "nan.pth"],
+        "unknown model": [clip, "--mask", mask, "--model", "stnc"],
+        "bad box": [clip, "--box", "1,2,3"],
+        "box outside": [clip, "--box", "500,500,20,20"],
+        "point outside": [clip, "--point", "500,2"],
+        "unknown option": [clip, "--msk", mask],
+        "bad number": [clip, "--mask", mask, "--memory-every", "often"],
+        "output is a file": [clip, "--mask", mask, "-o", folder / "file"],
+    }
+
+
+EXPECTED = {
+    "missing video": "gone.mp4",
+    "not a video": "text.mp4",
+    "empty video": "empty.mp4",
+    "empty folder": "none",
+    "missing mask": "gone.png: no such file",
+    "mask of another size": "small.png: the mask is 10x10, its frame 128x96",
+    "mask without objects": "blank.png: the mask has no object",
+    "coloured mask": "--snap",
+    "mask of 16 bits": "1000",
+    "two masks for a frame": "is a second mask for frame 0",
+    "no mask at all": "give --mask FIRST.png, --box x,y,w,h or --point x,y",
+    "wrong checkpoint": "does not fit track_nano",
+    "NaN weights": "decoder.predict.bias holds NaN",
+    "unknown model": "did you mean stcn",
+    "bad box": "--box is '1,2,3'; give x,y,width,height",
+    "box outside": "covers no 4x4 pixels of the 128x96 image",
+    "point outside": "lies outside the 128x96 image",
+    "unknown option": "--msk",
+    "bad number": "'--memory-every'",
+    "output is a file": "cannot create the folder",
+}
+
+
+@pytest.mark.parametrize("what", EXPECTED)
+def test_bad_input_is_one_line_and_leaves_nothing(scene, tmp_path, capsys, what):
+    arguments = broken_file(scene, tmp_path)[what]
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if "-o" in arguments else ["-o", tmp_path / "out"]
+    assert EXPECTED[what] in fails(capsys, "track", *arguments, *out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_mask_for_a_frame_beyond_the_end_is_said(scene, tmp_path, capsys):
+    masks = ("--mask", scene / "mask0.png", "--mask", f"40={scene / 'mask6.png'}")
+    line = fails(capsys, "track", scene / "clip.mp4", *masks, "--size", 64, "-q", "-o", tmp_path)
+    assert "--mask for frame 40, but" in line
+    assert "has 12 frames (0 to 11)" in line
+
+
+def test_a_full_disk_is_one_line_and_keeps_finished_frames(scene, tmp_path, capsys, monkeypatch):
+    import errno
+
+    from twospeed.video import indexed_png
+
+    save, calls = Image.Image.save, []
+
+    def full_after_three(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(indexed_png.Image.Image, "save", full_after_three)
+    line = fails(
+        capsys, "track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--size", 64, "-q", "-o", tmp_path / "out"
+    )
+    assert "No space left on device" in line
+    assert [m.name for m in sorted((tmp_path / "out" / "masks").iterdir())] == [f"{i:05d}.png" for i in range(3)]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"] is False
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
+    """A real process, a real signal: exit code 130, whole masks, a playable overlay."""
+    video = tmp_path / "long.mp4"
+    with VideoWriter(video, 10) as writer:
+        for image, _ in render_clip(2, frames=400, height=SIZE[0], width=SIZE[1], objects=2):
+            writer.write(image)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "twospeed", "track", str(video), "--mask", str(scene / "mask0.png")]
+    command += ["-o", str(out), "--size", "96"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(out.glob("masks/*.png"))) < 5:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "finished frames are kept" in errors
+    masks = sorted((out / "masks").glob("*.png"))
+    assert 5 <= len(masks) < 400
+    assert all(read_label_map(m, allow_empty=True).shape == SIZE for m in masks)
+    record = json.loads((out / "run.json").read_text())
+    assert record["finished"] is False
+    with av.open(str(out / "overlay.mp4")) as overlay:
+        assert abs(sum(1 for _ in overlay.decode(video=0)) - len(masks)) <= 1
+
+
+def test_a_killed_run_goes_on_where_it_ended(scene, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["track", scene / "frames", "--mask", scene / "mask0.png", "--mask", f"6={scene / 'mask6.png'}"]
+    command += ["--size", 96, "-q", "-o", out]
+    assert twospeed(*command, "--resume") == 0, "nothing to go on from: an ordinary run"
+    whole = {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
+
+    (out / "overlay.mp4").unlink()
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"finished": False, "frames": 8}))  # as a killed run leaves it
+    for index in range(8, 12):
+        (out / "masks" / f"{index:05d}.png").unlink()
+    write_indexed_png(out / "masks" / "00007.png", np.zeros(SIZE, np.uint8))  # as if all were hidden for a moment
+    computed = []
+    step = Tracker.step
+    monkeypatch.setattr(Tracker, "step", lambda self, *a, **k: computed.append(1) or step(self, *a, **k))
+    kept = (out / "masks" / "00003.png").stat().st_mtime_ns
+    assert twospeed(*command, "--resume") == 0
+    assert len(computed) == 2 + 4, "the two frames with masks, and what was missing"
+    assert (out / "masks" / "00003.png").stat().st_mtime_ns == kept
+    for index in range(8, 12):
+        before = np.asarray(Image.open(io.BytesIO(whole[f"{index:05d}.png"])))
+        assert (read_label_map(out / "masks" / f"{index:05d}.png") == before).mean() > 0.97
+    assert json.loads((out / "run.json").read_text())["finished"] is True
+    with av.open(str(out / "overlay.mp4")) as overlay:
+        assert sum(1 for _ in overlay.decode(video=0)) == 12
+
+    capsys.readouterr()
+    computed.clear()
+    assert twospeed(*command, "--resume") == 0
+    assert "finished already, 12 frames" in capsys.readouterr().err
+    assert not computed
+    assert "memory_every 5, now it is 3" in fails(capsys, *command, "--resume", "--memory-every", 3)
+    (out / "run.json").write_text("{")
+    assert "leave --resume out" in fails(capsys, *command, "--resume")
+
+
+@pytest.mark.slow
+def test_a_video_on_standard_input(scene, tmp_path):
+    command = [sys.executable, "-m", "twospeed", "track", "-", "--mask", str(scene / "mask0.png"), "-q", "--size", "64"]
+    with (scene / "clip.mp4").open("rb") as video:
+        done = subprocess.run([*command, "-o", str(tmp_path / "out")], stdin=video, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 12
+
+
+def test_demo_scores_itself(tmp_path, capsys):
+    assert twospeed("demo", "-o", tmp_path / "demo", "--frames", 6, "--json", "-q") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert 0.5 < scores["J&F"] <= 1
+    assert set(scores["objects"]) == {"1", "2", "3"}
+    for name in ("clip.mp4", "overlay.mp4", "run.json", "masks/00005.png"):
+        assert (tmp_path / "demo" / name).is_file()
+
+
+def test_convert_recognises_and_keeps_every_weight(tmp_path, capsys):
+    state = track_nano().state_dict()
+    torch.save({"network": state, "it": 3}, tmp_path / "checkpoint.pth")
+    target = tmp_path / "nano.safetensors"
+    assert twospeed("convert", tmp_path / "checkpoint.pth", "-o", target) == 0
+    assert "track_nano" in capsys.readouterr().err
+    from twospeed import create_model
+
+    assert all(torch.equal(v, state[k]) for k, v in create_model("track_nano", target).state_dict().items())
+    assert "must end in .safetensors" in fails(capsys, "convert", target, "-o", tmp_path / "a.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    assert "say which model it is with --model" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
+
+
+def test_models_lists_and_tells(capsys):
+    assert twospeed("models") == 0
+    assert "stcn" in capsys.readouterr().out
+    assert twospeed("models", "stcn") == 0
+    text = capsys.readouterr().out
+    assert "54,434,180" in text
+    assert "multiply-adds" in text
+    assert twospeed("models", "--task", "track", "--json") == 0
+    assert {"stcn", "track_nano"} <= {line["name"] for line in json.loads(capsys.readouterr().out)}
+    assert "did you mean" in fails(capsys, "models", "stcnn")
+
+
+def test_bench_says_what_the_clock_counts(capsys):
+    assert twospeed("bench", "track_nano", "--size", "64x48", "--frames", 3, "--memory-frames", 2, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["clock_counts"] == "Tracker.step"
+    assert facts["per_second"] > 0
+
+
+@pytest.mark.parametrize("command", ["", "track", "demo", "convert", "models", "bench"])
+def test_help_is_there_and_teaches(command):
+    environment = {**os.environ, "COLUMNS": "120"}
+    arguments = [sys.executable, "-m", "twospeed", *([command] if command else []), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0
+    assert "Usage: twospeed" in done.stdout
+    if command == "track":
+        assert "GrabCut" in done.stdout
+        assert "Examples" in done.stdout
