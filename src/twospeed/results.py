@@ -19,13 +19,19 @@ from twospeed.errors import InputError
 class Frame:
     """One decoded image.
 
-    index: position in order of presentation from 0. time_s: presentation time in seconds from the first frame.
-    image: uint8 (H, W, 3), RGB, rotated upright.
+    index: position in the source in order of presentation, from 0 whatever the range that is read. time_s:
+    presentation time in seconds from the first frame. image: uint8 (H, W, 3), RGB, rotated upright.
+    name: of a folder's image, its file name without suffix, which results take over; else None. pts: presentation time
+    stamp in ticks of the stream, None where the source states none. is_keyframe: the frame is stored whole, so that
+    decoding can begin there.
     """
 
     index: int
     time_s: float
     image: NDArray[np.uint8]
+    name: str | None = None
+    pts: int | None = None
+    is_keyframe: bool = False
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

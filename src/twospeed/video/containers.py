@@ -302,7 +302,7 @@ def read_container(
                 if not described:
                     yield describe(container, stream, decoded, name, (image.shape[1], image.shape[0]))
                     described = True
-                yield Frame(index, time_s, image)
+                yield Frame(index, time_s, image, pts=decoded.pts, is_keyframe=bool(decoded.key_frame))
                 del image
             index += 1
     if not arrived:  # count from the start

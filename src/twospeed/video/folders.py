@@ -117,7 +117,7 @@ def read_images(
                 codec=path.suffix.lower().lstrip("."),
             )
             described = True
-        yield Frame(index, float(index * step), image)
+        yield Frame(index, float(index * step), image, name=path.stem, is_keyframe=True)
         del image
     if not described:
         raise VideoError(f"{name}: not one of its {len(images)} images can be decoded")
