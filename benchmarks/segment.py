@@ -174,7 +174,7 @@ def plain_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
 def random_network(classes: int) -> GSVNet:
     """GSVNet with weights and statistics at which no layer is idle."""
     torch.manual_seed(0)
-    network = create_model("gsvnet_swiftnet_r18", num_classes=classes)
+    network = create_model("gsvnet_swiftnet_r18", None, num_classes=classes)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.4, 0.9)
@@ -261,7 +261,7 @@ def run_command(folder: Path, frames: int, height: int, width: int) -> Times:
     weights = "default"
     if find("segment_nano").weights is None:  # not shipped: random ones take as long, or longer
         torch.manual_seed(0)
-        save_model(create_model("segment_nano"), folder / "random.safetensors", model_name="segment_nano")
+        save_model(create_model("segment_nano", None), folder / "random.safetensors", model_name="segment_nano")
         weights = str(folder / "random.safetensors")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     arguments = ["segment", clip, "--model", "segment_nano", "--weights", weights, "-o", folder / "out", "--quiet"]

@@ -253,7 +253,7 @@ def measure(height: int, width: int, memories: list[int], repeat: int) -> Iterat
 
 def measure_memory(quick: bool) -> Iterator[dict[str, object]]:
     """Peak memory of a long video with a bounded memory, and frames per second of the shipped network."""
-    network = create_model("track_nano")
+    network = create_model("track_nano", None)
     images = np.random.default_rng(0).integers(0, 256, (8, 480, 854, 3), np.uint8)
 
     def run(height: int, width: int, frames: int, **options: object) -> Iterator[int]:

@@ -32,7 +32,7 @@ def place(tmp_path_factory) -> Path:
         "time_s,x1,y1,x2,y2,score\n0,4,4,20,30,0.9\n0,26,4,44,30,0.9\n1,6,4,22,30,0.9\n2,6,4,22,30,0.5\n"
     )
     torch.manual_seed(0)
-    network = twospeed.create_model("slow_r50_4x16_ava", width=8)
+    network = twospeed.create_model("slow_r50_4x16_ava", None, width=8)
     save_model(network, folder / "small.safetensors", model_name="slow_r50_4x16_ava")
     return folder
 

@@ -26,7 +26,7 @@ def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     make_camvid(folder / "camvid", frames=5)
     torch.manual_seed(0)
-    model = create_model("gsvnet_swiftnet_r18", num_classes=11)
+    model = create_model("gsvnet_swiftnet_r18", None, num_classes=11)
     save_model(model, folder / "gsv.safetensors", model_name="gsvnet_swiftnet_r18")
     return folder
 

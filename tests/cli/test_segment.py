@@ -25,7 +25,7 @@ def scene(tmp_path_factory):
         for shift in range(5):
             writer.write(np.ascontiguousarray(np.roll(background, shift, 1)))
     torch.manual_seed(0)
-    model = create_model("gsvnet_swiftnet_r18", num_classes=6)
+    model = create_model("gsvnet_swiftnet_r18", None, num_classes=6)
     save_model(model, folder / "gsv.safetensors", model_name="gsvnet_swiftnet_r18")
     return folder
 

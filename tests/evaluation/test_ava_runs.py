@@ -44,7 +44,7 @@ def small(tmp_path_factory) -> Path:
 
 def network(seed: int, **options: object) -> torch.nn.Module:
     torch.manual_seed(seed)
-    built = twospeed.create_model(NAME, width=8, num_classes=4, zero_init_final_bn=False, **options)
+    built = twospeed.create_model(NAME, None, width=8, num_classes=4, zero_init_final_bn=False, **options)
     torch.nn.init.normal_(built.head.projection.weight, std=0.5)
     return built
 

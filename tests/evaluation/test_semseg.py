@@ -281,7 +281,7 @@ def test_costs_are_those_of_the_papers_tables_1_and_2():
     measured = FACTS["gmacs"]
     for name, part in (("gsvnet_swiftnet_r18", "swiftnet"), ("gsvnet_bisenet_r18", "bisenet")):
         with torch.device("meta"):
-            model = create_model(name)
+            model = create_model(name, None)
         cost = segmenter_cost(model, 1024, 2048)
         assert cost.keyframe_gmacs == pytest.approx(measured[f"{part}_0.75"], rel=1e-4)
         assert cost.step_gmacs == pytest.approx(measured["non_key_frame_light"], abs=measured["ideal_delay_conv"])
@@ -292,7 +292,7 @@ def test_costs_are_those_of_the_papers_tables_1_and_2():
         fact = "swiftnet_r18" if part == "swiftnet" else "bisenet_r18_test"
         assert cost.keyframe_parameters == FACTS["parameters"][fact]["count"]
     with torch.device("meta"):
-        model = create_model("swiftnet_r18")
+        model = create_model("swiftnet_r18", None)
     alone = segmenter_cost(model, 1024, 2048)
     assert alone.keyframe_gmacs == pytest.approx(measured["swiftnet_1.0"], rel=1e-4)
     assert alone.step_parameters == alone.step_gmacs == 0

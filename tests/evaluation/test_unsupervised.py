@@ -144,7 +144,7 @@ def fails(capsys, *arguments: object) -> str:
 
 def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     torch.manual_seed(0)
-    model = create_model("slowfast_maskrcnn_1_1", **SMALL)
+    model = create_model("slowfast_maskrcnn_1_1", None, **SMALL)
     weights = tmp_path / "w.safetensors"
     save_model(model, weights, model_name="slowfast_maskrcnn_1_1")
     command = ["evaluate", "davis16", "--data", davis16, "--model", "slowfast_maskrcnn_1_1", "--weights", weights]
@@ -190,7 +190,7 @@ def test_known_objects_keep_the_labels_of_their_first_mask(network, tmp_path: Pa
 
 def test_the_tables_of_all_configurations(davis16: Path, tmp_path: Path, capsys):
     for name in ("slowfast_maskrcnn_1_1", "slowfast_maskrcnn_1_7"):
-        save_model(create_model(name, **SMALL, min_size=48), tmp_path / f"{name}.safetensors", model_name=name)
+        save_model(create_model(name, None, **SMALL, min_size=48), tmp_path / f"{name}.safetensors", model_name=name)
     command = ["evaluate", "davis16-configurations", "--data", davis16, "--weights", tmp_path, "--sequences", "cows"]
     assert "slowfast_maskrcnn_3_3.safetensors" in fails(capsys, *command)
     command += ["--model", "slowfast_maskrcnn_1_1", "--model", "slowfast_maskrcnn_1_7", "-o", tmp_path / "out"]

@@ -33,7 +33,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
 def test_results_are_equal_to_rounding(name, winograd):
-    network = trained(create_model(name, num_classes=5))
+    network = trained(create_model(name, None, num_classes=5))
     fast = for_inference(network, winograd=winograd)
     assert type(fast) is type(network)
     assert any(isinstance(m, WinogradConv) for m in fast.modules()) == winograd
@@ -47,7 +47,7 @@ def test_results_are_equal_to_rounding(name, winograd):
 
 
 def test_training_on_does_not_move_the_copy():
-    network = trained(create_model("gsvnet_swiftnet_r18", num_classes=5))
+    network = trained(create_model("gsvnet_swiftnet_r18", None, num_classes=5))
     before = copy.deepcopy(network.state_dict())
     fast = for_inference(network)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -73,7 +73,7 @@ def test_a_network_of_others_stays_itself():
 
 @torch.inference_mode()
 def test_tiny_images_are_convolved_directly():
-    network = trained(create_model("gsvnet_swiftnet_r18", num_classes=5))
+    network = trained(create_model("gsvnet_swiftnet_r18", None, num_classes=5))
     fast = for_inference(network, winograd=True)
     wide = next(m for m in fast.modules() if isinstance(m, FusedConvNorm) and isinstance(m.layer, WinogradConv))
     x = torch.randn(1, wide.layer.kernel.shape[1], 3, 5)

@@ -25,6 +25,7 @@ def model():
     torch.manual_seed(0)
     return create_model(
         "slowfast_maskrcnn_3_7",
+        None,
         backbone="nano",
         min_size=48,
         max_size=80,

@@ -38,7 +38,9 @@ def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     make_camvid(folder / "camvid", frames=8)
     torch.manual_seed(0)
-    save_model(create_model("swiftnet_r18", num_classes=11), folder / "keyframe.safetensors", model_name="swiftnet_r18")
+    save_model(
+        create_model("swiftnet_r18", None, num_classes=11), folder / "keyframe.safetensors", model_name="swiftnet_r18"
+    )
     return folder
 
 

@@ -37,7 +37,7 @@ def davis(tmp_path_factory):
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     for name in MODELS:
-        save_model(create_model(name, **NETWORK), folder / f"{name}.safetensors", model_name=name)
+        save_model(create_model(name, None, **NETWORK), folder / f"{name}.safetensors", model_name=name)
     return str(folder / "{model}.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Weights enter by one door, and it checks everything."""
+"""Weights enter in one way, and everything about them is checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from twospeed import CheckpointError, InputError, create_model, list_models
+from twospeed import CheckpointError, InputError, WeightsUnavailable, create_model, list_models
 from twospeed.models.stcn.builders import track_nano
 from twospeed.models.stcn.convert import to_ours
 from twospeed.weights.imports import read_state
@@ -36,13 +36,33 @@ def test_an_unknown_model_names_its_neighbours():
 
 def test_an_unknown_option_is_one_clear_line():
     with pytest.raises(InputError, match="unexpected keyword argument 'wings'"):
-        create_model("stcn", wings=2)
+        create_model("stcn", None, wings=2)
     with pytest.raises(InputError, match="similarity is 'cosine'; choose 'l2'"):
-        create_model("track_nano", similarity="cosine")
+        create_model("track_nano", None, similarity="cosine")
+
+
+def test_default_weights_are_the_default(caplog):
+    default, again = (create_model("track_nano", *source).state_dict() for source in ((), ("default",)))
+    assert all(torch.equal(value, again[key]) for key, value in default.items())
+    assert not caplog.records
+    with pytest.raises(WeightsUnavailable, match=r"no weights are published for stm; pass weights=FILE.* weights=None"):
+        create_model("stm")
+
+
+def test_random_weights_are_asked_for_and_named(caplog):
+    create_model("track_nano", None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "track_nano has random weights" in caplog.text
+
+
+def test_keyframe_weights_need_weights_of_the_propagation(tmp_path):
+    with pytest.raises(InputError, match=r"give them as weights=FILE, or weights=None") as error:
+        create_model("gsvnet_swiftnet_r18", keyframe_weights=tmp_path / "swiftnet.pt")
+    assert error.value.option == "weights"
 
 
 def test_models_come_in_eval_mode(nano_state):
-    assert not create_model("track_nano").training
+    assert not create_model("track_nano", None).training
     assert not create_model("track_nano", nano_state).training
 
 
@@ -86,14 +106,14 @@ def test_nan_weights_are_refused(nano_state):
 
 
 def test_an_option_that_disagrees_with_the_weights_is_an_error():
-    state = create_model("stcn", backbone="wide_resnet50").state_dict()
+    state = create_model("stcn", None, backbone="wide_resnet50").state_dict()
     assert create_model("stcn", state).state_dict().keys() == state.keys()  # the backbone is read from the shapes
     with pytest.raises(CheckpointError, match="the weights say backbone='wide_resnet50', but backbone='resnet50'"):
         create_model("stcn", state, backbone="resnet50")
 
 
 def test_aspp_is_read_from_the_keys():
-    state = create_model("stcn", aspp=True).state_dict()
+    state = create_model("stcn", None, aspp=True).state_dict()
     assert create_model("stcn", state).aspp is not None
 
 
@@ -149,5 +169,5 @@ def test_stcn_is_recognised_in_both_namings(golden):
     }
     assert recognise(theirs) == "stcn"
     assert recognise(to_ours(theirs)) == "stcn"
-    assert to_ours(to_ours(theirs)).keys() == to_ours(theirs).keys() == create_model("stcn").state_dict().keys()
+    assert to_ours(to_ours(theirs)).keys() == to_ours(theirs).keys() == create_model("stcn", None).state_dict().keys()
     assert recognise({"some.weight": torch.zeros(1)}) is None

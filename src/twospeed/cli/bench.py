@@ -121,7 +121,7 @@ def _time_clips(model: str, frames: int, side: int, clips: int, device: str) -> 
 
     from twospeed.weights.load import create_model
 
-    network = create_model(model, device=device)
+    network = create_model(model, None, device=device)
     clip = torch.randn(1, 3, frames, side, side, device=device)
     seconds = []
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.weights.catalog import find
-from twospeed.weights.load import create_model
+from twospeed.weights.load import build
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def cost_of(name: str) -> Cost:
     """Count one model as its paper runs it: a clip for classify and detect, a 480p frame for track."""
     entry = find(name)
     with torch.device("meta"), torch.inference_mode():
-        model = create_model(name)
+        model = build(entry, {}).eval()
         parameters = sum(p.numel() for p in model.parameters())
         with FlopCounterMode(display=False) as counter:
             if entry.task == "track":

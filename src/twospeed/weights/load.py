@@ -1,9 +1,10 @@
-"""The only door by which weights enter a network: read, convert, check every key, load."""
+"""The one way in which weights enter a network: read, convert, check every key, load."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,22 +20,26 @@ from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
 from twospeed.weights.imports import check_there, read_state, unwrap
 
+_log = logging.getLogger(__name__)
+
 WeightsSource = str | Path | Mapping[str, Any] | None
 
 
 def create_model(
-    name: str, weights: WeightsSource = None, *, device: str | torch.device | None = None, **options: Any
+    name: str, weights: WeightsSource = "default", *, device: str | torch.device | None = None, **options: Any
 ) -> nn.Module:
     """Build a network by its catalogue name, in eval mode.
 
-    weights: None (random initialisation), "default" (what the catalogue lists: shipped, or fetched once), a path to a
-    twospeed `.safetensors` file or to the original authors' checkpoint, or a state dict in either naming. GSVNet is
-    three networks: {"keyframe": ..., "flow": ..., "propagation": ...}, each of them one of these (None leaves a part at
-    its initial values), or the authors' `.tar` with keyframe_weights=... beside it. device: where the network goes,
-    None keeps it on the CPU. options: the builder's arguments; what the weights' shapes determine is read from them.
+    weights: "default" (what the catalogue lists: shipped with the package, or downloaded once), a path to a twospeed
+    `.safetensors` file or to the original authors' checkpoint, a state dict in either naming, or None for random
+    initialisation, which is logged as a warning. GSVNet is three networks: {"keyframe": ..., "flow": ...,
+    "propagation": ...}, each of them a path or a state dict (None leaves a part at its initial values), or the authors'
+    `.tar` with keyframe_weights=... beside it. device: where the network goes, None keeps it on the CPU. options: the
+    builder's arguments; what the weights' shapes determine is read from them.
+
     Raises InputError (unknown name or option), CheckpointError (weights that do not fit: every missing, unknown and
-    mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (default weights that are
-    neither here nor fetchable).
+    mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (no default weights exist,
+    or they are neither on this machine nor can be downloaded).
     """
     entry = find(name)
     parts = _parts(entry, weights, options.pop("keyframe_weights", None))
@@ -42,7 +47,8 @@ def create_model(
         joined = _converter(entry).join_parts(parts)
         model = build_from_state(entry, joined, options, "the given weights", {}, initial=parts)
     elif weights is None:
-        model = _build(entry, options)
+        _log.warning("%s has random weights (weights=None): its results mean nothing before it is trained", name)
+        model = build(entry, options)
     else:
         state, where, stored_options = _read(entry, weights)
         model = build_from_state(entry, state, options, where, stored_options)
@@ -71,7 +77,7 @@ def build_from_state(
             raise CheckpointError(
                 f"{where}: the weights say {key}={known[key]!r}, but {key}={value!r} was asked for; drop the option"
             )
-    model = _build(entry, {**stored, **known, **options})
+    model = build(entry, {**stored, **known, **options})
     for key, value in model.state_dict().items():
         # Numbers of the preprocessing that lie among the weights give way to what the caller says
         if key in getattr(converter, "OVERRIDABLE", ()) and key.rpartition(".")[2] in options:
@@ -115,6 +121,12 @@ def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource
         return None
     if not names:
         raise InputError(f"{entry.name} takes no keyframe_weights; give all of its weights as weights=")
+    if weights == "default":
+        raise InputError(
+            "keyframe_weights come with weights of the propagation: give them as weights=FILE, or weights=None to "
+            "start a training from random ones",
+            option="weights",
+        )
     rest = {"flow": None, "propagation": None} if weights is None else {"propagation": weights}
     return {"keyframe": keyframe_weights, **rest}
 
@@ -138,11 +150,12 @@ def _converter(entry: Entry) -> ModuleType:
     return importlib.import_module(entry.converter)
 
 
-def _build(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
+def build(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network with its initial values. Raises InputError for an option that the builder does not take."""
     module, function = entry.builder.split(":")
-    build = getattr(importlib.import_module(module), function)
+    builder = getattr(importlib.import_module(module), function)
     try:
-        model: nn.Module = build(**options)
+        model: nn.Module = builder(**options)
     except TypeError as error:
         raise InputError(f"{entry.name}: {str(error).partition('() ')[2] or error}") from error
     except ValueError as error:

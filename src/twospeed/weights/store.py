@@ -41,8 +41,9 @@ def default_weights(entry: Entry, *, progress: bool = True) -> Path:
     weights = entry.weights
     if weights is None:
         raise WeightsUnavailable(
-            f"no weights are published for {entry.name}; pass weights=FILE (a checkpoint you have), "
-            "or weights=None for random ones"
+            f"no weights are published for {entry.name}; pass weights=FILE (a checkpoint that you have), "
+            "or weights=None for random ones",
+            option="weights",
         )
     shipped = resources.files("twospeed") / "weights" / "shipped" / weights.file
     if weights.url is None:

@@ -81,9 +81,9 @@ def test_wrong_shapes_and_options_are_one_clear_line():
     with pytest.raises(InputError, match="the keyframe network gives 4 classes, the propagation has 5"):
         GSVNet(Colours(), FlowLight(), 5).keyframe(torch.zeros(1, 3, 64, 64))
     with pytest.raises(InputError, match="delay_kernel is 7; choose 3"):
-        create_model("gsvnet_swiftnet_r18", delay_kernel=7)
+        create_model("gsvnet_swiftnet_r18", None, delay_kernel=7)
     with pytest.raises(InputError, match="flow is 'raft'"):
-        create_model("gsvnet_bisenet_r18", flow="raft")
+        create_model("gsvnet_bisenet_r18", None, flow="raft")
 
 
 def gmacs(call) -> float:
@@ -95,7 +95,7 @@ def gmacs(call) -> float:
 def test_parameters_and_multiply_adds_of_the_papers_table_2():
     """Bytes of float32, and multiply-adds of convolutions, are what the paper calls parameters and FLOPs."""
     with torch.device("meta"), torch.inference_mode():
-        model = create_model("gsvnet_swiftnet_r18")
+        model = create_model("gsvnet_swiftnet_r18", None)
         frame, small = torch.empty(1, 3, 1024, 2048), torch.empty(1, 3, 128, 256)
         count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
         extra = count["flow_network"] + count["intra"] + count["guide"]
@@ -112,11 +112,11 @@ def test_parameters_and_multiply_adds_of_the_papers_table_2():
         assert measured["non_key_frame_light"] - measured["ideal_delay_conv"] <= step <= measured["non_key_frame_light"]
         assert (key + 3 * step) / 4 == pytest.approx(FACTS["paper_says"]["average_l4"], rel=0.01)
         for name, fact in (("swiftnet_r18_pyramid", "swiftnet_r18_pyramid"), ("bisenet_r18", "bisenet_r18_test")):
-            found = sum(p.numel() for p in create_model(name).parameters())
+            found = sum(p.numel() for p in create_model(name, None).parameters())
             assert found == FACTS["parameters"][fact]["count"]
-        with_heads = create_model("bisenet_r18", auxiliary_heads=True)
+        with_heads = create_model("bisenet_r18", None, auxiliary_heads=True)
         assert sum(p.numel() for p in with_heads.parameters()) == 13_494_777
-        flow = create_model("gsvnet_bisenet_r18", flow="flownet2s").flow_network
+        flow = create_model("gsvnet_bisenet_r18", None, flow="flownet2s").flow_network
         assert sum(p.numel() for p in flow.parameters()) == FACTS["parameters"]["flow_flownet2s"]["count"]
         assert gmacs(lambda: flow(small, small)) == pytest.approx(measured["flow_flownet2s"], rel=1e-3)
 

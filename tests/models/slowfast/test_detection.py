@@ -25,7 +25,7 @@ SMALL = {"width": 8, "num_classes": 6, "zero_init_final_bn": False}
 
 def small(name="slowfast_r50_8x8_ava", seed=0, **options):
     torch.manual_seed(seed)
-    network = twospeed.create_model(name, **{**SMALL, **options})
+    network = twospeed.create_model(name, None, **{**SMALL, **options})
     torch.nn.init.normal_(network.head.projection.weight, std=0.5)
     return network
 
@@ -202,9 +202,9 @@ def test_boxes_of_another_form_are_refused(boxes, message):
 
 def test_options_that_make_no_detector_are_refused():
     with pytest.raises(InputError, match="res5_stride=2, res5_dilation=2: the region head needs"):
-        twospeed.create_model("slowfast_r50_8x8_ava", res5_stride=2)
+        twospeed.create_model("slowfast_r50_8x8_ava", None, res5_stride=2)
     with pytest.raises(InputError, match="a detector brings its own head"):
-        twospeed.create_model("slowfast_r50_8x8_ava", head=torch.nn.Identity())
+        twospeed.create_model("slowfast_r50_8x8_ava", None, head=torch.nn.Identity())
 
 
 def test_labels_are_the_80_of_the_data_set_and_agree_with_the_60_that_are_scored():

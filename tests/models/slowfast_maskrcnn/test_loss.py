@@ -133,7 +133,7 @@ def test_frames_outside_the_video_are_features_of_zero(clip):
 
 def test_the_published_backbone_keeps_its_first_stage():
     with torch.device("meta"):
-        model = create_model("slowfast_maskrcnn_1_1")
+        model = create_model("slowfast_maskrcnn_1_1", None)
     train_parts(model, PARTS)
     frozen = {name.split(".")[3] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
@@ -159,4 +159,4 @@ def test_windows_and_targets_must_agree(clip):
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(InputError, match=message):
-        create_model("slowfast_maskrcnn_1_1", **options)
+        create_model("slowfast_maskrcnn_1_1", None, **options)

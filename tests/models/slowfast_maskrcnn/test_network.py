@@ -23,14 +23,14 @@ TABLE_1 = {
 @pytest.mark.parametrize("name", TABLE_1)
 def test_parameters_are_those_of_the_reports_table_1(name):
     with torch.device("meta"):
-        model = create_model(f"slowfast_maskrcnn_{name}")
+        model = create_model(f"slowfast_maskrcnn_{name}", None)
     assert sum(p.numel() for p in model.parameters()) == TABLE_1[name]
     assert f"slowfast_maskrcnn_{name}" in list_models("track")
 
 
 def test_trainable_batch_norm_has_more():
     with torch.device("meta"):
-        model = create_model("slowfast_maskrcnn_3_7", frozen_batch_norm=False)
+        model = create_model("slowfast_maskrcnn_3_7", None, frozen_batch_norm=False)
     assert sum(p.numel() for p in model.parameters()) > TABLE_1["3_7"]
     assert all(p.requires_grad for p in model.parameters())
 
@@ -96,7 +96,7 @@ def test_old_and_new_authors_names_lead_to_ours(golden):
     shapes = golden("vos/slowfast_vos_model_3-7").case["state_dict"]
     state = {name: torch.empty(shape) for name, shape in shapes.items()}
     with torch.device("meta"):
-        expected = create_model("slowfast_maskrcnn_3_7").state_dict()
+        expected = create_model("slowfast_maskrcnn_3_7", None).state_dict()
     for names in (state, old_names(state)):
         ours = to_ours(names)
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
@@ -106,7 +106,7 @@ def test_old_and_new_authors_names_lead_to_ours(golden):
 
 def test_our_file_comes_back_and_other_windows_are_refused(tmp_path):
     torch.manual_seed(0)
-    model = create_model("slowfast_maskrcnn_1_1", frozen_batch_norm=False)
+    model = create_model("slowfast_maskrcnn_1_1", None, frozen_batch_norm=False)
     save_model(model, tmp_path / "m.safetensors", model_name="slowfast_maskrcnn_1_1")
     again = create_model("slowfast_maskrcnn_1_1", tmp_path / "m.safetensors")  # batch norm is read from the names
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
@@ -123,7 +123,7 @@ def test_no_weights_are_published():
 
 def test_an_unknown_option_is_named():
     with pytest.raises(InputError, match=r"slowfast_maskrcnn_3_7: .*num_frames"):
-        create_model("slowfast_maskrcnn_3_7", num_frames=3)
+        create_model("slowfast_maskrcnn_3_7", None, num_frames=3)
 
 
 def test_costs_are_counted_without_computing():

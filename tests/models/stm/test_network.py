@@ -27,14 +27,14 @@ def small() -> STM:
 
 def test_parameters_are_the_papers():
     with torch.device("meta"):
-        model = create_model("stm")
+        model = create_model("stm", None)
     assert sum(p.numel() for p in model.parameters()) == 38_925_570
     assert model.similarity == "dot"
 
 
 def test_an_unknown_similarity_is_refused():
     with pytest.raises(InputError, match="similarity is 'cosine'; choose 'dot'"):
-        create_model("stm", similarity="cosine")
+        create_model("stm", None, similarity="cosine")
 
 
 def test_the_authors_names_are_recognised(golden):
@@ -42,7 +42,7 @@ def test_the_authors_names_are_recognised(golden):
     state = {name: torch.empty(shape) for name, shape in shapes.items()}
     assert recognise(state) == "stm"
     with torch.device("meta"):
-        expected = create_model("stm").state_dict()
+        expected = create_model("stm", None).state_dict()
     ours = to_ours({f"module.{name}": value for name, value in state.items()})
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
     assert to_ours(ours).keys() == ours.keys()

@@ -15,7 +15,7 @@ from twospeed.weights.load import recognise
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return create_model("swiftnet_r18_pyramid", num_classes=5)
+    return create_model("swiftnet_r18_pyramid", None, num_classes=5)
 
 
 def in_authors_names(state):
@@ -65,7 +65,7 @@ def test_laterals_are_taken_before_the_relu(model):
     features = model.backbone(torch.randn(1, 3, 64, 64), 0)
     assert all((feature < 0).any() for feature in features)
     assert [feature.shape[-1] for feature in features] == [16, 8, 4, 2]
-    single = create_model("swiftnet_r18").backbone(torch.randn(1, 3, 64, 64))
+    single = create_model("swiftnet_r18", None).backbone(torch.randn(1, 3, 64, 64))
     assert all((feature >= 0).all() for feature in single)
 
 
