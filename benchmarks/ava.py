@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from record import append, machine_load, stamp
-from twospeed.data.ava import EVALUATED
+from twospeed.data.benchmarks.ava import EVALUATED
 from twospeed.evaluation.ava import evaluate_ava
 
 COLUMNS = (

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from record import append, machine_load, stamp
-from twospeed.data.davis import Davis
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.samples import SequenceSample
 from twospeed.evaluation.vos import evaluate_davis
 

@@ -28,11 +28,11 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from experiments.vos_sets import write_video
 from record import append, machine_load, stamp
-from twospeed.data.static_pairs import FILL, StaticPair, StaticTriplets
-from twospeed.data.synthetic import render_clip
-from twospeed.data.vos_demo import write_video
-from twospeed.data.vos_mix import TrainingVideo, VideoMix, VideoSource, choose_frames
+from twospeed.data.clips.stills import FILL, StaticPair, StaticTriplets
+from twospeed.data.clips.synthetic import render_clip
+from twospeed.data.clips.videos import TrainingVideo, VideoMix, VideoSource, choose_frames
 from twospeed.transforms.warp import draw_resized_crop, draw_spline
 
 COLUMNS = ("date", "machine", "load", "commit", "what", "samples", "ours_ms", "plain_ms", "ratio", "clock")

@@ -17,7 +17,7 @@ from tests.conftest import GOLDENS
 from tests.video.footage import numbered
 from twospeed.cli import action_overlay
 from twospeed.cli.main import exit_code
-from twospeed.data.ava import read_detections
+from twospeed.data.benchmarks.ava import read_detections
 from twospeed.weights.load import save_model
 
 AVA = GOLDENS / "ava_metric"

@@ -1,23 +1,17 @@
-"""`twospeed evaluate camvid` and the comparison of keyframe policies, as people type them."""
+"""`twospeed evaluate camvid`, as people type it."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from tests.data.driving_trees import make_camvid
-from tests.evaluation.test_semseg import video_network
 from twospeed.cli.main import exit_code
 from twospeed.weights.load import create_model, save_model
-
-SCRIPT = Path(__file__).parents[2] / "examples" / "segmentation_intervals.py"
 
 
 @pytest.fixture(scope="module")
@@ -73,34 +67,3 @@ def test_what_has_no_meaning_is_one_line(scene, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert len(error.strip().splitlines()) == 1
-
-
-def test_policies_are_compared_at_equal_cost(scene, tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("segmentation_intervals", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # dataclasses look their module up
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "create_model", lambda *arguments: video_network().eval())
-    options = ["--intervals", "1", "2", "4", "--thresholds", "0.0001", "100", "--starts", "2", "--pieces", "3"]
-    monkeypatch.setattr(sys, "argv", ["script", str(scene / "camvid"), str(tmp_path / "out"), *options])
-    script.main()
-    with (tmp_path / "out" / "intervals.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    shares = [float(row["keyframe_share"]) for row in rows]
-    assert shares[:2] == [1.0, 0.5]
-    assert shares[3] == 1.0, "any drift is more than nothing"
-    assert shares[4] < 0.2, "only the first frame"
-    assert float(rows[0]["mIoU"]) == float(rows[0]["fixed_mIoU_at_this_cost"]) == float(rows[3]["mIoU"])
-    assert "fixed interval at this cost" in capsys.readouterr().out
-    assert (tmp_path / "out" / "intervals.png").stat().st_size > 5000
-
-
-def test_the_cost_between_two_intervals_is_interpolated():
-    spec = importlib.util.spec_from_file_location("segmentation_intervals_2", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    fixed = [script.Result("interval", n, 1 / n, gmacs, miou) for n, gmacs, miou in ((1, 8.0, 0.6), (2, 4.0, 0.5))]
-    assert script.in_pieces(list(range(7)), 2) == [2, 3, 6, 0, 1, 4, 5]
-    assert script.fixed_at(5.0, fixed) == pytest.approx(0.525)
-    assert script.fixed_at(9.0, fixed) != script.fixed_at(9.0, fixed)  # beyond what was measured

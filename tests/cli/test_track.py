@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import heed_ctrl_c
 from twospeed.cli.main import exit_code
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
 from twospeed.pipelines.track import Tracker
 from twospeed.video.indexed_png import read_label_map, write_indexed_png

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
+from experiments.motion_set import write_motion_set
 from twospeed.cli.main import exit_code
-from twospeed.data.motion import write_motion_set
 
 RECIPE = "slowfast_kinetics"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from twospeed.data import camvid, cityscapes
+from twospeed.data.benchmarks import camvid, cityscapes
 
 COLUMN = 32  # pixels of one class
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import GOLDENS
-from twospeed.data import ava
+from twospeed.data.benchmarks import ava
 from twospeed.errors import DatasetError
 
 AVA = GOLDENS / "ava_metric"

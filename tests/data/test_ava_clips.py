@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from twospeed.data.ava import read_ground_truth, read_predicted_boxes
-from twospeed.data.ava_clips import AvaFrames
-from twospeed.data.ava_keyframes import keyframes_of
-from twospeed.data.motion import write_clip
+from experiments.motion_set import write_clip
+from twospeed.data.benchmarks.ava import read_ground_truth, read_predicted_boxes
+from twospeed.data.benchmarks.ava_frames import AvaFrames
+from twospeed.data.benchmarks.ava_keyframes import keyframes_of
 from twospeed.errors import DatasetError, VideoError
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from twospeed.data.ava_clips import TrainKeyframes, in_pixels, jittered
-from twospeed.data.ava_keyframes import Keyframe, with_labelled, with_proposals
-from twospeed.data.kinetics import ClipShape
+from twospeed.data.benchmarks.ava_frames import in_pixels
+from twospeed.data.benchmarks.ava_keyframes import Keyframe, with_labelled, with_proposals
+from twospeed.data.clips.actions import ClipShape
+from twospeed.data.clips.keyframes import TrainKeyframes, jittered
 from twospeed.data.samples import BrokenSample, KeyframeSample, collate_keyframes
 from twospeed.errors import DatasetError, InputError, VideoError
 from twospeed.ops.boxes import box_iou

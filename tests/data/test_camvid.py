@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import require_data
-from twospeed.data.camvid import CLASSES, VOID, CamVid
+from twospeed.data.benchmarks.camvid import CLASSES, VOID, CamVid
 from twospeed.errors import DatasetError, InputError
 
 VAL = [f"0016E5_{number:05d}" for number in range(7959, 7969, 2)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.driving_trees import classes_at, make_cityscapes, write
-from twospeed.data.cityscapes import CLASSES, VOID, Cityscapes, classes_from_ids, ids_from_classes
+from twospeed.data.benchmarks.cityscapes import CLASSES, VOID, Cityscapes, classes_from_ids, ids_from_classes
 from twospeed.errors import DatasetError, InputError
 
 NAMES = ["bonn_000000_012345", "ulm_000001_000019", "ulm_000002_000019"]
@@ -107,7 +107,7 @@ def test_bad_data_is_named(tmp_path):
 
 
 def test_files_of_classes_are_read_as_they_are(tmp_path: Path):
-    from twospeed.data.cityscapes import read_classes
+    from twospeed.data.benchmarks.cityscapes import read_classes
 
     write(tmp_path / "a_gtFine_labelTrainIds.png", np.array([[0, 18, 255]], np.uint8))
     assert read_classes(tmp_path / "a_gtFine_labelTrainIds.png").tolist() == [[0, 18, 255]]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.data.vos_trees import moving_squares, write_davis, write_grey, write_mask
-from twospeed.data.davis import VAL_2016, VAL_2017, Davis
-from twospeed.data.label_files import read_foreground, read_label_file
+from twospeed.data.benchmarks.davis import VAL_2016, VAL_2017, Davis
+from twospeed.data.benchmarks.label_files import read_foreground, read_label_file
 from twospeed.errors import DatasetError
 
 

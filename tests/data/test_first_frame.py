@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twospeed.data.first_frame import FirstFrame
+from twospeed.data.clips.first_frame import FirstFrame
 from twospeed.errors import MaskError
 
 

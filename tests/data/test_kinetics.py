@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from twospeed.data import kinetics
-from twospeed.data.kinetics import ClipShape, CountBroken, TestViews, TrainClips
-from twospeed.data.motion import write_clip
+from experiments.motion_set import write_clip
+from twospeed.data.benchmarks.video_lists import LabelledVideo
+from twospeed.data.clips import actions as kinetics
+from twospeed.data.clips.actions import ClipShape, CountBroken, TestViews, TrainClips
 from twospeed.data.samples import BrokenSample, ClipSample, collate_clips
-from twospeed.data.video_lists import LabelledVideo
 from twospeed.errors import VideoError
 from twospeed.video.reader import read_frames
 

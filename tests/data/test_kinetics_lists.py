@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twospeed.data.video_lists import (
+from twospeed.data.benchmarks.video_lists import (
     LabelledVideo,
     find_videos,
     read_class_folders,

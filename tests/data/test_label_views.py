@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twospeed.data.label_augment import Focus, draw_view, recolour
-from twospeed.data.label_motion import Drives, cut_outs
+from twospeed.data.clips.drives import Drives, cut_outs
 from twospeed.errors import InputError
+from twospeed.transforms.labels import Focus, draw_view, recolour
 
 VOID = 11
 BLOCK = 12  # pixels; classes come in blocks, so that interpolation leaves their middles alone

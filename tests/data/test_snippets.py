@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.data.driving_trees import image_of, make_camvid, make_cityscapes, write
-from twospeed.data import camvid, cityscapes
-from twospeed.data.camvid import CamVid
-from twospeed.data.cityscapes import Cityscapes
-from twospeed.data.snippets import SnippetCrop, Snippets, TrainSnippets
+from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.benchmarks.camvid import CamVid
+from twospeed.data.benchmarks.cityscapes import Cityscapes
+from twospeed.data.clips.snippets import SnippetCrop, Snippets, TrainSnippets
 from twospeed.errors import DatasetError, InputError
 
 

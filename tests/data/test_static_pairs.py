@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from experiments.vos_sets import write_still
 from tests.transforms.test_warp import flat_around
-from twospeed.data.samples import collate_triplets
-from twospeed.data.static_pairs import (
+from twospeed.data.clips.stills import (
     LAYOUTS,
     StaticTriplets,
     StillMotion,
@@ -22,7 +22,7 @@ from twospeed.data.static_pairs import (
     triplet_of_still,
     write_reduced,
 )
-from twospeed.data.vos_demo import write_still
+from twospeed.data.samples import collate_triplets
 from twospeed.errors import DatasetError
 
 STILL = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), np.uint8)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twospeed.data.davis import Davis
-from twospeed.data.stretches import Changes, Stretch, cut_out, mirrored, pasted, read_stretch, turned
-from twospeed.data.synthetic import render_clip
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.data.clips.synthetic import render_clip
+from twospeed.data.clips.windows import Changes, Stretch, cut_out, mirrored, pasted, read_stretch, turned
 
 
 @pytest.fixture(scope="module")

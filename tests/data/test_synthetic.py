@@ -3,10 +3,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from twospeed.data.synthetic import Layer, Motion, MovingObjects, jitter_colours, place_layer, render_clip
-from twospeed.data.textures import procedural_texture, random_shape, region_of
-from twospeed.data.triplets import VideoTriplets, triplet_indices
+from twospeed.data.clips.synthetic import Layer, Motion, MovingObjects, place_layer, render_clip
+from twospeed.data.clips.textures import procedural_texture, random_shape, region_of
+from twospeed.data.clips.triplets import VideoTriplets, triplet_indices
 from twospeed.errors import InputError
+from twospeed.transforms.colour import jitter_colours
 
 
 def still(centre, *, velocity=(0, 0), scale=1.0, angle=0.0):

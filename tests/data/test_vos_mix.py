@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from experiments.vos_sets import write_demo_sets
 from tests.data.vos_trees import write_davis, write_mask
 from tests.transforms.test_warp import flat_around
-from twospeed.data.bl30k import bl30k_source, large_enough, not_tiny
-from twospeed.data.davis import Davis
-from twospeed.data.vos_demo import write_demo_sets
-from twospeed.data.vos_mix import (
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.data.benchmarks.youtube_vos import YouTubeVos
+from twospeed.data.clips.bl30k import bl30k_source, large_enough, not_tiny
+from twospeed.data.clips.videos import (
     FrameMotion,
     TrainingVideo,
     VideoMix,
@@ -25,7 +26,6 @@ from twospeed.data.vos_mix import (
     max_gap,
     youtube_vos_source,
 )
-from twospeed.data.youtube_vos import YouTubeVos
 from twospeed.errors import DatasetError, InputError
 
 seeds = st.integers(0, 2**32 - 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.vos_trees import moving_squares, write_youtube_vos
-from twospeed.data.youtube_vos import TRAINING_CATEGORIES, YouTubeVos, first_masks, required_frames
+from twospeed.data.benchmarks.youtube_vos import TRAINING_CATEGORIES, YouTubeVos, first_masks, required_frames
 from twospeed.errors import DatasetError
 
 CATEGORIES = {"aa": {1: "dog", 2: "unicorn"}}

@@ -17,9 +17,9 @@ import twospeed
 from tests.cli.test_track import fails
 from tests.video.footage import LOSSLESS, numbered, numbered_image
 from twospeed.cli.main import exit_code
-from twospeed.data.ava import BoxRows, read_detections, write_rows
-from twospeed.data.ava_clips import AvaFrames
-from twospeed.data.ava_keyframes import Keyframe
+from twospeed.data.benchmarks.ava import BoxRows, read_detections, write_rows
+from twospeed.data.benchmarks.ava_frames import AvaFrames
+from twospeed.data.benchmarks.ava_keyframes import Keyframe
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation import ava_runs
 from twospeed.evaluation.ava_ensemble import average_detections

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import GOLDENS
-from twospeed.data.ava import default_label_map, read_ground_truth, write_detections
-from twospeed.data.ava_keyframes import keyframes_of
+from twospeed.data.benchmarks.ava import default_label_map, read_ground_truth, write_detections
+from twospeed.data.benchmarks.ava_keyframes import keyframes_of
 from twospeed.evaluation.ava import evaluate_ava
 from twospeed.evaluation.keyframe_ap import keyframe_ap
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from twospeed.data.kinetics import ClipShape, TestViews
-from twospeed.data.motion import write_clip
-from twospeed.data.video_lists import LabelledVideo
+from experiments.motion_set import write_clip
+from twospeed.data.benchmarks.video_lists import LabelledVideo
+from twospeed.data.clips.actions import ClipShape, TestViews
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.recognition import (
     evaluate_kinetics,

@@ -14,9 +14,9 @@ from torch import nn
 from tests.conftest import GOLDENS
 from tests.data.driving_trees import classes_at, make_camvid, make_cityscapes, write
 from twospeed import DatasetError, InputError, create_model
-from twospeed.data import camvid, cityscapes
-from twospeed.data.camvid import CamVid
-from twospeed.data.cityscapes import Cityscapes, ids_from_classes
+from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.benchmarks.camvid import CamVid
+from twospeed.data.benchmarks.cityscapes import Cityscapes, ids_from_classes
 from twospeed.evaluation.label_runs import Clock, plan_chains, run_chains
 from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, over_interval

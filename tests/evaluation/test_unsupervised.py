@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.data.vos_trees import moving_squares, write_davis, write_mask, write_youtube_vos
 from twospeed.cli.main import exit_code
-from twospeed.data.davis import Davis
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import RunSettings

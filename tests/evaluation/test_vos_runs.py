@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from tests.data.vos_trees import moving_squares, write_davis, write_youtube_vos
-from twospeed.data.davis import Davis
-from twospeed.data.youtube_vos import YouTubeVos
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.data.benchmarks.youtube_vos import YouTubeVos
 from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.mask_runs import Progress, RunSettings, can_skip, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos

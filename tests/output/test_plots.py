@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twospeed.data.camvid import CLASSES
+from twospeed.data.benchmarks.camvid import CLASSES
 from twospeed.errors import OutputError
 from twospeed.output.areas import plot_areas
 from twospeed.output.trade_off import plot_trade_off

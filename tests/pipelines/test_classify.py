@@ -7,8 +7,8 @@ import torch
 
 import twospeed
 from tests.models.slowfast.test_network import tiny
-from twospeed.data.kinetics import ClipShape, TestViews
-from twospeed.data.video_lists import LabelledVideo
+from twospeed.data.benchmarks.video_lists import LabelledVideo
+from twospeed.data.clips.actions import ClipShape, TestViews
 from twospeed.evaluation.recognition import report_views, score_views
 from twospeed.pipelines.action_views import Sampling, prepare, sliding_views, uniform_views
 from twospeed.pipelines.classify import Classifier, classify, position_average, videos_in

@@ -9,7 +9,7 @@ import torch
 
 from twospeed import InputError, MaskError, create_model
 from twospeed.cli.main import exit_code
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.metrics.regions import outline, region_similarity
 from twospeed.models.slowfast_maskrcnn.loss import encode_stretch
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN

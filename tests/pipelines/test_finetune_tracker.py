@@ -11,7 +11,7 @@ import torch
 
 from twospeed import InputError, MaskError, Tracker, create_model
 from twospeed.cli.main import exit_code
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.metrics.regions import outline, region_similarity
 from twospeed.models.stcn.network import STCN
 from twospeed.models.stm.builders import stm

@@ -7,7 +7,7 @@ import pytest
 
 import twospeed
 from tests.conftest import require_data
-from twospeed.data.camvid import CLASSES, CamVid
+from twospeed.data.benchmarks.camvid import CLASSES, CamVid
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from twospeed.weights.catalog import find
 from twospeed.weights.store import default_weights

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twospeed import InputError, MaskError, Tracker, track
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
 from twospeed.results import Frame
 

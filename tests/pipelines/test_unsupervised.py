@@ -9,7 +9,7 @@ from PIL import Image
 
 from twospeed import InputError, MaskError, WeightsUnavailable, create_model, track
 from twospeed.cli.main import exit_code
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
 from twospeed.results import Frame

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import twospeed
-from twospeed.data.camvid import VOID
+from twospeed.data.benchmarks.camvid import VOID
 from twospeed.errors import InputError
 from twospeed.recipes import segment_nano
 from twospeed.recipes.segment_nano import SegmentNanoConfig, Snippets, train, view_rows

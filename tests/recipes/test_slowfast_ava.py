@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from twospeed.data.figures import ACTIONS, write_figures_set
+from experiments.figures_set import ACTIONS, write_figures_set
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.slowfast.detection import RegionHead
 from twospeed.models.slowfast.network import SlowFast

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from twospeed.data.motion import write_motion_set
+from experiments.motion_set import write_motion_set
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.recipes.slowfast_kinetics import (

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from twospeed import create_model
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import DatasetError, InputError
 from twospeed.recipes import slowfast_maskrcnn as recipe
 from twospeed.recipes.slowfast_maskrcnn import SlowFastMaskRCNNDavisConfig, train

@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from twospeed.cli.train import parse_options
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.recipes import slowfast_maskrcnn_search as recipe
 from twospeed.recipes.slowfast_maskrcnn_search import SlowFastMaskRCNNSearchConfig, claimed, experiments, train

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments.vos_sets import write_demo_sets
 from tests.goldens import seeded
+from twospeed.data.clips.stills import StaticTriplets, find_pairs
 from twospeed.data.samples import collate_triplets
-from twospeed.data.static_pairs import StaticTriplets, find_pairs
-from twospeed.data.vos_demo import write_demo_sets
 from twospeed.errors import CheckpointError, InputError, VideoError
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction

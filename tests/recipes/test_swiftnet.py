@@ -14,12 +14,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 import twospeed
-from twospeed.data.label_augment import border_weights
 from twospeed.errors import CheckpointError
 from twospeed.models.bisenet.loss import hard_cross_entropy
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.swiftnet.loss import boundary_focal
 from twospeed.recipes.swiftnet import PRESETS, SwiftNetConfig, backbone_of, build, set_rates, train
+from twospeed.transforms.labels import border_weights
 
 
 @pytest.fixture(scope="module")

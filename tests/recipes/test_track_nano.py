@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.stcn.builders import track_nano
 from twospeed.recipes import track_nano as recipe

@@ -33,7 +33,7 @@ def demo(
 
     from twospeed.cli.job import Job, make_folder, print_json
     from twospeed.cli.track import write_results
-    from twospeed.data.synthetic import render_clip
+    from twospeed.data.clips.synthetic import render_clip
     from twospeed.metrics.regions import score_frame
     from twospeed.pipelines.track import Tracker
     from twospeed.results import Frame

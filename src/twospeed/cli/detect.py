@@ -169,7 +169,7 @@ def write_results(
     """
     from twospeed.cli.action_overlay import ActionOverlay
     from twospeed.cli.job import make_folder, write_json
-    from twospeed.data.ava import write_detections
+    from twospeed.data.benchmarks.ava import write_detections
 
     found: list[ActionBoxes] = []
     with ExitStack() as stack:

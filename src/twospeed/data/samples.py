@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.label_files import read_foreground, read_label_file
+from twospeed.data.benchmarks.label_files import read_foreground, read_label_file
 from twospeed.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import get_args
 
 import numpy as np
 
-from twospeed.data.ava import (
+from twospeed.data.benchmarks.ava import (
     BoxRows,
     default_label_map,
     read_detections,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.ava import NO_PERSON, BoxRows
+from twospeed.data.benchmarks.ava import NO_PERSON, BoxRows
 from twospeed.errors import DatasetError
 
 _STEP = 1e-4  # of the image: boxes that differ by less are the same person's

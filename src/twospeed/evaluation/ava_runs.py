@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.ava import (
+from twospeed.data.benchmarks.ava import (
     default_label_map,
     find_annotations,
     find_predicted_boxes,
@@ -31,8 +31,8 @@ from twospeed.data.ava import (
     second_text,
     write_detections,
 )
-from twospeed.data.ava_clips import AvaFrames, in_pixels
-from twospeed.data.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of
+from twospeed.data.benchmarks.ava_frames import AvaFrames, in_pixels
+from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of
 from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
 from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output, writing

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twospeed.data.davis import Davis
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import OnProgress
 from twospeed.evaluation.report import Kind, Report, Table, write_atomic

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.ava_keyframes import Keyframe
+from twospeed.data.benchmarks.ava_keyframes import Keyframe
 from twospeed.metrics.frame_ap import FrameAP, FrameBoxes, frame_ap
 
 

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.folders import listing
-from twospeed.data.label_files import read_indices
+from twospeed.data.benchmarks.folders import listing
+from twospeed.data.benchmarks.label_files import read_indices
+from twospeed.data.clips.snippets import LabelledVideos, leading_to
 from twospeed.data.samples import LabelledFrame
-from twospeed.data.snippets import LabelledVideos, leading_to
 from twospeed.errors import DatasetError, InputError, OutputError
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.results import ClassMap

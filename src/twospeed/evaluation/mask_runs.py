@@ -21,9 +21,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.label_files import VOID
+from twospeed.data.benchmarks.label_files import VOID
+from twospeed.data.benchmarks.youtube_vos import first_masks, required_frames
 from twospeed.data.samples import SequenceSample
-from twospeed.data.youtube_vos import first_masks, required_frames
 from twospeed.errors import InputError, OutputError
 from twospeed.results import ObjectMasks
 

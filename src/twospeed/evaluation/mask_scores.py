@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.davis import Task
-from twospeed.data.folders import listing, subfolders
-from twospeed.data.label_files import VOID, read_foreground, read_label_file
+from twospeed.data.benchmarks.davis import Task
+from twospeed.data.benchmarks.folders import listing, subfolders
+from twospeed.data.benchmarks.label_files import VOID, read_foreground, read_label_file
+from twospeed.data.benchmarks.youtube_vos import first_masks
 from twospeed.data.samples import SequenceSample
-from twospeed.data.youtube_vos import first_masks
 from twospeed.errors import DatasetError
 from twospeed.metrics.regions import (
     MAX_PROPOSALS,

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from twospeed.data.kinetics import ClipShape, CountBroken, TestViews
+from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
+from twospeed.data.clips.actions import ClipShape, CountBroken, TestViews
 from twospeed.data.samples import BrokenSample, ClipBatch, collate_clips
-from twospeed.data.video_lists import LabelledVideo, find_videos, read_class_names
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.report import Report
 from twospeed.evaluation.score_files import (
@@ -241,10 +241,10 @@ def evaluate_kinetics(
 ) -> Report:
     """Score networks, or files of scores, on labelled videos.
 
-    data, part, root, separator: as `twospeed.data.video_lists.find_videos` takes them. class_names: a file that names
-    the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the probabilities
-    of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model; several are
-    averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring. on_views: see
+    data, part, root, separator: as `data.benchmarks.video_lists.find_videos` takes them. class_names: a file that
+    names the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the
+    probabilities of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model;
+    several are averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring. on_views: see
     `score_views`.
     Raises InputError, DatasetError, CheckpointError, WeightsUnavailable.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.video_lists import LabelledVideo
+from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.errors import DatasetError, OutputError
 from twospeed.evaluation.report import Report, Table
 from twospeed.metrics.topk import TopK, topk

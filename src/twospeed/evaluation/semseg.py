@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from twospeed.data import camvid, cityscapes
+from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.clips.snippets import LabelledVideos
 from twospeed.data.samples import LabelledFrame
-from twospeed.data.snippets import LabelledVideos
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import (
     Clock,

@@ -32,8 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from twospeed.data.davis import Davis
-from twospeed.data.label_files import VOID
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.data.benchmarks.label_files import VOID
 from twospeed.data.samples import SequenceSample
 from twospeed.environment import machine_name
 from twospeed.errors import InputError, TwospeedError

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from twospeed.data.label_files import VOID
+from twospeed.data.benchmarks.label_files import VOID
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import Clock, FrameJobs, Labels

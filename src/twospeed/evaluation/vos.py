@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twospeed.data.davis import Davis, Task, Year
+from twospeed.data.benchmarks.davis import Davis, Task, Year
+from twospeed.data.benchmarks.youtube_vos import YouTubeVos, required_frames
 from twospeed.data.samples import SequenceSample
-from twospeed.data.youtube_vos import YouTubeVos, required_frames
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import (
     BuildTracker,

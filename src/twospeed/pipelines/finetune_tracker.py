@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twospeed.data.first_frame import FirstFrame
+from twospeed.data.clips.first_frame import FirstFrame
 from twospeed.errors import InputError
 from twospeed.models.stcn.network import STCN
 from twospeed.models.stm.network import STM

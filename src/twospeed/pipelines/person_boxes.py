@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twospeed.data.ava import TOLERANCE, BoxRows, read_predicted_boxes
+from twospeed.data.benchmarks.ava import TOLERANCE, BoxRows, read_predicted_boxes
 from twospeed.errors import InputError, WeightsUnavailable
 from twospeed.ops.boxes import clip_boxes, xywh_to_xyxy
 from twospeed.weights import store

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from twospeed.data import camvid, cityscapes
+from twospeed.data.benchmarks import camvid, cityscapes
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.models.bisenet.network import BiSeNet

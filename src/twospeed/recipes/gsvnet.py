@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from twospeed.data import camvid, cityscapes
+from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
 from twospeed.data.samples import LabelledFrame
-from twospeed.data.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import plan_chains, run_chains
 from twospeed.metrics.confusion import mean_iou, over_interval

@@ -7,7 +7,7 @@ heads.
 
 Stage 2, the propagation: the keyframe network is frozen; flow, intra and guide network learn to carry its scores
 through short drives, to labels and to what the keyframe network says of the last frame. Drives are made of single
-training frames (`data.label_motion`). A quarter of the batches are frames of the dense validation run without its
+training frames (`data.clips.drives`). A quarter of the batches are frames of the dense validation run without its
 labels: there the keyframe network alone is the teacher. No label of the validation run is ever trained on.
 
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano
@@ -38,9 +38,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.data.camvid import CLASSES, VOID, CamVid
-from twospeed.data.label_augment import Focus, draw_view, recolour
-from twospeed.data.label_motion import Drives
+from twospeed.data.benchmarks.camvid import CLASSES, VOID, CamVid
+from twospeed.data.clips.drives import Drives
 from twospeed.errors import InputError
 from twospeed.metrics.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from twospeed.models.gsv.loss import divergence, freeze_keyframe_network, roll_out
@@ -55,6 +54,7 @@ from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder
 from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.transforms.labels import Focus, draw_view, recolour
 from twospeed.weights.gsvnet import segment_nano
 from twospeed.weights.load import save_model
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from twospeed.data.ava import (
+from twospeed.data.benchmarks.ava import (
     CLASSES,
     default_label_map,
     find_annotations,
@@ -42,9 +42,10 @@ from twospeed.data.ava import (
     read_predicted_boxes,
     write_detections,
 )
-from twospeed.data.ava_clips import AvaFrames, TrainKeyframes
-from twospeed.data.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of, with_labelled, with_proposals
-from twospeed.data.kinetics import ClipShape
+from twospeed.data.benchmarks.ava_frames import AvaFrames
+from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of, with_labelled, with_proposals
+from twospeed.data.clips.actions import ClipShape
+from twospeed.data.clips.keyframes import TrainKeyframes
 from twospeed.data.samples import KeyframeBatch, collate_keyframes
 from twospeed.errors import DatasetError, InputError, OutputError
 from twospeed.evaluation.ava import evaluate_ava

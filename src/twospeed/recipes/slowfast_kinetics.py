@@ -31,9 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from twospeed.data.kinetics import ClipShape, CountBroken, TestViews, TrainClips
+from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
+from twospeed.data.clips.actions import ClipShape, CountBroken, TestViews, TrainClips
 from twospeed.data.samples import ClipBatch, collate_clips
-from twospeed.data.video_lists import LabelledVideo, find_videos, read_class_names
 from twospeed.errors import CheckpointError, DatasetError, InputError, OutputError
 from twospeed.evaluation.recognition import report_views, score_views
 from twospeed.evaluation.report import Report

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from twospeed.data.davis import Davis, Year
+from twospeed.data.benchmarks.davis import Davis, Year
+from twospeed.data.clips.windows import Changes, Stretch, read_stretch
 from twospeed.data.samples import SequenceSample
-from twospeed.data.stretches import Changes, Stretch, read_stretch
 from twospeed.environment import resolve_device
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import torch
 
-from twospeed.data.davis import Davis
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.configurations import REPORT
 from twospeed.evaluation.report import write_atomic

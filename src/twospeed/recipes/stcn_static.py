@@ -1,10 +1,10 @@
 """Train stage 0 of STCN (or STM): one object through three warped views of a still image.
 
     twospeed train stcn_static --static static --key-backbone-weights resnet50.pth --value-backbone-weights resnet18.pth
-    python -m twospeed.data.vos_demo DEMO && twospeed train stcn_static --preset trial --static DEMO/static --out runs/t
+    python -m experiments.vos_sets DEMO && twospeed train stcn_static --preset trial --static DEMO/static --out runs/t
     torchrun --nproc-per-node 2 -m twospeed.cli.main train stcn_static ...
 
-FSS-1000, DUTS, ECSSD, BIG and HRSOD, as `data.static_pairs` finds them below `static` (a folder of DAVIS serves too).
+FSS-1000, DUTS, ECSSD, BIG and HRSOD, as `data.clips.stills` finds them below `static` (a folder of DAVIS serves too).
 The defaults are the authors': 300K iterations of 16 samples, about 30 hours on two GPUs of 11 GB together with stage 3.
 Their finding: without this stage the later ones do not reach their scores. What it gave here: docs/stcn_training.md.
 
@@ -19,7 +19,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from twospeed.data.static_pairs import LAYOUTS, StaticTriplets, find_pairs
+from twospeed.data.clips.stills import LAYOUTS, StaticTriplets, find_pairs
 from twospeed.models.memory import Similarity
 from twospeed.recipes._stcn_loop import Backbone, Network, Precision, check_settings, fit
 

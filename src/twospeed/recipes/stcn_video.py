@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 2 -m twospeed.cli.main train stcn_video ...
 
 Which sets are given, is trained on: DAVIS five times an epoch, YouTube-VOS and BL30K once. DAVIS-2016 as it is:
-`--davis DIR --davis-year 2016 --davis-sequences a,b,c`. Generated sets: `python -m twospeed.data.vos_demo`.
+`--davis DIR --davis-year 2016 --davis-sequences a,b,c`. Generated sets: `python -m experiments.vos_sets`.
 
 The defaults are the authors': Adam at 1e-5, 8 samples a step, 150K iterations (stage 1: 500K, stage 2: 300K), frames
 further apart as training goes on and close again at its end; scores 85.4 J&F on DAVIS-2017 val after stages 0 and 3
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from twospeed.data.bl30k import SmallObjects, bl30k_source
-from twospeed.data.davis import Year
-from twospeed.data.vos_mix import (
+from twospeed.data.benchmarks.davis import Year
+from twospeed.data.clips.bl30k import SmallObjects, bl30k_source
+from twospeed.data.clips.videos import (
     BORDERS,
     GAPS,
     FrameChoice,

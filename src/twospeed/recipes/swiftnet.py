@@ -33,9 +33,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from twospeed.data.camvid import CamVid
-from twospeed.data.cityscapes import Cityscapes
-from twospeed.data.label_augment import border_weights, draw_view
+from twospeed.data.benchmarks.camvid import CamVid
+from twospeed.data.benchmarks.cityscapes import Cityscapes
 from twospeed.errors import CheckpointError, InputError
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from twospeed.models.bisenet.builders import bisenet_r18
@@ -51,6 +50,7 @@ from twospeed.training.resume import check_same, last_checkpoint, load_checkpoin
 from twospeed.training.run_folder import RunFolder, resolved
 from twospeed.training.schedule import half_cosine
 from twospeed.training.seed import seed_everything
+from twospeed.transforms.labels import border_weights, draw_view
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import save_model
 

@@ -1,7 +1,7 @@
 """Train `track_nano`, the small STCN that ships with twospeed, from scratch on a CPU.
 
-Stage 1 follows generated objects (`data.synthetic.MovingObjects`: cut-outs of real and procedural texture over moving
-backgrounds); stage 2 mixes in triplets of annotated DAVIS frames with growing distance in time, as STCN's main
+Stage 1 follows generated objects (`data.clips.synthetic.MovingObjects`: cut-outs of real and procedural texture over
+moving backgrounds); stage 2 mixes in triplets of annotated DAVIS frames with growing distance in time, as STCN's main
 training does. Every fourth sequence by name is held out: never trained on, only scored.
 
     python -m twospeed.recipes.track_nano --davis DAVIS --minutes 90
@@ -38,8 +38,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from twospeed.data.synthetic import MovingObjects, Sample
-from twospeed.data.triplets import VideoTriplets
+from twospeed.data.clips.synthetic import MovingObjects, Sample
+from twospeed.data.clips.triplets import VideoTriplets
 from twospeed.errors import DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy

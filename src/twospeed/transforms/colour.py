@@ -120,6 +120,15 @@ def draw_colour(
     return ColourTransform(drawn_brightness, drawn_contrast, drawn_saturation, shift, grey, order)
 
 
+def jitter_colours(rng: np.random.Generator, image: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """Return the image with gain, offset and saturation changed at random; strength 0..1 is the spread of each."""
+    gain = 1 + rng.normal(0, strength, 3) * 0.4 + rng.normal(0, strength)  # (3,)
+    saturation = 1 + rng.normal(0, 2 * strength)
+    mix = gain[:, None] * (saturation * np.eye(3) + (1 - saturation) / 3)  # grey kept, colour scaled, then the gain
+    offset = np.full((3, 1), rng.normal(0, 60 * strength))
+    return np.asarray(cv2.transform(image, np.hstack([mix, offset])), np.uint8)  # saturates at 0 and 255
+
+
 def _recolour(image: NDArray[np.uint8], change: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Apply a 3 x 4 matrix of colours, rounded and clamped to 0..255."""
     if np.array_equal(change, np.hstack([np.eye(3), np.zeros((3, 1))])):

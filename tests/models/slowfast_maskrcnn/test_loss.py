@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twospeed import InputError, create_model
-from twospeed.data.synthetic import render_clip
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.slowfast_maskrcnn.loss import (
     PARTS,
     encode_stretch,

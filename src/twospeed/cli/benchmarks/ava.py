@@ -24,7 +24,7 @@ def _ava(request: Request, on_progress: OnProgress) -> Report:
 
 def _of_files(request: Request) -> Report:
     from twospeed.cli.job import make_folder
-    from twospeed.data.ava import find_annotations
+    from twospeed.data.benchmarks.ava import find_annotations
     from twospeed.evaluation.ava import evaluate_ava
 
     if alone := [name for name in RUN_OPTIONS if getattr(request, name) not in (None, False, ())]:
@@ -48,7 +48,7 @@ def _of_files(request: Request) -> Report:
 
 
 def _of_model(request: Request, on_progress: OnProgress) -> Report:
-    from twospeed.data.ava_keyframes import PERSON_SCORE
+    from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE
     from twospeed.evaluation.ava_runs import evaluate_ava_model
 
     if request.data is None:

@@ -42,7 +42,7 @@ UNSUPERVISED_OPTIONS = ("min_score",)
 
 
 def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
-    from twospeed.data.davis import Task
+    from twospeed.data.benchmarks.davis import Task
     from twospeed.evaluation.vos import davis_settings, evaluate_davis
 
     if request.task not in (None, "semi-supervised", "unsupervised"):

@@ -1,0 +1,1 @@
+"""Training samples: clips drawn from annotated videos, still images or generated objects."""

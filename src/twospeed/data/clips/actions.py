@@ -1,0 +1,191 @@
+"""Labelled videos: Kinetics lists and csv files, folders of class folders (UCF-101, HMDB-51), frame folders.
+
+Lists say which videos exist; `TrainClips` and `TestViews` decode only the frames that a clip needs. A video
+that is missing or damaged raises; `CountBroken` turns that into a counted `BrokenSample` where a recipe
+chooses so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from twospeed.data.benchmarks.video_lists import LabelledVideo
+from twospeed.data.samples import BrokenSample, ClipSample
+from twospeed.errors import VideoError
+from twospeed.transforms.colour import ColourTransform, normalise
+from twospeed.transforms.spatial import draw_train_crop
+from twospeed.transforms.views import view_crops
+from twospeed.video.reader import frame_times, probe, read_frames
+from twospeed.video.sampling import random_clip, uniform_clip
+
+Key = int | tuple[int, int]  # index, or (epoch, index): what a draw depends on besides the seed
+
+KINETICS_MEAN = (0.45, 0.45, 0.45)
+KINETICS_STD = (0.225, 0.225, 0.225)
+
+# Above this multiple of the wanted short side, images are scaled down while decoding; below it, only once.
+LARGE = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipShape:
+    """What a clip is made of.
+
+    frames: of the fastest pathway. stride: source frames (at 30 per second) between them. mean, std: for 0..1
+    values, in RGB order. order: of the channels that the network expects.
+    """
+
+    frames: int = 32
+    stride: int = 2
+    mean: tuple[float, float, float] = KINETICS_MEAN
+    std: tuple[float, float, float] = KINETICS_STD
+    order: Literal["rgb", "bgr"] = "rgb"
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What sampling needs to know of each video; remembered, as finding out means walking over its packets."""
+
+    known: dict[Path, tuple[int, float | None, int]] = field(default_factory=dict)
+
+    def of(self, path: Path) -> tuple[int, float | None, int]:
+        """Return (frames, frames per second or None for frame folders, short side in pixels)."""
+        if path not in self.known:
+            times_s = frame_times(path)
+            info = probe(path)
+            rate = None
+            if path.is_file() and len(times_s) > 1 and times_s[-1] > times_s[0]:
+                rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
+            self.known[path] = (len(times_s), rate, min(info.width, info.height))
+        return self.known[path]
+
+
+class TrainClips(Dataset[ClipSample]):
+    """A random clip of each video: random start, scale jitter, random crop, flip, colour, normalised.
+
+    Ask with (epoch, index): what is drawn depends on (seed, epoch, index) alone, so the same clips come
+    whatever the order, the number of workers or an interruption. A plain index means epoch 0. short_side: the
+    jitter's range in pixels. colour: draws a change of colours, or None. Raises VideoError for a video that
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[LabelledVideo],
+        shape: ClipShape,
+        *,
+        short_side: tuple[int, int] = (256, 340),
+        crop: int = 224,
+        flip_probability: float = 0.5,
+        colour: Callable[[np.random.Generator], ColourTransform] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.videos = videos
+        self.shape = shape
+        self.short_side = short_side
+        self.crop = crop
+        self.flip_probability = flip_probability
+        self.colour = colour
+        self.seed = seed
+        self._facts = _Facts()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: Key) -> ClipSample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        video = self.videos[index]
+        count, rate, short = self._facts.of(video.path)
+        indices = random_clip(rng, count, self.shape.frames, self.shape.stride, rate)
+        frames = decode(video.path, indices, short, self.short_side[1])  # (3, T, H, W)
+        geometry = draw_train_crop(
+            rng,
+            *frames.shape[-2:],
+            short_side=self.short_side,
+            crop=self.crop,
+            flip_probability=self.flip_probability,
+        )
+        clip = geometry.frames(frames)
+        if self.colour is not None:
+            clip = self.colour(rng).frames(clip.transpose(0, 1)).transpose(0, 1)
+        clip = normalise(clip, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=0)
+        return ClipSample(clip[None], video.label, index)
+
+
+class TestViews(Dataset[ClipSample]):
+    """The test views of each video: element i is clip i % clips of video i // clips, with all its crops.
+
+    Ten clips of three 256-pixel crops are the papers' protocol. Raises VideoError for a video that cannot be
+    read.
+    """
+
+    __test__ = False  # not a test for pytest to collect
+
+    def __init__(
+        self,
+        videos: Sequence[LabelledVideo],
+        shape: ClipShape,
+        *,
+        clips: int = 10,
+        crops: int = 3,
+        short_side: int = 256,
+        crop: int = 256,
+    ) -> None:
+        self.videos = videos
+        self.shape = shape
+        self.clips = clips
+        self.crops = crops
+        self.short_side = short_side
+        self.crop = crop
+        self._facts = _Facts()
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.clips
+
+    def __getitem__(self, index: int) -> ClipSample:
+        number, clip = divmod(index, self.clips)
+        video = self.videos[number]
+        count, rate, short = self._facts.of(video.path)
+        indices = uniform_clip(clip, self.clips, count, self.shape.frames, self.shape.stride, rate)
+        frames = decode(video.path, indices, short, self.short_side)
+        views = view_crops(*frames.shape[-2:], short_side=self.short_side, crop=self.crop, crops=self.crops)
+        stacked = torch.stack([view.frames(frames) for view in views])  # (S, 3, T, H, W)
+        normal = normalise(stacked, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=1)
+        return ClipSample(normal, video.label, number, clip)
+
+
+class CountBroken(Dataset[ClipSample | BrokenSample]):
+    """A data set of clips whose unreadable videos come out as `BrokenSample` instead of an exception.
+
+    Nothing takes their place: whoever iterates counts and reports them.
+    """
+
+    def __init__(self, clips: TrainClips | TestViews) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: Key) -> ClipSample | BrokenSample:
+        index = key[1] if isinstance(key, tuple) else key
+        video = index // self.clips.clips if isinstance(self.clips, TestViews) else index
+        try:
+            return self.clips[key]  # type: ignore[index]
+        except VideoError as error:
+            return BrokenSample(video, self.clips.videos[video].path, str(error))
+
+
+def decode(path: Path, indices: NDArray[np.int64], short_side: int, wanted_short_side: int) -> Tensor:
+    """Decode chosen frames: uint8 (3, T, H, W), RGB; a much larger image already scaled down to what is wanted."""
+    reduce = wanted_short_side if short_side > LARGE * wanted_short_side else None
+    return torch.from_numpy(read_frames(path, indices, short_side=reduce)).permute(3, 0, 1, 2)

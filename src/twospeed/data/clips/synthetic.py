@@ -1,0 +1,497 @@
+"""Generated clips whose masks are known exactly: to train a tracker on, and to show one at work.
+
+`MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng
+2021, section 4), but richer: instead of warping one image as a whole, layers of real or procedural texture
+move, deform and hide each other over a background that moves too. `render_clip` streams a longer clip of the
+same make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.clips.textures import procedural_texture, random_shape, region_of
+from twospeed.errors import InputError
+from twospeed.transforms.colour import jitter_colours
+
+Image = NDArray[np.uint8]
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A few frames of one generated or real clip with the objects to follow.
+
+    frames: uint8 RGB (T, H, W, 3). labels: uint8 (T, H, W), 0 = background, 1..objects. Objects may leave the
+    image or be hidden later, but each is visible in frame 0.
+    """
+
+    frames: Image
+    labels: Image
+    objects: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Motion:
+    """Where a layer is at any time: drift, sway, spin, change of size, and a smooth deformation.
+
+    Lengths in pixels, angles in radians, time in frames. `scale` turns layer pixels into image pixels.
+    """
+
+    centre: Array  # (2,) x, y at time 0
+    velocity: Array  # (2,) per frame
+    sway: Array  # (2,) amplitude
+    rate: float  # radians per frame of every periodic part
+    phase: float
+    scale: float
+    growth: float  # log scale per frame
+    pulse: float  # log scale amplitude
+    angle: float
+    spin: float  # per frame
+    swing: float  # amplitude
+    shear: float
+    still: Array  # (4, 4, 2) deformation that stays, in layer pixels
+    bending: Array  # (2, 4, 4, 2) sine and cosine part of the deformation
+
+    def matrix(self, t: float, layer_height: int, layer_width: int) -> NDArray[np.float64]:
+        """Return the 2x3 matrix from layer pixels to image pixels at time t."""
+        wave = np.sin(self.rate * t + self.phase) - np.sin(self.phase)
+        angle = self.angle + self.spin * t + self.swing * wave
+        size = self.scale * np.exp(self.growth * t + self.pulse * wave)
+        cos, sin = np.cos(angle) * size, np.sin(angle) * size
+        turn = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1.0, self.shear], [0.0, 1.0]])
+        other = np.cos(self.rate * t + self.phase) - np.cos(self.phase)
+        place = self.centre + self.velocity * t + self.sway * np.array([wave, other])
+        return np.column_stack([turn, place - turn @ np.array([layer_width / 2, layer_height / 2])])
+
+    def deformation(self, t: float) -> Array:
+        """Return the displacement of a coarse grid over the layer at time t, (4, 4, 2), layer pixels."""
+        phase = self.rate * t
+        shape = self.still + self.bending[0] * np.sin(phase) + self.bending[1] * np.cos(phase)
+        return np.asarray(shape, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A cut-out: uint8 RGBA (h, w, 4), how it moves, and its label (0: seen, but not to be followed)."""
+
+    rgba: Image
+    motion: Motion
+    label: int = 0
+    shadow: float = 0.0
+    blur: float = 0.0
+
+
+def place_layer(canvas: Image, labels: Image, layer: Layer, t: float, gain: float = 1.0) -> None:
+    """Draw a layer over canvas (H, W, 3) and labels (H, W) at time t, in place.
+
+    gain: brightness of the layer at this moment. Only the box that the layer covers is touched.
+    """
+    height, width = labels.shape
+    h, w = layer.rgba.shape[:2]
+    matrix = layer.motion.matrix(t, h, w)
+    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]]) @ matrix.T  # (4, 2)
+    low = np.floor(corners.min(0)).astype(int)
+    span = np.maximum(np.ceil(corners.max(0)).astype(int) - low, 2)
+    x0, y0 = max(low[0], 0), max(low[1], 0)
+    x1, y1 = min(low[0] + span[0], width), min(low[1] + span[1], height)
+    if x1 - x0 < 2 or y1 - y0 < 2:
+        return
+
+    # The box's pixels in layer coordinates: the inverse of the matrix, then the deformation, which is
+    # stretched over the whole box by interpolating its 4x4 grid.
+    inverse = cv2.invertAffineTransform(matrix)
+    xs = np.arange(x0, x1, dtype=np.float32)[None]
+    ys = np.arange(y0, y1, dtype=np.float32)[:, None]
+    grid_x = np.arange(x0 - low[0], x1 - low[0], dtype=np.float32) * np.float32(3 / span[0])
+    grid_y = np.arange(y0 - low[1], y1 - low[1], dtype=np.float32) * np.float32(3 / span[1])
+    grid = _bicubic(layer.motion.deformation(t), grid_y, grid_x)  # (y, x, 2)
+    map_x = np.float32(inverse[0, 0]) * xs + np.float32(inverse[0, 1]) * ys + np.float32(inverse[0, 2]) + grid[..., 0]
+    map_y = np.float32(inverse[1, 0]) * xs + np.float32(inverse[1, 1]) * ys + np.float32(inverse[1, 2]) + grid[..., 1]
+    piece = cv2.remap(layer.rgba, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    if layer.blur > 1:
+        piece = _motion_blur(piece, layer.blur, layer.motion)
+    alpha = piece[..., 3]
+    if layer.shadow:
+        _cast_shadow(canvas, alpha, x0, y0, layer.shadow)
+    box = canvas[y0:y1, x0:x1]
+    weight = alpha.astype(np.float32)[..., None] * np.float32(1 / 255)
+    colour = piece[..., :3].astype(np.float32)
+    if gain != 1.0:
+        colour = np.clip(colour * np.float32(gain), 0, 255)
+    box[:] = (box + (colour - box) * weight).astype(np.uint8)
+    labels[y0:y1, x0:x1][alpha > 127] = layer.label
+
+
+def _bicubic(grid: Array, rows: Array, columns: Array) -> Array:
+    """Evaluate a (4, 4, 2) grid at fractional rows and columns (0..3) by Catmull-Rom weights: (y, x, 2), smooth."""
+
+    def weights(at: Array) -> Array:
+        cell = np.clip(np.floor(at), 0, 2).astype(int)
+        f = at - cell
+        taps = np.stack([-f + 2 * f**2 - f**3, 2 - 5 * f**2 + 3 * f**3, f + 4 * f**2 - 3 * f**3, f**3 - f**2], 1) / 2
+        matrix = np.zeros((len(at), 4), np.float32)
+        for tap in range(4):
+            np.add.at(matrix, (np.arange(len(at)), np.clip(cell + tap - 1, 0, 3)), taps[:, tap])
+        return matrix
+
+    left, right = weights(rows), weights(columns)
+    return np.stack([left @ grid[..., axis] @ right.T for axis in range(2)], -1)
+
+
+def _motion_blur(piece: Image, length: float, motion: Motion) -> Image:
+    """Blur along the layer's drift; `length` pixels."""
+    side = int(length) | 1
+    kernel = np.zeros((side, side), np.float32)
+    direction = motion.velocity / max(float(np.linalg.norm(motion.velocity)), 1e-6)
+    reach = np.round(side // 2 * direction).astype(int)
+    middle = side // 2
+    start = (int(middle - reach[0]), int(middle - reach[1]))
+    cv2.line(kernel, start, (int(middle + reach[0]), int(middle + reach[1])), 1.0)
+    return np.asarray(cv2.filter2D(piece, -1, kernel / kernel.sum()), np.uint8)
+
+
+def _cast_shadow(canvas: Image, alpha: Image, x0: int, y0: int, strength: float) -> None:
+    """Darken the canvas beneath and beside a layer whose alpha sits at (x0, y0)."""
+    height, width = canvas.shape[:2]
+    shift = max(2, alpha.shape[0] // 14)
+    top, left = y0 + shift, x0 + shift
+    h, w = min(alpha.shape[0], height - top), min(alpha.shape[1], width - left)
+    if h < 2 or w < 2:
+        return
+    soft = cv2.blur(alpha[:h, :w], (2 * shift + 1, 2 * shift + 1), borderType=cv2.BORDER_CONSTANT)
+    keep = 1 - np.float32(strength / 255) * soft.astype(np.float32)[..., None]
+    box = canvas[top : top + h, left : left + w]
+    box[:] = (box * keep).astype(np.uint8)
+
+
+def random_motion(
+    rng: np.random.Generator,
+    *,
+    centre: NDArray[np.floating[Any]],
+    scale: float,
+    layer_side: int,
+    reach: float,
+    strength: float = 1.0,
+) -> Motion:
+    """Draw a motion for a training sample.
+
+    reach: typical displacement per frame in pixels (heavy-tailed: most layers are slow, a few are fast).
+    strength: how much the layer turns and deforms, 1 = as usual.
+    """
+    speed = reach * min(4.0, float(rng.exponential(1.0)))
+    heading = rng.uniform(0, 2 * np.pi)
+    bend = strength * layer_side * float(rng.choice([0.0, 0.03, 0.07], p=[0.2, 0.5, 0.3]))
+    return Motion(
+        centre=np.asarray(centre, np.float32),
+        velocity=np.array([speed * np.cos(heading), speed * np.sin(heading)], np.float32),
+        sway=rng.normal(0, 0.3 * reach, 2).astype(np.float32),
+        rate=rng.uniform(0.3, 2.0),
+        phase=rng.uniform(0, 2 * np.pi),
+        scale=scale,
+        growth=strength * rng.normal(0, 0.06),
+        pulse=strength * rng.normal(0, 0.03),
+        angle=strength * rng.normal(0, 0.25),
+        spin=strength * rng.normal(0, 0.12),
+        swing=strength * rng.normal(0, 0.06),
+        shear=strength * rng.normal(0, 0.08),
+        still=rng.normal(0, bend, (4, 4, 2)).astype(np.float32),
+        bending=rng.normal(0, 0.7 * bend, (2, 4, 4, 2)).astype(np.float32),
+    )
+
+
+class MovingObjects:
+    """Draws samples of layered, moving, deforming objects with exact masks.
+
+    frames: real images, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural
+    textures only. masks: for each image the annotated object, uint8 (h, w), 0 = none; None: shapes are cut
+    at random. length: frames per sample. procedural: share of procedural textures when there are real frames.
+    Raises InputError when masks and frames do not belong together.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Image] | None = None,
+        masks: Sequence[Image] | None = None,
+        *,
+        length: int = 3,
+        procedural: float = 0.1,
+    ) -> None:
+        if masks is not None and (frames is None or len(masks) != len(frames)):
+            raise InputError(f"{len(masks)} masks for {0 if frames is None else len(frames)} frames: give one for each")
+        if frames is not None and len(frames) == 0:
+            raise InputError("no frames given as texture; pass None for procedural textures only")
+        self.frames = frames
+        self.masks = masks
+        self.length = length
+        self.procedural = procedural
+
+    def draw(self, rng: np.random.Generator, *, size: int = 256, max_objects: int = 2) -> Sample:
+        """Draw one sample of size x size pixels with 1..max_objects to follow; each covers 0.3 % of frame 0 or more.
+
+        Raises InputError when no object comes into view.
+        """
+        for _ in range(20):
+            sample = self._attempt(rng, size, max_objects)
+            if sample is not None:
+                return sample
+        raise InputError("no object was visible in 20 generated samples: are the images larger than a few pixels?")
+
+    def _attempt(self, rng: np.random.Generator, size: int, max_objects: int) -> Sample | None:
+        source = self._pick(rng)
+        background, own_mask = self._background(rng, source, size)  # (T, H, W, 3), (T, H, W)
+        layers = self._layers(rng, source, size)
+        labels = np.zeros((self.length, size, size), np.uint8)
+        if own_mask is not None:
+            labels[own_mask > 127] = 255
+        tints = 1 + rng.normal(0, 0.03, (self.length, len(layers)))
+        for t in range(self.length):
+            for layer, tint in zip(layers, tints[t], strict=True):
+                place_layer(background[t], labels[t], layer, t, float(tint))
+        frames = self._camera(rng, background)
+
+        # At most max_objects of those that frame 0 shows are to be followed; the others become background.
+        counts = np.bincount(labels[0].ravel(), minlength=256)
+        visible = [label for label in range(1, 256) if counts[label] >= 0.003 * size * size]
+        if not visible:
+            return None
+        rng.shuffle(visible)
+        wanted = visible[:max_objects]
+        table = np.zeros(256, np.uint8)
+        for new, old in enumerate(wanted, start=1):
+            table[old] = new
+        return Sample(frames, table[labels], len(wanted))
+
+    def _pick(self, rng: np.random.Generator) -> int | None:
+        """Choose a real image's index, or None for a procedural texture."""
+        if self.frames is None or rng.random() < self.procedural:
+            return None
+        return int(rng.integers(len(self.frames)))
+
+    def _background(self, rng: np.random.Generator, source: int | None, size: int) -> tuple[Image, Image | None]:
+        """Film an image with a moving camera; with the mask of its own object where that is to be followed."""
+        mask = None
+        if source is None or self.frames is None:
+            image = procedural_texture(rng, size + size // 2, size + size // 2)
+        else:
+            image = self.frames[source]
+            if self.masks is not None and rng.random() < 0.3:
+                mask = np.where(self.masks[source] > 0, np.uint8(255), np.uint8(0))
+        height, width = image.shape[:2]
+        scale = float(np.clip(size / height * np.exp(rng.uniform(0.0, 0.9)), 0.5, 1.5))
+        view = size / scale  # side of the view in image pixels
+        spare = np.maximum(np.array([width, height]) - view, 0)
+        middle = np.array([width, height]) / 2 + (rng.random(2) - 0.5) * spare
+        if mask is not None and mask.any():
+            ys, xs = np.nonzero(mask)
+            middle = np.array([xs.mean(), ys.mean()]) + rng.normal(0, 0.15, 2) * view
+        strength = 1.0 if mask is None else 1.5
+        motion = random_motion(
+            rng,
+            centre=np.array([0, 0]),
+            scale=scale,
+            layer_side=size,
+            reach=0.03 * size,
+            strength=0.5 * strength,
+        )
+        flip = rng.random() < 0.5
+        film = np.empty((self.length, size, size, 3), np.uint8)
+        film_mask = None if mask is None else np.zeros((self.length, size, size), np.uint8)
+        for t in range(self.length):
+            matrix = motion.matrix(t, 0, 0)
+            matrix[:, 2] += size / 2 - matrix[:, :2] @ middle
+            if flip:
+                matrix = np.array([[-1.0, 0], [0, 1]]) @ matrix
+                matrix[0, 2] += size - 1
+            cv2.warpAffine(
+                image,
+                matrix,
+                (size, size),
+                dst=film[t],
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REFLECT_101,
+            )
+            if film_mask is not None and mask is not None:
+                film_mask[t] = cv2.warpAffine(mask, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+        return film, film_mask
+
+    def _layers(self, rng: np.random.Generator, source: int | None, size: int) -> list[Layer]:
+        """Draw the objects, look-alikes and occluders of a sample, back to front."""
+        layers: list[Layer] = []
+        for label in range(1, int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25])) + 1):
+            layer = self.layer(rng, source, label=label, size=size)
+            layers.append(layer)
+            rgba, motion, side = layer.rgba, layer.motion, max(layer.rgba.shape[:2])
+            if rng.random() < 0.2:  # a look-alike that is not to be followed
+                twin = jitter_colours(rng, rgba[..., :3], 0.05)
+                other = random_motion(
+                    rng,
+                    centre=rng.uniform(0.0, 1.0, 2) * size,
+                    scale=motion.scale * rng.uniform(0.7, 1.4),
+                    layer_side=side,
+                    reach=0.05 * size,
+                )
+                layers.insert(int(rng.integers(len(layers) + 1)), Layer(np.dstack([twin, rgba[..., 3]]), other))
+        if rng.random() < 0.3:  # something that passes in front
+            rgba = self._cutout(rng, None if rng.random() < 0.3 else self._pick(rng), size)
+            extent = size * rng.uniform(0.1, 0.4)
+            motion = random_motion(
+                rng,
+                centre=rng.uniform(0.0, 1.0, 2) * size,
+                scale=extent / max(rgba.shape[:2]),
+                layer_side=max(rgba.shape[:2]),
+                reach=0.12 * size,
+            )
+            layers.append(Layer(rgba, motion))
+        return layers
+
+    def layer(self, rng: np.random.Generator, neighbour: int | None, *, label: int, size: int) -> Layer:
+        """Draw one moving cut-out for a sample of size x size pixels.
+
+        neighbour: index of the image that it should resemble at times, or None.
+        """
+        rgba = self._cutout(rng, neighbour, size)
+        side = max(rgba.shape[:2])
+        extent = size * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
+        centre = rng.uniform(0.1, 0.9, 2) * size
+        motion = random_motion(rng, centre=centre, scale=extent / side, layer_side=side, reach=0.05 * size)
+        blur = float(np.linalg.norm(motion.velocity)) * 0.4 if rng.random() < 0.2 else 0.0
+        shadow = rng.uniform(0.2, 0.6) if rng.random() < 0.25 else 0.0
+        return Layer(rgba, motion, label, shadow, min(blur, 15))
+
+    def _cutout(self, rng: np.random.Generator, neighbour: int | None, size: int) -> Image:
+        """Cut an object: uint8 RGBA. Any texture may become an object, so that matching is learned, not objects.
+
+        neighbour: the background's image; a third of the cut-outs come from it, to look alike. size: side
+        of the sample.
+        """
+        source = neighbour if rng.random() < 0.33 else self._pick(rng)
+        if source is None or self.frames is None:
+            side = int(rng.integers(64, 160))
+            image, alpha = procedural_texture(rng, side, side), random_shape(rng, side)
+        else:
+            image, alpha = self._photographed(rng, source, size)
+        image = jitter_colours(rng, image, 0.12)
+        if rng.random() < 0.5:
+            image, alpha = image[:, ::-1], alpha[:, ::-1]
+        soft = int(rng.integers(0, 3))
+        if soft:
+            alpha = cv2.blur(np.ascontiguousarray(alpha), (2 * soft - 1, 2 * soft - 1))
+        return np.dstack([image, alpha])
+
+    def _photographed(self, rng: np.random.Generator, source: int, size: int) -> tuple[Image, Image]:
+        """Cut an annotated object, a shape or an edge-following region out of a real image: RGB and alpha."""
+        assert self.frames is not None
+        image = self.frames[source]
+        height, width = image.shape[:2]
+        if self.masks is not None and rng.random() < 0.4:
+            mask = self.masks[source]
+            ys, xs = np.nonzero(mask[::4, ::4])
+            if len(ys) > 20:
+                top, left = max(int(ys.min()) * 4 - 6, 0), max(int(xs.min()) * 4 - 6, 0)
+                bottom, right = min(int(ys.max()) * 4 + 10, height), min(int(xs.max()) * 4 + 10, width)
+                shrink = min(1.0, size / max(bottom - top, right - left))
+                target = (max(8, round((right - left) * shrink)), max(8, round((bottom - top) * shrink)))
+                alpha = np.where(mask[top:bottom, left:right] > 0, np.uint8(255), np.uint8(0))
+                piece = cv2.resize(image[top:bottom, left:right], target, interpolation=cv2.INTER_AREA)
+                return piece, cv2.erode(cv2.resize(alpha, target), np.ones((3, 3), np.uint8))
+        side = int(min(height, width, rng.integers(64, 224)))
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        piece = image[top : top + side, left : left + side]
+        alpha = region_of(rng, piece) if rng.random() < 0.4 else random_shape(rng, side)
+        return piece, alpha
+
+    def _camera(self, rng: np.random.Generator, film: Image) -> Image:
+        """Change exposure over the whole film and over time; now and then blur and noise, as cameras do."""
+        gains = 1 + rng.normal(0, 0.1) + np.cumsum(rng.normal(0, 0.03, len(film)))
+        offsets = rng.normal(0, 6) + rng.normal(0, 2, (len(film), 3))
+        noise = rng.normal(0, rng.uniform(2, 7), film.shape[1:]).astype(np.int8) if rng.random() < 0.15 else None
+        blur = rng.uniform(0.5, 1.2) if rng.random() < 0.15 else 0.0
+        ramp = np.arange(256)[:, None]
+        for frame, gain, offset in zip(film, gains, offsets, strict=True):
+            table = np.clip(ramp * gain + offset, 0, 255).astype(np.uint8)[:, None]  # (256, 1, 3)
+            cv2.LUT(frame, table, dst=frame)
+            if blur:
+                cv2.GaussianBlur(frame, (0, 0), blur, dst=frame)
+            if noise is not None:
+                frame[:] = np.clip(frame.astype(np.int16) + noise, 0, 255)
+        return film
+
+
+def render_clip(
+    seed: int, frames: int = 60, height: int = 240, width: int = 426, objects: int = 3
+) -> Iterator[tuple[Image, Image]]:
+    """Yield a clip frame by frame: image uint8 RGB (height, width, 3) and its labels uint8 (height, width).
+
+    Textured objects 1..objects swim, turn, deform and pass in front of each other over a textured ground
+    under a moving camera; every object is visible in the first frame. The same seed gives the same clip;
+    memory does not grow with `frames`. Raises InputError for sizes below 32 pixels, no frames, or objects
+    outside 1..12.
+    """
+    if frames < 1 or min(height, width) < 32 or not 1 <= objects <= 12:
+        raise InputError(
+            f"cannot render {frames} frames of {width}x{height} with {objects} objects: "
+            "give at least 1 frame, 32x32 pixels and 1 to 12 objects"
+        )
+    return _film(np.random.default_rng(seed), frames, height, width, objects)
+
+
+def _film(
+    rng: np.random.Generator, frames: int, height: int, width: int, objects: int
+) -> Iterator[tuple[Image, Image]]:
+    margin = int(0.25 * max(height, width))
+    hues = (rng.random() + np.arange(objects + 1) / (objects + 1)) % 1.0  # every object and the ground its own hue
+    ground = procedural_texture(rng, height + 2 * margin, width + 2 * margin, kind="cloud", hue=float(hues[-1]))
+    ground = (ground * 0.65 + 30).astype(np.uint8)  # calmer than the objects
+    camera_rate, camera_phase = rng.uniform(0.05, 0.09), rng.uniform(0, 2 * np.pi)
+    layers = [_swimmer(rng, label, float(hues[label - 1]), height, width, objects) for label in range(1, objects + 1)]
+    for t in range(frames):
+        swing = camera_rate * t + camera_phase
+        angle, zoom = 0.04 * np.sin(swing * 0.7), 1.08 + 0.06 * np.sin(swing * 0.5)
+        turn = cv2.getRotationMatrix2D((ground.shape[1] / 2, ground.shape[0] / 2), np.degrees(angle), zoom)
+        turn[:, 2] -= np.array([margin, margin]) + 0.5 * margin * np.array([np.sin(swing), np.cos(swing * 0.8)])
+        image = np.asarray(cv2.warpAffine(ground, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+        labels = np.zeros((height, width), np.uint8)
+        for layer in layers:
+            place_layer(image, labels, layer, t)
+        yield image, labels
+
+
+def _swimmer(rng: np.random.Generator, label: int, hue: float, height: int, width: int, objects: int) -> Layer:
+    """One object of `render_clip`: a lit, textured body on a path that crosses those of the others."""
+    side = 192
+    alpha = random_shape(rng, side, kind=["body", "blob", "polygon"][label % 3])
+    texture = procedural_texture(rng, side, side, kind=["stripes", "dots", "marble", "tiles"][label % 4], hue=hue)
+    # Light from the upper left: distance to the outline as height, its slope as brightness.
+    relief = cv2.GaussianBlur(np.sqrt(cv2.distanceTransform(alpha, cv2.DIST_L2, 5)), (0, 0), 3)
+    slope = cv2.Sobel(relief, cv2.CV_32F, 1, 0, ksize=5) + cv2.Sobel(relief, cv2.CV_32F, 0, 1, ksize=5)
+    light = np.clip(1.05 + slope / (np.abs(slope).max() + 1e-6) * 0.6, 0.35, 1.5)
+    lit = np.clip(texture.astype(np.float32) * light[..., None] * 1.1 + 8, 0, 255).astype(np.uint8)
+    extent = min(height, width) * rng.uniform(0.5, 0.68) * min(1.0, (3 / objects) ** 0.5)
+    lane = (label - 0.5) / objects
+    centre = np.array([width * (0.12 + 0.76 * lane), height * rng.uniform(0.35, 0.65)], np.float32)
+    sway = np.array([rng.choice([-1, 1]) * rng.uniform(0.14, 0.22) * width, rng.uniform(0.08, 0.16) * height])
+    bend = 0.045 * side
+    motion = Motion(
+        centre=centre,
+        velocity=np.zeros(2, np.float32),
+        sway=sway.astype(np.float32),
+        rate=rng.uniform(0.07, 0.12),
+        phase=rng.uniform(0, 2 * np.pi),
+        scale=extent / side,
+        growth=0.0,
+        pulse=0.12,
+        angle=rng.uniform(-0.5, 0.5),
+        spin=rng.uniform(-0.02, 0.02),
+        swing=0.25,
+        shear=0.0,
+        still=np.zeros((4, 4, 2), np.float32),
+        bending=rng.normal(0, bend, (2, 4, 4, 2)).astype(np.float32),
+    )
+    return Layer(np.dstack([lit, cv2.GaussianBlur(alpha, (3, 3), 0)]), motion, label, shadow=0.45)
