@@ -244,8 +244,8 @@ def evaluate_kinetics(
     data, part, root, separator: as `data.benchmarks.video_lists.find_videos` takes them. class_names: a file that
     names the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the
     probabilities of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model;
-    several are averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring. on_views: see
-    `score_views`.
+    several are averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring.
+    on_views: see `score_views`.
     Raises InputError, DatasetError, CheckpointError, WeightsUnavailable.
     """
     labels = None if class_names is None else read_class_names(class_names)
