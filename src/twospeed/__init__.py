@@ -1,7 +1,7 @@
 """Video understanding at two speeds: what people do, where each object is, what every pixel is.
 
-The public names, each written once. Importing this module loads no network and no decoder: names are fetched from their
-modules on first use.
+The public names, each written once. Importing this module loads nothing else (no NumPy, no torch): names are
+fetched from their modules on first use.
 """
 
 from __future__ import annotations
@@ -20,27 +20,45 @@ from twospeed.errors import (
     VideoError,
     WeightsUnavailable,
 )
-from twospeed.results import ActionBoxes, ActionScores, ActionSpan, ClassMap, Frame, LabelMap, ObjectMasks, VideoInfo
-from twospeed.weights.catalog import list_models
 
 if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.detect import Detector, detect
     from twospeed.pipelines.segment import Segmenter, segment
     from twospeed.pipelines.track import Tracker, track
+    from twospeed.results import (
+        ActionBoxes,
+        ActionScores,
+        ActionSpan,
+        ClassMap,
+        Frame,
+        LabelMap,
+        ObjectMasks,
+        VideoInfo,
+    )
     from twospeed.video.reader import open_video
+    from twospeed.weights.catalog import list_models
     from twospeed.weights.load import create_model
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ActionBoxes": "twospeed.results",
+    "ActionScores": "twospeed.results",
+    "ActionSpan": "twospeed.results",
+    "ClassMap": "twospeed.results",
     "Classifier": "twospeed.pipelines.classify",
     "Detector": "twospeed.pipelines.detect",
+    "Frame": "twospeed.results",
+    "LabelMap": "twospeed.results",
+    "ObjectMasks": "twospeed.results",
     "Segmenter": "twospeed.pipelines.segment",
     "Tracker": "twospeed.pipelines.track",
+    "VideoInfo": "twospeed.results",
     "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
     "detect": "twospeed.pipelines.detect",
+    "list_models": "twospeed.weights.catalog",
     "open_video": "twospeed.video.reader",
     "segment": "twospeed.pipelines.segment",
     "track": "twospeed.pipelines.track",

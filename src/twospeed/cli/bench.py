@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
 from typing import Annotated
 
@@ -60,7 +60,7 @@ def bench(
         "clock_counts": counts,
         "median_s": round(median, 4),
         "per_second": round(1 / median, 2),
-        "peak_memory_mb": round(_peak_mb(device), 1),
+        "peak_memory_mb": _peak_mb(device),
         "torch": torch.__version__,
     }
     if json_output:
@@ -133,9 +133,15 @@ def _time_clips(model: str, frames: int, side: int, clips: int, device: str) -> 
     return seconds
 
 
-def _peak_mb(device: str) -> float:
+def _peak_mb(device: str) -> float | None:
+    """Most memory used so far in megabytes: of the graphics card, else of this process; None where that is unknown."""
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kilobytes
