@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 
 def run() -> None:
@@ -20,7 +19,7 @@ def run() -> None:
 
     if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(run_commands())
+    run_commands()
 
 
 if __name__ == "__main__":
