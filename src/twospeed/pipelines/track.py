@@ -24,6 +24,7 @@ from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.models.stm.network import STM, QueryFeatures
+from twospeed.ops.bf16 import autocast
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
@@ -145,7 +146,7 @@ class Tracker:
         if self.finetune is not None and labels is not None and not state.object_ids and bool(labels.any()):
             self._learn(pixels, labels, self.finetune)
         frame, padding = self._prepare(pixels)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32):
             probabilities = self._advance(frame, labels, padding)
         result = self._result(unpad(probabilities, padding), (height, width), time_s)
         state.frame_index += 1
@@ -170,7 +171,7 @@ class Tracker:
         state.since_memory += 1
         if state.since_memory >= self.memory_every or self.include_last:
             frame, padding = self._prepare(pixels)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32):
                 self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
         background = 1 - known.sum(0, keepdim=True)
         result = self._result(torch.cat([background, known]), size, time_s)

@@ -26,6 +26,7 @@ from twospeed.models.stm import convert as stm_names
 from twospeed.models.stm.builders import stm
 from twospeed.models.stm.network import STM
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
+from twospeed.ops.bf16 import autocast
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, note, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
@@ -215,7 +216,7 @@ def fit(config: Config, data: Triplets, *, stage: str, mask_channels: int, resum
                     frames, labels, masks, present = on_device(batch, process.device)
                     with (
                         gradients_stay_here(model, unless=part + 1 == forwards),
-                        torch.autocast(process.device.type, kind, enabled=kind != torch.float32),
+                        autocast(process.device, kind),
                     ):
                         log_odds = model(frames, masks, present)
                         loss = propagation_loss(log_odds, labels, batch.objects, keep=keep)

@@ -54,6 +54,7 @@ from twospeed.evaluation.keyframe_ap import keyframe_ap
 from twospeed.evaluation.report import Report
 from twospeed.models.slowfast import detection
 from twospeed.models.slowfast.network import SlowFast
+from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.box_actions import BoxActions
 from twospeed.recipes.slowfast_kinetics import MAY_CHANGE, check_loss, export, start_from, write_unreadable
 from twospeed.training.batch_norm import group_batch_norm, precise_bn
@@ -388,7 +389,7 @@ def train(config: SlowFastAvaConfig, *, resume: bool = False, network: SlowFast 
                     batch = next(batches)
                     unreadable.update({str(b.path): b.reason for b in batch.broken})
                     with gradients_stay_here(model, unless=forward == forwards - 1):
-                        with torch.autocast(process.device.type, kind, enabled=config.precision != "fp32"):
+                        with autocast(process.device, kind):
                             logits, targets = forward_boxes(model, network, batch, shape, config, process)
                             losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
                         # A step is the mean over its boxes, whoever computes them; how many there are is only known

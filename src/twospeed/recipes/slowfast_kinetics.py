@@ -40,6 +40,7 @@ from twospeed.evaluation.report import Report
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.models.slowfast.transfer import initialise_from
+from twospeed.ops.bf16 import autocast
 from twospeed.training.batch_norm import group_batch_norm, precise_bn
 from twospeed.training.distributed import (
     Process,
@@ -299,7 +300,7 @@ def train(config: SlowFastKineticsConfig, *, resume: bool = False, network: Slow
                         is_last = forward == forwards - 1
                         with gradients_stay_here(model, unless=is_last):
                             views, targets = on_device(batch, shape, config.crop, process)
-                            with torch.autocast(process.device.type, kind, enabled=config.precision != "fp32"):
+                            with autocast(process.device, kind):
                                 logits = forward_clips(model, network, views, len(batch))
                                 losses = F.cross_entropy(logits[: len(batch)], targets, reduction="none")
                             # A step is a mean over clips_per_step clips, whoever computes them; clips of unreadable

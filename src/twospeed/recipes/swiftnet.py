@@ -45,6 +45,7 @@ from twospeed.models.swiftnet.convert import norms_for_every_level
 from twospeed.models.swiftnet.loss import boundary_focal, cross_entropy
 from twospeed.models.swiftnet.network import SwiftNet
 from twospeed.models.swiftnet.pyramid import SwiftNetPyramid
+from twospeed.ops.bf16 import autocast
 from twospeed.training.distributed import Process, epoch_batches, gather, note, parallel, processes, shard, total
 from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder, resolved
@@ -286,7 +287,7 @@ def train_epoch(
     step, started = epoch * len(keys), time.perf_counter()
     for batch in loader:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(process.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(process.device, torch.bfloat16 if config.precision == "bf16" else torch.float32):
             loss = model(*(part.to(process.device, non_blocking=True) for part in batch))
         loss.backward()
         optimizer.step()
