@@ -57,6 +57,30 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def lock_file(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however that ends; the file itself stays behind.
+
+    message: what InputError says when another process holds it. Raises OutputError where the file cannot be made.
+    """
+    with _disk_errors(path):
+        file = path.open("ab")
+    with file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{message}; wait until it has ended, or choose another folder") from error
+        yield
+
+
 def read_text(path: Path, *, most_bytes: int = _LONGEST_TEXT) -> str:
     """Read a text file, UTF-8 with or without a byte order mark.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from twospeed.errors import CheckpointError, InputError, OutputError
+from twospeed.files import atomic_file
 from twospeed.training.distributed import Process, gather, wait_for_all
 from twospeed.training.run_folder import resolved
 
@@ -101,7 +102,7 @@ def last_checkpoint(folder: Path) -> Path:
     """Return the newest checkpoint of a run. Raises CheckpointError when there is none."""
     found = checkpoints(folder)
     if not found:
-        raise CheckpointError(f"{folder}: holds no checkpoint to resume from; leave --resume out to start anew")
+        raise CheckpointError(f"{folder}: holds no checkpoint to resume from; start anew without resuming")
     return found[-1]
 
 
@@ -149,15 +150,12 @@ def load_checkpoint(
 
 def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
     """Save under a temporary name, flush to disk, then rename: a crash leaves the old file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: checkpoint could not be written ({error}); free space, or choose another folder"
         ) from error

@@ -15,13 +15,13 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
 from twospeed.errors import InputError, OutputError
+from twospeed.files import write_json, write_text
 
 Value = int | float | str
 
@@ -42,12 +42,12 @@ class RunFolder:
         if not active:
             return
         if resume_step is None and (path / "metrics.jsonl").exists():
-            raise InputError(f"{path}: holds a run already; continue it with --resume, or choose another --out")
+            raise InputError(f"{path}: holds a run already; resume it, or choose another folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if resume_step is None:
-                _write_json(path / "config.json", resolved(config))
-                _write_json(path / "origin.json", origin())
+                write_json(path / "config.json", resolved(config))
+                write_json(path / "origin.json", origin())
             else:
                 self._drop_after(resume_step)
         except OSError as error:
@@ -94,7 +94,7 @@ class RunFolder:
             return
         whole = [line for line in lines.read_text().splitlines() if _complete(line)]
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        _replace(lines, "".join(line + "\n" for line in kept))
+        write_text(lines, "".join(line + "\n" for line in kept))
         rows: dict[str, list[dict[str, Value]]] = {}
         for line in kept:
             row = json.loads(line)
@@ -105,7 +105,7 @@ class RunFolder:
         for kind, entries in rows.items():
             text = ",".join(entries[0]) + "\n"
             text += "".join(",".join(str(value) for value in row.values()) + "\n" for row in entries)
-            _replace(self.path / f"{kind}.csv", text)
+            write_text(self.path / f"{kind}.csv", text)
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -133,16 +133,6 @@ def _tensorboard(path: Path, resume_step: int | None) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(path), purge_step=None if resume_step is None else resume_step + 1)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _replace(path, json.dumps(value, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _header(table: Path) -> list[str] | None:
