@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         ObjectMasks,
         VideoInfo,
     )
-    from twospeed.video.reader import open_video
+    from twospeed.video.reader import open_video, read_frames, read_reverse
     from twospeed.weights.catalog import list_models
     from twospeed.weights.load import create_model
 
@@ -60,6 +60,8 @@ _LAZY = {
     "detect": "twospeed.pipelines.detect",
     "list_models": "twospeed.weights.catalog",
     "open_video": "twospeed.video.reader",
+    "read_frames": "twospeed.video.reader",
+    "read_reverse": "twospeed.video.reader",
     "segment": "twospeed.pipelines.segment",
     "track": "twospeed.pipelines.track",
 }
@@ -92,6 +94,8 @@ __all__ = [
     "detect",
     "list_models",
     "open_video",
+    "read_frames",
+    "read_reverse",
     "segment",
     "track",
 ]

@@ -143,7 +143,7 @@ def test_a_timeline_with_a_threshold_may_overlap_and_leave_gaps(tmp_path):
 def test_windows_slide_evenly_and_the_last_ends_with_the_video(tmp_path):
     path = write_ramp(tmp_path / "ramp", 100)
     sampling = Sampling(8, 4)  # 32 frames, 1.067 s
-    views = list(sliding_views(path, [sampling], 0.5, 1, name="ramp"))
+    views = list(sliding_views(path, [sampling], 0.5, 1))
     starts = [greys(view.clip)[0] for view in views]
     assert starts == [0, 15, 30, 45, 60, 68]
     assert greys(views[0].clip) == uniform_clip(0, 1, 100, 8, 4, 30.0).tolist()
@@ -154,7 +154,7 @@ def test_a_video_shorter_than_a_clip_repeats_its_last_frame_or_is_refused(tmp_pa
     path = write_ramp(tmp_path / "short", 6)
     (view,) = uniform_views(path, [Sampling(8, 4)], 1, 1, pad="repeat_last")
     assert greys(view.clip)[-3:] == [5, 5, 5]
-    (window,) = sliding_views(path, [Sampling(8, 4)], 1.0, 1, name="short")
+    (window,) = sliding_views(path, [Sampling(8, 4)], 1.0, 1)
     assert greys(window.clip)[-3:] == [5, 5, 5]
     with pytest.raises(twospeed.ClipTooShort, match=r"8 frames at stride 2 spans 16 frames, the video has 6"):
         classify(path, ColourNetwork(), pad="error")

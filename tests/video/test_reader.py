@@ -193,17 +193,23 @@ def test_short_side_scales_while_decoding(tmp_path):
         assert (reader.info.width, reader.info.height) == (40, 20)
 
 
-def test_a_stream_that_changes_size_shows_it(tmp_path):
+@pytest.mark.parametrize("size", [(64, 128), (96, 96), (24, 48)])
+def test_a_stream_that_changes_its_size_is_scaled_to_the_first(tmp_path, size, caplog):
     small = numbered(tmp_path / "a.h264", 4).read_bytes()
-    large = numbered(tmp_path / "b.h264", 4, size=(64, 128)).read_bytes()
+    other = film(tmp_path / "b.h264", [np.full((*size, 3), 200, np.uint8)] * 4).read_bytes()
     path = tmp_path / "both.h264"
-    path.write_bytes(small + large)
+    path.write_bytes(small + other)
     with open_video(path) as reader:
-        shapes = [frame.image.shape[:2] for frame in reader]
-    assert shapes == [(48, 96)] * 4 + [(64, 128)] * 4
-    assert (reader.info.height, reader.info.width) == shapes[0]
-    with pytest.raises(VideoError, match=r"frame 5 is 128x64, others are 96x48"):
-        read_frames(path, [1, 5])
+        frames = [frame.image for frame in reader]
+    assert [frame.shape[:2] for frame in frames] == [(48, 96)] * 8
+    assert (reader.info.height, reader.info.width) == (48, 96)
+    bars = (96 - 48) // 2 if size == (96, 96) else 0  # a square fits into the middle
+    assert np.abs(frames[5][:, bars : 96 - bars].astype(int) - 200).max() < 4
+    assert not frames[5][:, :bars].any()
+    assert not frames[5][:, 96 - bars :].any()
+    assert caplog.messages == [f"{path}: the image size changes from 96x48 to {size[1]}x{size[0]}; "
+                               "images are scaled to the first size"]  # fmt: skip
+    np.testing.assert_array_equal(read_frames(path, [5, 1]), [frames[5], frames[1]])
 
 
 class Pipe(io.RawIOBase):

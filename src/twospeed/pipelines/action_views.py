@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,8 +19,9 @@ from twospeed.results import Frame
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
-from twospeed.video.reader import Source, frame_times, open_video, probe, read_frames
+from twospeed.video.reader import frame_times, open_video, probe, read_frames
 from twospeed.video.sampling import TRAINED_RATE, clip_span, uniform_clip
+from twospeed.video.sources import SourceLike, find_source
 
 # Images larger than this multiple of the wanted short side are scaled down while they are decoded
 LARGE = 1.5
@@ -79,45 +78,47 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
 
 
 def uniform_views(
-    path: Path, samplings: Sequence[Sampling], clips: int, crops: int, *, pad: Literal["repeat_last", "error"]
+    source: SourceLike, samplings: Sequence[Sampling], clips: int, crops: int, *, pad: Literal["repeat_last", "error"]
 ) -> Generator[View, None, None]:
     """Yield `clips` views spread uniformly over a file or folder, for each sampling; only their frames are decoded.
 
     A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
     """
-    times_s = frame_times(path, rate=TRAINED_RATE)  # of a folder of images; files have their own
-    info = probe(path)
+    source = find_source(source)
+    times_s = frame_times(source, rate=TRAINED_RATE)  # of a folder of images; files have their own
+    info = probe(source)
     rate = None
-    if path.is_file() and len(times_s) > 1 and times_s[-1] > times_s[0]:
+    if source.kind != "images" and len(times_s) > 1 and times_s[-1] > times_s[0]:
         rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
     for sampling in samplings:
         span = clip_span(sampling.frames, sampling.stride, rate)
         if pad == "error" and len(times_s) < math.floor(span):
             raise ClipTooShort(
-                f"{path}: a clip of {sampling.frames} frames at stride {sampling.stride} spans {span:.0f} frames, the "
-                f"video has {len(times_s)}; choose pad='repeat_last', or a network of shorter clips"
+                f"{source.name}: a clip of {sampling.frames} frames at stride {sampling.stride} spans {span:.0f} "
+                f"frames, the video has {len(times_s)}; choose pad='repeat_last', or a network of shorter clips"
             )
     for number in range(clips):
         for which, sampling in enumerate(samplings):
             indices = uniform_clip(number, clips, len(times_s), sampling.frames, sampling.stride, rate)
             reduce = _reduced(min(info.width, info.height), sampling)
-            frames = torch.from_numpy(read_frames(path, indices, short_side=reduce))
+            frames = torch.from_numpy(read_frames(source, indices, short_side=reduce))
             start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
             yield View(number, which, start_s, end_s, prepare(frames, sampling, crops))
 
 
 def sliding_views(
-    source: Source, samplings: Sequence[Sampling], every_s: float, crops: int, *, name: str
+    source: SourceLike, samplings: Sequence[Sampling], every_s: float, crops: int
 ) -> Generator[View, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
 
     The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
     video shorter than a window repeats its last frame. Raises VideoError where the image changes its size.
     """
+    source = find_source(source)
     reduce: int | None = max(sampling.short_side for sampling in samplings)
     assumed = None
-    if isinstance(source, str | os.PathLike) and Path(source).exists():
-        assumed = TRAINED_RATE if Path(source).is_dir() else None
+    if source.stored:
+        assumed = TRAINED_RATE if source.kind == "images" else None
         info = probe(source)
         reduce = _reduced(min(info.width, info.height), samplings[0])
     longest = max(sampling.span_s for sampling in samplings)
@@ -128,7 +129,7 @@ def sliding_views(
         for frame in reader:
             if held and frame.image.shape != held[-1].image.shape:
                 raise VideoError(
-                    f"{name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
+                    f"{source.name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
                     "cut the video there, or re-encode it at one size"
                 )
             held.append(frame)

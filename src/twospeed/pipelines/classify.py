@@ -32,7 +32,7 @@ from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
 from twospeed.results import ActionScores
 from twospeed.video.ahead import DecodeAhead
-from twospeed.video.reader import Source
+from twospeed.video.sources import SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing, find
 from twospeed.weights.load import create_model
 
@@ -123,7 +123,7 @@ class Classifier:
         """Frames that the networks see of one video by `clips` x `crops` views."""
         return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
 
-    def classify(self, source: Source, progress: Progress | None = None) -> ActionScores:
+    def classify(self, source: SourceLike, progress: Progress | None = None) -> ActionScores:
         """Classify one video: a file, a folder of images, or (with a sliding window) a camera or a pipe.
 
         progress: called with (views done, views in all or None). Raises VideoError, ClipTooShort.
@@ -135,8 +135,8 @@ class Classifier:
         raise AssertionError("one source gives one result")
 
     def classify_many(
-        self, sources: Iterable[Source], progress: Progress | None = None
-    ) -> Iterator[tuple[Source, ActionScores | TwospeedError]]:
+        self, sources: Iterable[SourceLike], progress: Progress | None = None
+    ) -> Iterator[tuple[SourceLike, ActionScores | TwospeedError]]:
         """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
         result."""
         listed = list(sources)
@@ -159,7 +159,7 @@ class Classifier:
                 if progress is not None:
                     progress(done, total)
 
-    def _events(self, sources: list[Source]) -> Generator[View | _Done, None, None]:
+    def _events(self, sources: list[SourceLike]) -> Generator[View | _Done, None, None]:
         """All views of all videos, on the decoding thread, with a mark at the end of each."""
         for number, source in enumerate(sources):
             try:
@@ -169,12 +169,11 @@ class Classifier:
             else:
                 yield _Done(number)
 
-    def _views(self, source: Source) -> Iterator[View]:
-        is_path = isinstance(source, str | os.PathLike) and source != "-" and Path(source).exists()
-        if self.timeline or not (is_path or _looks_like_path(source)):
-            name = str(source) if isinstance(source, str | os.PathLike | int) else "the given stream"
-            return sliding_views(source, self._samplings, self.every_s, self.crops, name=name)
-        return uniform_views(Path(source), self._samplings, self.clips, self.crops, pad=self.pad)  # type: ignore[arg-type]
+    def _views(self, source: SourceLike) -> Iterator[View]:
+        found = find_source(source)
+        if self.timeline or not found.stored:
+            return sliding_views(found, self._samplings, self.every_s, self.crops)
+        return uniform_views(found, self._samplings, self.clips, self.crops, pad=self.pad)
 
     @torch.inference_mode()
     def _probabilities(self, view: View) -> NDArray[np.float64]:
@@ -207,7 +206,7 @@ class Classifier:
 
 
 def classify(
-    source: Source,
+    source: SourceLike,
     model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     clips: int = 10,
     crops: int = 3,
@@ -247,13 +246,6 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             raise VideoError(f"{path}: the folder is empty; give a folder of videos or of images")
     return found
-
-
-def _looks_like_path(source: Source) -> bool:
-    """Tell a path that does not exist (an error for the reader to explain) from cameras and pipes."""
-    if isinstance(source, os.PathLike):
-        return True
-    return isinstance(source, str) and source != "-" and not source.isdecimal()
 
 
 def _members(

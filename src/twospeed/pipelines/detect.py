@@ -9,13 +9,11 @@ section 5). One pass, at constant memory: only the frames of the clips in work a
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +27,9 @@ from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
 from twospeed.results import ActionBoxes, Frame
 from twospeed.transforms.spatial import CropTransform
-from twospeed.video.reader import Source, frame_times, open_video
+from twospeed.video.reader import frame_times, open_video
 from twospeed.video.sampling import TRAINED_RATE
+from twospeed.video.sources import SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
 DEFAULT_MODEL = "slowfast_r50_8x8_ava"
@@ -106,7 +105,7 @@ class Detector:
         self.frames_read = 0  # of the video in work
         self.image_size = np.ones(4)  # its width, height, width, height
 
-    def detect(self, source: Source, on_frame: Callable[[Frame], None] | None = None) -> Iterator[ActionBoxes]:
+    def detect(self, source: SourceLike, on_frame: Callable[[Frame], None] | None = None) -> Iterator[ActionBoxes]:
         """Yield one result for each keyframe of a file, a folder of images, a camera or a pipe, in order.
 
         on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of images
@@ -114,23 +113,22 @@ class Detector:
         do. Keyframes without people give empty results. Raises VideoError; InputError for given boxes outside of the
         image or keyframes outside of the video (for files before anything is computed, for streams at their end).
         """
-        is_path = isinstance(source, str | os.PathLike) and source != "-" and Path(source).exists()
+        found = find_source(source)
         given = None
-        folder_rate = TRAINED_RATE if is_path and Path(source).is_dir() else None  # type: ignore[arg-type]
-        reader = open_video(source, rate=folder_rate)
+        folder_rate = TRAINED_RATE if found.kind == "images" else None
+        reader = open_video(found, rate=folder_rate)
         if self._find_people is None:
             rate = None if reader.info.frame_rate is None else float(reader.info.frame_rate)
-            name = Path(source).stem if isinstance(source, str | os.PathLike) else ""
             try:
-                given = given_boxes(self.boxes, video=name, start_s=self.start_s, rate=rate)
+                given = given_boxes(self.boxes, video=found.stem, start_s=self.start_s, rate=rate)
                 given.check(reader.info.height, reader.info.width)
-                if is_path and given.times_s:
-                    last_s = float(frame_times(source, rate=folder_rate)[-1])  # type: ignore[arg-type]
-                    self._check_times(given, last_s, rate, str(source))
+                if found.stored and given.times_s:
+                    last_s = float(frame_times(found, rate=folder_rate)[-1])
+                    self._check_times(given, last_s, rate, found.name)
             except BaseException:
                 reader.close()
                 raise
-        return self._results(reader, given, str(source), on_frame)
+        return self._results(reader, given, found.name, on_frame)
 
     def _results(
         self, reader: Any, given: GivenBoxes | None, name: str, on_frame: Callable[[Frame], None] | None = None
@@ -246,7 +244,7 @@ def clip_offsets_s(frames: int, stride: int) -> NDArray[np.float64]:
 
 
 def detect(
-    source: Source,
+    source: SourceLike,
     model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     boxes: Any = None,
     every_s: float = 1.0,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from twospeed.ops.warp import backward_warp
 from twospeed.output.palette import class_colours
 from twospeed.results import ClassMap, Frame, LabelMap
 from twospeed.video.reader import open_video
+from twospeed.video.sources import SourceLike
 from twospeed.weights.load import create_model
 
 Image = NDArray[np.uint8] | Tensor
@@ -207,17 +207,17 @@ def class_labels(num_classes: int) -> LabelMap:
 
 
 def segment(
-    source: str | Path | int | Iterable[Frame],
+    source: SourceLike,
     model_or_name: nn.Module | str = "segment_nano",
     **options: Any,
 ) -> Iterator[ClassMap]:
     """Label the frames of a video, one result a frame, in constant memory.
 
-    source: anything `open_video` takes, or an iterable of frames. options: of `Segmenter`.
+    source: anything `open_video` takes. options: of `Segmenter`.
     Raises VideoError, InputError, WeightsUnavailable, CheckpointError; all but the video's before the first frame.
     """
     segmenter = Segmenter(model_or_name, **options)
-    return _segment(open_video(source) if isinstance(source, str | Path | int) else source, segmenter)
+    return _segment(open_video(source), segmenter)
 
 
 def _segment(frames: Iterable[Frame], segmenter: Segmenter) -> Iterator[ClassMap]:

@@ -32,6 +32,7 @@ from twospeed.pipelines.unsupervised import discover, finds_objects
 from twospeed.results import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
+from twospeed.video.sources import SourceLike
 from twospeed.weights.load import create_model
 
 STRIDE = 16
@@ -361,14 +362,14 @@ FirstMasks = Labels | str | Path | Mapping[int, "Labels | str | Path"]
 
 
 def track(
-    source: str | Path | int | Iterable[Frame],
+    source: SourceLike,
     masks: FirstMasks | None,
     model_or_name: nn.Module | str = "track_nano",
     **options: Any,
 ) -> Iterator[ObjectMasks]:
     """Track objects through a video, one result a frame, in constant memory when `max_memory_frames` is given.
 
-    source: anything `open_video` takes, or an iterable of frames. masks: labels (H, W) or a mask file for the first
+    source: anything `open_video` takes. masks: labels (H, W) or a mask file for the first
     frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a model
     that finds objects by itself (slowfast_maskrcnn). options: of `Tracker`, or of `UnsupervisedTracker`.
     Raises VideoError, MaskError, InputError; errors of the masks appear before any frame is computed.
@@ -385,7 +386,7 @@ def track(
     given = masks if isinstance(masks, Mapping) else {0: masks}
     known = {index: read_label_map(Path(m)) if isinstance(m, str | Path) else m for index, m in given.items()}
     tracker = Tracker(model_or_name, **options)
-    return _track(open_video(source) if isinstance(source, str | Path | int) else source, known, tracker)
+    return _track(open_video(source), known, tracker)
 
 
 def _track(frames: Iterable[Frame], known: Mapping[int, Labels], tracker: Tracker) -> Iterator[ObjectMasks]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from twospeed.ops.masks import soft_aggregate
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.results import Frame, ObjectMasks
 from twospeed.video.reader import open_video
+from twospeed.video.sources import SourceLike
 from twospeed.weights.catalog import find
 from twospeed.weights.load import create_model
 
@@ -213,13 +213,13 @@ def _image(image: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def discover(
-    source: str | Path | int | Iterable[Frame],
+    source: SourceLike,
     model_or_name: nn.Module | str = "slowfast_maskrcnn_3_7",
     **options: Any,
 ) -> Iterator[ObjectMasks]:
     """Find the objects of a video, one result a frame, in constant memory.
 
-    source: anything `open_video` takes, or an iterable of frames. options: of `UnsupervisedTracker`.
+    source: anything `open_video` takes. options: of `UnsupervisedTracker`.
     Raises VideoError, InputError, WeightsUnavailable; those of the model appear before any frame is read.
     """
     known = signature(UnsupervisedTracker).parameters
@@ -229,5 +229,5 @@ def discover(
             f"it takes {', '.join(name for name in known if name != 'model_or_name')}"
         )
     unsupervised_tracker = UnsupervisedTracker(model_or_name, **options)
-    frames = open_video(source) if isinstance(source, str | Path | int) else source
+    frames = open_video(source)
     return (result for _, result in unsupervised_tracker.run(frames))

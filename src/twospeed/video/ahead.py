@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Generator
 from typing import Generic, TypeVar
+
+from twospeed.errors import InputError
 
 T = TypeVar("T")
 
@@ -19,6 +22,7 @@ class _Replica(Generic[T]):
     """What producer and consumer share. The producer holds only this, so that a forgotten consumer can be collected."""
 
     def __init__(self, ahead: int, keep_newest: bool) -> None:
+        self.process = os.getpid()
         self.ahead = ahead
         self.keep_newest = keep_newest
         self.ready: deque[T] = deque()
@@ -63,6 +67,8 @@ def _produce(lane: _Replica[T], items: Generator[T, None, None]) -> None:
 
 
 def _stop(lane: _Replica[T], thread: threading.Thread) -> None:
+    if lane.process != os.getpid():
+        return  # the thread, which may have held the lock, is not in this child
     with lane.changed:
         lane.stopped = True
         lane.ready.clear()
@@ -75,8 +81,8 @@ class DecodeAhead(Generic[T]):
     """Iterate over a generator that runs on a thread of its own, at most `ahead` items in front.
 
     The generator's exceptions come out of `next()` after the items made before them. `close()`, dropping the last
-    reference, or the end of the program stop the thread and close the generator on it. keep_newest: when full, drop
-    the oldest item instead of waiting (live sources), once the first has been taken.
+    reference, or the end of the program stop the thread and close the generator on it. A forked child gets InputError.
+    keep_newest: when full, drop the oldest item instead of waiting (live sources), once the first has been taken.
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int, *, keep_newest: bool = False) -> None:
@@ -85,11 +91,19 @@ class DecodeAhead(Generic[T]):
         self.close = weakref.finalize(self, _stop, self._lane, thread)
         thread.start()
 
+    def hold(self, ahead: int) -> None:
+        """Hold at most so many items in front from now on."""
+        self._lane.ahead = ahead
+
     def __iter__(self) -> DecodeAhead[T]:
         return self
 
     def __next__(self) -> T:
         lane = self._lane
+        if lane.process != os.getpid():
+            raise InputError(
+                "a video opened before the process forked is read by the parent alone; open it in the child"
+            )
         with lane.changed:
             lane.changed.wait_for(lambda: lane.ready or lane.finished or lane.stopped)
             if lane.ready:

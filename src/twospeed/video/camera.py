@@ -16,6 +16,7 @@ import cv2
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
+from twospeed.video.pixels import scaled
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 def read_camera(
-    index: int, *, start: int = 0, rate: Fraction | None = None
+    index: int, *, start: int = 0, rate: Fraction | None = None, short_side: int | None = None
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame until the camera stops; times are those of capture.
 
@@ -57,15 +58,16 @@ def read_camera(
                     raise VideoError(f"{name}: opened, but gave no image")
                 return
             if number >= start:
+                rgb = scaled(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), short_side)
                 if began_s is None:
                     began_s = now_s
                     yield VideoInfo(
                         name=name,
-                        width=bgr.shape[1],
-                        height=bgr.shape[0],
+                        width=rgb.shape[1],
+                        height=rgb.shape[0],
                         frame_rate=Fraction(stated).limit_denominator(1001) if stated > 0 else None,
                     )
-                yield Frame(number, now_s - began_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+                yield Frame(number, now_s - began_s, rgb)
             number += 1
     finally:
         capture.release()

@@ -1,4 +1,4 @@
-"""Video files and streams: opened, walked, timed and closed in one place (PyAV, which is FFmpeg).
+"""The images of video files and streams in order of presentation, each with its time (PyAV, which is FFmpeg).
 
 Times come from presentation timestamps (pts) alone. An index is a frame's place in order of presentation among the
 frames that a decoder delivers from the start; nothing here multiplies a time by an average rate.
@@ -6,83 +6,40 @@ frames that a decoder delivers from the start; nothing here multiplies a time by
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-import av
 import av.error
-from av.stream import Disposition
 from av.video.frame import PictureType
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
-from twospeed.video.pixels import RgbConverter, orientation_of
-from twospeed.video.truncation import missing_bytes
+from twospeed.video.opening import Target, describe, opened, reason, stated_rate
+from twospeed.video.pixels import RgbConverter
+from twospeed.video.truncation import ends_early, missing_bytes
 
-Damaged = Literal["raise", "stop", "skip"]
+Damaged = Literal["error", "stop", "skip"]
 
 ASSUMED_RATE = Fraction(25)
 """Frames per second of sources that state neither times nor a rate."""
 
-
-@contextmanager
-def opened(
-    source: Path | BinaryIO, name: str, *, format: str | None = None, threads: int = 0
-) -> Iterator[tuple[Any, Any]]:
-    """Open a file or binary stream and its image stream, as (container, stream); closed whatever happens.
-
-    threads: of the decoder, 0 for one per core.
-    Raises VideoError for what is no video, holds no image stream (cover art is none) or has no decoder here.
-    """
-    if isinstance(source, Path):
-        # "file:" keeps FFmpeg from reading a protocol into names such as "take:2.mp4".
-        target: Any = f"file:{source}"
-    else:
-        target = source
-    try:
-        container = av.open(target, mode="r", format=format, metadata_errors="replace")
-    except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:
-        raise VideoError(f"{name}: cannot be opened as a video ({_reason(error)}){_hint(source)}") from None
-    try:
-        images = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not images:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(f"{name}: has no image stream, only {kinds}")
-        best = container.streams.best("video")
-        stream = best if best in images else images[0]
-        if stream.codec_context is None:
-            raise VideoError(f"{name}: no decoder for its image stream; re-encode it, for example to H.264")
-        stream.thread_type = "AUTO"
-        stream.thread_count = threads
-        yield container, stream
-    finally:
-        container.close()
-
-
-def _hint(source: Path | BinaryIO) -> str:
-    if isinstance(source, Path):
-        return "; is it a complete video file?"
-    return "; an mp4 can be piped only if its index comes first (faststart), mkv and mpegts always can"
-
-
-def _reason(error: BaseException) -> str:
-    """FFmpeg's words, without the number and the name that PyAV adds."""
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
-
-
 MOST_LEADING_PACKETS = 600
 """Compressed images to wait for a first keyframe: broadcasts have one every second or two."""
+
+MOST_REORDERED = 16
+"""Images that a decoder may hold back to put others first (H.264 and HEVC allow this many)."""
 
 
 class Clock:
     """Seconds from the first frame, from pts; never runs backwards.
 
-    Where pts are missing, frames follow each other at `rate`. Where they jump back (joined recordings, a wrapped
-    counter), time goes on from the frame before.
+    Where pts are missing, frames follow each other at `rate`; also where they lie a few frames back, as stamps of
+    decoding do. Where they jump back further (joined recordings, a wrapped counter), time goes on from the frame
+    before.
     """
 
     def __init__(self, rate: Fraction, origin: int | None = None) -> None:
@@ -100,96 +57,132 @@ class Clock:
                 self._origin = pts
             seconds = self._ahead_s + (pts - self._origin) * time_base.numerator / time_base.denominator
             if seconds < self._last_s:
-                self._origin, self._ahead_s = pts, self._last_s + self._step
-                seconds = self._ahead_s
+                if self._last_s - seconds > MOST_REORDERED * self._step:
+                    self._origin, self._ahead_s = pts, self._last_s + self._step
+                seconds = self._last_s + self._step
         self._last_s = seconds
         return seconds
 
 
-def stated_rate(stream: Any) -> Fraction | None:
-    """Average frames per second as the container states it, else as FFmpeg guesses it, else None."""
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate:
-            return Fraction(rate)
-    return None
+def has_decoding_stamps(container: Any) -> bool:
+    """True if the container numbers compressed images in the order of decoding, and says nothing of presentation."""
+    return bool(container.format.name == "avi")
 
 
-def describe(container: Any, stream: Any, first: Any, name: str, size: tuple[int, int]) -> VideoInfo:
-    """Put together what container, stream and first decoded frame say. size: (width, height) as delivered."""
-    duration_s: float | None = None
-    if stream.duration is not None and stream.time_base:
-        duration_s = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        duration_s = container.duration / av.time_base
-    return VideoInfo(
-        name=name,
-        width=size[0],
-        height=size[1],
-        frame_rate=stated_rate(stream),
-        frame_count=stream.frames or None,
-        duration_s=duration_s,
-        rotation=orientation_of(first).rotation,
-        codec=stream.codec_context.name,
-    )
+class _Walk:
+    """What went into the decoder and what came out, to notice images that it drops without a word."""
+
+    def __init__(self, container: Any) -> None:
+        # The n-th image shown takes the n-th stamp, as stamps of decoding grow evenly.
+        self._stamps: deque[int | None] | None = deque() if has_decoding_stamps(container) else None
+        self.fed = self.shown = 0
+        self.fed_at_join = -1  # packets before the last place where the stamps begin anew, -1 without
+        self.newest: int | None = None  # latest stamps since then
+        self.newest_dts: int | None = None
+        self.first_keyframe: Any = None
+        self.last: Any = None
+        self.interlaced = False
+
+    def feed(self, packet: Any) -> None:
+        if not packet.size:
+            return
+        if packet.dts is not None and self.newest_dts is not None and packet.dts < self.newest_dts:
+            self.fed_at_join, self.newest = self.fed, None
+        if self.fed == 0 and packet.is_keyframe and not packet.is_discard:
+            self.first_keyframe = packet.pts
+        self.newest_dts = packet.dts
+        if self._stamps is not None:
+            self._stamps.append(packet.dts)
+        if not packet.is_discard:
+            self.fed += 1
+            if packet.pts is not None and (self.newest is None or packet.pts > self.newest):
+                self.newest = packet.pts
+
+    def show(self, frame: Any) -> None:
+        if self._stamps is not None:
+            frame.pts = self._stamps.popleft() if self._stamps else None
+        self.shown += 1
+        self.last = frame
+        self.interlaced |= frame.interlaced_frame
+
+    def lost_beginning(self, frame: Any) -> bool:
+        """Whether this first image is not of the keyframe that came first."""
+        if self._stamps is not None or frame.pts is None or self.first_keyframe is None:
+            return False
+        return bool(frame.pts > self.first_keyframe)
+
+    def lost(self, step_s: float) -> str:
+        """Say what the decoder was given and did not show, at the end."""
+        if self.fed_at_join > 0 and self.shown < self.fed and not self.interlaced:
+            return (
+                f"{self.fed - self.shown} of {self.fed} images do not decode, recordings of two kinds are joined there"
+            )
+        if self._stamps is not None or self.newest is None or self.last is None or self.last.pts is None:
+            return ""
+        missing_s = float((self.newest - self.last.pts) * self.last.time_base)
+        return f"its last {missing_s:.2f} s do not decode" if missing_s > 1.5 * step_s else ""
 
 
 def images(
-    container: Any, stream: Any, name: str, *, path: Path | None, damaged: Damaged = "raise", first: int = 0
+    container: Any, stream: Any, name: str, *, path: Path | None, damaged: Damaged = "error", first: int = 0
 ) -> Generator[Any, None, None]:
     """Yield decoded images in order of presentation from where the container stands.
 
-    What cannot be decoded before the first image is passed over, as a recording may begin between keyframes. After
-    it, damaged="raise" raises VideoError with the index of the first image that is missing or incomplete, having
-    yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end.
+    What comes before the first keyframe is passed over, as a recording may begin between two. From there on,
+    damaged="error" raises VideoError with the index of the first image that is missing or incomplete, having
+    yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end,
+    and so do images that the decoder drops, as it does where recordings of two codecs are joined.
     Only damage that FFmpeg notices counts: in Matroska it jumps over a hole to the next cluster without a word.
     first: index of the first image, for messages. path: the file, whose length is checked at the end.
     """
-    count = 0
-    end_s: float | None = None
+    walk = _Walk(container)
+    step_s = float(1 / (stated_rate(stream) or ASSUMED_RATE))
+    skipped = False  # incomplete images before the first whole one
     packets = _from_keyframe(container.demux(stream))
     while True:
+        packet = None
         try:
             packet = next(packets, None)
             if packet is None:
                 break
             incomplete = packet.is_corrupt and damaged != "skip"
-            frames = stream.decode(None) if incomplete and count else packet.decode()
+            walk.feed(packet)
+            frames = stream.decode(None) if incomplete and walk.shown else packet.decode()
         except av.error.EOFError:
             break
         except (av.error.FFmpegError, OSError) as error:
-            if damaged == "raise" and count:
-                raise _damage(name, first + count, _reason(error)) from None
-            if damaged == "stop" and count:
+            if walk.shown and damaged == "stop":
                 return
+            begins = packet is not None and first == 0 and walk.fed == 1 and packet.is_keyframe
+            if damaged != "skip" and (walk.shown or begins):
+                raise _damage(name, first + walk.shown, reason(error)) from None
             continue  # to the next packet; where it is the walk that broke off, it says that there is none
         for frame in frames:
             if frame.is_corrupt and damaged != "skip":
-                if not count:
+                if not walk.shown:
+                    skipped = True
                     continue
                 if damaged == "stop":
                     return
-                raise _damage(name, first + count, "its data are damaged")
-            count += 1
-            if frame.pts is not None and frame.time_base:
-                end_s = float(frame.pts * frame.time_base)
+                raise _damage(name, first + walk.shown, "its data are damaged")
+            if first == 0 and not walk.shown and damaged != "skip" and not skipped and walk.lost_beginning(frame):
+                raise _damage(name, first, "its first keyframe does not decode")
+            walk.show(frame)
             yield frame
-        if incomplete and count:  # those before it have been drained from the decoder
+        if incomplete and walk.shown:  # those before it have been drained from the decoder
             if damaged == "stop":
                 return
-            raise _damage(name, first + count, _cut_off(path, container, stream) or "its data are incomplete")
-    if not count:
+            raise _damage(name, first + walk.shown, cut_off(path, container, stream) or "its data are incomplete")
+    if not walk.shown:
         piped = path is None and "mp4" in container.format.name
         hint = "; an mp4 with its index at the end cannot be read from a pipe: give the file" if piped else ""
         raise VideoError(f"{name}: not one image could be decoded from its {stream.codec_context.name} stream{hint}")
-    if damaged == "raise":
-        cut_off = _cut_off(path, container, stream)
-        if cut_off:
-            raise _damage(name, first + count, cut_off)
-        stated_s = _stated_end(stream)
-        if stated_s is not None and end_s is not None and end_s < 0.95 * stated_s - 1.0:
-            raise _damage(
-                name, first + count, f"images end at {end_s:.1f} s of the {stated_s:.1f} s that the file states"
-            )
+    if damaged == "error":
+        lost = cut_off(path, container, stream) or walk.lost(step_s)
+        if not lost and ends_early(path, container, stream, walk.newest, walk.newest_dts):
+            lost = "the file's index lists later images that it does not hold"
+        if lost:
+            raise _damage(name, first + walk.shown, lost)
 
 
 def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
@@ -212,25 +205,15 @@ def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
 def _damage(name: str, index: int, reason: str) -> VideoError:
     return VideoError(
         f"{name}: frame {index} cannot be decoded ({reason}); the {index} frames before it can; "
-        f"fetch the file again, or read on behind the damage with damaged='skip'"
+        f"fetch the file again, or read on behind the damage with damaged='skip'",
+        option="damaged",
     )
 
 
-def _cut_off(path: Path | None, container: Any, stream: Any) -> str:
+def cut_off(path: Path | None, container: Any, stream: Any) -> str:
+    """Say how many bytes a file lacks at its end, or nothing where it lacks none."""
     missing = missing_bytes(path, container, stream) if path is not None else 0
     return f"the file is cut off, {missing:,} bytes are missing" if missing else ""
-
-
-def _stated_end(stream: Any) -> float | None:
-    """Time at which the image stream's own header says that it ends (not the container's, which counts sound)."""
-    if stream.duration is not None and stream.time_base:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    hours_minutes_seconds = stream.metadata.get("DURATION", "").split(":")  # Matroska, as FFmpeg and mkvmerge tag it
-    try:
-        hours, minutes, seconds = (float(part) for part in hours_minutes_seconds)
-    except ValueError:
-        return None
-    return hours * 3600 + minutes * 60 + seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +225,11 @@ class Keyframe:
     dts: int
 
 
+def shown_at(container: Any, packet: Any) -> int | None:
+    """Return the stamp that the image of this packet gets: of presentation, or of decoding where there is no other."""
+    return packet.dts if has_decoding_stamps(container) else packet.pts
+
+
 def seek(container: Any, stream: Any, key: Keyframe) -> None:
     """Go to a keyframe, or to one before it where the container cannot do better.
 
@@ -251,7 +239,8 @@ def seek(container: Any, stream: Any, key: Keyframe) -> None:
     for target in (key.pts, key.dts):
         container.seek(target, stream=stream, backward=True)
         packet = next(container.demux(stream))
-        if packet.pts is not None and packet.pts <= key.pts:
+        stamp = shown_at(container, packet)
+        if stamp is not None and stamp <= key.pts:
             container.seek(target, stream=stream, backward=True)
             return
 
@@ -263,7 +252,7 @@ def decodes_alone(image: Any, key: Keyframe) -> bool:
 
 
 def read_container(
-    source: Path | BinaryIO,
+    target: Target,
     name: str,
     *,
     start: int = 0,
@@ -272,28 +261,34 @@ def read_container(
     format: str | None = None,
     rate: Fraction | None = None,
     short_side: int | None = None,
-    damaged: Damaged = "raise",
+    damaged: Damaged = "error",
+    convert: RgbConverter | None = None,
+    on_length: Callable[[int], object] | None = None,
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame from index `start`. The container is closed when the generator is.
 
     keyframe: the last one at or before `start`, to begin there instead of decoding what lies before; then origin_pts
-    is the first frame's pts.
+    is the first frame's pts. convert: in place of one for short_side. on_length: called with the length of the opened
+    file or stream in bytes, 0 or less where it has none.
     """
-    convert = RgbConverter(short_side)
-    with opened(source, name, format=format) as (container, stream):
+    convert = convert or RgbConverter(short_side, name=name)
+    with opened(target, name, format=format) as (container, stream):
+        stated_size = (stream.codec_context.width, stream.codec_context.height)
+        if on_length is not None:
+            on_length(container.size)
         index = 0
         if keyframe is not None:
             seek(container, stream, keyframe)
             index = keyframe.index
         clock = Clock(rate or stated_rate(stream) or ASSUMED_RATE, origin_pts)
-        path = source if isinstance(source, Path) else None
+        path = target if isinstance(target, Path) else None
         described = False
         arrived = keyframe is None
         for decoded in images(container, stream, name, path=path, damaged=damaged, first=index):
             if keyframe is not None and not arrived:
                 if decoded.pts is not None and decoded.pts < keyframe.pts:
                     continue
-                arrived = decodes_alone(decoded, keyframe)
+                arrived = decodes_alone(decoded, keyframe) and (decoded.width, decoded.height) == stated_size
                 if not arrived:
                     break
             time_s = clock.seconds(decoded.pts, decoded.time_base)
@@ -304,9 +299,11 @@ def read_container(
                     described = True
                 yield Frame(index, time_s, image, pts=decoded.pts, is_keyframe=bool(decoded.key_frame))
                 del image
+            elif index == 0 and convert.size is None:
+                convert.size = (decoded.width, decoded.height)
             index += 1
     if not arrived:  # count from the start
         options = {"format": format, "rate": rate, "short_side": short_side, "damaged": damaged}
-        yield from read_container(source, name, start=start, **options)  # type: ignore[arg-type]
+        yield from read_container(target, name, start=start, **options)  # type: ignore[arg-type]
     elif not described:
-        raise VideoError(f"{name}: has {index} frames, so none at start={start}")
+        raise VideoError(f"{name}: has {index} frames, so none at start={start}", option="start")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable
 from fractions import Fraction
@@ -11,11 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video.containers import Damaged
-from twospeed.video.pixels import scaled_size
+from twospeed.video.pixels import check_pixels, scaled
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".dib", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -62,20 +64,33 @@ def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8
     Raises VideoError for files that are no image or are cut off.
     """
     try:
+        if not path.is_file() and path.exists():
+            raise VideoError(f"{path}: is no regular file")  # a pipe would be waited for
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on every system
     except OSError as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
+    if (size := _stated_size(path)) is not None:
+        check_pixels(str(path), *size)
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if bgr is None:
         raise VideoError(f"{path}: is not an image that can be decoded ({data.size} bytes)")
     if data[:2].tobytes() == b"\xff\xd8" and _jpeg_is_cut(data.tobytes()):
         raise VideoError(f"{path}: the image is cut off ({data.size} bytes)")
     rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    if short_side is not None:
-        size = scaled_size(rgb.shape[1], rgb.shape[0], short_side)
-        shrinks = size[0] < rgb.shape[1]
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return rgb
+    return scaled(rgb, short_side)
+
+
+def _stated_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) by an image's header, None where Pillow does not know the format: OpenCV judges those."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.size
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path}: {error}; scale it down first") from None
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _jpeg_is_cut(data: bytes) -> bool:
@@ -90,7 +105,7 @@ def read_images(
     start: int = 0,
     rate: Fraction | None = None,
     short_side: int | None = None,
-    damaged: Damaged = "raise",
+    damaged: Damaged = "error",
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame from index `start`, each image at its own size."""
     if start >= len(images):

@@ -1,6 +1,6 @@
-"""Read frames from a file, a folder of images, a camera or a pipe, all by one door.
+"""Read frames from any source, all in one way: in order (`open_video`), by index (`read_frames`), or backwards.
 
-    with open_video("clip.mp4") as frames:
+    with open_video("clip.mp4", start="00:01:00", end="90s") as frames:
         for frame in frames:
             frame.index, frame.time_s, frame.image
 
@@ -10,26 +10,35 @@ grow with the length of the video.
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, VideoError
 from twospeed.results import Frame, VideoInfo
-from twospeed.video import camera, containers, folders, seeking
+from twospeed.video import animations, camera, containers, folders, network, seeking
 from twospeed.video.ahead import DecodeAhead
-from twospeed.video.containers import Damaged
+from twospeed.video.containers import ASSUMED_RATE, Damaged
+from twospeed.video.sources import (
+    GRACE_S,
+    PositionLike,
+    Source,
+    SourceLike,
+    find_source,
+    frames_of,
+    parse_position,
+)
 
-Source: TypeAlias = str | os.PathLike[str] | int | BinaryIO
 Rate: TypeAlias = float | Fraction | None
+Items: TypeAlias = Generator[Frame | VideoInfo, None, None]
+
+HELD_BYTES = 256 << 20
+"""Memory for frames that are decoded ahead or, backwards, held; at least one frame or chunk whatever its size."""
 
 
 class VideoReader:
@@ -39,18 +48,18 @@ class VideoReader:
     dropping the reader ends the decoding thread and closes the source.
     """
 
-    def __init__(
-        self, frames: Generator[Frame | VideoInfo, None, None], *, ahead: int, keep_newest: bool = False
-    ) -> None:
+    def __init__(self, frames: Items, *, ahead: int, keep_newest: bool = False) -> None:
         # The source is opened on the thread too: waiting for a thread can be interrupted (Ctrl-C), waiting inside
         # FFmpeg for a pipe that stays silent cannot.
-        self._items: DecodeAhead[Frame | VideoInfo] | Generator[Frame | VideoInfo, None, None] = (
+        self._items: DecodeAhead[Frame | VideoInfo] | Items = (
             DecodeAhead(frames, ahead, keep_newest=keep_newest) if ahead else frames
         )
         self._closed = False
         info = next(self._items)
         assert isinstance(info, VideoInfo)
         self.info: VideoInfo = info
+        if isinstance(self._items, DecodeAhead):
+            self._items.hold(max(1, min(ahead, HELD_BYTES // (3 * info.width * info.height))))
 
     def __iter__(self) -> VideoReader:
         return self
@@ -80,87 +89,145 @@ class VideoReader:
 
 
 def open_video(
-    source: Source,
+    source: SourceLike,
+    start: PositionLike | None = None,
+    end: PositionLike | None = None,
     *,
-    start: int = 0,
     ahead: int = 8,
     format: str | None = None,
     rate: Rate = None,
     short_side: int | None = None,
-    damaged: Damaged = "raise",
+    damaged: Damaged = "error",
+    live: Literal["newest", "every"] | None = None,
+    reconnect_s: float | None = None,
 ) -> VideoReader:
     """Open a video and return an iterator over its frames, with what is known of it in `.info`.
 
-    source: path of a video file, of one image, or of a folder of images (natural order of names; where two
-    formats share names, the more frequent one); a camera's index, as a number or a string of digits that names no
-    file; "-" for standard input; or a binary stream, which is left open.
-    start: index of the first frame to deliver; files are sought, pipes read through. Indices and times stay those of
-    the whole video.
-    ahead: frames decoded in advance on a thread; 0 decodes on the caller's. A camera drops its oldest frame instead
-    of falling behind, which shows as a gap in the indices.
-    format: FFmpeg's name of the container where a pipe does not tell ("mpegts", "matroska", "h264", ...).
-    rate: frames per second of sources without times of their own (folders: 24 unless given; raw streams: 25; a
-    camera is asked for it); sources with times keep them.
-    short_side: scale every frame to this shorter side, in pixels, while converting it.
-    damaged: what to do at a frame that cannot be decoded, or a file that is cut off: "raise" VideoError after
-    delivering the frames before it, "stop" quietly there, or "skip" it and go on (later indices then shift in files).
+    source: anything that `find_source` takes: a path of a file or folder, a pattern, a camera, "-", an address, a
+    binary stream, bytes, images or Frames from Python. An open VideoReader is returned as it is.
+    start, end: the part to deliver, as frame (int), seconds (float or "3.5s") or time ("HH:MM:SS.mmm"), as
+    `parse_position` reads them: frames with start <= index < end or start <= time_s < end, where half a millisecond
+    counts as equal. Files are sought, streams read through. Indices and times stay those of the whole source.
+    ahead: frames decoded in advance on a thread, fewer where they are large; 0 decodes on the caller's, as images from
+    Python always are.
+    format: FFmpeg's name of the container where a stream does not tell ("mpegts", "matroska", "h264", ...).
+    rate: frames per second of sources without times of their own (folders: 24 unless given; raw streams and images
+    from Python: 25; a camera is asked for it); sources with times keep them.
+    short_side: scale every frame to this shorter side, in pixels, while converting it (not images from Python).
+    damaged: what to do at a frame that cannot be decoded, or a file that is cut off: "error" raises VideoError after
+    delivering the frames before it, "stop" ends quietly there, "skip" goes on (later indices then shift in files).
+    live: "newest" drops the oldest frame instead of falling behind (the default of cameras and rtsp), which shows as a
+    gap in the indices; "every" delivers all (the default of everything else).
+    reconnect_s: seconds without a frame after which a broken network stream is given up (see `read_network`).
 
     Frames are uint8 RGB (H, W, 3), upright by rotation and mirroring metadata, in 8 bits, by the colour matrix and
-    range that the stream states; pixels keep their stored shape (no correction of anamorphic video) and HDR is not
-    tone mapped. A stream that changes its size delivers each frame at its own: compare with `.info`.
-    Raises VideoError for what is missing, unreadable, empty, or has no image; InputError for bad arguments.
+    range that the stream states; HDR is tone mapped, pixels keep their stored shape (no correction of anamorphic
+    video). Where a stream changes its size, later images are scaled whole into the first one's size, with black bars
+    where the shapes differ; images of a folder come each at its own.
+    Raises VideoError for what is missing, unreadable, empty, too large, has no image or none in the part; InputError
+    for bad arguments.
     """
-    if start < 0 or ahead < 0:
-        raise InputError(f"start and ahead must be 0 or more, not {start} and {ahead}")
+    first = 0 if start is None else parse_position(start, "start")
+    last = None if end is None else parse_position(end, "end")
+    if last is not None and isinstance(first, int) == isinstance(last, int) and last <= first:
+        raise InputError(f"end={end} is not behind start={first if start is None else start}", option="end")
+    if ahead < 0:
+        raise InputError(f"ahead must be 0 or more, not {ahead}")
     exact_rate = _rate(rate)
     _check_short_side(short_side)
-    if damaged not in ("raise", "stop", "skip"):
-        raise InputError(f"damaged={damaged!r} is none of 'raise', 'stop', 'skip'")
-    index = _camera_index(source)
-    if index is not None:
-        live = camera.read_camera(index, start=start, rate=exact_rate)
-        return VideoReader(live, ahead=ahead, keep_newest=True)
-    if source == "-" or hasattr(source, "read"):
-        stream, name = (_standard_input(), "standard input") if source == "-" else (source, "the given stream")
-        frames = containers.read_container(
-            stream,  # type: ignore[arg-type]
-            name,
-            start=start,
-            format=format,
-            rate=exact_rate,
-            short_side=short_side,
-            damaged=damaged,
-        )
-        return VideoReader(frames, ahead=ahead)
-    path = _existing(source)
-    if path.is_dir() or path.suffix.lower() in folders.IMAGE_SUFFIXES:
-        images = folders.list_images(path) if path.is_dir() else [path]
-        frames = folders.read_images(
-            images, str(path), start=start, rate=exact_rate, short_side=short_side, damaged=damaged
-        )
-        return VideoReader(frames, ahead=ahead)
-    keyframe, origin_pts = None, None
-    if start and format is None:
-        packets = seeking.index_packets(path, exact_rate)
+    if damaged not in ("error", "stop", "skip"):
+        raise InputError(f"damaged={damaged!r} is none of 'error', 'stop', 'skip'", option="damaged")
+    if live not in (None, "newest", "every"):
+        raise InputError(f"live={live!r} is neither 'newest' nor 'every'", option="live")
+    if reconnect_s is not None and not 0 <= reconnect_s < float("inf"):
+        raise InputError(f"reconnect_s is a number of seconds, not {reconnect_s}", option="reconnect_s")
+    if isinstance(source, VideoReader):
+        if start is None and end is None:
+            return source
+        raise InputError("start and end are given where a video is opened, this one is open already")
+    found = find_source(source)
+    if isinstance(first, float) and found.stored:
+        first = _index_at(found, first, exact_rate)
+    options: dict[str, Any] = {"rate": exact_rate, "short_side": short_side, "damaged": damaged}
+    items = _items(found, first if isinstance(first, int) else 0, format, reconnect_s, options)
+    if last is not None or isinstance(first, float):
+        items = _part(items, found.name, first, last)
+    newest = live == "newest" or (live is None and found.live)
+    return VideoReader(items, ahead=0 if found.kind == "frames" else ahead, keep_newest=newest)
+
+
+def _items(source: Source, start: int, format: str | None, reconnect_s: float | None, options: dict[str, Any]) -> Items:
+    """Everything that a source delivers from frame `start` on: the VideoInfo, then Frames."""
+    target, name, short_side = source.target, source.name, options["short_side"]
+    match source.kind:
+        case "camera":
+            return camera.read_camera(target, start=start, rate=options["rate"], short_side=short_side)
+        case "images":
+            return folders.read_images(target, name, start=start, **options)
+        case "animation":
+            return animations.read_animation(target, start=start, short_side=short_side)
+        case "frames":
+            return _given(source, start, float(1 / (options["rate"] or ASSUMED_RATE)))
+        case "network":
+            return network.read_network(target, name, start=start, format=format, reconnect_s=reconnect_s, **options)
+    if source.kind == "file" and start and format is None:
+        packets = seeking.index_packets(target, options["rate"])
         if packets.pts is not None and start < len(packets):
-            keyframe = packets.keyframe_before(start)
-            origin_pts = int(packets.pts[0])
-    frames = containers.read_container(
-        path,
-        str(path),
-        start=start,
-        keyframe=keyframe,
-        origin_pts=origin_pts,
-        format=format,
-        rate=exact_rate,
-        short_side=short_side,
-        damaged=damaged,
-    )
-    return VideoReader(frames, ahead=ahead)
+            options = {**options, "keyframe": packets.keyframe_before(start), "origin_pts": int(packets.pts[0])}
+    return containers.read_container(target, name, start=start, format=format, **options)
+
+
+def _given(source: Source, start: int, step_s: float) -> Items:
+    described = False
+    count = 0
+    for frame in frames_of(source, step_s):
+        count += 1
+        if frame.index < start:
+            continue
+        if not described:
+            yield VideoInfo(source.name, frame.image.shape[1], frame.image.shape[0])
+            described = True
+        yield frame
+    if not described:
+        raise VideoError(f"{source.name}: {count} frames came, so none at start={start}", option="start")
+
+
+def _part(items: Items, name: str, start: float, end: float | None) -> Items:
+    """Pass on the VideoInfo and the frames of a part; `start` counts here only where it is in seconds."""
+    delivered = False
+    seen: Frame | None = None
+    with closing(items):
+        for item in items:
+            if isinstance(item, VideoInfo):
+                yield item
+                continue
+            at = item.index if isinstance(end, int) else item.time_s + GRACE_S
+            if end is not None and at >= end:
+                break
+            seen = item
+            if isinstance(start, float) and item.time_s + GRACE_S < start:
+                continue
+            delivered = True
+            yield item
+            del item
+            seen = None
+    if not delivered:
+        until = "" if seen is None else f", the last frame seen is {seen.index} at {seen.time_s:.3f} s"
+        raise VideoError(f"{name}: no frame from start={start} to end={end}{until}", option="start")
+
+
+def _index_at(source: Source, start_s: float, rate: Fraction | None) -> int:
+    times_s = _times(source, rate, "skip")
+    index = int(np.searchsorted(times_s, start_s - GRACE_S))
+    if index == len(times_s):
+        raise VideoError(
+            f"{source.name}: its last frame is at {times_s[-1]:.3f} s, so none at start={start_s} s", option="start"
+        )
+    return index
 
 
 def read_frames(
-    path: str | os.PathLike[str],
+    source: SourceLike,
     indices: Sequence[int] | NDArray[np.integer],
     *,
     short_side: int | None = None,
@@ -168,82 +235,119 @@ def read_frames(
 ) -> NDArray[np.uint8]:
     """Return the frames at these indices, in the order asked, repeats allowed: uint8 (T, H, W, 3), RGB, upright.
 
-    The file is sought to the keyframe before the first frame and decoded once up to the last; only wanted frames are
-    converted. Where whole groups of images lie between two wanted frames it seeks again. Indices are those of
-    `open_video`.
-    path: a file or a folder of images. short_side: scale to this shorter side, in pixels, during the conversion.
+    They are those that `open_video` numbers so. The file is sought to the keyframe before the first frame and decoded
+    once up to the last; only wanted frames are converted. Where whole groups of images lie between two wanted frames
+    it seeks again. Files that do not state when their images are shown are decoded from the start.
+    source: a file or folder, or a pattern of images. short_side: scale to this shorter side, in pixels.
     threads: of the decoder, 0 for one per core; 1 suits loaders that run one process per core.
-    Raises VideoError for an index outside the video, and where frames differ in size.
+    Raises VideoError for an index outside the video, and where images of a folder differ in size.
     """
     _check_short_side(short_side)
     wanted = np.asarray(indices)
     if wanted.ndim != 1 or not wanted.size or not np.issubdtype(wanted.dtype, np.integer):
         raise InputError(f"indices must be a list of whole numbers, at least one, not {indices!r}")
-    existing = _existing(path)
-    if existing.is_dir() or existing.suffix.lower() in folders.IMAGE_SUFFIXES:
-        images = folders.list_images(existing) if existing.is_dir() else [existing]
-        seeking.check_range(str(existing), wanted.tolist(), len(images))
-        return folders.read_chosen_images(images, wanted.tolist(), short_side=short_side)
-    return seeking.read_indexed(existing, wanted.astype(np.int64), short_side=short_side, threads=threads)
+    found = _stored(source)
+    if found.kind == "file":
+        return seeking.read_indexed(found.target, wanted.astype(np.int64), short_side=short_side, threads=threads)
+    seeking.check_range(found.name, wanted.tolist(), len(_times(found, None, "skip")))
+    if found.kind == "images":
+        return folders.read_chosen_images(found.target, wanted.tolist(), short_side=short_side)
+    frames: dict[int, NDArray[np.uint8]] = {}
+    with open_video(found, int(wanted.min()), int(wanted.max()) + 1, short_side=short_side) as reader:
+        frames = {frame.index: frame.image for frame in reader if frame.index in wanted}
+    return np.stack([frames[index] for index in wanted.tolist()])
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Return what is known of a file or folder before reading it through; its first frame is decoded.
+def read_reverse(
+    source: SourceLike,
+    start: PositionLike | None = None,
+    end: PositionLike | None = None,
+    *,
+    chunk: int = 16,
+    short_side: int | None = None,
+    rate: Rate = None,
+) -> Iterator[Frame]:
+    """Yield the frames that `open_video(source, start, end)` delivers, last one first, in bounded memory.
 
-    Raises VideoError as `open_video` does. `frame_count` is the container's word: `len(frame_times(path))` counts.
+    `chunk` frames are decoded and held at a time; where a file can only be decoded from its start, as many as fit
+    into `HELD_BYTES`, since each chunk costs a pass. source: a file or folder, or a pattern of images.
+    Raises VideoError, InputError, before the first frame where the part is empty.
     """
-    with open_video(path, ahead=0) as reader:
+    if chunk < 1:
+        raise InputError(f"chunk must be at least 1 frame, not {chunk}")
+    _check_short_side(short_side)
+    found = _stored(source)
+    exact_rate = _rate(rate)
+    times_s = _times(found, exact_rate, "skip")
+    first, last = (
+        at if isinstance(at, int) else int(np.searchsorted(times_s, at - GRACE_S))
+        for at in (
+            parse_position(0 if start is None else start, "start"),
+            parse_position(len(times_s) if end is None else end, "end"),
+        )
+    )
+    last = min(last, len(times_s))
+    if first >= last:
+        raise VideoError(
+            f"{found.name}: no frame from start={start} to end={end}; it has {len(times_s)}", option="start"
+        )
+    return _backwards(found, first, last, chunk, short_side, exact_rate)
+
+
+def _backwards(
+    source: Source, first: int, last: int, chunk: int, short_side: int | None, rate: Fraction | None
+) -> Iterator[Frame]:
+    if source.kind != "images" and not (source.kind == "file" and seeking.index_packets(source.target).keyframes):
+        with open_video(source, first, last, ahead=0, short_side=short_side) as reader:
+            chunk = max(chunk, HELD_BYTES // (3 * reader.info.width * reader.info.height))
+    while last > first:
+        begin = max(first, last - chunk)
+        with open_video(source, begin, last, ahead=0, short_side=short_side, rate=rate) as reader:
+            held = list(reader)
+        if [frame.index for frame in held] != list(range(begin, last)):
+            raise VideoError(f"{source.name}: frames {begin} to {last - 1} cannot all be decoded; re-encode the video")
+        while held:
+            yield held.pop()
+        last = begin
+
+
+def probe(source: SourceLike) -> VideoInfo:
+    """Return what is known of a source before reading it through; its first frame is decoded.
+
+    Raises VideoError as `open_video` does. `frame_count` is the container's word: `len(frame_times(source))` counts.
+    """
+    with open_video(source, ahead=0) as reader:
         return reader.info
 
 
-def frame_times(path: str | os.PathLike[str], *, rate: Rate = None) -> NDArray[np.float64]:
+def frame_times(source: SourceLike, *, rate: Rate = None, damaged: Damaged = "error") -> NDArray[np.float64]:
     """Return the time of every frame in seconds from the first, float64 (T,): exact, and cheap (packets only).
 
-    Frames are decoded only in files whose packets state no times or begin between keyframes. A file that is damaged
-    or cut off gives the frames that it holds. rate: frames per second of sources without times, as in `open_video`.
-    Raises VideoError as `open_video` does.
+    Frames are decoded only in files whose packets state no times of presentation or begin between keyframes.
+    source: a file or folder, or a pattern of images. rate: frames per second of sources without times, as in
+    `open_video`. damaged: a file that is cut off or whose frames do not all decode raises VideoError; "stop" and
+    "skip" give the frames that it holds. Raises VideoError as `open_video` does.
     """
-    existing = _existing(path)
-    exact_rate = _rate(rate)
-    if existing.is_dir() or existing.suffix.lower() in folders.IMAGE_SUFFIXES:
-        images = folders.list_images(existing) if existing.is_dir() else [existing]
-        step = 1 / (exact_rate or folders.FOLDER_RATE)
-        return np.array([float(index * step) for index in range(len(images))])
-    return seeking.index_packets(existing, exact_rate).times_s.copy()
+    return _times(_stored(source), _rate(rate), damaged).copy()
 
 
-def _existing(source: object) -> Path:
-    try:
-        path = Path(source)  # type: ignore[arg-type]
-    except TypeError:
-        raise InputError(
-            f"a video is a path, a camera index, '-' or a binary stream, not {type(source).__name__}"
-        ) from None
-    if not path.exists():
-        raise VideoError(f"{path}: no such file or folder")
-    if path.is_file() and not path.stat().st_size:
-        raise VideoError(f"{path}: the file is empty (0 bytes)")
-    return path
+def _times(source: Source, rate: Fraction | None, damaged: Damaged) -> NDArray[np.float64]:
+    if source.kind == "images":
+        step = 1 / (rate or folders.FOLDER_RATE)
+        return np.array([float(index * step) for index in range(len(source.target))])
+    if source.kind == "animation":
+        return np.array([time_s for time_s, _ in animations.decode_animation(source.target)])
+    index = seeking.index_packets(source.target, rate)
+    if index.damage and damaged == "error":
+        raise VideoError(index.damage, option="damaged")
+    return index.times_s
 
 
-def _camera_index(source: object) -> int | None:
-    if isinstance(source, int) and not isinstance(source, bool):
-        if source < 0:
-            raise InputError(f"a camera index is 0 or more, not {source}")
-        return source
-    if isinstance(source, str) and source.isascii() and source.isdecimal() and not Path(source).exists():
-        return int(source)
-    return None
-
-
-def _standard_input() -> BinaryIO:
-    """Standard input without Python's buffer, whose lock a blocked reading thread would hold as the program ends."""
-    try:
-        return io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
-    except (OSError, ValueError, AttributeError):  # replaced or closed, as under a test runner
-        if getattr(sys.stdin, "buffer", None) is None:
-            raise VideoError("standard input is closed: pipe a video into it") from None
-        return sys.stdin.buffer
+def _stored(source: SourceLike) -> Source:
+    found = find_source(source)
+    if not found.stored:
+        raise InputError(f"{found.name}: frames are reached by index in files and folders only; use open_video")
+    return found
 
 
 def _rate(rate: Rate) -> Fraction | None:

@@ -17,7 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
-from twospeed.video.containers import ASSUMED_RATE, Clock, Keyframe, decodes_alone, images, opened, seek, stated_rate
+from twospeed.video.containers import (
+    ASSUMED_RATE,
+    Clock,
+    Keyframe,
+    cut_off,
+    decodes_alone,
+    has_decoding_stamps,
+    images,
+    seek,
+    shown_at,
+)
+from twospeed.video.opening import opened, stated_rate
 from twospeed.video.pixels import RgbConverter
 
 
@@ -26,12 +37,16 @@ class PacketIndex:
     """The frames of one file in order of presentation.
 
     pts: int64 (T,), strictly increasing, or None where the file states none (then frames can only be counted).
-    times_s: float64 (T,), seconds from the first frame. keyframes: in order of presentation.
+    times_s: float64 (T,), seconds from the first frame. keyframes: in order of presentation; empty where frames are
+    reached only by decoding from the start. size: (width, height) of the first image as stored. damage: what is wrong
+    with the file, or empty: the frames are then those before the damage.
     """
 
     pts: NDArray[np.int64] | None
     times_s: NDArray[np.float64]
     keyframes: tuple[Keyframe, ...]
+    size: tuple[int, int]
+    damage: str = ""
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -56,46 +71,81 @@ def index_packets(path: Path, rate: Fraction | None = None) -> PacketIndex:
 def _index_packets(path: Path, rate: Fraction | None, size: int, modified_ns: int) -> PacketIndex:
     with opened(path, str(path)) as (container, stream):
         step_rate = rate or stated_rate(stream) or ASSUMED_RATE
-        index = _from_packets(container, stream)
+        index = _from_packets(path, container, stream)
     if index is not None:
         return index
+    found: list[tuple[int | None, Fraction]] = []
+    first_size, damage = (0, 0), ""
     with opened(path, str(path)) as (container, stream):
-        found = [
-            (image.pts, image.time_base) for image in images(container, stream, str(path), path=path, damaged="stop")
-        ]
+        try:
+            for image in images(container, stream, str(path), path=path):
+                found.append((image.pts, image.time_base))
+                if len(found) == 1:
+                    first_size = (image.width, image.height)
+        except VideoError as error:
+            if not found:
+                raise
+            damage = str(error)
     clock = Clock(step_rate)
     times_s = np.array([clock.seconds(pts, base) for pts, base in found])
     all_pts = [pts for pts, _ in found if pts is not None]
     ordered = len(all_pts) == len(found) and all(a < b for a, b in pairwise(all_pts))
-    return PacketIndex(np.array(all_pts, np.int64) if ordered else None, times_s, ())
+    return PacketIndex(np.array(all_pts, np.int64) if ordered else None, times_s, (), first_size, damage)
 
 
-def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
+TRUSTED = frozenset({"mp4", "matroska", "mpegts", "flv", "nut", "ivf", "mxf", "avi"})
+"""Containers (FFmpeg's names) whose packets say which frames a decoder shows, when, and where decoding can begin."""
+
+LEAST_IMAGE = 10
+"""Bytes of a compressed image; smaller packets of MPEG-4 say that there is none."""
+
+
+def _from_packets(path: Path, container: Any, stream: Any) -> PacketIndex | None:
     """Build the index from packets, or return None where they do not say which frames a decoder will deliver."""
+    if not TRUSTED & set(container.format.name.split(",")):
+        return None
+    context = stream.codec_context
+    by_decoding = has_decoding_stamps(container)
+    if by_decoding and context.name in ("h264", "hevc"):
+        return None
+    if "mpegts" in container.format.name and context.name == "h264" and context.field_order not in (0, 1):
+        return None  # each field may be a packet of its own
     shown: list[int] = []
     keys: list[tuple[int, int]] = []
     lowest: int | None = None
-    is_vp8 = stream.codec_context.name == "vp8"
+    last_pts: int | None = None
+    last_dts: int | None = None
+    reordered = False
+    is_vp8 = context.name == "vp8"
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
-            if packet.pts is None or packet.is_corrupt:
+            stamp = shown_at(container, packet)
+            if stamp is None or packet.pts is None or packet.is_corrupt:
                 return None
             if not keys and not packet.is_keyframe:
                 return None  # begins between keyframes: only the decoder knows what it can make of that
-            lowest = packet.pts if lowest is None else min(lowest, packet.pts)
+            if packet.dts is not None and last_dts is not None and packet.dts < last_dts:
+                return None  # recordings are joined
+            reordered |= last_pts is not None and packet.pts <= last_pts
+            if by_decoding and (reordered or packet.size < LEAST_IMAGE):
+                return None  # B-frames, one packet of which may hold two
+            last_pts, last_dts = packet.pts, packet.dts
+            lowest = stamp if lowest is None else min(lowest, stamp)
             if packet.is_keyframe:
-                keys.append((packet.pts, packet.dts if packet.dts is not None else packet.pts))
+                keys.append((stamp, packet.dts if packet.dts is not None else stamp))
             if packet.is_discard:
                 continue  # before the beginning that an edit list sets
             if is_vp8 and not bytes(packet)[0] & 0x10:
                 continue  # a reference frame that is never shown (RFC 6386, 9.1)
-            shown.append(packet.pts)
+            shown.append(stamp)
     except (av.error.FFmpegError, OSError):
         return None
     if not shown or not keys or lowest != keys[0][0]:
         return None  # images that lead the first keyframe (open GOP) may or may not decode
+    if context.has_b_frames and not reordered and context.name in ("h264", "hevc"):
+        return None  # the stamps may be those of decoding
     pts = np.unique(np.array(shown, np.int64))
     if len(pts) != len(shown):
         return None
@@ -110,7 +160,10 @@ def _from_packets(container: Any, stream: Any) -> PacketIndex | None:
         ),
         key=lambda key: key.index,
     )
-    return PacketIndex(pts, times_s, tuple(keyframes))
+    damage = cut_off(path, container, stream)
+    if damage:
+        damage = f"{path}: {damage}; fetch the file again, or read what it holds with damaged='skip'"
+    return PacketIndex(pts, times_s, tuple(keyframes), (context.width, context.height), damage)
 
 
 def wanted_images(
@@ -199,14 +252,14 @@ def read_indexed(
     index = index_packets(path)
     check_range(str(path), indices, len(index))
     distinct, places = np.unique(indices, return_inverse=True)
-    convert = RgbConverter(short_side)
+    convert = RgbConverter(short_side, size=index.size, name=str(path))
     images: NDArray[np.uint8] | None = None
     filled: set[int] = set()
     for position, decoded in wanted_images(path, distinct, index, threads):
         image = convert.view(decoded)
         if images is None:
             images = np.empty((len(distinct), *image.shape), np.uint8)
-        if image.shape != images.shape[1:]:
+        if image.shape != images.shape[1:]:  # the rotation changed
             raise VideoError(
                 f"{path}: frame {position} is {image.shape[1]}x{image.shape[0]}, others are "
                 f"{images.shape[2]}x{images.shape[1]}; read such a video frame by frame with open_video"

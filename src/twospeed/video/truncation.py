@@ -6,8 +6,11 @@ pass for those of the video.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import av.error
 
 EBML_SEGMENT = 0x18538067
 EBML_HEADER = 0x1A45DFA3
@@ -30,6 +33,18 @@ def missing_bytes(path: Path, container: Any, stream: Any) -> int:
     else:
         return 0
     return max(0, stated - length)
+
+
+def ends_early(path: Path | None, container: Any, stream: Any, newest_pts: int | None, newest_dts: int | None) -> bool:
+    """True if the container's own index lists a keyframe behind the last one that was read (stamps of the stream)."""
+    if not {"mp4", "matroska"} & set(container.format.name.split(",")):
+        return False
+    if path is not None and "matroska" in container.format.name:
+        with suppress(av.error.FFmpegError, OSError):
+            container.seek(0)  # its index is loaded only now
+    listed = max((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), default=None)
+    read = [stamp for stamp in (newest_pts, newest_dts) if stamp is not None]
+    return listed is not None and bool(read) and listed > max(read)
 
 
 def _riff_end(path: Path) -> int:
