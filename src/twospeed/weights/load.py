@@ -15,12 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from twospeed.errors import CheckpointError, InputError, OutputError
+from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError
+from twospeed.files import atomic_file
 from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
 from twospeed.weights.imports import check_there, read_state, unwrap
+from twospeed.weights.pickles import printable
 
 _log = logging.getLogger(__name__)
+_MOST_WITHOUT_WEIGHTS = 100_000_000  # values that a network may have beyond its weights: parts that start at random
+_LARGEST_OPTION = 4096
 
 WeightsSource = str | Path | Mapping[str, Any] | None
 
@@ -70,14 +74,26 @@ def build_from_state(
     recorded in the file, which hold where the caller says nothing. Raises CheckpointError.
     """
     converter = _converter(entry)
-    ours: dict[str, Tensor] = converter.to_ours(state)
-    known: dict[str, Any] = converter.options_from(ours, entry.name)
+    try:
+        ours: dict[str, Tensor] = converter.to_ours(state)
+        known: dict[str, Any] = converter.options_from(ours, entry.name)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes that no network of the family has
+        if isinstance(error, TwospeedError):
+            raise
+        raise CheckpointError(f"{where} does not fit {entry.name}; its tensors have other shapes ({error})") from error
     for key, value in options.items():
         if key in known and _plain(known[key]) != _plain(value):
             raise CheckpointError(
                 f"{where}: the weights say {key}={known[key]!r}, but {key}={value!r} was asked for; drop the option"
             )
-    model = build(entry, {**stored, **known, **options})
+    chosen = {**stored, **known, **options}
+    try:
+        _check_size(entry, chosen, ours, where)
+        model = build(entry, chosen)
+    except InputError as error:
+        if not stored and not known:
+            raise
+        raise CheckpointError(f"{where} does not fit {entry.name} ({error})") from error
     for key, value in model.state_dict().items():
         # Numbers of the preprocessing that lie among the weights give way to what the caller says
         if key in getattr(converter, "OVERRIDABLE", ()) and key.rpartition(".")[2] in options:
@@ -86,6 +102,15 @@ def build_from_state(
         converter.complete(model, ours, initial or {})
     _load_strictly(model, ours, where, entry.name)
     return model
+
+
+def _check_size(entry: Entry, options: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError for options or shapes that ask for a network far larger than the weights."""
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in build(entry, options).state_dict().values())
+    given = sum(value.numel() for value in state.values())
+    if needed > 2 * given + _MOST_WITHOUT_WEIGHTS:
+        raise CheckpointError(f"{where} does not fit {entry.name}: that network has {needed} values, the file {given}")
 
 
 def _plain(value: Any) -> Any:
@@ -139,11 +164,41 @@ def _read(entry: Entry, weights: str | Path | Mapping[str, Any]) -> tuple[dict[s
     made_for = metadata.get("model", "")
     if made_for in CATALOG and CATALOG[made_for].converter != entry.converter:
         raise CheckpointError(f"{path} does not fit {entry.name}: it holds weights of {made_for}; choose that model")
+    return state, str(path), _stored_options(metadata.get("options", "{}"), path, entry)
+
+
+def _stored_options(text: str, path: Path, entry: Entry) -> dict[str, Any]:
+    """Options that a file records beside its weights. Raises CheckpointError for what `save_model` would not write."""
     try:
-        stored = json.loads(metadata.get("options", "{}"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: its recorded options are not JSON; convert it again") from error
-    return state, str(path), dict(stored)
+        stored = json.loads(text) if len(text) <= 10_000 else None
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: its recorded options are no JSON object; convert the original again")
+    usual: Mapping[str, Any] = {}
+    if stored:
+        with torch.device("meta"):
+            usual = getattr(build(entry, {}), "recorded_options", {})
+    for name, value in stored.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(
+            isinstance(number, int | float) and not isinstance(number, bool) and not 0 < number <= _LARGEST_OPTION
+            for number in numbers
+        ):
+            raise CheckpointError(
+                f"{path}: its recorded option {printable(name)} is {printable(json.dumps(value))}; numbers from 1 to "
+                f"{_LARGEST_OPTION} are possible; convert the original again"
+            )
+        plain = all(isinstance(number, bool | int | float | str | None) for number in numbers) and len(numbers) <= 100
+        if not plain or (name in usual and _kind(usual[name]) != _kind(value)):
+            raise CheckpointError(
+                f"{path}: its recorded option {printable(name)} is {printable(json.dumps(value))}, which it cannot be"
+            )
+    return stored
+
+
+def _kind(value: Any) -> str:
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
 def _converter(entry: Entry) -> ModuleType:
@@ -158,7 +213,7 @@ def build(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
         model: nn.Module = builder(**options)
     except TypeError as error:
         raise InputError(f"{entry.name}: {str(error).partition('() ')[2] or error}") from error
-    except ValueError as error:
+    except (ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
         raise InputError(f"{entry.name}: {error}") from error
     return model
 
@@ -169,7 +224,7 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, na
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]
     misshaped = [
-        f"{key} {tuple(state[key].shape)} where {tuple(expected[key].shape)} is expected"
+        f"{printable(key)} {tuple(state[key].shape)} where {tuple(expected[key].shape)} is expected"
         for key in expected
         if key in state and state[key].shape != expected[key].shape
     ]
@@ -181,28 +236,60 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, na
         ]
         raise CheckpointError(f"{where} does not fit {name}; {'; '.join(report)}")
     for key, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{where}: {key} holds NaN or infinity; the file is damaged or training diverged")
+        if fault := _fault(key, value, expected[key].dtype):
+            raise CheckpointError(f"{where}: {printable(key)} {fault}")
     model.load_state_dict({key: state.get(key, value) for key, value in expected.items()})
 
 
+def _fault(key: str, value: Tensor, dtype: torch.dtype) -> str:
+    """What makes a tensor unusable as the parameter or buffer of this name and dtype; empty for a good one."""
+    if value.is_meta or value.layout != torch.strided or value.is_quantized:
+        return "is sparse, quantised or without values; dense tensors with values are expected"
+    if key.endswith("num_batches_tracked"):  # counts that nothing here reads; averaged weights hold fractions
+        return ""
+    integer = not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
+    if not (value.is_floating_point() if dtype.is_floating_point else integer):
+        return f"is {_name_of(value.dtype)} where {_name_of(dtype)} is expected"
+    if dtype.is_floating_point:
+        if not bool(torch.isfinite(value.to(dtype)).all()):
+            return "holds NaN or infinity; the file is damaged or training diverged"
+        if key.endswith("running_var") and value.numel() and float(value.min()) < 0:
+            return f"holds a variance of {float(value.min()):.4g}; the file is damaged or training diverged"
+    return ""
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _listed(keys: Iterable[str]) -> str:
-    return ", ".join(keys)
+    return ", ".join(printable(key) for key in keys)
 
 
-def save_model(model: nn.Module, path: Path, *, model_name: str, source: Mapping[str, str] | None = None) -> None:
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    model_name: str | None = None,
+    source: Mapping[str, str] | None = None,
+) -> None:
     """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
 
-    Options that weights cannot tell are kept too, where the network states them in `recorded_options`. Raises
-    OutputError when the file cannot be written.
+    model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights cannot
+    tell are kept too, where the network states them in `recorded_options`. Raises CheckpointError, and writes nothing,
+    for weights with NaN, infinity or negative variances; OutputError when the file cannot be written.
     """
-    metadata = {"format": "pt", "model": model_name, **(source or {})}
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    faults = [(key, fault) for key, value in state.items() if (fault := _fault(key, value, value.dtype))]
+    if faults:
+        raise CheckpointError(
+            f"{path} was not written: {len(faults)} of {len(state)} tensors are damaged; {faults[0][0]} {faults[0][1]}"
+        )
+    metadata = {"format": "pt", "model": model_name or recognise(state) or "", **(source or {})}
     if recorded := getattr(model, "recorded_options", None):
         metadata["options"] = json.dumps(recorded)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path} ({error}); free space, or choose another folder") from error
+    with atomic_file(Path(path)) as temporary:
+        try:
+            save_file(state, temporary, metadata)
+        except SafetensorError as error:  # its own name for a full disk, or a folder that is not there
+            raise OutputError(f"cannot write {path} ({error}); free space, or choose another folder") from error
