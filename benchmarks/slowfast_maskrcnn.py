@@ -32,8 +32,9 @@ from torch import Tensor
 from record import append
 from track import line, medians
 from twospeed.models.slowfast_maskrcnn.inference import for_inference
-from twospeed.models.slowfast_maskrcnn.network import Detections, DetectionStream, SlowFastMaskRCNN
+from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.models.slowfast_maskrcnn.pathways import PathwayStream
+from twospeed.models.slowfast_maskrcnn.stream import Detections, DetectionStream
 
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "what", "plain_s", "ours_s", "ratio"),

@@ -24,8 +24,10 @@ from twospeed.errors import (
 if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.detect import Detector, detect
+    from twospeed.pipelines.finetune import OneShotTracker
     from twospeed.pipelines.segment import Segmenter, segment
     from twospeed.pipelines.track import Tracker, track
+    from twospeed.pipelines.unsupervised import UnsupervisedTracker
     from twospeed.results import (
         ActionBoxes,
         ActionScores,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         Frame,
         LabelMap,
         ObjectMasks,
+        Progress,
         VideoInfo,
     )
     from twospeed.video.reader import open_video, read_frames, read_reverse
@@ -52,8 +55,11 @@ _LAZY = {
     "Frame": "twospeed.results",
     "LabelMap": "twospeed.results",
     "ObjectMasks": "twospeed.results",
+    "OneShotTracker": "twospeed.pipelines.finetune",
+    "Progress": "twospeed.results",
     "Segmenter": "twospeed.pipelines.segment",
     "Tracker": "twospeed.pipelines.track",
+    "UnsupervisedTracker": "twospeed.pipelines.unsupervised",
     "VideoInfo": "twospeed.results",
     "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
@@ -81,10 +87,13 @@ __all__ = [
     "LabelMap",
     "MaskError",
     "ObjectMasks",
+    "OneShotTracker",
     "OutputError",
+    "Progress",
     "Segmenter",
     "Tracker",
     "TwospeedError",
+    "UnsupervisedTracker",
     "VideoError",
     "VideoInfo",
     "WeightsUnavailable",

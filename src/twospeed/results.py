@@ -5,9 +5,11 @@ Shape letters: T frames, H/W pixels, K objects, C classes, n boxes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +91,10 @@ class LabelMap:
         if self.colours is not None and len(self.colours) != len(self.names):
             raise InputError(f"label map has {len(self.names)} names but {len(self.colours)} colours")
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:3]) + (", ..." if len(self.names) > 3 else "")
+        return f"LabelMap({len(self.names)} names: {shown})"
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -99,33 +105,147 @@ class LabelMap:
         return self.names[index]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectMasks:
+class Result:
+    """What all results share: they leave the program as JSON, as pictures and files, and for other packages.
+
+    The writers know colours and file formats, which no module of this layer may; they are `twospeed.output.adapters`,
+    imported when a method is called.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings, lists and dictionaries: what JSON can hold."""
+        raise NotImplementedError
+
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Draw the result on the frame that it belongs to: uint8 (H, W, 3) RGB -> a new image.
+
+        Raises InputError for an image of another kind or size.
+        """
+        return _adapters().draw(self, image)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, whole or not at all: `.json` has `to_dict`, `.png` the labels of masks and class maps.
+
+        Raises InputError for another suffix, OutputError where the file cannot be written.
+        """
+        _adapters().save(self, path)
+
+    def to_coco(self, *, image_id: int | None = None) -> list[dict[str, Any]]:
+        """Return COCO annotations, one for each object, class or person. image_id: the frame's index unless given.
+
+        Masks are compressed run lengths as pycocotools has them. Raises InputError for results of a whole video.
+        """
+        return _adapters().to_coco(self, image_id)
+
+    def to_supervision(self) -> Any:
+        """Return a `supervision.Detections` (`Classifications` for a whole video).
+
+        Raises InputError where the package `supervision` is not installed.
+        """
+        return _adapters().to_supervision(self)
+
+
+def _adapters() -> Any:
+    from twospeed.output import adapters  # the one import of a higher layer, see `Result`
+
+    return adapters
+
+
+class _Lazy:
+    """A field of an array, given as one or as a function that is called when the field is first read.
+
+    compute: makes the array from the instance where neither is given.
+    """
+
+    def __init__(self, compute: Callable[[Any], NDArray[np.float32]] | None = None) -> None:
+        self._compute = compute
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> NDArray[np.float32]:
+        if instance is None:  # a dataclass asks for the default
+            if self._compute is None:
+                raise AttributeError(self._name)
+            return None  # type: ignore[return-value]
+        value = instance.__dict__[self._name]
+        if value is None and self._compute is not None:
+            value = self._compute(instance)
+        elif callable(value):
+            value = value()
+        instance.__dict__[self._name] = value
+        array: NDArray[np.float32] = value
+        return array
+
+    def __set__(self, instance: Any, value: NDArray[np.float32] | Callable[[], NDArray[np.float32]] | None) -> None:
+        instance.__dict__[self._name] = value
+
+
+def _soft_iou(masks: ObjectMasks) -> NDArray[np.float32]:
+    planes, found = masks.probabilities[1:], np.stack([masks.labels == i for i in (0, *masks.object_ids)])[1:]
+    shared = np.where(found, planes, 0).sum((1, 2), dtype=np.float64)
+    either = planes.sum((1, 2), dtype=np.float64) + found.sum((1, 2)) - shared
+    return (shared / np.maximum(either, 1e-12)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ObjectMasks(Result):
     """Where every object is in one frame.
 
     labels: uint8 (H, W), 0 = background, other values are object ids. probabilities: float32 (K+1, H, W), background
-    first, summing to one over the first axis (soft aggregation, STCN section 3.3). object_ids: the K label values in
-    channel order. frame_index, time_s: which frame, as in `Frame`.
+    first, summing to one over the first axis (soft aggregation, STCN section 3.3); made when first read, from scores at
+    the size at which the network worked. object_ids: the K label values in channel order. frame_index, time_s: which
+    frame, as in `Frame`. confidence: float32 (K,), how sure of each object, 0..1, 0 where none of it is seen: the soft
+    overlap sum(p [L = k]) / (sum(p) + |L = k| - sum(p [L = k])) of probabilities p and labels L at the network's size.
+    It compares frames of one video, not videos.
     """
 
     labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    object_ids: tuple[int, ...]
+    probabilities: _Lazy = _Lazy()  # a descriptor, not a default
+    object_ids: tuple[int, ...] = ()
     frame_index: int = 0
     time_s: float = 0.0
+    confidence: _Lazy = _Lazy(_soft_iou)
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
         return f"ObjectMasks(frame_index={self.frame_index}, {width}x{height}, object_ids={self.object_ids})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "probabilities": self.probabilities, "confidence": self.confidence}
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ClassMap:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the frame's index, time and size, and for each object its id, confidence, area, box and run lengths.
+
+        area: pixels. box_xywh: left, top, width and height in pixels, zeros where nothing is seen. rle: COCO's run
+        lengths, as `to_coco` has them.
+        """
+        height, width = self.labels.shape
+        objects = [
+            {
+                "id": annotation["category_id"],
+                "confidence": annotation["score"],
+                "area": annotation["area"],
+                "box_xywh": annotation["bbox"],
+                "rle": annotation["segmentation"],
+            }
+            for annotation in self.to_coco()
+        ]
+        where = {"frame_index": self.frame_index, "time_s": self.time_s, "height": height, "width": width}
+        return {**where, "objects": objects}
+
+    def _repr_png_(self) -> bytes:
+        png: bytes = _adapters().as_png(self)
+        return png
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassMap(Result):
     """What every pixel of one frame is.
 
     labels: uint8 (H, W), class ids from 0. scores: float32 (C, H // 8, W // 8), class scores before the softmax.
     is_keyframe: whether the image network saw this frame, or its scores were propagated. frame_index, time_s: which
-    frame, as in `Frame`.
+    frame, as in `Frame`. classes: names and colours of the C classes, where they are known.
     """
 
     labels: NDArray[np.uint8]
@@ -133,11 +253,32 @@ class ClassMap:
     is_keyframe: bool
     frame_index: int = 0
     time_s: float = 0.0
+    classes: LabelMap | None = None
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
         kind = "keyframe" if self.is_keyframe else "propagated"
         return f"ClassMap(frame_index={self.frame_index}, {width}x{height}, {len(self.scores)} classes, {kind})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the frame's index, time and size, and of each class that occurs its id, name and share of pixels."""
+        height, width = self.labels.shape
+        counts = np.bincount(self.labels.ravel())
+        classes = [
+            {"id": i, "name": self.class_name(i), "share": float(counts[i] / self.labels.size)}
+            for i in np.flatnonzero(counts).tolist()
+        ]
+        where = {"frame_index": self.frame_index, "time_s": self.time_s, "height": height, "width": width}
+        return {**where, "is_keyframe": self.is_keyframe, "classes": classes}
+
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class; "class 3" where names are not known."""
+        known = self.classes is not None and class_id < len(self.classes)
+        return self.classes[class_id] if known and self.classes is not None else f"class {class_id}"
+
+    def _repr_png_(self) -> bytes:
+        png: bytes = _adapters().as_png(self)
+        return png
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +291,8 @@ class ActionSpan:
     probability: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ActionScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class ActionScores(Result):
     """What happens in a video.
 
     probabilities: float32 (C,), averaged over views. labels: the C names. view_times_s: centre of each temporal
@@ -165,14 +306,29 @@ class ActionScores:
     view_probabilities: NDArray[np.float32] | None = None
     timeline: tuple[ActionSpan, ...] = ()
 
+    def __repr__(self) -> str:
+        best = "".join(f", top={label[:40]!r} {probability:.3f}" for label, probability in self.top(1))
+        return f"ActionScores({len(self.labels)} classes, {len(self.view_times_s)} windows{best})"
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """Return the k most probable actions as (label, probability), best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.labels[i], float(self.probabilities[i])) for i in order]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return labels, probabilities, the windows' times and probabilities, and the timeline."""
+        rows = self.view_probabilities
+        return {
+            "labels": list(self.labels),
+            "probabilities": self.probabilities.tolist(),
+            "view_times_s": self.view_times_s.tolist(),
+            "view_probabilities": None if rows is None else rows.tolist(),
+            "timeline": [asdict(span) for span in self.timeline],
+        }
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ActionBoxes:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ActionBoxes(Result):
     """Who does what at one keyframe.
 
     time_s: seconds. boxes_xyxy: float32 (n, 4), pixels of the source frame. person_scores: float32 (n,) in 0..1.
@@ -185,6 +341,27 @@ class ActionBoxes:
     action_scores: NDArray[np.float32]
     labels: tuple[str, ...]
     track_ids: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"ActionBoxes(time_s={self.time_s:.3f}, {len(self.boxes_xyxy)} people, {len(self.labels)} classes)"
+
+    def top(self, row: int, k: int = 5) -> list[tuple[str, float]]:
+        """Return the k actions of one person with the highest scores as (label, score), best first."""
+        scores = self.action_scores[row]
+        return [(self.labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the time, and for each person id, box, score, and every action's score, best first."""
+        people = [
+            {
+                "id": self.track_ids[row] if self.track_ids else None,
+                "box_xyxy": self.boxes_xyxy[row].tolist(),
+                "person_score": float(self.person_scores[row]),
+                "actions": [{"label": n, "score": score} for n, score in self.top(row, len(self.labels))],
+            }
+            for row in range(len(self.boxes_xyxy))
+        ]
+        return {"time_s": self.time_s, "people": people}
 
 
 @dataclass(frozen=True, slots=True)

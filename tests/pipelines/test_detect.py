@@ -219,7 +219,7 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
     [
         ({"every_s": 0}, "every_s=0"),
         ({"threshold": 1.5}, "threshold=1.5"),
-        ({"precision": "int8"}, "precision='int8'"),
+        ({"precision": "int8"}, "precision is 'int8'"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"short_side": 8}, "a shorter side of 8"),
         ({"scales": (64, 8)}, "a shorter side of 8"),
@@ -227,8 +227,8 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
         ({"scales": (64,), "short_side": 48}, "short_side and scales exclude each other"),
         ({"model_or_name": [Watcher(), Watcher()], "weights": ["default"]}, "2 networks with 1 weights"),
         ({"model_or_name": [Watcher(), Wide()]}, "the same classes: Watcher has 4, Wide has 5"),
-        ({"model_or_name": "slowfast_r50_8x8"}, "made for the task classify"),
-        ({"model_or_name": torch.nn.Identity()}, "Identity has no whole number `frames`"),
+        ({"model_or_name": "slowfast_r50_8x8"}, "network of the task 'classify'"),
+        ({"model_or_name": torch.nn.Identity()}, "Identity is no network that says what people in boxes do: it has no `frames`"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
@@ -243,7 +243,7 @@ def test_without_weights_for_people_one_line_says_how_to_give_boxes(monkeypatch,
     monkeypatch.setattr(person_boxes.store, "_fetch", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setenv("TWOSPEED_CACHE", str(tmp_path))
-    with pytest.raises(WeightsUnavailable, match="give boxes instead: --boxes FILE") as error:
+    with pytest.raises(WeightsUnavailable, match="give boxes instead: a file") as error:
         Detector(Watcher())
     assert "\n" not in str(error.value)
 

@@ -60,7 +60,7 @@ def test_the_first_mask_makes_the_other_frames_better(network, clip):
     untuned = [r.labels for _, r in UnsupervisedTracker(network, merged=True).run(frames)]
     told: list[int] = []
     results = list(
-        OneShotTracker(network, FAST, on_iteration=lambda done, loss: told.append(done)).run(frames, labels[0])
+        OneShotTracker(network, FAST, on_progress=lambda progress: told.append(progress.done)).run(frames, labels[0])
     )
     assert [frame.index for frame, _ in results] == [r.frame_index for _, r in results] == [0, 1, 2, 3]
     tuned = [r.labels for _, r in results]
@@ -129,7 +129,7 @@ def test_bad_masks_and_settings(network, clip):
         next(OneShotTracker(network).run(frames, np.zeros(SIZE, np.uint8)))
     with pytest.raises(MaskError, match="the mask is 64x96, its frame 96x64"):
         next(OneShotTracker(network).run(frames, labels[0].T.copy()))
-    with pytest.raises(InputError, match="track_nano is not fine-tuned"):
+    with pytest.raises(InputError, match="track_nano is fine-tuned by Tracker"):
         OneShotTracker("track_nano")
     for wrong, message in (({"iterations": 0}, "iterations=0"), ({"lr": 0}, "lr is 0"), ({"scale": 1}, "scale is 1")):
         with pytest.raises(InputError, match=message):

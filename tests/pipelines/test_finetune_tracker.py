@@ -72,7 +72,7 @@ def test_stm_learns_too_at_the_size_at_which_it_works(clip):
         stm(width=8),
         size=80,
         finetune=TrackerFineTuning(iterations=2, batch=1, crop=64),
-        on_iteration=lambda done, loss: told.append((done, loss)),
+        on_progress=lambda progress: told.append((progress.done, progress.values["loss"])),
     )
     assert tracker.step(*clip[0]).labels.shape == (96, 128)
     assert [done for done, _ in told] == [1, 2]

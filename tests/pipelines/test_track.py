@@ -201,7 +201,7 @@ def test_options_that_make_no_sense(model, options):
 
 
 def test_no_masks_need_another_model(clip):
-    with pytest.raises(InputError, match="no masks given"):
+    with pytest.raises(InputError, match="no masks were given"):
         track([], None)
 
 

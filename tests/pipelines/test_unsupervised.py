@@ -12,7 +12,7 @@ from twospeed.cli.main import exit_code
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
-from twospeed.results import Frame
+from twospeed.results import Frame, ObjectMasks
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
 
@@ -172,15 +172,37 @@ def test_a_unsupervised_tracker_begins_again_after_a_video(model, clip):
     assert all((r.labels == labels).all() for (_, r), labels in zip(pairs, first, strict=True))
 
 
+def after(tracker: UnsupervisedTracker, first_masks: np.ndarray, frames: list[Frame]) -> list[ObjectMasks]:
+    """Results of a video whose first masks are known."""
+    tracker.reset(first_masks)
+    results = [tracker.step(frame.image) for frame in frames]
+    return [result for result in results if result is not None] + tracker.finish()
+
+
+def test_a_result_comes_some_frames_later(model, clip):
+    tracker = UnsupervisedTracker(model)
+    assert tracker.delay == 3
+    assert [tracker.step(frame.image, time_s=frame.time_s) is None for frame in clip] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [result.frame_index for result in tracker.finish()] == [2, 3, 4]
+    with pytest.raises(InputError, match="takes none; use Tracker"):
+        tracker.step(clip[0].image, np.ones(SIZE, np.uint8))
+
+
 def test_labels_of_known_objects_are_kept(model, clip):
     masks = np.zeros(SIZE, np.uint8)
     masks[:24], masks[24:] = 9, 4
     unsupervised_tracker = UnsupervisedTracker(model, min_score=0.0)
-    for _, result in unsupervised_tracker.run(clip[:3], masks):
+    for result in after(unsupervised_tracker, masks, clip[:3]):
         assert result.object_ids == (4, 9)
         assert set(np.unique(result.labels)) <= {0, 4, 9}
     with pytest.raises(MaskError, match="frame 0 is 64x48, its masks 32x48"):
-        list(unsupervised_tracker.run(clip[:1], masks[:, :32]))
+        after(unsupervised_tracker, masks[:, :32], clip[:1])
     with pytest.raises(MaskError, match="mark no object"):
         unsupervised_tracker.reset(np.zeros(SIZE, np.uint8))
 
@@ -200,11 +222,11 @@ def test_no_frames_no_results(model):
 
 
 def test_what_is_refused(model, clip):
-    with pytest.raises(InputError, match="masks given to a model that finds objects by itself"):
+    with pytest.raises(InputError, match="masks were given, but SlowFastMaskRCNN finds objects without"):
         track(clip, np.ones(SIZE, np.uint8), model)
-    with pytest.raises(InputError, match="memory_every is no option of a model that finds objects by itself"):
+    with pytest.raises(InputError, match="memory_every is no option of UnsupervisedTracker"):
         track(clip, None, model, memory_every=5)
-    with pytest.raises(InputError, match="track_nano cannot find objects by itself"):
+    with pytest.raises(InputError, match="track_nano follows masks that are given"):
         UnsupervisedTracker("track_nano")
     with pytest.raises(InputError, match="size is 64, but the network is built already"):
         UnsupervisedTracker(model, size=64)
@@ -214,10 +236,10 @@ def test_what_is_refused(model, clip):
         track(clip, None, "slowfast_maskrcnn_3_7")
     unsupervised_tracker = UnsupervisedTracker(model)
     with pytest.raises(InputError, match=r"image is torch.uint8 of shape \(48, 64\)"):
-        unsupervised_tracker.push(clip[0].image[..., 0])
-    unsupervised_tracker.push(clip[0].image)
+        unsupervised_tracker.step(clip[0].image[..., 0])
+    unsupervised_tracker.step(clip[0].image)
     with pytest.raises(InputError, match="frame 1 is 32x48, the frames before it 64x48"):
-        unsupervised_tracker.push(clip[1].image[:, :32])
+        unsupervised_tracker.step(clip[1].image[:, :32])
 
 
 def fails(capsys, *arguments: object) -> str:

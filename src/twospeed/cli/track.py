@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twospeed.results import Frame, ObjectMasks
+    from twospeed.results import Frame, ObjectMasks, OnProgress, Progress
 
 _MARKS = ("mask", "box", "point", "snap")
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision", "resume")
@@ -121,13 +121,12 @@ def track(
 ) -> None:
     """Track objects through a video, from a mask, box or point on its first frame, or without any."""
     from twospeed.cli.job import Job, print_json
-    from twospeed.pipelines.finetune import FineTuning, OneShotTracker
-    from twospeed.pipelines.track import Tracker
-    from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects
+    from twospeed.pipelines.track import Tracker, make_tracker
+    from twospeed.pipelines.trackers import VideoTracker, needs_masks
     from twospeed.video.reader import open_video
     from twospeed.weights.load import weights_sha256
 
-    if finds_objects(model):
+    if not needs_masks(model):
         if finetune is None:
             _refuse(context, "finds objects by itself", _MARKS, or_else=", or learn it: --finetune 200")
         elif not (mask or box or point):
@@ -143,18 +142,17 @@ def track(
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
 
-    told = _learning(finetune or 0, quiet)
+    common: dict[str, Any] = {"weights": weights, "device": device}
+    if finetune is not None:
+        common |= {"finetune": finetune, "on_progress": _learning(quiet)}
 
-    def finder(size: int | None) -> UnsupervisedTracker | OneShotTracker:
-        found = {"weights": weights, "device": device, "size": size, "merged": merged, "min_score": min_score}
-        if finetune is None:
-            return UnsupervisedTracker(model, **found)  # type: ignore[arg-type]  # of one type each
-        return OneShotTracker(model, FineTuning(iterations=finetune), on_iteration=told, **found)  # type: ignore[arg-type]
+    def finder(size: int | None) -> VideoTracker:
+        return make_tracker(model, size=size, merged=merged, min_score=min_score, **common)
 
-    tracker: Tracker | UnsupervisedTracker | OneShotTracker | None = None
+    tracker: VideoTracker | None = None
     options: dict[str, Any] = {"source": video}
-    if not finds_objects(model):
-        memory = {
+    if needs_masks(model):
+        memory: dict[str, Any] = {
             "memory_every": memory_every,
             "include_last": include_last,
             "top_k": top_k or None,
@@ -162,10 +160,8 @@ def track(
             "size": 480 if size is None else size or None,
             "precision": precision,
         }
-        if finetune is not None:
-            memory["finetune"] = finetune
-        tracker = Tracker(model, weights=weights, device=device, on_iteration=told, **memory)  # type: ignore[arg-type]
-        options |= memory
+        tracker = make_tracker(model, **memory, **common)
+        options |= memory | ({} if finetune is None else {"finetune": finetune})
     elif size != 0:
         tracker = finder(size)
     folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_track")
@@ -199,10 +195,7 @@ def track(
             return typer.echo(f"{folder}: finished already, {earlier['frames']} frames", err=True)
         kept = [] if earlier is None else _finished_masks(folder)
         every = chain([first], frames)
-        if isinstance(tracker, Tracker):
-            results = _steps(tracker, every, masks, kept)
-        else:
-            results = tracker.run(every) if isinstance(tracker, UnsupervisedTracker) else tracker.run(every, masks[0])
+        results = _steps(tracker, every, masks, kept) if isinstance(tracker, Tracker) else tracker.run(every, masks)
         areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay, kept=len(kept))
     if unused := [index for index in masks if index >= job.frames]:
         raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
@@ -299,20 +292,22 @@ def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_el
             raise InputError(f"{context.params['model']} {reason}; leave --{name} out{or_else}")
 
 
-def _learning(iterations: int, quiet: bool) -> Callable[[int, float], None]:
-    """Say how far fine-tuning is: on a terminal in one line, elsewhere every ten seconds."""
-    terminal, said = sys.stderr.isatty(), time.perf_counter()
+def _learning(quiet: bool) -> OnProgress:
+    """Show how far fine-tuning is: on a terminal in one line, elsewhere every ten seconds."""
+    terminal, last = sys.stderr.isatty(), time.perf_counter()
 
-    def tell(done: int, loss: float) -> None:
-        nonlocal said
-        text = f"track: learning the first mask, {done} of {iterations}, loss {loss:.2f}"
+    def show(progress: Progress) -> None:
+        nonlocal last
+        loss = progress.values["loss"]
+        text = f"track: fine-tuning, {progress.done} of {progress.total} {progress.unit}, loss {loss:.2f}"
         if not quiet and terminal:
-            print(f"\r{text}", end="\n" if done == iterations else "", file=sys.stderr, flush=True)
-        elif not quiet and time.perf_counter() - said > 10:
-            said = time.perf_counter()
+            end = "\n" if progress.done == progress.total else ""
+            print(f"\r{text}", end=end, file=sys.stderr, flush=True)
+        elif not quiet and time.perf_counter() - last > 10:
+            last = time.perf_counter()
             print(text, file=sys.stderr)
 
-    return tell
+    return show
 
 
 def _clear(folder: Path, kept: int) -> None:

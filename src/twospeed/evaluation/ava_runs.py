@@ -37,7 +37,8 @@ from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
 from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output, writing
 from twospeed.evaluation.report import Report, Table
-from twospeed.pipelines.box_actions import BoxActions, Model, scaled
+from twospeed.pipelines.box_actions import BoxActions, scaled
+from twospeed.pipelines.inputs import Model
 from twospeed.transforms.spatial import CropTransform
 from twospeed.weights.load import weights_sha256
 

@@ -33,7 +33,7 @@ from twospeed.evaluation.score_files import (
     write_scores,
 )
 from twospeed.metrics.topk import topk
-from twospeed.models.slowfast.inference import for_inference
+from twospeed.models.optimise import optimise
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.classify import position_average
 from twospeed.training.distributed import Process, gather, processes, shard
@@ -323,7 +323,7 @@ def _prepared(
         raise InputError(f"{name} is made for the task {entry.task}; `twospeed models` lists those that classify")
     network = create_model(name, weights)
     if isinstance(network, SlowFast):
-        network = for_inference(network, torch.bfloat16 if precision == "bf16" else None)
+        network = optimise(network, torch.bfloat16 if precision == "bf16" else torch.float32)
     ready: Any = network.to(process.device).eval()
     wrong = next((video for video in videos if video.label >= ready.num_classes), None)
     if wrong is not None:

@@ -21,7 +21,8 @@ from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import Clock, FrameJobs, Labels
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines.finetune import FineTuning, fine_tune
-from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects, scaled_to
+from twospeed.pipelines.trackers import needs_masks
+from twospeed.pipelines.unsupervised import UnsupervisedTracker, scaled_to
 from twospeed.weights.load import create_model, weights_sha256
 
 
@@ -113,7 +114,8 @@ class UnsupervisedRun:
 
     def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
         """Take the next frame; return the labels that are ready, n // 2 frames late."""
-        return [result.labels for result in self._unsupervised_tracker.push(image)]
+        result = self._unsupervised_tracker.step(image)
+        return [] if result is None else [result.labels]
 
     def finish(self) -> list[Labels]:
         """Return the labels of the last frames."""
@@ -149,4 +151,4 @@ class UnsupervisedRun:
 def needs_no_masks(model: Any) -> bool:
     """Say whether any of the models (names or networks) finds objects by itself."""
     models = model if isinstance(model, list | tuple) else [model]
-    return any(isinstance(one, str | nn.Module) and finds_objects(one) for one in models)
+    return any(isinstance(one, str | nn.Module) and not needs_masks(one) for one in models)

@@ -1,1 +1,1 @@
-"""Networks: tensors in, tensors out; a family per folder."""
+"""The networks: tensors in, tensors out. `optimise.optimise` makes any of them fast for inference."""

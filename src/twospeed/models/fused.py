@@ -39,15 +39,18 @@ _MIN_TILES = 16
 _WEIGHTS_FOR_6 = (1 << 15, 1 << 18)
 
 
-def for_inference(network: nn.Module, *, winograd: bool | None = None) -> nn.Module:
+def for_inference(
+    network: nn.Module, *, winograd: bool | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module | None:
     """Return a copy that computes what `network` does in eval mode, its backbones and units replaced by faster ones.
 
-    `network` is left as it is; one that has none of them is returned itself. winograd: None chooses it on CPUs. Results
-    agree to 1e-4 of their range in float32. The transformed weights take memory: 0.3 GB for `gsvnet_swiftnet_r18`.
-    Not to be called from two threads at a time.
+    `network` is left as it is; None for one that has none of them, and for another dtype than float32. winograd: None
+    chooses it on CPUs. Results agree to 1e-4 of their range. The transformed weights take memory: 0.3 GB for
+    `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
     """
-    if not any(isinstance(module, ConvNorm | NormReluConv | ResNetFeatures) for module in network.modules()):
-        return network
+    known = (ConvNorm, NormReluConv, ResNetFeatures)
+    if dtype != torch.float32 or not any(isinstance(module, known) for module in network.modules()):
+        return None
     device = next(network.parameters()).device
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     _replace(fast, Maker(device.type == "cpu" if winograd is None else winograd))

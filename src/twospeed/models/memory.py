@@ -8,7 +8,8 @@ Letters: C key channels, V value channels, K objects, h/w cells, P = h w query c
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -166,6 +167,7 @@ class MemoryBank:
         self._keys = torch.empty(0)  # (capacity cells, C)
         self._values = torch.empty(0)  # (K, capacity cells, V)
         self._clock = 0
+        self._cells = 0  # of a frame
 
     @property
     def frames(self) -> int:
@@ -174,7 +176,7 @@ class MemoryBank:
 
     def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
         """Remember a frame. Shapes: key (C, h, w), value (K, V, h, w); K may have grown since the last call."""
-        cells = key.shape[-2] * key.shape[-1]
+        cells = self._cells = key.shape[-2] * key.shape[-1]
         if self.slots and self.slots[-1].temporary:
             self.slots.pop()
         index = self._slot_to_overwrite() if not (permanent or temporary) else None
@@ -209,6 +211,21 @@ class MemoryBank:
                 )[0]
             )
         return torch.cat(readouts) if len(readouts) > 1 else readouts[0]
+
+    def state(self) -> tuple[dict[str, Tensor], list[Any]]:
+        """Return all that is remembered: tensors, and plain values, from which `restore` continues exactly."""
+        tensors = {"keys": self._keys, "values": self._values}
+        if self.slots:
+            stored = len(self.slots) * self._cells
+            tensors = {"keys": self._keys[:stored], "values": self._values[:, :stored]}
+        slots = [[slot.objects, slot.written, slot.permanent, slot.temporary] for slot in self.slots]
+        return {name: value.contiguous() for name, value in tensors.items()}, [self._clock, self._cells, slots]
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Sequence[Any]) -> None:
+        """Take what `state` of a bank with the same options returned."""
+        self._keys, self._values = tensors["keys"], tensors["values"]
+        self._clock, self._cells, slots = values
+        self.slots = [_Slot(*slot) for slot in slots]
 
     def _groups(self, objects: int) -> list[tuple[int, int]]:
         """Ranges of objects that see the same slots: they appeared together."""
@@ -264,20 +281,30 @@ class ObjectBanks:
     def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
         """Remember a frame. Shapes: key (K, C, h, w), value (K, V, h, w); K may have grown since the last call."""
         while len(self.banks) < len(key):
-            self.banks.append(
-                MemoryBank(
-                    top_k=self.top_k,
-                    similarity=self.similarity,
-                    max_frames=self.max_frames,
-                    kernel_sigma=self.kernel_sigma,
-                )
-            )
+            self.banks.append(self._bank())
         for bank, own_key, own_value in zip(self.banks, key, value, strict=True):
             bank.add(own_key, own_value[None], permanent=permanent, temporary=temporary)
 
     def read(self, query_key: Tensor) -> Tensor:
         """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
         return torch.cat([bank.read(query_key) for bank in self.banks])
+
+    def state(self) -> tuple[dict[str, Tensor], list[Any]]:
+        """As `MemoryBank.state`."""
+        states = [bank.state() for bank in self.banks]
+        tensors = {f"{k}.{name}": value for k, (own, _) in enumerate(states) for name, value in own.items()}
+        return tensors, [values for _, values in states]
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Sequence[Any]) -> None:
+        """As `MemoryBank.restore`."""
+        self.banks = [self._bank() for _ in values]
+        for k, (bank, own) in enumerate(zip(self.banks, values, strict=True)):
+            bank.restore({name: tensors[f"{k}.{name}"] for name in ("keys", "values")}, own)
+
+    def _bank(self) -> MemoryBank:
+        return MemoryBank(
+            top_k=self.top_k, similarity=self.similarity, max_frames=self.max_frames, kernel_sigma=self.kernel_sigma
+        )
 
 
 class _Slot:

@@ -1,4 +1,4 @@
-"""How STCN and STM are trained: the objects of a short clip's first frame are followed through the others.
+"""How networks with a memory of masks are trained: objects are followed from a short clip's first frame on.
 
 Source: Cheng 2021, section 3.4 and the authors' code; STM (Oh 2019) section 3.3.
 """
@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from twospeed.models.memory import read_memory
+from twospeed.models.protocol import MaskMemoryNetwork
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy
-from twospeed.models.stcn.network import STCN, KeyFeatures
-from twospeed.models.stm.network import STM, QueryFeatures
 from twospeed.ops.masks import soft_aggregate
-
-Features = KeyFeatures | QueryFeatures
 
 
 class UnrolledPropagation(nn.Module):
     """A network as it is trained: frame 1 is segmented from frame 0, frame 2 from 0 and 1 with its prediction."""
 
-    def __init__(self, network: STCN | STM) -> None:
+    def __init__(self, network: MaskMemoryNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -41,23 +38,16 @@ class UnrolledPropagation(nn.Module):
         values: list[Tensor] = []
         answers = []
         for t in range(1, T):
-            key, value = self._memorise(images[:, t - 1], features[t - 1], masks)
+            key, value = network.encode_memory(images[:, t - 1], features[t - 1], masks)
             keys.append(key.flatten(-2))
             values.append(value.flatten(-2))
             readout = self._recall(features[t].key, torch.cat(keys, -1), torch.cat(values, -1))
-            logits = network.decode(readout, features[t])  # type: ignore[arg-type]
+            logits = network.decode(readout, features[t])
             # fp32 from here on: the clamp of the odds at 1e-7 would vanish in half precision
             log_odds = soft_aggregate(logits.float().sigmoid() * present[:, :, None, None])
             masks = log_odds.softmax(1)[:, 1:]
             answers.append(log_odds)
         return torch.stack(answers, 1)
-
-    def _memorise(self, image: Tensor, features: Features, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: -> keys (B, C, h, w), of STM (B, K, C, h, w), and values (B, K, V, h, w)."""
-        if isinstance(self.network, STM):
-            return self.network.encode_memory(image, masks)
-        assert isinstance(features, KeyFeatures)
-        return features.key, self.network.encode_value(image, features.f16, masks)
 
     def _recall(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Read the whole memory. Shapes: (B, C, h, w), (B[, K], C, N), (B, K, V, N) -> (B, K, V, h, w)."""

@@ -19,18 +19,17 @@ from torch import nn
 
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError
-from twospeed.models.slowfast.inference import for_inference
-from twospeed.models.slowfast.network import SlowFast
+from twospeed.models.optimise import optimise
+from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.pipelines.inputs import Model, check_precision, network_for
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
-from twospeed.weights.catalog import Preprocessing, find
-from twospeed.weights.load import create_model
+from twospeed.weights.catalog import Preprocessing
 
 AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256)
 SMALLEST = 16  # pixels: one position of a detector's features
 
-Model: TypeAlias = nn.Module | str
 Images: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
 """(frames, stride, transform) -> the keyframe's clip, uint8 (frames, height, width, 3), scaled as the transform says;
 frames lie stride / 30 s apart, from half a clip before the keyframe."""
@@ -70,8 +69,7 @@ class BoxActions:
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"precision={precision!r}: choose fp32 or bf16")
+        dtype = check_precision(precision)
         if scales and min(scales) < SMALLEST:
             raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
         if len(set(scales)) < len(scales):
@@ -82,7 +80,6 @@ class BoxActions:
         given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
         if not models or len(given) != len(models):
             raise InputError(f"{len(models)} networks with {len(given)} weights: give one for each, in the same order")
-        dtype = torch.bfloat16 if precision == "bf16" else None
         self._members = [
             _member(model, source, preprocessing, tuple(scales), dtype, self.device)
             for model, source in zip(models, given, strict=True)
@@ -155,21 +152,12 @@ def _member(
     weights: Any,
     preprocessing: Preprocessing | None,
     scales: tuple[int, ...],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     device: torch.device,
 ) -> _Member:
-    known, name, network = None, type(model).__name__, model
-    if isinstance(model, str):
-        entry = find(model)
-        if entry.task != "detect":
-            raise InputError(
-                f"{entry.name} is made for the task {entry.task}; `twospeed models --task detect` lists detectors"
-            )
-        known, name, preprocessing = entry.labels, entry.name, preprocessing or entry.preprocessing
-        network = create_model(model, weights)
-    for needed in ("frames", "frame_stride", "num_classes"):
-        if not isinstance(getattr(network, needed, None), int):
-            raise InputError(f"{name} has no whole number `{needed}`; it cannot be used to detect actions")
-    ready: Any = for_inference(network, dtype) if isinstance(network, SlowFast) else network
-    chosen = preprocessing or AVA
-    return _Member(name, ready.to(device).eval(), chosen, scales or (chosen.short_side or 256,), known)
+    network, entry = network_for("detect", model, weights, CLIP_NETWORK)
+    known, name, chosen = None, type(network).__name__, preprocessing or AVA
+    if entry is not None:
+        known, name, chosen = entry.labels, entry.name, preprocessing or entry.preprocessing
+    ready = optimise(network.eval(), dtype).to(device)
+    return _Member(name, ready, chosen, scales or (chosen.short_side or 256,), known)

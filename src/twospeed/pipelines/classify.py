@@ -12,11 +12,12 @@ thread, ahead of the network and into the next video.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,20 +26,18 @@ from torch import Tensor, nn
 
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError, TwospeedError, VideoError
-from twospeed.models.slowfast.inference import for_inference
-from twospeed.models.slowfast.network import SlowFast
+from twospeed.models.optimise import optimise
+from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
-from twospeed.results import ActionScores
+from twospeed.pipelines.inputs import Model, check_precision, network_for
+from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.sources import SourceLike, find_source
-from twospeed.weights.catalog import Preprocessing, find
-from twospeed.weights.load import create_model
+from twospeed.weights.catalog import Preprocessing
 
 Precision = Literal["fp32", "bf16"]
-Model = nn.Module | str
-Progress = Callable[[int, int | None], None]
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
@@ -123,19 +122,19 @@ class Classifier:
         """Frames that the networks see of one video by `clips` x `crops` views."""
         return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
 
-    def classify(self, source: SourceLike, progress: Progress | None = None) -> ActionScores:
+    def classify(self, source: SourceLike, on_progress: OnProgress | None = None) -> ActionScores:
         """Classify one video: a file, a folder of images, or (with a sliding window) a camera or a pipe.
 
-        progress: called with (views done, views in all or None). Raises VideoError, ClipTooShort.
+        on_progress: called after each view. Raises VideoError, ClipTooShort.
         """
-        for _, result in self.classify_many([source], progress):
+        for _, result in self.classify_many([source], on_progress):
             if isinstance(result, TwospeedError):
                 raise result
             return result
         raise AssertionError("one source gives one result")
 
     def classify_many(
-        self, sources: Iterable[SourceLike], progress: Progress | None = None
+        self, sources: Iterable[SourceLike], on_progress: OnProgress | None = None
     ) -> Iterator[tuple[SourceLike, ActionScores | TwospeedError]]:
         """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
         result."""
@@ -143,7 +142,7 @@ class Classifier:
         rows: dict[int, NDArray[np.float64]] = {}
         times: dict[int, tuple[float, float]] = {}
         total = None if self.timeline or len(listed) != 1 else self.clips * len(self._samplings)
-        done = 0
+        done, started = 0, time.perf_counter()
         with closing(DecodeAhead(self._events(listed), ahead=1)) as events:
             for event in events:
                 if isinstance(event, _Done):
@@ -156,8 +155,8 @@ class Classifier:
                 if event.sampling == 0:
                     times[event.number] = (event.start_s, event.end_s)
                 done += 1
-                if progress is not None:
-                    progress(done, total)
+                if on_progress is not None:
+                    on_progress(Progress("classify", done, total, "views", time.perf_counter() - started))
 
     def _events(self, sources: list[SourceLike]) -> Generator[View | _Done, None, None]:
         """All views of all videos, on the decoding thread, with a mark at the end of each."""
@@ -205,20 +204,37 @@ class Classifier:
         )
 
 
+class ClassifyOptions(TypedDict, total=False):
+    """Options of `classify`: those of `Classifier`."""
+
+    weights: Any
+    labels: Labels | None
+    timeline: bool
+    every_s: float
+    threshold: float | None
+    smooth: int
+    pad: Literal["repeat_last", "error"]
+    precision: Precision
+    device: str | torch.device | None
+    preprocessing: Preprocessing | None
+
+
 def classify(
     source: SourceLike,
     model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     clips: int = 10,
     crops: int = 3,
-    **options: Any,
+    *,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[ClassifyOptions],
 ) -> ActionScores:
     """Name what happens in one video: probabilities of all classes, and a timeline.
 
-    options: as `Classifier` takes them. To classify many videos make one `Classifier`, so that the network is built
-    once. Raises VideoError (missing, unreadable, no image, changing size), ClipTooShort (with pad="error"),
-    InputError, CheckpointError, WeightsUnavailable.
+    options: as `Classifier` takes them. on_progress: called after each view. To classify many videos make one
+    `Classifier`, so that the network is built once. Raises VideoError (missing, unreadable, no image, changing size),
+    ClipTooShort (with pad="error"), InputError, CheckpointError, WeightsUnavailable.
     """
-    return Classifier(model_or_name, clips, crops, **options).classify(source)
+    return Classifier(model_or_name, clips, crops, **options).classify(source, on_progress)
 
 
 def position_average(logits: Tensor, average: Literal["probabilities", "logits"]) -> Tensor:
@@ -271,19 +287,11 @@ def _member(
     model: Model, weights: Any, preprocessing: Preprocessing | None, precision: Precision, device: torch.device
 ) -> _Member:
     known_labels = None
-    if isinstance(model, str):
-        entry = find(model)
-        if entry.task != "classify":
-            raise InputError(f"{model} is made for the task {entry.task}; `twospeed models` lists those that classify")
-        name, known_labels, prepared = model, entry.labels, preprocessing or entry.preprocessing
-        network = create_model(model, weights)
-    else:
-        name, network, prepared = type(model).__name__, model, preprocessing or KINETICS
-    for needed in ("frames", "frame_stride", "num_classes"):
-        if not isinstance(getattr(network, needed, None), int):
-            raise InputError(f"{name} has no whole number `{needed}`; it cannot be used to classify")
-    dtype = {"fp32": None, "bf16": torch.bfloat16}[precision]
-    ready: Any = for_inference(network, dtype) if isinstance(network, SlowFast) else network
+    network, entry = network_for("classify", model, weights, CLIP_NETWORK)
+    name, prepared = type(network).__name__, preprocessing or KINETICS
+    if entry is not None:
+        name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
+    ready: Any = optimise(network.eval(), check_precision(precision))
     sampling = Sampling(
         frames=ready.frames,
         stride=ready.frame_stride,
@@ -294,4 +302,4 @@ def _member(
         crop=prepared.crop or prepared.short_side or 256,
     )
     average = getattr(ready, "average", prepared.average)
-    return _Member(ready.to(device).eval(), sampling, average, name, known_labels, ready.num_classes)
+    return _Member(ready.to(device), sampling, average, name, known_labels, ready.num_classes)

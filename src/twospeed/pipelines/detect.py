@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError, VideoError
 from twospeed.pipelines.action_labels import Labels
-from twospeed.pipelines.box_actions import BoxActions, Model, scaled
+from twospeed.pipelines.box_actions import BoxActions, scaled
+from twospeed.pipelines.inputs import Model
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
 from twospeed.results import ActionBoxes, Frame
@@ -203,7 +204,8 @@ class Detector:
                 where = rows[0].where if rows else "boxes"
                 raise InputError(
                     f"{where}: the keyframe at {time_s + self.start_s:g} s is out of range: {name} runs from "
-                    f"{self.start_s:g} to {end_s + self.start_s:.3f} s (--start says what its first moment is called)"
+                    f"{self.start_s:g} to {end_s + self.start_s:.3f} s; start_s is the time of its first moment",
+                    option="start_s",
                 )
 
     def _keyframe(self, frame: Frame, given: GivenBoxes | None, number: int, time_s: float) -> _Keyframe:
@@ -243,14 +245,29 @@ def clip_offsets_s(frames: int, stride: int) -> NDArray[np.float64]:
     return np.asarray((np.arange(frames) - frames / 2) * stride / TRAINED_RATE)
 
 
+class DetectOptions(TypedDict, total=False):
+    """Options of `detect`: those of `Detector`."""
+
+    weights: Any
+    threshold: float
+    start_s: float
+    labels: Labels | None
+    short_side: int | None
+    scales: Sequence[int]
+    flip: bool
+    precision: Literal["fp32", "bf16"]
+    device: str | torch.device | None
+    preprocessing: Preprocessing | None
+
+
 def detect(
     source: SourceLike,
     model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     boxes: Any = None,
     every_s: float = 1.0,
-    **options: Any,
+    **options: Unpack[DetectOptions],
 ) -> Iterator[ActionBoxes]:
-    """Say who does what in one video: an iterator of one `ActionBoxes` for each keyframe.
+    """Find who does what in one video: an iterator of one `ActionBoxes` for each keyframe.
 
     boxes, every_s and options: as `Detector` takes them; boxes=None detects people with torchvision's Faster R-CNN. To
     go through many videos make one `Detector`, so that the network is built once. Raises VideoError, InputError,

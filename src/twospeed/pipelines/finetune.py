@@ -1,4 +1,4 @@
-"""Learn the objects of a video from its first frame's masks, then find them in all other frames.
+"""Fine-tune a network on a video's first frame and its masks, then find these objects in all other frames.
 
 One-shot fine-tuning as OSVOS does it (Caelles et al., CVPR 2017), of a SlowFast Mask R-CNN.
 Source: "Applying SlowFast Networks to Video Object Segmentation" (report), semi-supervised part: 2,000 iterations a
@@ -9,9 +9,9 @@ mirrored from its future.
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,13 @@ from twospeed.models.slowfast_maskrcnn.loss import (
     window_losses,
 )
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
-from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects, network_of
-from twospeed.results import Frame, ObjectMasks
+from twospeed.pipelines.inputs import image_tensor
+from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
+from twospeed.pipelines.unsupervised import UnsupervisedTracker, network_of
+from twospeed.results import ObjectMasks, OnProgress, Progress
 from twospeed.transforms.spatial import draw_affine
 
 Image = NDArray[np.uint8]
-OnIteration = Callable[[int, float], None]
 
 LEARNING_PARTS = ("detector.backbone", "detector.rpn", "detector.roi_heads")
 
@@ -80,15 +81,15 @@ def fine_tune(
     labels: Image,
     settings: FineTuning | None = None,
     *,
-    on_iteration: OnIteration = lambda done, loss: None,
+    on_progress: OnProgress | None = None,
 ) -> SlowFastMaskRCNN:
-    """Return a copy of a network that has learned the objects of one frame; `network` stays as it is.
+    """Return a copy of a network that was fine-tuned on the objects of one frame; `network` stays as it is.
 
     frames: uint8 (H, W, 3) RGB, the first frame and those after it, n // 2 + 1 of them or as many as there are (n: fast
     frames). labels: uint8 (H, W), the objects of the first frame. Backbone, proposals and heads learn; the SlowFast
-    module and all batch-norm statistics stay. on_iteration: told how many iterations are done, and the loss. With a
-    seed, the result on one machine is the same; the global random state is left as it was.
-    Raises MaskError for labels without an object or of another size, InputError when the loss is not finite.
+    module and all batch-norm statistics stay. on_progress: called after each iteration, with the loss. With a seed, the
+    result on one machine is the same; the global random state is left as it was. Raises MaskError for labels without an
+    object or of another size, InputError when the loss is not finite.
     """
     settings = settings or FineTuning()
     if labels.shape != frames[0].shape[:2]:
@@ -109,6 +110,7 @@ def fine_tune(
     marked = torch.from_numpy(labels).to(device)
     scale = settings.scale if settings.scale is not None else 0.4 if network.window == 1 else 0.25
     rng = np.random.default_rng(settings.seed)
+    started = time.perf_counter()
     # torchvision draws the regions that enter a loss from the global generator
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
@@ -127,73 +129,131 @@ def fine_tune(
                     torch.nn.utils.clip_grad_norm_(learning, settings.clip_gradient)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            on_iteration(done + 1, value)
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                on_progress(
+                    Progress("fine-tune", done + 1, settings.iterations, "iterations", seconds, {"loss": value})
+                )
     return network.eval().requires_grad_(False)
 
 
-class OneShotTracker:
-    """Fine-tune a network on the first frame's masks of a video, then follow these objects.
+class OneShotTracker(VideoTracker):
+    """Fine-tune a network on the first frame's masks of a video, then find these objects in all its frames.
 
-    model_or_name: a network of the slowfast_maskrcnn family, or its catalogue name (then with `weights`). settings: how
-    it learns. device, size, merged, min_score: of `UnsupervisedTracker`; merged takes all detections for the one object
-    there is. on_iteration: of `fine_tune`. Every video begins with the same network.
+    A frame's result comes n // 2 frames later (n: fast frames), the first after the fine-tuning: the first
+    n // 2 + 1 frames are held until then. model_or_name: a network of the slowfast_maskrcnn family, or its catalogue
+    name (then with `weights`). finetune: iterations, or how it learns; None as published, 2,000 iterations. device,
+    size, merged, min_score: of `UnsupervisedTracker`; merged takes all detections for the one object there is.
+    on_progress: of `fine_tune`. Every video begins with the same network. Memory does not grow with the video.
     Raises InputError for options that make no sense, WeightsUnavailable for a name without weights.
+    Differs: the report's first frame is predicted and scored, ours is given.
     """
+
+    needs_masks = True
 
     def __init__(
         self,
         model_or_name: nn.Module | str = "slowfast_maskrcnn_3_7",
-        settings: FineTuning | None = None,
+        finetune: int | FineTuning | None = None,
         *,
         weights: Any = "default",
         device: str | torch.device | None = None,
         size: int | None = None,
         merged: bool = False,
         min_score: float | None = None,
-        on_iteration: OnIteration = lambda done, loss: None,
+        on_progress: OnProgress | None = None,
     ):
+        super().__init__()
         self.device = resolve_device(device)
-        self.settings, self.merged, self.min_score = settings or FineTuning(), merged, min_score
-        self.on_iteration = on_iteration
-        if not finds_objects(model_or_name):
-            name = model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
-            raise InputError(f"{name} is not fine-tuned; choose slowfast_maskrcnn_3_7, or leave the fine-tuning out")
-        self.model = network_of(model_or_name, weights, size).eval().to(self.device)
+        self.settings = FineTuning(iterations=finetune) if isinstance(finetune, int) else finetune or FineTuning()
+        self.merged, self.min_score, self._on_progress = merged, min_score, on_progress
+        if needs_masks(model_or_name):
+            raise InputError(
+                f"{name_of(model_or_name)} is fine-tuned by Tracker(..., finetune=...); OneShotTracker is for networks "
+                "that find objects without masks"
+            )
+        network = network_of(model_or_name, weights, size).eval().to(self.device)
+        if not isinstance(network, SlowFastMaskRCNN):
+            raise InputError(f"{type(network).__name__} cannot be fine-tuned; choose slowfast_maskrcnn_3_7")
+        self.model = network
+        self.reset()
 
-    def run(self, frames: Iterable[Frame], first_masks: Image) -> Iterator[tuple[Frame, ObjectMasks]]:
-        """Learn, then yield each frame of the video with its result.
+    def reset(self) -> None:
+        """Forget the video, and what was learned of it."""
+        self._held: list[tuple[Image, float]] = []  # frames that wait for the fine-tuning
+        self._masks: Image | None = None
+        self._inner: UnsupervisedTracker | None = None
 
-        first_masks: uint8 (H, W) labels of the first frame, 0 background; results have the same labels, and the first
-        one is what was given. The first n // 2 + 1 frames are held while the network learns, then a window of frames:
-        memory does not grow with the video. Raises MaskError and InputError, as `fine_tune`, and for merged labels of
-        several objects.
-        Differs: the report's first frame is predicted and scored, ours is given.
+    def step(self, image: Any, masks: Labels | None = None, *, time_s: float = 0.0) -> ObjectMasks | None:
+        """Take the next frame; the first one with its masks. Return the next frame's result that is ready, or None.
+
+        masks: integer labels (H, W), 0 = background, 255 = void; results have the same labels, and the first one is
+        what was given. Raises MaskError for masks without an object, of another size or of a later frame, InputError
+        for merged labels of several objects, and as `fine_tune` and `UnsupervisedTracker.step`.
         """
-        ids = tuple(int(i) for i in np.unique(first_masks) if i not in (0, 255))
+        with self._alone():
+            if self._masks is None:
+                self._masks = self._first(masks)
+            elif masks is not None:
+                raise MaskError(
+                    "masks were given for a later frame; this tracker learns those of the first frame alone"
+                )
+            if self._inner is not None:
+                return self._relabelled(self._inner.step(image, time_s=time_s))
+            self._held.append((self._pixels(image), time_s))
+            return self._learned() if len(self._held) > self.model.window // 2 else None
+
+    def finish(self) -> list[ObjectMasks]:
+        """As `VideoTracker.finish`."""
+        with self._alone():
+            first = self._learned() if self._held else None
+            last = [] if self._inner is None else self._inner.finish()
+            results = [self._relabelled(result) for result in ([first] if first else []) + last]
+            self.reset()
+            return [result for result in results if result is not None]
+
+    def _first(self, masks: Labels | None) -> Image:
+        if masks is None:
+            raise MaskError("the first frame came without masks; this tracker learns them")
+        labels = np.asarray(masks.cpu() if isinstance(masks, torch.Tensor) else masks)
+        known = np.where(labels == 255, 0, labels).astype(np.uint8)
+        ids = np.unique(known[known > 0]).tolist()
         if self.merged and len(ids) > 1:
-            raise InputError(f"merged, but the mask marks {len(ids)} objects {ids}; give one, or leave merged out")
-        every = iter(frames)
-        first = list(itertools.islice(every, self.model.window // 2 + 1))
-        if not first:
-            return
-        known = np.where(first_masks == 255, np.uint8(0), first_masks)
-        images = [frame.image for frame in first]
-        tuned = fine_tune(self.model, images, known, self.settings, on_iteration=self.on_iteration)
-        unsupervised_tracker = UnsupervisedTracker(
-            tuned, merged=self.merged, min_score=self.min_score, device=self.device
-        )
-        for frame, result in unsupervised_tracker.run(itertools.chain(first, every), None if self.merged else known):
-            if result.frame_index == 0:
-                result = _given(result, known, ids)
-            elif self.merged:
-                result = replace(result, labels=result.labels * np.uint8(ids[0]), object_ids=ids)
-            yield frame, result
+            raise InputError(
+                f"merged, but the mask marks {len(ids)} objects {tuple(ids)}; give one, or leave merged out",
+                option="merged",
+            )
+        return known
 
+    def _pixels(self, image: Any) -> Image:
+        x = image_tensor(image, torch.device("cpu"))
+        x = x if x.dtype == torch.uint8 else x.mul(255).round().byte()
+        pixels: Image = x.permute(1, 2, 0).contiguous().numpy()
+        return pixels
 
-def _given(result: ObjectMasks, labels: Image, ids: tuple[int, ...]) -> ObjectMasks:
-    """The first frame's result: what was given."""
-    planes = np.stack([labels == i for i in (0, *ids)]).astype(np.float32)
-    return replace(result, labels=labels.copy(), probabilities=planes, object_ids=ids)
+    def _learned(self) -> ObjectMasks | None:
+        """Fine-tune on the frames held, then track them: the result of the first one, if it is ready."""
+        assert self._masks is not None
+        images = [image for image, _ in self._held]
+        tuned = fine_tune(self.model, images, self._masks, self.settings, on_progress=self._on_progress)
+        self._inner = UnsupervisedTracker(tuned, merged=self.merged, min_score=self.min_score, device=self.device)
+        self._inner.reset(None if self.merged else self._masks)
+        held, self._held = self._held, []
+        results = [self._inner.step(image, time_s=time_s) for image, time_s in held]
+        return self._relabelled(results[-1])
+
+    def _relabelled(self, result: ObjectMasks | None) -> ObjectMasks | None:
+        """The first frame's result is what was given; merged ones get the label of the one object."""
+        if result is None or self._masks is None:
+            return result
+        ids = tuple(np.unique(self._masks[self._masks > 0]).tolist())
+        if result.frame_index == 0:
+            planes = np.stack([self._masks == i for i in (0, *ids)]).astype(np.float32)
+            return ObjectMasks(self._masks.copy(), planes, ids, 0, result.time_s)
+        if self.merged:
+            labels = (result.labels > 0) * np.uint8(ids[0])
+            return ObjectMasks(**{**vars(result), "labels": labels, "object_ids": ids})  # probabilities stay unmade
+        return result
 
 
 def _mirrored(features: StretchFeatures, length: int) -> StretchFeatures:

@@ -1,24 +1,26 @@
-"""Learn the marked objects of a video on made-up motion of its first frame, before they are followed.
+"""Fine-tune a network on synthetic motion of a video's first frame and its masks, before objects are tracked.
 
-One-shot fine-tuning (OSVOS, Caelles et al., CVPR 2017) for networks that follow masks, with the clips of
-`data.first_frame` and STCN's own training step.
+One-shot fine-tuning (OSVOS, Caelles et al., CVPR 2017) for networks with a memory of masks, with the clips
+of `data.first_frame` and STCN's own training step.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from twospeed.data.clips.first_frame import FirstFrame
 from twospeed.errors import InputError
-from twospeed.models.stcn.network import STCN
-from twospeed.models.stm.network import STM
+from twospeed.models.protocol import MaskMemoryNetwork
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
+from twospeed.results import OnProgress, Progress
 
 Image = NDArray[np.uint8]
 
@@ -51,19 +53,19 @@ class TrackerFineTuning:
 
 
 def fine_tune_tracker(
-    network: STCN | STM,
+    network: nn.Module,
     image: Image,
     labels: Image,
     settings: TrackerFineTuning | None = None,
     *,
-    on_iteration: Callable[[int, float], None] = lambda done, loss: None,
-) -> STCN | STM:
-    """Return a copy of a network that has practised on one image's objects; `network` stays as it is.
+    on_progress: OnProgress | None = None,
+) -> nn.Module:
+    """Return a copy of a network that was fine-tuned on one image's objects; `network` stays as it is.
 
-    image: uint8 (H, W, 3) RGB at the size at which the network will work. labels: uint8 (H, W), 0 is the background.
-    Batch-norm statistics stay. on_iteration: told how many iterations are done, and the loss. With a seed, the result
-    on one machine is the same. Raises MaskError for labels without an object or of another size, InputError when the
-    loss is not finite.
+    network: one that offers `models.protocol.MaskMemoryNetwork`. image: uint8 (H, W, 3) RGB at the size at which the
+    network will work. labels: uint8 (H, W), 0 is the background. Batch-norm statistics stay. on_progress: called after
+    each iteration, with the loss among its values. With a seed, the result on one machine is the same. Raises MaskError
+    for labels without an object or of another size, InputError when the loss is not finite.
     """
     settings = settings or TrackerFineTuning()
     samples = FirstFrame(image, labels)
@@ -71,7 +73,8 @@ def fine_tune_tracker(
     with torch.inference_mode(False), torch.enable_grad():
         device = next(network.parameters()).device
         network = copy.deepcopy(network).to(memory_format=torch.channels_last).eval().requires_grad_(True)
-        following = UnrolledPropagation(network)
+        following = UnrolledPropagation(cast("MaskMemoryNetwork", network))
+        started = time.perf_counter()
         lr = settings.lr or (1e-4 if sum(p.numel() for p in network.parameters()) < SMALL else 1e-5)
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
@@ -91,5 +94,9 @@ def fine_tune_tracker(
             loss.backward()
             optimizer.step()
             schedule.step()
-            on_iteration(done + 1, value)
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                on_progress(
+                    Progress("fine-tune", done + 1, settings.iterations, "iterations", seconds, {"loss": value})
+                )
     return network.requires_grad_(False)

@@ -35,7 +35,7 @@ from twospeed.weights.catalog import Entry, WeightsFile
 
 Found: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]  # boxes (n, 4) in pixels, scores (n,)
 PersonDetector: TypeAlias = Callable[[NDArray[np.uint8]], Found]
-GIVE_BOXES = "give boxes instead: --boxes FILE (AVA csv, csv or JSON) or --box x,y,width,height"
+GIVE_BOXES = "give boxes instead: a file (AVA csv, csv or JSON), or an array"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,8 @@ def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.
         path = store.default_weights(_DETECTOR)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}"
+            f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}",
+            option="boxes",
         ) from error
     from torchvision.models.detection import fasterrcnn_resnet50_fpn  # slow to import: not before it is of use
 

@@ -5,30 +5,33 @@ Source: GSVNet (Lee, Chen, Peng, ICME 2021). When to take a keyframe is a small 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twospeed.data.benchmarks import camvid, cityscapes
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError
-from twospeed.models.bisenet.network import BiSeNet
-from twospeed.models.fused import for_inference
-from twospeed.models.gsv.network import GSVNet, Step, grid_size, resize
+from twospeed.models.gsv.network import Step, grid_size, resize
+from twospeed.models.optimise import optimise
+from twospeed.models.protocol import (
+    CLIP_NETWORK,
+    FRAME_DETECTOR,
+    MASK_MEMORY,
+    VIDEO_SEGMENTATION,
+    VideoSegmentationNetwork,
+    lacks,
+)
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.ops.warp import backward_warp
 from twospeed.output.palette import class_colours
-from twospeed.results import ClassMap, Frame, LabelMap
+from twospeed.pipelines.inputs import Image, image_tensor, network_for
+from twospeed.results import ClassMap, LabelMap
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
-from twospeed.weights.load import create_model
-
-Image = NDArray[np.uint8] | Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,13 @@ class _State:
 class Segmenter:
     """Give every pixel of every frame a class.
 
-    model_or_name: a `GSVNet`, any image network that maps RGB 0..255 (1, 3, H, W) to class scores (then every frame is
-    a keyframe), or a catalogue name (with `weights`, or None for random ones). keyframe_every: every how many frames
-    the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the classes;
-    Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if present.
-    Networks of this package run as a copy rearranged for speed (`models/fused.py`): training on does not change it.
-    Raises InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
+    model_or_name: a network that offers `models.protocol.VideoSegmentationNetwork`, such as `GSVNet`; any image network
+    that maps RGB 0..255 (1, 3, H, W) to class scores (then every frame is a keyframe; an attribute `align_corners` says
+    how its scores are resized, False where it has none); or a catalogue name (with `weights`). keyframe_every: every
+    how many frames the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the
+    classes; Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if
+    present. Networks of this package run as an optimised copy: training them further does not change it. Raises
+    InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
     """
 
     def __init__(
@@ -106,9 +110,17 @@ class Segmenter:
     ):
         self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
         self.device = resolve_device(device)
-        model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
-        # A copy rearranged for speed; the given network stays trainable and as it is
-        self.model = for_inference(model.eval().to(self.device))
+        model, _ = network_for("segment", model_or_name, weights, ())
+        self._of_video = not lacks(model, VIDEO_SEGMENTATION)
+        others = (CLIP_NETWORK, FRAME_DETECTOR, MASK_MEMORY)
+        callable_itself = type(model).forward is not nn.Module.forward
+        if not self._of_video and (not callable_itself or not all(lacks(model, members) for members in others)):
+            raise InputError(
+                f"{type(model).__name__} is no network that labels every pixel: it is neither called with an image nor "
+                "has it what twospeed.models.protocol.VideoSegmentationNetwork asks for",
+                option="model",
+            )
+        self.model: Any = optimise(model.eval().to(self.device))
         self.labels = labels
         self.reset()
 
@@ -118,13 +130,14 @@ class Segmenter:
 
     @torch.inference_mode()
     def step(self, image: Image, *, time_s: float = 0.0) -> ClassMap:
-        """Take the next frame and say what every pixel of it is.
+        """Take the next frame and return what every pixel of it is.
 
         image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. A frame of another size than
         the one before starts anew with a keyframe. time_s is passed on to the result.
         Raises InputError for an image of another kind, or under 8 pixels a side.
         """
-        pixels = self._image(image)
+        x = image_tensor(image, self.device)[None]
+        pixels = x if x.dtype == torch.uint8 else x * 255  # 8-bit images stay 8 bits
         size = (pixels.shape[-2], pixels.shape[-1])
         if self._state.image_size not in (None, size):
             self._state = _State(frame_index=self._state.frame_index)
@@ -135,7 +148,8 @@ class Segmenter:
         elif len(self.labels) != scores.shape[1]:
             raise InputError(
                 f"{len(self.labels)} class names were given, the network has {scores.shape[1]} classes; "
-                "give the list that it learned"
+                "give the list that it learned",
+                option="labels",
             )
         result = ClassMap(
             labels=labels.cpu().numpy(),
@@ -143,6 +157,7 @@ class Segmenter:
             is_keyframe=is_keyframe,
             frame_index=self._state.frame_index,
             time_s=time_s,
+            classes=self.labels,
         )
         self._state.frame_index += 1
         return result
@@ -150,10 +165,10 @@ class Segmenter:
     def _run(self, image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
         """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
         grid = grid_size(image)
-        if not isinstance(self.model, GSVNet):
+        if not self._of_video:
             scores: Tensor = getattr(self.model, "scores", self.model)(image.float())
             return resize(scores, grid), self._image_labels(scores, size), True
-        state, model = self._state, self.model
+        state, model = self._state, cast("VideoSegmentationNetwork", self.model)
         small = model.small(image)
         step = None
         if state.scores is not None and state.small is not None:
@@ -167,34 +182,21 @@ class Segmenter:
         state.small = small
         return state.scores, full_size_labels(state.scores[0], size), step is None
 
-    def _propagated(self, model: GSVNet, state: _State, small: Tensor) -> Step | None:
+    def _propagated(self, model: VideoSegmentationNetwork, state: _State, small: Tensor) -> Step | None:
         """Return the propagation step, or None where the policy wants a keyframe."""
         assert state.scores is not None
         assert state.small is not None
         # A policy of the interval alone answers before anything is computed, one on drift where motion is steady
         if self.policy(Situation(state.since_keyframe, state.drift + state.last_drift)):
             return None
-        step = model.step(state.scores, state.small, small)
+        step: Step = model.step(state.scores, state.small, small)
         state.last_drift = float((small - backward_warp(state.small, step.flow)).abs().mean())
         state.drift += state.last_drift
         return None if self.policy(Situation(state.since_keyframe, state.drift)) else step
 
     def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize as the network itself does: BiSeNet aligns corners, SwiftNet and torchvision's networks do not."""
-        network = getattr(self.model, "keyframe_network", self.model)
-        return full_size_labels(scores[0], size, align_corners=isinstance(network, BiSeNet))
-
-    def _image(self, image: Image) -> Tensor:
-        """Any accepted image -> (1, 3, H, W) in 0..255 on the device; 8-bit images stay 8 bits."""
-        x = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, requirements=["C", "W"]))
-        if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
-            return x.to(self.device).permute(2, 0, 1)[None]
-        if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3:
-            return x.to(self.device)[None].float() * 255
-        raise InputError(
-            f"image is {x.dtype} of shape {tuple(x.shape)}; "
-            "give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
-        )
+        return full_size_labels(scores[0], size, align_corners=getattr(self.model, "align_corners", False))
 
 
 def class_labels(num_classes: int) -> LabelMap:
@@ -206,10 +208,19 @@ def class_labels(num_classes: int) -> LabelMap:
     return LabelMap(tuple(f"class {i}" for i in range(num_classes)), colours)
 
 
+class SegmentOptions(TypedDict, total=False):
+    """Options of `segment`: those of `Segmenter`."""
+
+    keyframe_every: int | KeyframePolicy
+    weights: Any
+    labels: LabelMap | None
+    device: str | torch.device | None
+
+
 def segment(
     source: SourceLike,
     model_or_name: nn.Module | str = "segment_nano",
-    **options: Any,
+    **options: Unpack[SegmentOptions],
 ) -> Iterator[ClassMap]:
     """Label the frames of a video, one result a frame, in constant memory.
 
@@ -217,9 +228,4 @@ def segment(
     Raises VideoError, InputError, WeightsUnavailable, CheckpointError; all but the video's before the first frame.
     """
     segmenter = Segmenter(model_or_name, **options)
-    return _segment(open_video(source), segmenter)
-
-
-def _segment(frames: Iterable[Frame], segmenter: Segmenter) -> Iterator[ClassMap]:
-    for frame in frames:
-        yield segmenter.step(frame.image, time_s=frame.time_s)
+    return (segmenter.step(frame.image, time_s=frame.time_s) for frame in open_video(source))

@@ -7,10 +7,12 @@ at any frame) are one `step`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import copy
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -21,55 +23,71 @@ from torch.nn import functional as F
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.memory import MemoryBank, ObjectBanks
-from twospeed.models.stcn.inference import for_inference
-from twospeed.models.stcn.network import STCN, KeyFeatures
-from twospeed.models.stm.network import STM, QueryFeatures
+from twospeed.models.optimise import optimise
+from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork
 from twospeed.ops.bf16 import autocast
+from twospeed.ops.full_labels import best_class
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
-from twospeed.pipelines.unsupervised import discover, finds_objects
-from twospeed.results import Frame, ObjectMasks
+from twospeed.pipelines.inputs import Image, as_tensor, check_precision, image_tensor, network_for
+from twospeed.pipelines.tracker_state import read_state, write_state
+from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
+from twospeed.pipelines.unsupervised import UnsupervisedTracker
+from twospeed.results import ObjectMasks, OnProgress
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
-from twospeed.weights.load import create_model
 
 STRIDE = 16
+VOID = 255  # in given masks: undecided
 MAX_OBJECTS = 50  # more labels than this are an anti-aliased image, not a label map
+MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
 
-Image = NDArray[np.uint8] | Tensor
-Labels = NDArray[np.integer[Any]] | Tensor
 Precision = Literal["fp32", "bf16"]
 
 
 @dataclass
 class _State:
-    """All that a tracker knows of the video so far."""
+    """All that a tracker knows of the video so far. since_memory: frames since the last one that was remembered."""
 
     bank: MemoryBank | ObjectBanks
-    object_ids: list[int] = field(default_factory=list)
+    object_ids: tuple[int, ...] = ()
+    gone: frozenset[int] = frozenset()
     frame_index: int = 0
-    since_memory: int = 0  # frames since the last one that was memorised
+    since_memory: int = 0
     image_size: tuple[int, int] | None = None
 
 
-class Tracker:
+@dataclass(frozen=True)
+class _Prompt:
+    """What the caller says of one frame: labels (H, W), the ids in them without background and void, who is gone."""
+
+    labels: Tensor | None = None
+    ids: tuple[int, ...] = ()
+    gone: frozenset[int] = frozenset()
+    has_void: bool = False
+
+
+class Tracker(VideoTracker):
     """Follow objects from the masks of the frames where they are given.
 
-    model_or_name: a network of the STCN or STM family, or its catalogue name (then with its default weights, or
-    `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last frame until
-    the next (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the frames
-    remembered (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels at
-    which the network works; None takes the input's. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size
-    600 is the published multi-scale setting). precision: "bf16" autocasts the convolutions. device: None chooses CUDA
-    if present. finetune: practise so many iterations, or as the settings say, on the first masks before going on;
-    on_iteration: told how many are done, and the loss.
+    model_or_name: a network that offers `models.protocol.MaskMemoryNetwork`, or a catalogue name (then with its default
+    weights, or `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last
+    frame until the next (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the
+    frames remembered (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels
+    at which the network works, at most: smaller videos are not enlarged unless `upscale`, and no image has more than
+    4 size^2 pixels, so that very wide ones shrink further; None takes the input's own size. kernel_sigma: Gaussian of
+    kernelized reading, in cells (7 at size 600 is the published multi-scale setting). precision: "bf16" autocasts the
+    convolutions. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for
+    so many iterations, or as the settings say, before tracking; on_progress is called after each of them.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
-    Raises InputError for options that make no sense.
+    A tracker is for one thread at a time. Raises InputError for options that make no sense.
     """
+
+    needs_masks = True
 
     def __init__(
         self,
@@ -80,50 +98,59 @@ class Tracker:
         max_memory_frames: int | None = None,
         size: int | None = 480,
         *,
+        upscale: bool = False,
         weights: Any = "default",
         device: str | torch.device | None = None,
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
         finetune: int | TrackerFineTuning | None = None,
-        on_iteration: Callable[[int, float], None] = lambda done, loss: None,
+        on_progress: OnProgress | None = None,
     ):
+        super().__init__()
         for name, value in {
             "memory_every": memory_every,
             "top_k": top_k,
             "max_memory_frames": max_memory_frames,
         }.items():
             if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; give 1 or more")
+                raise InputError(f"{name} is {value}; give 1 or more", option=name)
         if size is not None and size < STRIDE:
-            raise InputError(f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more")
+            raise InputError(
+                f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more", option="size"
+            )
+        self._dtype = check_precision(precision)
         self.device = resolve_device(device)
-        model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
-        if not isinstance(model, STCN | STM):
-            raise InputError(f"{type(model).__name__} cannot be given masks; choose stcn, stm or track_nano")
-        self._given = model.eval().to(self.device)
+        if not needs_masks(model_or_name):
+            raise InputError(
+                f"{name_of(model_or_name)} finds objects without masks; use UnsupervisedTracker, or choose "
+                "track_nano, stcn or stm"
+            )
+        network, _ = network_for("track", model_or_name, weights, MASK_MEMORY)
+        self._given = network.eval().to(self.device)
         self.finetune = TrackerFineTuning(iterations=finetune) if isinstance(finetune, int) else finetune
-        self._on_iteration = on_iteration
+        self._on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
-        self.max_memory_frames, self.size, self.kernel_sigma = max_memory_frames, size, kernel_sigma
-        self.precision: Precision = precision
-        self.model = self._untuned = self._fast(self._given)
+        self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
+        self.size, self.upscale, self.precision = size, upscale, precision
+        self._untuned = self._fast(self._given)
         self.reset()
 
-    def _fast(self, model: STCN | STM) -> Any:
-        """A copy rearranged for speed, in fp32; the given network stays trainable and as it is."""
-        return for_inference(model) if self.precision == "fp32" and isinstance(model, STCN) else model
+    def _fast(self, network: nn.Module) -> MaskMemoryNetwork:
+        return cast("MaskMemoryNetwork", optimise(network, self._dtype))
 
     def reset(self) -> None:
         """Forget the video: objects, memory, what was learned of it, and frame count."""
+        self._tuned: nn.Module | None = None  # a copy of the network that has learned this video's first masks
         self.model = self._untuned
-        bank = ObjectBanks if isinstance(self.model, STM) else MemoryBank
-        self._state = _State(
-            bank(
-                top_k=self.top_k,
-                similarity=self.model.similarity,
-                max_frames=self.max_memory_frames,
-                kernel_sigma=self.kernel_sigma,
-            )
+        self._state = _State(self._new_bank())
+
+    def _new_bank(self) -> MemoryBank | ObjectBanks:
+        bank = ObjectBanks if self.model.keys_per_object else MemoryBank
+        return bank(
+            top_k=self.top_k,
+            similarity=self.model.similarity,
+            max_frames=self.max_memory_frames,
+            kernel_sigma=self.kernel_sigma,
         )
 
     @property
@@ -132,137 +159,173 @@ class Tracker:
         return self._state.bank.frames
 
     @torch.inference_mode()
-    def step(self, image: Image, masks: Labels | None = None, *, time_s: float = 0.0) -> ObjectMasks:
-        """Take the next frame, with masks where they are known, and say where every object is.
+    def step(
+        self, image: Image, masks: Labels | None = None, *, gone: Collection[int] = (), time_s: float = 0.0
+    ) -> ObjectMasks:
+        """Take the next frame, with masks where they are known, and return where every object is.
 
-        image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. masks: integer (H, W) labels,
-        0 = background; labels not seen before add objects, known labels correct theirs, and the frame stays in memory
-        for good. Before any object is known, all is background. time_s is passed on to the result.
-        Raises MaskError (another size than the image, too many labels), InputError (image of another kind or size).
+        image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. masks: integer labels (H, W),
+        0 = background; labels not seen before are new objects, known ones are corrected; 255 is void: no object, pixels
+        that keep the prediction. gone: ids of objects that are absent from this frame on, until masks show them again.
+        time_s is passed on to the result.
+
+        Raises MaskError for masks of another size, not of integers, without any object in the first call, or with more
+        than 50 labels; InputError for an image of another kind, of another size than the frames before, or with values
+        outside of 0..1, for ids in gone that are not known, and for a second thread. After these, the tracker is as it
+        was.
         """
-        state = self._state
-        pixels = self._image(image)
-        height, width = state.image_size = self._checked_size(pixels)
-        labels = None if masks is None else self._labels(masks, (height, width))
-        if self.finetune is not None and labels is not None and not state.object_ids and bool(labels.any()):
-            self._learn(pixels, labels, self.finetune)
-        frame, padding = self._prepare(pixels)
-        with autocast(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32):
-            probabilities = self._advance(frame, labels, padding)
-        result = self._result(unpad(probabilities, padding), (height, width), time_s)
-        state.frame_index += 1
-        return result
+        with self._alone():
+            state = self._state
+            pixels = self._image(image)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
+            if self.finetune is not None and prompt.labels is not None and not state.object_ids:
+                self._learn(pixels, prompt.labels, self.finetune)
+            frame, padding = self._prepare(pixels)
+            with autocast(self.device, self._dtype):
+                probabilities = self._advance(frame, prompt, padding)
+            return self._finished(unpad(probabilities, padding), size, time_s)
 
     @torch.inference_mode()
     def replay(
         self, image: Image, labels: NDArray[np.uint8], masks: Labels | None = None, *, time_s: float = 0.0
     ) -> ObjectMasks:
-        """Take the next frame as `step`, but with the labels that an earlier run gave it: to go on where that ended.
+        """Take the next frame as `step`, but with the labels that an earlier run gave it, to continue where that ended.
 
         image, masks, time_s: as `step`, which is what runs where masks are given or no object is known. labels: uint8
         (H, W), the earlier result. Nothing is computed but what the memory needs; it differs from the earlier run's in
-        that masks are remembered as they were written, not as probabilities. Raises as `step`.
+        that masks are remembered as they were written, not as probabilities: `load_state` has no such difference.
+        Raises as `step`.
+        """
+        if masks is not None or not self._state.object_ids:
+            return self.step(image, masks, time_s=time_s)
+        with self._alone():
+            state = self._state
+            pixels = self._image(image)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
+            if state.since_memory + 1 >= self.memory_every or self.include_last:
+                frame, padding = self._prepare(pixels)
+                with autocast(self.device, self._dtype):
+                    self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
+            else:
+                state.since_memory += 1
+            return self._finished(torch.cat([1 - known.sum(0, keepdim=True), known]), size, time_s)
+
+    def save_state(self, path: str | Path) -> None:
+        """Write all that the tracker knows of the video to a file, from which `load_state` continues exactly.
+
+        The file is a `.safetensors` file: the memory, and what was learned of the first masks. Raises OutputError.
         """
         state = self._state
-        if masks is not None or not state.object_ids:
-            return self.step(image, masks, time_s=time_s)
-        pixels = self._image(image)
-        size = self._checked_size(pixels)
-        known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
-        state.since_memory += 1
-        if state.since_memory >= self.memory_every or self.include_last:
-            frame, padding = self._prepare(pixels)
-            with autocast(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32):
-                self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
-        background = 1 - known.sum(0, keepdim=True)
-        result = self._result(torch.cat([background, known]), size, time_s)
-        state.frame_index += 1
-        return result
+        tensors, slots = state.bank.state()
+        tensors = {f"bank.{name}": value for name, value in tensors.items()}
+        if self._tuned is not None:
+            tensors |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
+        kept = {name: getattr(state, name) for name in ("object_ids", "frame_index", "since_memory", "image_size")}
+        write_state(Path(path), tensors, self._options(), {**kept, "gone": sorted(state.gone), "slots": slots})
+
+    def load_state(self, path: str | Path) -> None:
+        """Continue where another tracker of the same network and options was when it wrote this file.
+
+        Raises InputError for a file that is missing or holds something else, or that was written by another network or
+        with other options; the tracker is then as it was.
+        """
+        tensors, kept = read_state(Path(path), self._options(), self.device)
+        learned = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
+        tuned = fast = None
+        if learned:
+            tuned = _with_weights(self._given, learned)
+            fast = self._fast(tuned)
+        bank = self._new_bank()
+        bank.restore({name[5:]: value for name, value in tensors.items() if name.startswith("bank.")}, kept["slots"])
+        size = kept["image_size"]
+        self._tuned, self.model = tuned, fast or self._untuned
+        self._state = _State(
+            bank,
+            object_ids=tuple(kept["object_ids"]),
+            gone=frozenset(kept["gone"]),
+            frame_index=kept["frame_index"],
+            since_memory=kept["since_memory"],
+            image_size=None if size is None else (size[0], size[1]),
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """What two trackers must share for one to continue where the other was."""
+        names = ("memory_every", "include_last", "top_k", "max_memory_frames", "size", "upscale", "kernel_sigma")
+        return {
+            "network": self._given,
+            **{name: getattr(self, name) for name in (*names, "precision")},
+            "finetune": None if self.finetune is None else asdict(self.finetune),
+        }
 
     def _learn(self, pixels: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
-        """Go on with a copy of the network that has practised on these masks, at the size at which it works."""
+        """Continue with a copy of the network that was fine-tuned on these masks, at the size at which it works."""
         wanted = self._working_size(pixels)
         pixels = F.interpolate(pixels, wanted, mode="bilinear", antialias=True).clamp(0, 1)
-        labels = F.interpolate(labels[None, None].byte(), wanted, mode="nearest")[0, 0]
+        labels = F.interpolate(labels.where(labels != VOID, 0)[None, None].byte(), wanted, mode="nearest")[0, 0]
         image = pixels[0].permute(1, 2, 0).mul(255).round().byte()
         tuned = fine_tune_tracker(
-            self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_iteration=self._on_iteration
+            self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_progress=self._on_progress
         )
-        self.model = self._fast(tuned)
+        self._tuned, self.model = tuned, self._fast(tuned)
 
-    def _advance(self, frame: Tensor, labels: Tensor | None, padding: Padding) -> Tensor:
+    def _advance(self, frame: Tensor, prompt: _Prompt, padding: Padding) -> Tensor:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
-        state, model = self._state, cast("Any", self.model)  # STCN, its fast form, or STM: one set of methods
-        new_ids = [] if labels is None else [int(i) for i in labels.unique() if i > 0]
-        if not state.object_ids and not new_ids:
+        state, model = self._state, self.model
+        object_ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
+        if not object_ids:
             return frame.new_ones(1, *frame.shape[-2:])
+        gone = (state.gone | prompt.gone) - set(prompt.ids)
         features = model.encode_key(frame)
-        predicted = frame.new_zeros(0, *frame.shape[-2:])  # (K, H, W), of the objects known so far
-        if state.object_ids and set(state.object_ids) <= set(new_ids):
-            predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # all are about to be replaced
-        elif state.object_ids:
+        predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of the objects known so far
+        if not set(state.object_ids) <= set(prompt.ids) or (prompt.has_void and state.object_ids):
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
             logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
             predicted = torch.cat(logits).float().sigmoid()
+            for i in gone:
+                predicted[object_ids.index(i)] = 0
             predicted = soft_aggregate(predicted[None]).softmax(1)[0, 1:]
-        if new_ids and labels is not None:
-            predicted = self._annotate(predicted, labels, new_ids, padding)
-            if isinstance(model, STM):  # takes given masks as they are
-                probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
-            else:
-                probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
+        if prompt.labels is not None:
+            predicted = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
+        if prompt.labels is not None and not model.masks_as_given:
+            probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
-            background = 1 - predicted.sum(0, keepdim=True)
-            probabilities = torch.cat([background, predicted])
-
-        state.since_memory += 1
-        if new_ids or state.since_memory >= self.memory_every or self.include_last:
-            self._remember(frame, features, probabilities[1:], padding, given=bool(new_ids))
+            probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
+        given = bool(prompt.ids or prompt.gone)
+        if given or state.since_memory + 1 >= self.memory_every or self.include_last:
+            self._remember(frame, features, probabilities[1:], padding, given=given)
+        else:
+            state.since_memory += 1
+        state.object_ids, state.gone = object_ids, gone
         return probabilities
 
-    def _remember(
-        self,
-        frame: Tensor,
-        features: KeyFeatures | QueryFeatures,
-        masks: Tensor,
-        padding: Padding,
-        *,
-        given: bool = False,
-    ) -> None:
+    def _remember(self, frame: Tensor, features: Any, masks: Tensor, padding: Padding, *, given: bool = False) -> None:
         """Add a frame to the bank: for good where masks were given, until the next one where it is only the last."""
         state = self._state
-        stays = given or state.since_memory >= self.memory_every
-        key, value = self._memorise(frame, features, masks, padding)
-        state.bank.add(key, value, permanent=given, temporary=not stays)
-        if stays:
-            state.since_memory = 0
+        stays = given or state.since_memory + 1 >= self.memory_every
+        if self.model.masks_as_given:
+            masks = pad(unpad(masks, padding), padding)  # nothing in the border (STM's authors' code)
+        keys, values = self.model.encode_memory(frame, features, masks[None])
+        state.bank.add(keys[0], values[0], permanent=given, temporary=not stays)
+        state.since_memory = 0 if stays else state.since_memory + 1
 
-    def _memorise(
-        self, frame: Tensor, features: KeyFeatures | QueryFeatures, masks: Tensor, padding: Padding
-    ) -> tuple[Tensor, Tensor]:
-        """What the bank takes in. Shapes: masks (K, H, W) -> key (C, h, w), of STM (K, C, h, w), value (K, V, h, w)."""
-        model = self.model
-        if isinstance(model, STM):
-            # Its border is empty, in the masks as in the image (authors' code)
-            keys, values = model.encode_memory(frame, pad(unpad(masks, padding), padding)[None])
-            return keys[0], values[0]
-        assert isinstance(features, KeyFeatures)
-        return features.key[0], model.encode_value(frame, features.f16, masks[None])[0]
+    def _annotated(
+        self, predicted: Tensor, object_ids: tuple[int, ...], prompt: _Prompt, labels: Tensor, padding: Padding
+    ) -> Tensor:
+        """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol).
 
-    def _annotate(self, predicted: Tensor, labels: Tensor, new_ids: list[int], padding: Padding) -> Tensor:
-        """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol)."""
-        state = self._state
-        state.object_ids += [i for i in new_ids if i not in state.object_ids]
-        if len(state.object_ids) > MAX_OBJECTS:
-            raise MaskError(
-                f"{len(state.object_ids)} objects so far; {MAX_OBJECTS} is the most that can be tracked at once"
-            )
-        given = self._planes(one_hot(labels, new_ids), predicted, padding)
-        covered = given.sum(0) > 0.5
-        known = torch.zeros(len(state.object_ids), *predicted.shape[-2:], device=predicted.device)
-        known[: len(predicted)] = predicted.masked_fill(covered, 0)
-        for plane, object_id in zip(given, new_ids, strict=True):
-            known[state.object_ids.index(object_id)] = plane
+        Shapes: predicted (K, H, W) of the objects known before -> (K', H, W) of object_ids.
+        """
+        planes = self._planes(one_hot(labels, (*prompt.ids, VOID)), predicted, padding)
+        given, void = planes[:-1], planes[-1] > 0.5
+        known = predicted.new_zeros(len(object_ids), *predicted.shape[-2:])
+        known[: len(predicted)] = predicted.masked_fill(given.sum(0) > 0.5, 0)
+        for plane, object_id in zip(given, prompt.ids, strict=True):
+            row = object_ids.index(object_id)
+            known[row] = torch.where(void, known[row], plane) if prompt.has_void else plane
+        for object_id in prompt.gone:
+            known[object_ids.index(object_id)] = 0
         return known
 
     def _planes(self, planes: Tensor, frame: Tensor, padding: Padding) -> Tensor:
@@ -274,31 +337,38 @@ class Tracker:
             planes = F.interpolate(planes[None], inner, mode="nearest")[0]
         return pad(planes, padding)
 
-    def _checked_size(self, image: Tensor) -> tuple[int, int]:
-        """Return the image's height and width, which all frames of a video share."""
-        state = self._state
-        height, width = image.shape[-2:]
+    def _image(self, image: Image) -> Tensor:
+        """Any accepted image -> float (1, 3, H, W) in 0..1 on the device, of the size that all frames share."""
+        state, x = self._state, image_tensor(image, self.device)
+        height, width = x.shape[-2:]
         if state.image_size not in (None, (height, width)):
             raise InputError(
                 f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
                 f"{state.image_size[0]}; reset the tracker, or rescale the frames"
             )
-        return height, width
+        return (x.float().div(255) if x.dtype == torch.uint8 else x)[None]
 
-    def _image(self, image: Image) -> Tensor:
-        """Any accepted image -> float (1, 3, H, W) in 0..1 on the device."""
-        x = _as_tensor(image)
-        if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3:
-            return x.to(self.device).permute(2, 0, 1)[None].float().div(255)
-        if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3:
-            return x.to(self.device)[None].float()
-        raise InputError(
-            f"image is {x.dtype} of shape {tuple(x.shape)}; "
-            "give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
-        )
+    def _prompt(self, masks: Labels | None, gone: frozenset[int], size: tuple[int, int]) -> _Prompt:
+        """Check masks and gone against what is known."""
+        known = self._state.object_ids
+        labels = None if masks is None else self._labels(masks, size)
+        found = [] if labels is None else [int(i) for i in labels.unique()]
+        ids = tuple(i for i in found if i not in (0, VOID))
+        if labels is not None and not ids and not known and self._state.frame_index == 0:
+            raise MaskError(
+                "the first mask holds no object (all background); mark each object with a label of 1 or more"
+            )
+        if unknown := sorted(gone - set(known)):
+            raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
+        if both := sorted(gone & set(ids)):
+            raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
+        count = len({*known, *ids})
+        if count > MAX_OBJECTS:
+            raise MaskError(f"{count} objects so far; {MAX_OBJECTS} is the most that can be tracked at once")
+        return _Prompt(labels if ids else None, ids, gone, VOID in found)
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
-        x = _as_tensor(masks)
+        x = as_tensor(masks)
         if x.is_floating_point() or x.ndim != 2:
             raise MaskError(
                 f"masks are {x.dtype} of shape {tuple(x.shape)}; give integer labels (H, W), 0 for the background"
@@ -310,21 +380,18 @@ class Tracker:
             )
         x = x.to(self.device, torch.int64)
         found = x.unique()
-        if int(found[0]) < 0 or int(found[-1]) > 255:
+        if int(found[0]) < 0 or int(found[-1]) > VOID:
             raise MaskError(f"mask labels run from {int(found[0])} to {int(found[-1])}; labels are 0..255")
-        if len(found) - 1 > MAX_OBJECTS:
+        if int(((found > 0) & (found < VOID)).sum()) > MAX_OBJECTS:
             raise MaskError(
                 f"mask holds {len(found) - 1} different labels, more than {MAX_OBJECTS} objects; is it an anti-aliased "
-                "image? Give one label for each object (`--snap` cleans such files)"
-            )
-        if len(found) == 1 and int(found[0]) == 0 and not self._state.object_ids and self._state.frame_index == 0:
-            raise MaskError(
-                "the first mask holds no object (all background); mark each object with a label of 1 or more"
+                "image? Give one label for each object",
+                option="snap",
             )
         return x
 
     def _prepare(self, image: Tensor) -> tuple[Tensor, Padding]:
-        """Scale the shorter side, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
+        """Scale, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
         x = self.model.normalise(image)
         if x.shape[-2:] != (wanted := self._working_size(image)):
             # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
@@ -333,62 +400,147 @@ class Tracker:
         return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
 
     def _working_size(self, image: Tensor) -> tuple[int, int]:
+        """The height and width at which the network works, before padding."""
         height, width = image.shape[-2:]
-        scale = 1.0 if self.size is None else self.size / min(height, width)
-        return int(height * scale + 1e-9), int(width * scale + 1e-9)
+        if self.size is None:
+            return height, width
+        scale = self.size / min(height, width)
+        if not self.upscale:
+            scale = min(1.0, scale)
+        scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
+        return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
-    def _result(self, probabilities: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:
-        if probabilities.shape[-2:] != size:
-            probabilities = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
-        ids = torch.tensor([0, *self._state.object_ids], dtype=torch.uint8, device=self.device)
-        labels = ids[probabilities.max(0).indices]  # argmax over a strided axis is ten times as slow on a CPU
-        return ObjectMasks(
-            labels=labels.cpu().numpy(),
-            probabilities=probabilities.float().contiguous().cpu().numpy(),
-            object_ids=tuple(self._state.object_ids),
-            frame_index=self._state.frame_index,
+    def _finished(self, scores: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:
+        """Make the frame's result, and count it. Shapes: (K+1, h, w), of the network's size without padding."""
+        state, scores = self._state, scores.float()
+        best = best_class(_resized(scores, size))
+        if state.object_ids != tuple(range(1, len(scores))):
+            ids = torch.tensor([0, *state.object_ids], dtype=torch.uint8, device=self.device)
+            best = ids[best.long()]
+        kept = scores.cpu()
+        result = ObjectMasks(
+            labels=best.cpu().numpy(),
+            probabilities=lambda: _resized(kept, size).contiguous().numpy(),
+            object_ids=state.object_ids,
+            frame_index=state.frame_index,
             time_s=time_s,
+            confidence=lambda: _soft_overlap(kept),
         )
+        state.image_size = size
+        state.frame_index += 1
+        return result
 
 
-def _as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
-    if isinstance(array, Tensor):
-        return array
-    # torch shares memory with numpy and will not take read-only or negatively strided arrays
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+def _resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring scores (K+1, h, w) to the image's size: the same numbers for labels and for probabilities."""
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
 
 
-FirstMasks = Labels | str | Path | Mapping[int, "Labels | str | Path"]
+def _soft_overlap(scores: Tensor) -> NDArray[np.float32]:
+    """`ObjectMasks.confidence` of probabilities (K+1, h, w)."""
+    winners = best_class(scores).flatten().long()
+    inside = torch.bincount(winners, scores.amax(0).flatten().double(), len(scores))  # sum of p [L = k]
+    either = scores.sum((1, 2), dtype=torch.float64) + torch.bincount(winners, minlength=len(scores)) - inside
+    array: NDArray[np.float32] = (inside / either.clamp(min=1e-12))[1:].float().numpy()
+    return array
+
+
+def _with_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a network with other weights."""
+    copied = copy.deepcopy(network)
+    copied.load_state_dict(dict(weights))
+    return copied
+
+
+class TrackOptions(TypedDict, total=False):
+    """Options of `track`: those of `Tracker` and of `UnsupervisedTracker`; each takes its own."""
+
+    memory_every: int
+    include_last: bool
+    top_k: int | None
+    max_memory_frames: int | None
+    size: int | None
+    upscale: bool
+    weights: Any
+    device: str | torch.device | None
+    kernel_sigma: float | None
+    precision: Precision
+    merged: bool
+    min_score: float | None
+    max_objects: int
+    on_progress: OnProgress | None
+
+
+def make_tracker(
+    model_or_name: nn.Module | str = "track_nano", finetune: int | Any = None, **options: Unpack[TrackOptions]
+) -> VideoTracker:
+    """Return the tracker that a network needs: `Tracker`, `UnsupervisedTracker`, or `OneShotTracker`.
+
+    finetune: iterations, or the settings, of fine-tuning on the first masks; a network that finds objects without masks
+    is then an `OneShotTracker`. Raises InputError for an option that this tracker does not have.
+    """
+    kind: Any
+    if needs_masks(model_or_name):
+        kind = Tracker
+    elif finetune is None:
+        kind = UnsupervisedTracker
+    else:
+        from twospeed.pipelines.finetune import OneShotTracker  # imports torchvision
+
+        kind = OneShotTracker
+    given: dict[str, Any] = {**options, **({} if finetune is None else {"finetune": finetune})}
+    known = [name for name in inspect.signature(kind).parameters if name != "model_or_name"]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(
+            f"{unknown[0]} is no option of {kind.__name__}, which {name_of(model_or_name)} needs; it takes "
+            f"{', '.join(known)}",
+            option=unknown[0],
+        )
+    tracker: VideoTracker = kind(model_or_name, **given)
+    return tracker
+
+
+GivenMasks = Labels | str | Path | Mapping[int, "Labels | str | Path"]
 
 
 def track(
     source: SourceLike,
-    masks: FirstMasks | None,
+    masks: GivenMasks | None = None,
     model_or_name: nn.Module | str = "track_nano",
-    **options: Any,
+    *,
+    finetune: int | Any = None,
+    **options: Unpack[TrackOptions],
 ) -> Iterator[ObjectMasks]:
     """Track objects through a video, one result a frame, in constant memory when `max_memory_frames` is given.
 
     source: anything `open_video` takes. masks: labels (H, W) or a mask file for the first
-    frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a model
-    that finds objects by itself (slowfast_maskrcnn). options: of `Tracker`, or of `UnsupervisedTracker`.
-    Raises VideoError, MaskError, InputError; errors of the masks appear before any frame is computed.
+    frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a
+    network that finds objects without masks (slowfast_maskrcnn). finetune, options: of `make_tracker`.
+    Raises VideoError, MaskError, InputError; errors of masks and options appear before any frame is computed.
     """
-    if finds_objects(model_or_name):
-        if masks is not None:
-            raise InputError("masks given to a model that finds objects by itself; pass masks=None, or choose stcn")
-        return discover(source, model_or_name, **options)
-    if masks is None:
+    wanted = needs_masks(model_or_name) or finetune is not None
+    if masks is not None and not wanted:
         raise InputError(
-            "no masks given: track_nano, stcn and stm follow objects that are marked; pass masks for the first frame, "
-            "or choose slowfast_maskrcnn_3_7, which finds objects by itself"
+            f"masks were given, but {name_of(model_or_name)} finds objects without; leave them out, choose track_nano, "
+            "or fine-tune it on them",
+            option="masks",
         )
-    given = masks if isinstance(masks, Mapping) else {0: masks}
-    known = {index: read_label_map(Path(m)) if isinstance(m, str | Path) else m for index, m in given.items()}
-    tracker = Tracker(model_or_name, **options)
-    return _track(open_video(source), known, tracker)
+    if masks is None and wanted:
+        raise InputError(
+            f"no masks were given: {name_of(model_or_name)} follows objects that are marked; give masks of the first "
+            "frame, or choose slowfast_maskrcnn_3_7, which finds objects without",
+            option="masks",
+        )
+    known: Any = masks
+    if isinstance(masks, Mapping):
+        known = {index: _read_labels(one) for index, one in masks.items()}
+    elif masks is not None:
+        known = _read_labels(masks)
+    tracker = make_tracker(model_or_name, finetune, **options)
+    return (result for _, result in tracker.run(open_video(source), known))
 
 
-def _track(frames: Iterable[Frame], known: Mapping[int, Labels], tracker: Tracker) -> Iterator[ObjectMasks]:
-    for frame in frames:
-        yield tracker.step(frame.image, known.get(frame.index), time_s=frame.time_s)
+def _read_labels(masks: Labels | str | Path) -> Labels:
+    return read_label_map(Path(masks)) if isinstance(masks, str | Path) else masks

@@ -48,7 +48,8 @@ from twospeed.models.slowfast_maskrcnn.loss import (
     window_losses,
 )
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
-from twospeed.pipelines.unsupervised import UnsupervisedTracker, finds_objects
+from twospeed.pipelines.trackers import needs_masks
+from twospeed.pipelines.unsupervised import UnsupervisedTracker
 from twospeed.results import Frame
 from twospeed.training.distributed import Process
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
@@ -249,7 +250,7 @@ def as_tensor(frames: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device)
 
 def build(config: SlowFastMaskRCNNDavisConfig) -> SlowFastMaskRCNN:
     """Build the network and give it its start."""
-    if not finds_objects(config.model):
+    if needs_masks(config.model):
         raise InputError(f"model={config.model!r} is no SlowFast Mask R-CNN; `twospeed models` lists their names")
     options = dict(config.model_options)
     if config.weights is not None:

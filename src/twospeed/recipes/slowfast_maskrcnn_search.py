@@ -40,7 +40,7 @@ from twospeed.evaluation.report import write_atomic
 from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.pipelines.finetune import FineTuning
-from twospeed.pipelines.unsupervised import finds_objects
+from twospeed.pipelines.trackers import needs_masks
 from twospeed.recipes import slowfast_maskrcnn
 from twospeed.training.resume import check_same, checkpoints
 from twospeed.training.run_folder import resolved
@@ -165,7 +165,7 @@ def train(config: SlowFastMaskRCNNSearchConfig, *, resume: bool = False) -> Path
 def check(config: SlowFastMaskRCNNSearchConfig, every: list[Experiment]) -> None:
     """Find what would stop an experiment before the first is begun."""
     for model in config.models:
-        if not finds_objects(model):
+        if needs_masks(model):
             raise InputError(f"models: {model} is no SlowFast Mask R-CNN; `twospeed models` lists their names")
     for settings in {one.settings for one in every}:
         if config.stage == "finetune":

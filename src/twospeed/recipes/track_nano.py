@@ -42,8 +42,8 @@ from twospeed.data.clips.synthetic import MovingObjects, Sample
 from twospeed.data.clips.triplets import VideoTriplets
 from twospeed.errors import DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
+from twospeed.models.memory import read_memory
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy
-from twospeed.models.stcn.memory import read_memory
 from twospeed.models.stcn.network import STCN, KeyFeatures
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.pad import pad, padding_for, unpad

@@ -52,7 +52,7 @@ class WeightsFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the catalogue."""
+    """One line of the catalogue. needs_masks: of a tracker, whether it must be given the masks of objects."""
 
     name: str
     task: Task
@@ -62,6 +62,7 @@ class Entry:
     paper: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: str | None = None
+    needs_masks: bool = False
     weights: WeightsFile | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,6 +93,7 @@ _TRACK = (
     Entry(
         name="stcn",
         task="track",
+        needs_masks=True,
         summary="space-time correspondence network, ResNet-50; masks given",
         builder="twospeed.models.stcn.builders:stcn",
         converter="twospeed.models.stcn.convert",
@@ -108,6 +110,7 @@ _TRACK = (
     Entry(
         name="track_nano",
         task="track",
+        needs_masks=True,
         summary="a small STCN of our own training, shipped; masks given",
         builder="twospeed.models.stcn.builders:track_nano",
         converter="twospeed.models.stcn.convert",
@@ -126,6 +129,7 @@ _TRACK = (
     Entry(
         name="stm",
         task="track",
+        needs_masks=True,
         summary="space-time memory network, STCN's parent; masks given",
         builder="twospeed.models.stm.builders:stm",
         converter="twospeed.models.stm.convert",

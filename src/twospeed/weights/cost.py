@@ -107,10 +107,7 @@ def _run_tracker(model: Any) -> str:
     """Run a network that is given masks on one frame and object: STCN, or STM, which has a key for each object."""
     frame, mask = torch.empty(1, 3, 480, 864), torch.empty(1, 1, 480, 864)
     features = model.encode_key(frame)
-    if hasattr(model, "encode_memory"):
-        _, value = model.encode_memory(frame, mask)
-    else:
-        value = model.encode_value(frame, features.f16, mask)
+    _, value = model.encode_memory(frame, features, mask)
     model.decode(value, features)
     return "one 480x854 frame and object: key, value and decoder (the memory read is apart)"
 

@@ -10,8 +10,8 @@ from PIL import Image
 from tests.goldens import seeded
 from twospeed.models.slowfast_maskrcnn.convert import to_ours
 from twospeed.models.slowfast_maskrcnn.inference import for_inference
-from twospeed.models.slowfast_maskrcnn.network import DetectionStream
 from twospeed.models.slowfast_maskrcnn.pathways import PathwayStream, SlowFastModule
+from twospeed.models.slowfast_maskrcnn.stream import DetectionStream
 from twospeed.weights.load import create_model
 
 CONFIGURATIONS = ["1-1", "3-3", "7-7", "1-7", "3-7"]

@@ -58,12 +58,12 @@ def test_a_missing_mask_stem_is_named(golden):
 @torch.inference_mode()
 def test_an_object_is_encoded_knowing_the_others(small):
     frames, masks = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48) / 3
-    keys, values = small.encode_memory(frames, masks)
+    keys, values = small.encode_memory(frames, None, masks)
     assert keys.shape == (1, 3, 6, 2, 3)
     assert values.shape == (1, 3, 10, 2, 3)
-    alone, _ = small.encode_memory(frames, masks[:, :1])
+    alone, _ = small.encode_memory(frames, None, masks[:, :1])
     assert not torch.allclose(alone[:, 0], keys[:, 0])
-    pair, _ = small.encode_memory(frames, torch.stack([masks[:, 0], masks[:, 1] + masks[:, 2]], 1))
+    pair, _ = small.encode_memory(frames, None, torch.stack([masks[:, 0], masks[:, 1] + masks[:, 2]], 1))
     torch.testing.assert_close(pair[:, 0], keys[:, 0])
 
 
@@ -71,8 +71,8 @@ def test_an_object_is_encoded_knowing_the_others(small):
 def test_others_are_clamped_to_one(small):
     """STM's difference from STCN: where two others overlap, their sum stays a mask."""
     frames, masks = torch.rand(1, 3, 32, 48), torch.ones(1, 3, 32, 48)
-    keys, _ = small.encode_memory(frames, masks)
-    pair, _ = small.encode_memory(frames, masks[:, :2])
+    keys, _ = small.encode_memory(frames, None, masks)
+    pair, _ = small.encode_memory(frames, None, masks[:, :2])
     torch.testing.assert_close(pair[:, 0], keys[:, 0])
 
 

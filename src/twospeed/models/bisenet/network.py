@@ -81,9 +81,10 @@ class BiSeNet(nn.Module):
 
     context_path: residual features of four stages. num_classes: C. width: of each path (the fusion is twice as wide).
     auxiliary_heads: the two heads that training adds; they are not run otherwise. pixel_mean, pixel_std: RGB order,
-    units of 0..255; input_order: channel order that the weights expect.
+    units of 0..255; input_order: channel order that the weights expect. align_corners: how its scores are resized.
     """
 
+    align_corners = True
     pixel_mean: Tensor
     pixel_std: Tensor
     input_order: InputOrder

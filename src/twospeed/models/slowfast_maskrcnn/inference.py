@@ -24,18 +24,23 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from twospeed.models.fused import LAST, FusedConv, Maker, WinogradConv
-from twospeed.models.slowfast_maskrcnn.network import Detections, DetectionStream, FrameFeatures, SlowFastMaskRCNN
+from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.models.slowfast_maskrcnn.pathways import PathwayStream, SlowFastModule, TemporalLayer
+from twospeed.models.slowfast_maskrcnn.stream import Detections, DetectionStream, FrameFeatures
 from twospeed.ops.fuse import fuse_batch_norm
 
 
-def for_inference(network: SlowFastMaskRCNN, *, winograd: bool | None = None) -> FusedMaskRCNN:
+def for_inference(
+    network: SlowFastMaskRCNN, *, winograd: bool | None = None, dtype: torch.dtype = torch.float32
+) -> FusedMaskRCNN | None:
     """Return a network that finds what `network` finds in eval mode, faster; `network` is left as it is.
 
     The two share nothing: training `network` on does not change the returned one. winograd: None chooses it on CPUs.
     Region proposals are those of `network` to rounding of the direct convolutions, enhanced features agree to 1e-4 of
-    their range in float32.
+    their range. None for another dtype than float32.
     """
+    if dtype != torch.float32:
+        return None
     device = next(network.parameters()).device
     return FusedMaskRCNN(network, device.type == "cpu" if winograd is None else winograd)
 

@@ -26,12 +26,17 @@ from twospeed.models.stcn.network import STCN, Decoder, Fusion, KeyFeatures, Res
 from twospeed.ops.fuse import fuse_batch_norm
 
 
-def for_inference(network: STCN, *, winograd: bool | None = None) -> FusedSTCN:
+def for_inference(
+    network: STCN, *, winograd: bool | None = None, dtype: torch.dtype = torch.float32
+) -> FusedSTCN | None:
     """Return a network that computes what `network` does in eval mode, faster; `network` is left as it is.
 
     The two share nothing: training `network` on does not change the returned one. winograd: None chooses it on CPUs.
-    Logits agree to 1e-4 of their range in float32. The transformed weights take memory: 1.0 GB for `stcn`.
+    Logits agree to 1e-4 of their range. The transformed weights take memory: 1.0 GB for `stcn`. None for another dtype
+    than float32.
     """
+    if dtype != torch.float32:
+        return None
     device = next(network.parameters()).device
     return FusedSTCN(network, device.type == "cpu" if winograd is None else winograd)
 
@@ -39,6 +44,8 @@ def for_inference(network: STCN, *, winograd: bool | None = None) -> FusedSTCN:
 class FusedSTCN(nn.Module):
     """What `for_inference` returns: called like `STCN`. Not to be called from two threads at a time."""
 
+    keys_per_object = STCN.keys_per_object
+    masks_as_given = STCN.masks_as_given
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -76,6 +83,10 @@ class FusedSTCN(nn.Module):
         """As `STCN.encode_value`."""
         value: Tensor = self.value_encoder(frames, f16, masks)
         return value
+
+    def encode_memory(self, frames: Tensor, features: KeyFeatures, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """As `STCN.encode_memory`."""
+        return features.key, self.encode_value(frames, features.f16, masks)
 
     @torch.no_grad()
     def decode(self, readout: Tensor, features: KeyFeatures) -> Tensor:

@@ -37,6 +37,8 @@ class STCN(nn.Module):
     before the key and the thin feature.
     """
 
+    keys_per_object = False
+    masks_as_given = False
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -88,6 +90,10 @@ class STCN(nn.Module):
         """
         value: Tensor = self.value_encoder(frames, f16, masks)
         return value
+
+    def encode_memory(self, frames: Tensor, features: KeyFeatures, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """As `MaskMemoryNetwork.encode_memory`: the frame's own key, and `encode_value`."""
+        return features.key, self.encode_value(frames, features.f16, masks)
 
     def decode(self, readout: Tensor, features: KeyFeatures) -> Tensor:
         """Turn what the memory recalled into logits. Shapes: (B, K, V, h, w) -> (B, K, H, W), before the sigmoid."""

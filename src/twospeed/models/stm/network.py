@@ -30,10 +30,13 @@ class STM(nn.Module):
     """Space-time memory network: masks of a frame from the masks of remembered frames, one affinity for each object.
 
     query_backbone, memory_backbone: residual features of three stages; the memory's takes 3 + 2 channels, the image,
-    this
-    object's mask and all others'. key_channels: C (128). value_channels: V (512). decoder_channels: of the decoder's
-    every layer (256). similarity: how keys are compared, "dot" as published, or "l2" (STCN supplement, Table 1).
+    this object's mask and all others'. key_channels: C (128). value_channels: V (512). decoder_channels: of the
+    decoder's every layer (256). similarity: how keys are compared, "dot" as published, or "l2" (STCN supplement, Table
+    1).
     """
+
+    keys_per_object = True
+    masks_as_given = True
 
     def __init__(
         self,
@@ -64,11 +67,11 @@ class STM(nn.Module):
         key, value, f8, f4 = self.query_encoder(frames)
         return QueryFeatures(key, value, f8, f4)
 
-    def encode_memory(self, frames: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_memory(self, frames: Tensor, features: QueryFeatures | None, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a frame together with each object's mask: one pass, one key and one value for each object.
 
-        Shapes: frames (B, 3, H, W) in 0..1, soft masks in 0..1 (B, K, H, W) -> keys (B, K, C, h, w), values
-        (B, K, V, h, w).
+        features: not used; STCN's are. Shapes: frames (B, 3, H, W) in 0..1, soft masks in 0..1 (B, K, H, W) -> keys (B,
+        K, C, h, w), values (B, K, V, h, w).
         """
         B, K = masks.shape[:2]
         others = (masks.sum(1, keepdim=True) - masks).clamp(0, 1)

@@ -1,0 +1,90 @@
+"""What a network offers to be run by a pipeline: methods and attributes, no base class.
+
+| job | protocol |
+|---|---|
+| track, masks given | `MaskMemoryNetwork`: STCN, STM, `track_nano`, or a network of your own |
+| track, no masks | `slowfast_maskrcnn.stream.FrameDetector` |
+| segment | `VideoSegmentationNetwork`: GSVNet; or any call that maps images to class scores |
+| classify, detect | a call, and the attributes `frames`, `frame_stride` and `num_classes` |
+
+`examples/own_network.py` brings a network for each of the four jobs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from twospeed.models.memory import Similarity
+
+
+class QueryKey(Protocol):
+    """What `encode_key` returns: a NamedTuple of tensors, batch first, one of them the key."""
+
+    @property
+    def key(self) -> Tensor:
+        """What is matched with the memory, (B, C, h, w)."""
+        ...
+
+
+class MaskMemoryNetwork(Protocol):
+    """A network that segments a frame from the masks of remembered frames.
+
+    Shape letters: B batch, K objects, C key channels, V value channels, H/W pixels (multiples of 16), h/w cells (H/16,
+    W/16). similarity: how keys are compared, see `memory.read_memory`. keys_per_object: False where all objects share a
+    frame's key (STCN), True where each has its own (STM). masks_as_given: False where given masks pass soft aggregation
+    before they are remembered (STCN), True where they are remembered as they are, with nothing in the border that pads
+    the frame (STM).
+    """
+
+    similarity: Similarity
+    keys_per_object: bool
+    masks_as_given: bool
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring RGB images (..., 3, H, W) in 0..1 to the range that the encoders expect; padding adds zeros later."""
+        ...
+
+    def encode_key(self, frames: Tensor) -> Any:
+        """Encode what frames look like. Shapes: normalised (B, 3, H, W) -> a `QueryKey`."""
+        ...
+
+    def encode_memory(self, frames: Tensor, features: Any, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode what is remembered of frames.
+
+        Shapes: normalised frames (B, 3, H, W), what `encode_key` returned for them, soft masks in 0..1 (B, K, H, W) ->
+        keys (B, C, h, w), or (B, K, C, h, w) with keys_per_object, and values (B, K, V, h, w).
+        """
+        ...
+
+    def decode(self, readout: Tensor, features: Any) -> Tensor:
+        """Turn what was recalled into logits, before the sigmoid. Shapes: (B, K, V, h, w) -> (B, K, H, W)."""
+        ...
+
+
+class VideoSegmentationNetwork(Protocol):
+    """A network that labels keyframes, and carries their class scores to the frames between them; see `GSVNet`."""
+
+    def keyframe(self, image: Tensor) -> Tensor:
+        """Label an image by itself. Shapes: RGB 0..255 (1, 3, H, W) -> scores (1, C, H // 8, W // 8)."""
+        ...
+
+    def small(self, image: Tensor) -> Tensor:
+        """Reduce an image to what propagation sees. Shapes: (1, 3, H, W) -> (1, 3, H // 8, W // 8)."""
+        ...
+
+    def step(self, scores: Tensor, previous: Tensor, current: Tensor) -> Any:
+        """Carry scores from one small image to the next: an object with `scores`, and `flow` (1, 2, h, w) in cells."""
+        ...
+
+
+MASK_MEMORY = ("similarity", "keys_per_object", "masks_as_given", "normalise", "encode_key", "encode_memory", "decode")
+VIDEO_SEGMENTATION = ("keyframe", "small", "step")
+FRAME_DETECTOR = ("window", "encode", "pathways", "detect")
+CLIP_NETWORK = ("frames", "frame_stride", "num_classes")
+
+
+def lacks(model: object, members: tuple[str, ...]) -> list[str]:
+    """Return which members of a protocol a network does not have."""
+    return [name for name in members if not hasattr(model, name)]

@@ -1,0 +1,97 @@
+"""What every pipeline takes, checked in one place before anything is changed: images, and networks or their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twospeed.errors import InputError
+from twospeed.models.protocol import lacks
+from twospeed.weights.catalog import Entry, Task, find
+from twospeed.weights.load import create_model
+
+Image = NDArray[np.uint8] | Tensor
+Model = nn.Module | str
+
+_ROUNDING = 1e-5  # by which float images may leave 0..1
+_JOBS = {
+    "classify": "names what happens in a clip",
+    "detect": "says what people in boxes do",
+    "track": "tracks objects",
+    "segment": "labels every pixel",
+}
+
+
+def as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
+    """Return a tensor that shares the array's memory where it can."""
+    if isinstance(array, Tensor):
+        return array
+    # torch shares memory with numpy and will not take read-only or negatively strided arrays
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def image_tensor(image: Image, device: torch.device) -> Tensor:
+    """Return an image as (3, H, W) on a device: uint8 in 0..255 where it came as uint8, else float32 in 0..1.
+
+    image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. Raises InputError for an image of
+    another kind, without pixels, or with values outside of 0..1, NaN among them.
+    """
+    x = as_tensor(image)
+    if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3 and x.numel():
+        return x.to(device).permute(2, 0, 1)
+    if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3 and x.numel():
+        x = x.to(device).float()
+        low, high = (float(value) for value in x.aminmax())
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also false for NaN
+            raise InputError(f"image has values from {low:g} to {high:g}; a float image is in 0..1, without NaN")
+        return x
+    raise InputError(
+        f"image is {x.dtype} of shape {tuple(x.shape)}; give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
+    )
+
+
+def network_for(
+    task: Task, model_or_name: Model, weights: Any, members: tuple[str, ...], **options: Any
+) -> tuple[nn.Module, Entry | None]:
+    """Return the network of a job, built where a name is given, and its line of the catalogue, if any.
+
+    members: what the pipeline calls. Raises InputError for a network of another job, and as `create_model` does.
+    """
+    entry = None
+    if isinstance(model_or_name, str):
+        entry = entry_for(task, model_or_name)
+        network = create_model(model_or_name, weights, **options)
+    else:
+        network = model_or_name
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{network!r:.60} is no network; give a torch.nn.Module or a name that list_models() returns")
+    if missing := lacks(network, members):
+        name = entry.name if entry else type(network).__name__
+        raise InputError(
+            f"{name} is no network that {_JOBS[task]}: it has no `{'`, `'.join(missing)}`; see twospeed.models.protocol"
+        )
+    return network, entry
+
+
+def entry_for(task: Task, name: str) -> Entry:
+    """Return a model's line of the catalogue. Raises InputError for a name of another task, or that is not there."""
+    entry = find(name)
+    if entry.task != task:
+        raise InputError(
+            f"{name} is a network of the task {entry.task!r}, not one that {_JOBS[task]}; "
+            f"list_models({task!r}) returns those that do",
+            option="model",
+        )
+    return entry
+
+
+def check_precision(precision: str) -> torch.dtype:
+    """Return the type of "fp32" or "bf16". Raises InputError for another one."""
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in types:
+        raise InputError(f"precision is {precision!r}; choose 'fp32' or 'bf16'", option="precision")
+    return types[precision]

@@ -1,0 +1,106 @@
+"""What all trackers share: frames in, masks out, whether masks are given or not, at once or some frames later."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twospeed.errors import InputError
+from twospeed.models.protocol import FRAME_DETECTOR, MASK_MEMORY, lacks
+from twospeed.pipelines.inputs import Image, Model, entry_for
+from twospeed.results import Frame, ObjectMasks
+
+Labels = NDArray[np.integer[Any]] | Tensor
+
+
+class VideoTracker(ABC):
+    """Frames of one video in, one after the other; masks of all objects out.
+
+    needs_masks: whether `step` must be given the masks of objects to know of them. device: where the network runs.
+    model: the network.
+    """
+
+    needs_masks: bool
+    device: torch.device
+    model: Any
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+
+    @abstractmethod
+    def step(self, image: Image, masks: Labels | None = None, *, time_s: float = 0.0) -> ObjectMasks | None:
+        """Take the next frame, and return the next frame's result that is ready.
+
+        Results come in the order of frames, each with its `frame_index`; None while the first is not ready yet.
+        """
+
+    def finish(self) -> list[ObjectMasks]:
+        """End the video: return the results of its last frames that are still missing. The next frame begins another.
+
+        Every tracker that answers at once has none.
+        """
+        self.reset()
+        return []
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget the video."""
+
+    def run(
+        self, frames: Iterable[Frame], masks: Labels | Mapping[int, Labels] | None = None
+    ) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track through a whole video of any length, from the beginning, and yield each frame with its result.
+
+        masks: labels of the first frame, or of several by their frames' index. Raises as `step`.
+        """
+        self.reset()
+        waiting: deque[Frame] = deque()
+        for number, frame in enumerate(frames):
+            by_index = masks if isinstance(masks, Mapping) else {frame.index: masks} if number == 0 else {}
+            waiting.append(frame)
+            result = self.step(frame.image, by_index.get(frame.index), time_s=frame.time_s)
+            if result is not None:
+                yield waiting.popleft(), result
+        for result in self.finish():
+            yield waiting.popleft(), result
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second thread: frames of two videos would mix."""
+        if not self._busy.acquire(blocking=False):
+            raise InputError(f"this {type(self).__name__} is used by another thread; give each thread its own")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def needs_masks(model_or_name: Model) -> bool:
+    """Say whether a network tracks objects whose masks are given, or finds objects without.
+
+    Raises InputError for a network that does neither, or a name that is not in the catalogue.
+    """
+    if isinstance(model_or_name, str):
+        return entry_for("track", model_or_name).needs_masks
+    if not (missing := lacks(model_or_name, MASK_MEMORY)):
+        return True
+    if not lacks(model_or_name, FRAME_DETECTOR):
+        return False
+    raise InputError(
+        f"{type(model_or_name).__name__} is no network that tracks objects: it has no `{'`, `'.join(missing)}`; "
+        "see twospeed.models.protocol"
+    )
+
+
+def name_of(model_or_name: Model) -> str:
+    """Return the name by which messages speak of a model."""
+    return model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
