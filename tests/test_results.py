@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def planes() -> np.ndarray:
-    found = np.stack([LABELS == i for i in (0, 4, 9)]).astype(np.float32)
+    found = np.stack([i == LABELS for i in (0, 4, 9)]).astype(np.float32)
     return found * 0.7 + 0.1
 
 
@@ -59,7 +59,7 @@ def test_a_result_prints_in_one_short_line_and_leaves_as_json(make, tmp_path):
     assert "array" not in repr(result)
     result.save(tmp_path / "result.json")
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result.to_dict()))
-    with pytest.raises(InputError, match="result.txt: a result of kind"):
+    with pytest.raises(InputError, match="a result of kind"):
         result.save(tmp_path / "result.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
@@ -103,8 +103,8 @@ def test_confidence_is_the_soft_overlap_of_probabilities_and_labels():
     result = masks()
     p = planes()
     for number, i in enumerate(result.object_ids):
-        inside = p[number + 1][LABELS == i].sum()
-        expected = inside / (p[number + 1].sum() + (LABELS == i).sum() - inside)
+        inside = p[number + 1][i == LABELS].sum()
+        expected = inside / (p[number + 1].sum() + (i == LABELS).sum() - inside)
         assert result.confidence[number] == pytest.approx(expected)
     assert ObjectMasks(np.zeros_like(LABELS), planes(), (4, 9)).confidence.tolist() == [0, 0]
     assert ObjectMasks(np.zeros_like(LABELS), np.ones((1, 20, 30), np.float32)).confidence.shape == (0,)

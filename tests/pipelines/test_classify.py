@@ -252,7 +252,9 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(options,
 def test_networks_for_other_tasks_are_refused():
     with pytest.raises(twospeed.InputError, match="network of the task 'track', not one that names"):
         Classifier("track_nano", weights=None)
-    with pytest.raises(twospeed.InputError, match="Linear is no network that names what happens in a clip: it has no `frames`"):
+    with pytest.raises(
+        twospeed.InputError, match="Linear is no network that names what happens in a clip: it has no `frames`"
+    ):
         Classifier(torch.nn.Linear(2, 2))
 
 

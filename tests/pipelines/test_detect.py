@@ -228,7 +228,10 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
         ({"model_or_name": [Watcher(), Watcher()], "weights": ["default"]}, "2 networks with 1 weights"),
         ({"model_or_name": [Watcher(), Wide()]}, "the same classes: Watcher has 4, Wide has 5"),
         ({"model_or_name": "slowfast_r50_8x8"}, "network of the task 'classify'"),
-        ({"model_or_name": torch.nn.Identity()}, "Identity is no network that says what people in boxes do: it has no `frames`"),
+        (
+            {"model_or_name": torch.nn.Identity()},
+            "Identity is no network that says what people in boxes do: it has no `frames`",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
