@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from twospeed import InputError, MaskError, WeightsUnavailable, create_model, track
+from twospeed import InputError, MaskError, VideoError, WeightsUnavailable, create_model, track
 from twospeed.cli.main import exit_code
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.pipelines.linking import ObjectLinker
@@ -218,7 +218,9 @@ def test_odd_and_grey_images(model, height, width, tmp_path):
 
 
 def test_no_frames_no_results(model):
-    assert list(track(iter([]), None, model)) == []
+    assert list(UnsupervisedTracker(model).run([])) == []
+    with pytest.raises(VideoError, match="0 frames came"):
+        track(iter([]), None, model)
 
 
 def test_what_is_refused(model, clip):
