@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def test_processes_share_each_step_of_a_single_one(world, forwards, per_forward, extra, epoch):
     step = world * forwards * per_forward
     length = step + extra
-    plan = {"epoch": epoch, "seed": 5, "clips_per_step": step, "clips_per_forward": per_forward}
+    plan = {"epoch": epoch, "seed": 5, "batch": step, "batch_per_forward": per_forward}
     alone = epoch_batches(length, process=Process(0, 1, CPU), **plan)
     ranks = [epoch_batches(length, process=Process(r, world, CPU), **plan) for r in range(world)]
     assert {len(r) for r in ranks} == {forwards * (length // step)}
@@ -28,7 +28,7 @@ def test_processes_share_each_step_of_a_single_one(world, forwards, per_forward,
 
 
 def test_resume_in_mid_epoch_gives_the_rest():
-    plan = {"epoch": 2, "seed": 0, "clips_per_step": 8, "clips_per_forward": 2, "process": Process(1, 2, CPU)}
+    plan = {"epoch": 2, "seed": 0, "batch": 8, "batch_per_forward": 2, "process": Process(1, 2, CPU)}
     whole = epoch_batches(50, **plan)
     assert epoch_batches(50, skip_steps=3, **plan) == whole[3 * 2 :]
     assert epoch_batches(50, **{**plan, "epoch": 3}) != whole
@@ -37,9 +37,9 @@ def test_resume_in_mid_epoch_gives_the_rest():
 def test_batches_that_cannot_be_shared_are_refused():
     plan = {"epoch": 0, "seed": 0, "process": Process(0, 3, CPU)}
     with pytest.raises(InputError, match="make it a multiple of 24"):
-        epoch_batches(100, clips_per_step=64, clips_per_forward=8, **plan)
+        epoch_batches(100, batch=64, batch_per_forward=8, **plan)
     with pytest.raises(InputError, match="10 samples do not fill one step of 24"):
-        epoch_batches(10, clips_per_step=24, clips_per_forward=8, **plan)
+        epoch_batches(10, batch=24, batch_per_forward=8, **plan)
 
 
 @given(st.integers(0, 50), st.integers(1, 5))

@@ -265,8 +265,8 @@ def batches(
                 len(data),
                 epoch=epoch,
                 seed=config.seed,
-                clips_per_step=config.batch,
-                clips_per_forward=per_forward,
+                batch=config.batch,
+                batch_per_forward=per_forward,
                 process=process,
                 skip_steps=step - epoch * steps_per_epoch if epoch == first else 0,
             )

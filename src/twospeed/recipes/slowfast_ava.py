@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from twospeed.data.benchmarks.ava import (
     CLASSES,
@@ -47,38 +46,39 @@ from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyfr
 from twospeed.data.clips.actions import ClipShape
 from twospeed.data.clips.keyframes import TrainKeyframes
 from twospeed.data.samples import KeyframeBatch, collate_keyframes
-from twospeed.errors import DatasetError, InputError, OutputError
+from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.ava import evaluate_ava
 from twospeed.evaluation.ava_runs import score_keyframes
 from twospeed.evaluation.keyframe_ap import keyframe_ap
 from twospeed.evaluation.report import Report
+from twospeed.files import atomic_file
 from twospeed.models.slowfast import detection
 from twospeed.models.slowfast.network import SlowFast
-from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.box_actions import BoxActions
-from twospeed.recipes.slowfast_kinetics import MAY_CHANGE, check_loss, export, start_from, write_unreadable
-from twospeed.training.batch_norm import group_batch_norm, precise_bn
-from twospeed.training.distributed import (
-    Process,
-    epoch_batches,
-    gather,
-    gradients_stay_here,
-    note,
-    parallel,
-    processes,
-    shard,
-    total,
+from twospeed.recipes._slowfast import (
+    PRECISE_BN_EPOCH,
+    SlowFastSettings,
+    accumulate,
+    check_readable,
+    epoch_loader,
+    export,
+    learner,
+    save,
+    start_from,
+    update,
 )
-from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
-from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
-from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.results import OnProgress
+from twospeed.training.batch_norm import precise_bn
+from twospeed.training.distributed import Process, gather, processes, shard, total
+from twospeed.training.optim import set_learning_rate
+from twospeed.training.run import Run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowFastAvaConfig:
+class SlowFastAvaConfig(SlowFastSettings):
     """Everything that decides a training; the defaults are the report's slowfast_r101_8x8_nl_ava."""
 
     # Data
@@ -93,54 +93,34 @@ class SlowFastAvaConfig:
     val_people: Literal["detected", "annotated"] = "detected"
     val_boxes: Path | None = None  # detected boxes; None: those in annotations
     person_score: float = PERSON_SCORE  # of proposals and validation boxes, at least
-    workers: int = 8  # decoding processes for each training process
 
     # Network
     model: str = "slowfast_r101_8x8_nl_ava"  # a name of the catalogue's detect row
-    model_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"context": true}, as JSON
-    dropout: float = 0.5
     weights: Path | None = Path("kinetics600.safetensors")  # start from these, without their head; None: from scratch
 
     # Clips
-    short_side: tuple[int, int] = (256, 340)  # scale jitter in pixels; (256, 360) for spans above 64 frames
     inverse_uniform: bool = False  # PySlowFast draws 1 / size uniformly
-    crop: int | None = 224  # None: the whole image, of one size
-    flip_probability: float = 0.5  # 0 where left and right are different classes
+    crop: int | None = 224  # pixels; None: the whole image, of one size
     box_jitter: float = 0.0  # each edge of a box, in parts of its width or height
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
-    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
 
     # Optimisation; positions are iterations (steps)
     iterations: int = 12_000
-    clips_per_step: int = 1024  # over all processes and accumulated forwards
-    clips_per_forward: int = 8  # of one process; smaller than its share of a step: gradients accumulate
-    bn_clips: int = 8  # batch-norm statistics within so many clips
+    batch: int = 1024
     freeze_bn: bool = False  # keep the statistics of the weights that training starts from
-    lr: float = 0.8  # for lr_clips clips per step; scaled linearly to clips_per_step
-    lr_clips: int = 1024
+    lr: float = 0.8
+    lr_batch: int = 1024
     lr_boundaries: tuple[int, ...] = (8_000, 10_700)  # a tenth from there on
-    warm_up_iterations: int = 1_000
-    warm_up_lr: float = 0.0  # for lr_clips clips per step
-    momentum: float = 0.9
-    nesterov: bool = False
+    warm_up_steps: int = 1_000
     weight_decay: float = 1e-7
-    bn_weight_decay: float = 1e-7
-    clip_gradient: float | None = None  # largest L2 norm; None: no clipping
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    norm_weight_decay: float = 1e-7
 
     # Evaluation
     validate_every: int = 1_000  # iterations; the last one is always validated, on every keyframe
     val_every_s: int = 4  # before that on keyframes whose second is a multiple of this
-    precise_bn_batches: int = 0  # forwards of each process before each validation; 0: keep the moving averages
     test_short_side: int = 256
 
     # Run
     out: Path = Path("runs/slowfast_ava")
-    seed: int = 0
-    device: str | None = None  # None: a GPU where there is one
-    checkpoint_every: int = 500  # iterations; one is written at the end, too
-    log_every: int = 10  # iterations
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
 
 def report_8x8() -> SlowFastAvaConfig:
@@ -158,18 +138,20 @@ def report_fast() -> SlowFastAvaConfig:
 
 
 def report_16x8() -> SlowFastAvaConfig:
-    """The report's SlowFast 16x8 R101 with non-local blocks, whose clips span 128 frames."""
-    return dataclasses.replace(report_8x8(), model="slowfast_r101_16x8_nl_ava", short_side=(256, 360))
+    """The report's SlowFast 16x8 R101 with non-local blocks and context branch, whose clips span 128 frames."""
+    return dataclasses.replace(
+        report_8x8(), model="slowfast_r101_16x8_nl_ava", model_options={"context": True}, short_side=(256, 360)
+    )
 
 
 def report_member() -> SlowFastAvaConfig:
-    """A member of the report's ensemble: context branch, proposals from IoU 0.75 on, 16k iterations.
+    """A member of the report's ensemble: proposals from IoU 0.75 on, 16k iterations.
 
-    The report varies these three between members without saying which member has which.
+    The report varies these and the context branch between members without stating which member has which; without the
+    branch: model_options={}.
     """
     return dataclasses.replace(
         report_16x8(),
-        model_options={"context": True},
         proposal_iou=0.75,
         iterations=16_000,
         lr_boundaries=(10_700, 14_200),
@@ -200,14 +182,14 @@ def pyslowfast_r50() -> SlowFastAvaConfig:
         short_side=(256, 320),
         inverse_uniform=True,
         iterations=20 * epoch,
-        clips_per_step=64,
+        batch=64,
         lr=0.1,
-        lr_clips=64,
+        lr_batch=64,
         lr_boundaries=(10 * epoch, 15 * epoch),
-        warm_up_iterations=5 * epoch,
+        warm_up_steps=5 * epoch,
         warm_up_lr=0.000125,
         nesterov=True,
-        bn_weight_decay=0.0,
+        norm_weight_decay=0.0,
         validate_every=epoch,
         test_short_side=224,
     )
@@ -221,8 +203,6 @@ PRESETS = {
     "report_trainval": report_trainval,
     "pyslowfast_r50": pyslowfast_r50,
 }
-
-PRECISE_BN_EPOCH = 1_000_000  # draws for precise BN come from an epoch that is never trained
 
 
 @dataclass(frozen=True)
@@ -248,13 +228,13 @@ def build(config: SlowFastAvaConfig) -> SlowFast:
 
 def learning_rate(config: SlowFastAvaConfig, iteration: int) -> float:
     """Return the learning rate of an iteration, counted from 0."""
-    base = scaled_lr(config.lr, batch=config.clips_per_step, reference_batch=config.lr_clips)
-    start = scaled_lr(config.warm_up_lr, batch=config.clips_per_step, reference_batch=config.lr_clips)
+    base = scaled_lr(config.lr, batch=config.batch, reference_batch=config.lr_batch)
+    start = scaled_lr(config.warm_up_lr, batch=config.batch, reference_batch=config.lr_batch)
 
     def plain(at: float) -> float:
         return steps(at, base=base, boundaries=config.lr_boundaries)
 
-    return with_warm_up(iteration, plain, warm_up=config.warm_up_iterations, start=start)
+    return with_warm_up(iteration, plain, warm_up=config.warm_up_steps, start=start)
 
 
 def read_training(config: SlowFastAvaConfig) -> list[Keyframe]:
@@ -286,7 +266,7 @@ def _detected(config: SlowFastAvaConfig, split: str, given: Path | None) -> Path
     try:
         return find_predicted_boxes(config.data, split)
     except DatasetError as error:
-        advice = "--proposal-iou none and --val-people annotated do without"
+        advice = "proposal_iou=None and val_people='annotated' do without"
         raise DatasetError(f"{str(error).partition('; give')[0]}; {advice}") from error
 
 
@@ -305,13 +285,21 @@ def read_validation(config: SlowFastAvaConfig) -> Validation | None:
     return Validation(keyframes, truth, files, labels)
 
 
-def train(config: SlowFastAvaConfig, *, resume: bool = False, network: SlowFast | None = None) -> Path:
+def train(
+    config: SlowFastAvaConfig,
+    *,
+    resume: bool = False,
+    network: SlowFast | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
     """Train, validate, and return the run folder. Every process of a torchrun calls this.
 
     resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
     """
-    with processes(config.device) as process:
-        last = last_checkpoint(config.out) if resume else None
+    with (
+        processes(config.device) as process,
+        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
+    ):
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         keyframes, validation = read_training(config), read_validation(config)
         opened = AvaFrames(
@@ -323,22 +311,11 @@ def train(config: SlowFastAvaConfig, *, resume: bool = False, network: SlowFast 
 
         name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
-        if config.weights is not None and not resume:
-            note(process, start_from(network, config.weights))
-        network = network.to(process.device)
+        if config.weights is not None and not run.resumes:
+            run.note(start_from(network, config.weights))
         if validation is not None:
-            scorer(config, network, validation, process)  # what does not fit shall be said now, not hours later
-        if config.clips_per_forward > config.bn_clips:
-            group_batch_norm(network, config.bn_clips)
-        model = parallel(network, process)
-        optimizer = torch.optim.SGD(
-            parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=config.bn_weight_decay),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-        )
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-        scaler = torch.amp.GradScaler(process.device.type, enabled=config.precision == "fp16")
+            scorer(config, network.to(process.device), validation, process)  # refuses now what does not fit
+        learning = learner(config, network, process)
         shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
         clips = TrainKeyframes(
             keyframes,
@@ -353,113 +330,61 @@ def train(config: SlowFastAvaConfig, *, resume: bool = False, network: SlowFast 
             count_broken=True,
             seed=config.seed,
         )
-        forwards = config.clips_per_step // (config.clips_per_forward * process.world)
+        run.total_steps = config.iterations
 
         seed_everything(config.seed, process.rank)  # dropout differs between ranks
-        step = 0
-        unreadable: dict[str, str] = {}
-        if last is not None:
-            state = load_checkpoint(last, process)
-            check_same(config, state["config"], may_change=MAY_CHANGE)
-            network.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
-            step, unreadable = state["step"], state["unreadable"]
+        saved = run.restore(**learning.state)
+        step: int = saved.get("step", 0)
+        unreadable: dict[str, str] = saved.get("unreadable", {})
 
-        def checkpoint() -> None:
-            unreadable.update({path: why for rank in gather(unreadable) for path, why in rank.items()})
-            content = {
-                "config": resolved(config),
-                "model": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "unreadable": dict(sorted(unreadable.items())),
-            }
-            save_checkpoint(config.out, step, content, process)
+        def losses(batch: KeyframeBatch) -> tuple[Tensor, Tensor]:
+            """Sum the losses of a batch's boxes; count loss, boxes, clips, clips without boxes."""
+            unreadable.update({str(broken.path): broken.reason for broken in batch.broken})
+            logits, targets = forward_boxes(learning.model, network, batch, shape, config, process)
+            found = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+            loss = found.mean(dim=1)[: len(batch.targets) if batch.targets is not None else 0].sum()
+            boxes = sum(len(box) for box in batch.boxes_xyxy)
+            numbers = [float(loss.detach()), boxes, len(batch), batch.empty]
+            return loss + 0.0 * logits.sum(), torch.tensor(numbers, dtype=torch.float64, device=process.device)
 
-        with RunFolder(config.out, config, resume_step=step if resume else None, active=process.is_main) as run:
-            batches = load(config, clips, process, step)
-            training_mode(network, config)
-            while step < config.iterations:
-                lr = learning_rate(config, step)
-                set_learning_rate(optimizer, lr)
-                optimizer.zero_grad(set_to_none=True)
-                tally = torch.zeros(4, dtype=torch.float64, device=process.device)  # loss, boxes, clips, empty
-                for forward in range(forwards):
-                    batch = next(batches)
-                    unreadable.update({str(b.path): b.reason for b in batch.broken})
-                    with gradients_stay_here(model, unless=forward == forwards - 1):
-                        with autocast(process.device, kind):
-                            logits, targets = forward_boxes(model, network, batch, shape, config, process)
-                            losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-                        # A step is the mean over its boxes, whoever computes them; how many there are is only known
-                        # at its end. DDP divides by the number of processes, hence the factor.
-                        share = losses.mean(dim=1)[: len(batch.targets) if batch.targets is not None else 0].sum()
-                        objective: Tensor = scaler.scale(
-                            (share + 0.0 * logits.sum()) * (process.world / config.clips_per_step)
-                        )
-                        torch.autograd.backward(objective)
-                    boxes = sum(len(box) for box in batch.boxes_xyxy)
-                    tally += torch.tensor([float(share.detach()), boxes, len(batch), batch.empty]).to(tally)
-                scaler.unscale_(optimizer)
-                loss, boxes_seen, clips_seen, empty = total(tally).tolist()
-                for parameter in network.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(config.clips_per_step / max(boxes_seen, 1))
-                norm = gradient_norm(network, clip=config.clip_gradient)
-                scaler.step(optimizer)
-                scaler.update()
-                step += 1
-
-                if step % config.log_every == 0 or step == 1:
-                    check_loss(step, loss, clips_seen + empty, lr, unreadable)
-                    if boxes_seen:
-                        run.log(
-                            "train", step, lr=lr, loss=loss / boxes_seen, boxes=int(boxes_seen), clips=int(clips_seen),
-                            clips_without_boxes=int(empty), gradient_norm=float(norm),
-                        )  # fmt: skip
-                is_last = step == config.iterations
-                if validation is not None and (is_last or step % config.validate_every == 0):
-                    estimate_bn(config, network, clips, process, step)
-                    mean = validate(config, network, name, validation, opened, process, run, step)
-                    note(process, f"iteration {step}: {100 * mean:.2f} mAP")
-                    training_mode(network, config)
-                if is_last or step % config.checkpoint_every == 0 or step == config.stop_after_steps:
-                    checkpoint()
-                    if process.is_main and unreadable:
-                        write_unreadable(config.out / "unreadable.csv", unreadable)
-                        note(process, f"iteration {step}: keyframes of {len(unreadable)} videos could not be read")
-                if step == config.stop_after_steps:
-                    return config.out
-            if process.is_main:
-                target = config.out / "weights.safetensors"
-                export(network, target, recipe="slowfast_ava", name=name, options=config.model_options)
+        batches = load(config, clips, process, step)
+        training_mode(network, config)
+        while step < config.iterations:
+            lr = learning_rate(config, step)
+            set_learning_rate(learning.optimizer, lr)
+            tally = accumulate(config, learning, batches, losses, process)
+            loss, boxes, seen, empty = total(tally).tolist()
+            # A step is the mean over its boxes, whoever computes them; how many there are is only known at its end
+            norm = update(config, learning, factor=config.batch / max(boxes, 1))
+            step += 1
+            if step % config.log_every == 0 or step == 1:
+                check_readable(step, seen + empty, unreadable)
+                run.check_finite(step, lr=lr, loss=loss)
+                if boxes:
+                    run.log(
+                        "train", step, lr=lr, loss=loss / boxes, boxes=int(boxes), clips=int(seen),
+                        clips_without_boxes=int(empty), gradient_norm=norm,
+                    )  # fmt: skip
+            is_last = step == config.iterations
+            if validation is not None and (is_last or step % config.validate_every == 0):
+                run.check_weights(network)
+                estimate_bn(config, network, clips, process, step)
+                mean = validate(config, network, name, validation, opened, run, step)
+                run.note(f"iteration {step}: {100 * mean:.2f} mAP")
+                training_mode(network, config)
+            if run.due(step) or is_last:
+                save(run, step, learning, unreadable)
+            if run.ended(step):
+                return config.out
+        export(run, config, network, recipe="slowfast_ava", name=name)
         return config.out
 
 
 def load(config: SlowFastAvaConfig, clips: TrainKeyframes, process: Process, step: int) -> Iterator[KeyframeBatch]:
     """Iterate over this process's batches from an iteration on, epoch after epoch, without end."""
-    steps_per_epoch = max(len(clips) // config.clips_per_step, 1)
-    epoch, skip = divmod(step, steps_per_epoch)
+    epoch, skip = divmod(step, max(len(clips) // config.batch, 1))
     while True:
-        keys = epoch_batches(
-            len(clips),
-            epoch=epoch,
-            seed=config.seed,
-            clips_per_step=config.clips_per_step,
-            clips_per_forward=config.clips_per_forward,
-            process=process,
-            skip_steps=skip,
-        )
-        loader: DataLoader[Any] = DataLoader(
-            clips,
-            batch_sampler=keys,  # of (epoch, index), which the set takes
-            num_workers=config.workers,
-            collate_fn=collate_keyframes,
-            generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-            pin_memory=process.device.type == "cuda",
-        )
-        yield from loader
+        yield from epoch_loader(config, clips, collate_keyframes, process, epoch, skip)
         epoch, skip = epoch + 1, 0
 
 
@@ -502,7 +427,7 @@ def estimate_bn(
     if not config.precise_bn_batches:
         return
 
-    steps_per_epoch = max(len(clips) // config.clips_per_step, 1)
+    steps_per_epoch = max(len(clips) // config.batch, 1)
     batches = load(config, clips, process, (PRECISE_BN_EPOCH + step) * steps_per_epoch)
     some: Any = islice((batch for batch in batches if len(batch)), config.precise_bn_batches)
     precise_bn(
@@ -529,12 +454,11 @@ def validate(
     name: str,
     validation: Validation,
     opened: AvaFrames,
-    process: Process,
-    run: RunFolder,
+    run: Run,
     step: int,
 ) -> float:
     """Score the network on some of the keyframes, after the last iteration on all; returns the mAP."""
-    is_last = step == config.iterations
+    process, is_last = run.process, step == config.iterations
 
     def counts(keyframe: Keyframe) -> bool:
         return is_last or round(keyframe.second) % config.val_every_s == 0
@@ -559,13 +483,8 @@ def write_and_score(
 ) -> Report:
     """Write detections.csv as the server takes it, and score that file as `twospeed evaluate ava` does."""
     path = config.out / "detections.csv"
-    new = path.with_name(".detections.new")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            for keyframe, found in zip(validation.keyframes, scores, strict=True):
-                write_detections(file, keyframe.video, keyframe.second, keyframe.boxes_xyxy, found)
-        new.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error})") from error
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for keyframe, found in zip(validation.keyframes, scores, strict=True):
+            write_detections(file, keyframe.video, keyframe.second, keyframe.boxes_xyxy, found)
     report = evaluate_ava(path, validation.files["ground_truth"], labels=validation.files.get("labels"))
     return dataclasses.replace(report, model=name)

@@ -277,7 +277,7 @@ def train_epoch(
     """Go through the training set once."""
     share = config.batch // process.world
     keys = epoch_batches(
-        len(crops), epoch=epoch, seed=config.seed, clips_per_step=config.batch, clips_per_forward=share, process=process
+        len(crops), epoch=epoch, seed=config.seed, batch=config.batch, batch_per_forward=share, process=process
     )
     loader: DataLoader[Any] = DataLoader(
         crops, batch_sampler=keys, num_workers=config.workers, generator=torch.Generator(),

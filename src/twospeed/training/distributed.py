@@ -87,32 +87,32 @@ def epoch_batches(
     *,
     epoch: int,
     seed: int,
-    clips_per_step: int,
-    clips_per_forward: int,
+    batch: int,
+    batch_per_forward: int,
     process: Process,
     skip_steps: int = 0,
     shuffle: bool = True,
 ) -> list[list[Key]]:
     """Return this rank's batches of one epoch as (epoch, index) keys: the batch_sampler of a DataLoader.
 
-    Every optimizer step takes clips_per_step clips, cut into forwards of clips_per_forward; batch j of the
-    whole run goes to rank j modulo world, so a step is clips_per_step / (clips_per_forward * world) forwards
+    Every optimizer step takes batch clips, cut into forwards of batch_per_forward; batch j of the
+    whole run goes to rank j modulo world, so a step is batch / (batch_per_forward * world) forwards
     here. Samples that do not fill the last step are left out of this epoch (they differ from epoch to epoch).
     skip_steps: steps of this epoch that were already taken (resume in mid-epoch).
     """
-    forwards = clips_per_step // (clips_per_forward * process.world)
-    if forwards * clips_per_forward * process.world != clips_per_step:
+    forwards = batch // (batch_per_forward * process.world)
+    if forwards * batch_per_forward * process.world != batch:
         raise InputError(
-            f"clips_per_step={clips_per_step} cannot be shared by {process.world} processes in forwards of "
-            f"{clips_per_forward} clips; make it a multiple of {clips_per_forward * process.world}"
+            f"batch={batch} cannot be shared by {process.world} processes in forwards of "
+            f"{batch_per_forward} clips; make it a multiple of {batch_per_forward * process.world}"
         )
-    if length < clips_per_step:
-        raise InputError(f"{length} samples do not fill one step of {clips_per_step}; lower clips_per_step")
+    if length < batch:
+        raise InputError(f"{length} samples do not fill one step of {batch}; lower batch")
     order = np.random.default_rng([seed, epoch]).permutation(length) if shuffle else np.arange(length)
     batches = []
-    for step in range(skip_steps, length // clips_per_step):
-        chosen = order[step * clips_per_step : (step + 1) * clips_per_step].reshape(-1, clips_per_forward)
-        batches += [[(epoch, int(i)) for i in batch] for batch in chosen[process.rank :: process.world]]
+    for step in range(skip_steps, length // batch):
+        chosen = order[step * batch : (step + 1) * batch].reshape(-1, batch_per_forward)
+        batches += [[(epoch, int(i)) for i in part] for part in chosen[process.rank :: process.world]]
     return batches
 
 

@@ -1,0 +1,210 @@
+"""What the SlowFast recipes share: the settings and the pieces of their loops, which the recipes hold themselves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from twospeed.errors import CheckpointError, DatasetError
+from twospeed.files import write_text
+from twospeed.models.slowfast.network import SlowFast
+from twospeed.models.slowfast.transfer import initialise_from
+from twospeed.ops.bf16 import autocast
+from twospeed.training.batch_norm import group_batch_norm
+from twospeed.training.distributed import Process, epoch_batches, gather, gradients_stay_here, parallel
+from twospeed.training.optim import gradient_norm, parameter_groups
+from twospeed.training.run import Run
+from twospeed.weights.imports import read_state
+from twospeed.weights.load import save_model
+
+Batch = TypeVar("Batch")
+
+PRECISE_BN_EPOCH = 1_000_000  # draws for precise batch norm come from an epoch that is never trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowFastSettings:
+    """Settings of every SlowFast training; recipes add their own and set the defaults."""
+
+    # Network
+    model: str = ""
+    model_options: Mapping[str, Any] = field(default_factory=dict)  # its constructor options, as JSON
+    dropout: float = 0.5
+    weights: Path | None = None  # start from these; heads of another size are left out
+    # Clips
+    short_side: tuple[int, int] = (256, 340)  # scale jitter in pixels; (256, 360) for spans above 64 frames
+    flip_probability: float = 0.5  # 0 where left and right are different classes
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    workers: int = 8  # decoding processes for each training process
+    # Optimisation
+    batch: int = 64  # clips a step, over all processes and accumulated forwards
+    batch_per_forward: int = 8  # of one process; smaller than its share of a step: gradients accumulate
+    bn_clips: int = 8  # batch-norm statistics within so many clips
+    lr: float = 0.1  # for lr_batch clips a step; scaled linearly to batch
+    lr_batch: int = 64
+    warm_up_lr: float = 0.0  # for lr_batch clips a step
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    norm_weight_decay: float = 0.0
+    clip_gradient: float | None = None  # largest L2 norm; None: no clipping
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precise_bn_batches: int = 0  # forwards of each process before each validation; 0: keep the moving averages
+    # Run
+    out: Path = Path("runs/slowfast")
+    seed: int = 0
+    device: str | None = None  # None: a GPU where there is one
+    checkpoint_minutes: float = 10.0  # one is written at the end of an epoch or of the run, too
+    log_every: int = 10  # steps
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
+
+
+class Learner(NamedTuple):
+    """A network in training. model: the network as processes share it. state: what a checkpoint keeps."""
+
+    network: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Parts by the names that checkpoints use."""
+        return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+
+
+def learner(config: SlowFastSettings, network: nn.Module, process: Process) -> Learner:
+    """Put a network on its device and give it an optimizer, as the settings say."""
+    network = network.to(process.device)
+    if config.batch_per_forward > config.bn_clips:
+        group_batch_norm(network, config.bn_clips)
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=config.norm_weight_decay),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+    )
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    scaler = torch.amp.GradScaler(process.device.type, enabled=dtype == torch.float16)
+    return Learner(network, parallel(network, process), optimizer, scaler, dtype)
+
+
+def start_from(network: SlowFast, path: Path) -> str:
+    """Fill the network with other weights and report what became of them.
+
+    Weights of the same pathways must fit in everything but the head (Kinetics-600 for Kinetics-700): a name or shape
+    that differs is an error, not a half-random network. Weights of images or of one pathway fill what they can.
+    """
+    state, _ = read_state(path)
+    done = initialise_from(network, state)
+    both = any("pathway1" in name for name in done.copied)
+    wrong = [f"{name} ({why})" for name, why in done.kept.items() if not name.startswith("head.")]
+    wrong += [f"{name} (unknown to the network)" for name in done.unused]
+    if both and wrong:
+        raise CheckpointError(f"{path}: does not fit the network: {', '.join(wrong)}; is it of another model?")
+    return f"{path}: {done}"
+
+
+def epoch_loader(
+    config: SlowFastSettings,
+    clips: Any,
+    collate: Callable[[list[Any]], Batch],
+    process: Process,
+    epoch: int,
+    skip_steps: int = 0,
+) -> Iterator[Batch]:
+    """Iterate over this process's batches of one epoch. clips: a set whose sample is a function of (epoch, index)."""
+    keys = epoch_batches(
+        len(clips),
+        epoch=epoch,
+        seed=config.seed,
+        batch=config.batch,
+        batch_per_forward=config.batch_per_forward,
+        process=process,
+        skip_steps=skip_steps,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        clips,
+        batch_sampler=keys,
+        num_workers=config.workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
+        pin_memory=process.device.type == "cuda",
+    )
+    return iter(loader)
+
+
+def accumulate(
+    config: SlowFastSettings,
+    learning: Learner,
+    batches: Iterator[Batch],
+    losses: Callable[[Batch], tuple[Tensor, Tensor]],
+    process: Process,
+) -> Tensor:
+    """Compute one step's gradients over this process's share of the batch; returns the sums of `losses`' numbers.
+
+    losses: batch -> the sum of its losses, and numbers to add up (float64). Gradients are those of that sum over all
+    processes divided by `config.batch`.
+    """
+    forwards = config.batch // (config.batch_per_forward * process.world)
+    learning.optimizer.zero_grad(set_to_none=True)
+    sums: Tensor | None = None
+    for number in range(forwards):
+        with gradients_stay_here(learning.model, unless=number == forwards - 1):
+            with autocast(process.device, learning.dtype):
+                share, numbers = losses(next(batches))
+            # DDP divides by the number of processes, hence the factor
+            objective: Tensor = learning.scaler.scale(share * (process.world / config.batch))
+            torch.autograd.backward(objective)
+        sums = numbers if sums is None else sums + numbers
+    assert sums is not None
+    return sums
+
+
+def update(config: SlowFastSettings, learning: Learner, *, factor: float = 1.0) -> float:
+    """Take the optimizer's step on gradients times `factor`; returns their norm before clipping."""
+    learning.scaler.unscale_(learning.optimizer)
+    if factor != 1.0:
+        for parameter in learning.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+    norm = gradient_norm(learning.network, clip=config.clip_gradient)
+    learning.scaler.step(learning.optimizer)
+    learning.scaler.update()
+    return float(norm)
+
+
+def check_readable(step: int, clips: float, unreadable: Mapping[str, str]) -> None:
+    """Raise DatasetError when the first step could read nothing."""
+    if step == 1 and not clips:
+        raise DatasetError(f"step 1: not one video could be read; the last: {list(unreadable.values())[-1]}")
+
+
+def save(run: Run, step: int, learning: Learner, unreadable: dict[str, str]) -> None:
+    """Write a checkpoint, and unreadable.csv: the videos that no process could read so far, with the reason."""
+    unreadable.update({path: why for rank in gather(unreadable) for path, why in rank.items()})
+    run.save(step, **learning.state, unreadable=dict(sorted(unreadable.items())))
+    if run.process.is_main and unreadable:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("video", "reason"), *sorted(unreadable.items())])
+        write_text(run.path / "unreadable.csv", text.getvalue())
+        run.note(f"step {step}: {len(unreadable)} videos could not be read so far")
+
+
+def export(run: Run, config: SlowFastSettings, network: nn.Module, *, recipe: str, name: str) -> None:
+    """Write weights.safetensors, which `create_model(name, weights=..., **options)` takes."""
+    run.check_weights(network)
+    if run.process.is_main:
+        source = {"recipe": recipe, "options": json.dumps(dict(config.model_options))}
+        save_model(network, run.path / "weights.safetensors", model_name=name, source=source)
