@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video.opening import Target, describe, opened, reason, stated_rate
 from twospeed.video.pixels import RgbConverter
-from twospeed.video.truncation import ends_early, missing_bytes
+from twospeed.video.truncation import ends_early, lists_keyframe, missing_bytes, second_video
 
 Damaged = Literal["error", "stop", "skip"]
 
@@ -75,13 +77,15 @@ class _Walk:
     def __init__(self, container: Any) -> None:
         # The n-th image shown takes the n-th stamp, as stamps of decoding grow evenly.
         self._stamps: deque[int | None] | None = deque() if has_decoding_stamps(container) else None
-        self.fed = self.shown = 0
+        self.fed = self.shown = self.end = 0
         self.fed_at_join = -1  # packets before the last place where the stamps begin anew, -1 without
         self.newest: int | None = None  # latest stamps since then
         self.newest_dts: int | None = None
         self.first_keyframe: Any = None
         self.last: Any = None
         self.interlaced = False
+        self.forgiven: set[int | None] = set()  # stamps of packets that only look damaged
+        self.leading: Any = None  # the first packet, where that is no keyframe
 
     def feed(self, packet: Any) -> None:
         if not packet.size:
@@ -91,6 +95,7 @@ class _Walk:
         if self.fed == 0 and packet.is_keyframe and not packet.is_discard:
             self.first_keyframe = packet.pts
         self.newest_dts = packet.dts
+        self.end = (packet.pos or 0) + packet.size
         if self._stamps is not None:
             self._stamps.append(packet.dts)
         if not packet.is_discard:
@@ -111,9 +116,9 @@ class _Walk:
             return False
         return bool(frame.pts > self.first_keyframe)
 
-    def lost(self, step_s: float) -> str:
+    def lost(self, step_s: float, *, from_start: bool) -> str:
         """Say what the decoder was given and did not show, at the end."""
-        if self.fed_at_join > 0 and self.shown < self.fed and not self.interlaced:
+        if from_start and self.fed_at_join > 0 and self.shown < self.fed and not self.interlaced:
             return (
                 f"{self.fed - self.shown} of {self.fed} images do not decode, recordings of two kinds are joined there"
             )
@@ -138,14 +143,21 @@ def images(
     walk = _Walk(container)
     step_s = float(1 / (stated_rate(stream) or ASSUMED_RATE))
     skipped = False  # incomplete images before the first whole one
-    packets = _from_keyframe(container.demux(stream))
+    packets = _Packets(_from_keyframe(container.demux(stream), walk))
     while True:
         packet = None
         try:
-            packet = next(packets, None)
+            packet = packets.take()
             if packet is None:
                 break
-            incomplete = packet.is_corrupt and damaged != "skip"
+            if packet.is_corrupt and packets.joined_soon(packet):
+                # Where recordings are joined, the counters of the transport do not match: no sign of damage.
+                walk.forgiven.add(packet.pts)
+            incomplete = packet.is_corrupt and damaged != "skip" and packet.pts not in walk.forgiven
+            if walk.leading is not None and first == 0 and damaged != "skip":
+                if lists_keyframe(container, stream, walk.leading):
+                    raise _damage(name, first, "its first keyframe is damaged")
+                walk.leading = None
             walk.feed(packet)
             frames = stream.decode(None) if incomplete and walk.shown else packet.decode()
         except av.error.EOFError:
@@ -158,7 +170,7 @@ def images(
                 raise _damage(name, first + walk.shown, reason(error)) from None
             continue  # to the next packet; where it is the walk that broke off, it says that there is none
         for frame in frames:
-            if frame.is_corrupt and damaged != "skip":
+            if frame.is_corrupt and damaged != "skip" and frame.pts not in walk.forgiven:
                 if not walk.shown:
                     skipped = True
                     continue
@@ -178,14 +190,33 @@ def images(
         hint = "; an mp4 with its index at the end cannot be read from a pipe: give the file" if piped else ""
         raise VideoError(f"{name}: not one image could be decoded from its {stream.codec_context.name} stream{hint}")
     if damaged == "error":
-        lost = cut_off(path, container, stream) or walk.lost(step_s)
+        lost = cut_off(path, container, stream, walk.end) or walk.lost(step_s, from_start=first == 0)
         if not lost and ends_early(path, container, stream, walk.newest, walk.newest_dts):
             lost = "the file's index lists later images that it does not hold"
         if lost:
             raise _damage(name, first + walk.shown, lost)
 
 
-def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
+class _Packets:
+    """Packets with a look ahead."""
+
+    def __init__(self, packets: Iterator[Any]) -> None:
+        self._packets = packets
+        self._upcoming: deque[Any] = deque()
+
+    def take(self) -> Any:
+        return self._upcoming.popleft() if self._upcoming else next(self._packets, None)
+
+    def joined_soon(self, packet: Any) -> bool:
+        """Whether the stamps of decoding begin anew within the next two packets."""
+        with suppress(av.error.FFmpegError, OSError):
+            while len(self._upcoming) < 2 and (upcoming := next(self._packets, None)) is not None:
+                self._upcoming.append(upcoming)
+        stamps = [p.dts for p in (packet, *self._upcoming) if p.dts is not None]
+        return any(after < before for before, after in pairwise(stamps))
+
+
+def _from_keyframe(packets: Iterator[Any], walk: _Walk) -> Iterator[Any]:
     """Pass over packets that come before the first keyframe: decoders make grey smears of them, without a word.
 
     Where no keyframe comes for long, all of them are let through, as some containers do not mark any.
@@ -196,6 +227,7 @@ def _from_keyframe(packets: Iterator[Any]) -> Iterator[Any]:
             yield packet
             break
         lead.append(packet)
+        walk.leading = lead[0]
         if len(lead) == MOST_LEADING_PACKETS or not packet.size:  # the last packet is empty: it empties the decoder
             yield from lead
             break
@@ -210,10 +242,18 @@ def _damage(name: str, index: int, reason: str) -> VideoError:
     )
 
 
-def cut_off(path: Path | None, container: Any, stream: Any) -> str:
-    """Say how many bytes a file lacks at its end, or nothing where it lacks none."""
-    missing = missing_bytes(path, container, stream) if path is not None else 0
-    return f"the file is cut off, {missing:,} bytes are missing" if missing else ""
+def cut_off(path: Path | None, container: Any, stream: Any, end: int | None = None) -> str:
+    """Say what is wrong with the end of a file: bytes that it lacks, or another video behind it; else nothing.
+
+    end: where the last packet ends, once all are read.
+    """
+    if path is None:
+        return ""
+    if missing := missing_bytes(path, container, stream):
+        return f"the file is cut off, {missing:,} bytes are missing"
+    if end is not None and second_video(path, container, end):
+        return "another video is joined behind its end: part them"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

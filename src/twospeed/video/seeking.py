@@ -116,6 +116,7 @@ def _from_packets(path: Path, container: Any, stream: Any) -> PacketIndex | None
     last_pts: int | None = None
     last_dts: int | None = None
     reordered = False
+    end = 0
     is_vp8 = context.name == "vp8"
     try:
         for packet in container.demux(stream):
@@ -128,6 +129,7 @@ def _from_packets(path: Path, container: Any, stream: Any) -> PacketIndex | None
                 return None  # begins between keyframes: only the decoder knows what it can make of that
             if packet.dts is not None and last_dts is not None and packet.dts < last_dts:
                 return None  # recordings are joined
+            end = (packet.pos or 0) + packet.size
             reordered |= last_pts is not None and packet.pts <= last_pts
             if by_decoding and (reordered or packet.size < LEAST_IMAGE):
                 return None  # B-frames, one packet of which may hold two
@@ -160,7 +162,7 @@ def _from_packets(path: Path, container: Any, stream: Any) -> PacketIndex | None
         ),
         key=lambda key: key.index,
     )
-    damage = cut_off(path, container, stream)
+    damage = cut_off(path, container, stream, end)
     if damage:
         damage = f"{path}: {damage}; fetch the file again, or read what it holds with damaged='skip'"
     return PacketIndex(pts, times_s, tuple(keyframes), (context.width, context.height), damage)

@@ -7,8 +7,9 @@ pass for those of the video.
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av.error
 
@@ -35,6 +36,36 @@ def missing_bytes(path: Path, container: Any, stream: Any) -> int:
     return max(0, stated - length)
 
 
+def second_video(path: Path, container: Any, end: int) -> bool:
+    """True if another file was appended, which FFmpeg does not read: a second film box, or a second Flash header.
+
+    end: where the last packet that was read ends.
+    """
+    formats = set(container.format.name.split(","))
+    try:
+        with path.open("rb") as file:
+            if "flv" in formats:
+                file.seek(end)
+                return b"FLV\x01" in file.read(1 << 16)
+            return "mp4" in formats and _film_boxes(file) > 1
+    except OSError:
+        return False
+
+
+def _film_boxes(file: BinaryIO) -> int:
+    """Count the boxes "moov" on the top level (ISO 14496-12, 4.2: size, type, then a long size where size is 1)."""
+    found = 0
+    while len(head := file.read(16)) >= 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        found += kind == b"moov"
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:
+            break  # 0: to the end of the file
+        file.seek(size - len(head), 1)
+    return found
+
+
 def ends_early(path: Path | None, container: Any, stream: Any, newest_pts: int | None, newest_dts: int | None) -> bool:
     """True if the container's own index lists a keyframe behind the last one that was read (stamps of the stream)."""
     if not {"mp4", "matroska"} & set(container.format.name.split(",")):
@@ -45,6 +76,13 @@ def ends_early(path: Path | None, container: Any, stream: Any, newest_pts: int |
     listed = max((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), default=None)
     read = [stamp for stamp in (newest_pts, newest_dts) if stamp is not None]
     return listed is not None and bool(read) and listed > max(read)
+
+
+def lists_keyframe(container: Any, stream: Any, packet: Any) -> bool:
+    """True if the container's own index says that this packet, which is none, is a keyframe."""
+    if not {"mp4", "matroska"} & set(container.format.name.split(",")):
+        return False
+    return any(entry.is_keyframe and entry.pos == packet.pos for entry in islice(stream.index_entries, 1))
 
 
 def _riff_end(path: Path) -> int:
