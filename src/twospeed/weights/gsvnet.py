@@ -27,6 +27,7 @@ from twospeed.models.swiftnet import convert as swiftnet_convert
 from twospeed.models.swiftnet import convert_nano as swiftnet_nano_convert
 from twospeed.models.swiftnet.builders import swiftnet_nano, swiftnet_r18
 from twospeed.weights.imports import read_state, unwrap
+from twospeed.weights.store import local_file
 
 PARTS = ("keyframe", "flow", "propagation")
 OVERRIDABLE = ("pixel_mean", "pixel_std", "keyframe_network.pixel_mean", "keyframe_network.pixel_std")
@@ -114,7 +115,7 @@ def join_parts(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _read(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
     if isinstance(source, str | Path):
-        return read_state(Path(source))[0]
+        return read_state(local_file(source))[0]
     return unwrap(source, "the state dict")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError
 from twospeed.files import atomic_file
+from twospeed.results import OnProgress
 from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
 from twospeed.weights.imports import check_there, read_state, unwrap
@@ -30,16 +31,22 @@ WeightsSource = str | Path | Mapping[str, Any] | None
 
 
 def create_model(
-    name: str, weights: WeightsSource = "default", *, device: str | torch.device | None = None, **options: Any
+    name: str,
+    weights: WeightsSource = "default",
+    *,
+    device: str | torch.device | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Build a network by its catalogue name, in eval mode.
 
     weights: "default" (what the catalogue lists: shipped with the package, or downloaded once), a path to a twospeed
-    `.safetensors` file or to the original authors' checkpoint, a state dict in either naming, or None for random
-    initialisation, which is logged as a warning. GSVNet is three networks: {"keyframe": ..., "flow": ...,
-    "propagation": ...}, each of them a path or a state dict (None leaves a part at its initial values), or the authors'
-    `.tar` with keyframe_weights=... beside it. device: where the network goes, None keeps it on the CPU. options: the
-    builder's arguments; what the weights' shapes determine is read from them.
+    `.safetensors` file or to the original authors' checkpoint, "hf://user/repository/file", a state dict in either
+    naming, or None for random initialisation, which is logged as a warning. GSVNet is three networks: {"keyframe": ...,
+    "flow": ..., "propagation": ...}, each of them a path or a state dict (None leaves a part at its initial values), or
+    the authors' `.tar` with keyframe_weights=... beside it. device: where the network goes, None keeps it on the CPU.
+    on_progress: called while default weights are downloaded. options: the builder's arguments; what the weights' shapes
+    determine is read from them.
 
     Raises InputError (unknown name or option), CheckpointError (weights that do not fit: every missing, unknown and
     mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (no default weights exist,
@@ -54,7 +61,7 @@ def create_model(
         _log.warning("%s has random weights (weights=None): its results mean nothing before it is trained", name)
         model = build(entry, options)
     else:
-        state, where, stored_options = _read(entry, weights)
+        state, where, stored_options = _read(entry, weights, on_progress)
         model = build_from_state(entry, state, options, where, stored_options)
     return model.eval() if device is None else model.eval().to(device)
 
@@ -133,8 +140,9 @@ def weights_sha256(name: str, weights: WeightsSource) -> str | None:
         return store.sha256(store.default_weights(find(name)))
     if not isinstance(weights, str | Path):
         return None
-    check_there(Path(weights))
-    return store.sha256(Path(weights))
+    path = store.local_file(weights)
+    check_there(path)
+    return store.sha256(path)
 
 
 def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource) -> Mapping[str, Any] | None:
@@ -156,10 +164,13 @@ def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource
     return {"keyframe": keyframe_weights, **rest}
 
 
-def _read(entry: Entry, weights: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+def _read(
+    entry: Entry, weights: str | Path | Mapping[str, Any], on_progress: OnProgress | None
+) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     if isinstance(weights, Mapping):
         return unwrap(weights, "the state dict"), "the state dict", {}
-    path = store.default_weights(entry) if weights == "default" else Path(weights)
+    default = weights == "default"
+    path = store.default_weights(entry, on_progress=on_progress) if default else store.local_file(weights)
     state, metadata = read_state(path)
     made_for = metadata.get("model", "")
     if made_for in CATALOG and CATALOG[made_for].converter != entry.converter:
