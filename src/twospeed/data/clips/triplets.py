@@ -34,10 +34,16 @@ class VideoTriplets:
 
     sequences: for each its frames uint8 RGB (n, h, w, 3) and labels uint8 (n, h, w), 0 = background. objects:
     where a second, moving object is drawn from (half of the samples that show one object get one pasted in).
-    The scale of the crop is drawn between 0.5 and 1.2.
+    scale: between which that of the crop is drawn.
     """
 
-    def __init__(self, sequences: Sequence[tuple[Image, Image]], *, objects: MovingObjects) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[tuple[Image, Image]],
+        *,
+        objects: MovingObjects,
+        scale: tuple[float, float] = (0.5, 1.2),
+    ) -> None:
         if not sequences:
             raise InputError("no sequences to draw triplets from")
         for number, (frames, labels) in enumerate(sequences):
@@ -48,6 +54,7 @@ class VideoTriplets:
                 )
         self.sequences = sequences
         self.objects = objects
+        self.scale = scale
 
     def draw(self, rng: np.random.Generator, *, max_gap: int, size: int = 256, max_objects: int = 2) -> Sample:
         """Draw one sample of size x size pixels with one or two objects, each visible in its first frame.
@@ -82,7 +89,7 @@ class VideoTriplets:
         height, width = first.shape
 
         # One crop for the three frames, around a pixel of the object; then a small affine change of each.
-        low, high = np.log(0.5), np.log(1.2)
+        low, high = np.log(self.scale)
         scale = max(float(np.exp(rng.uniform(low, high))), size / height, size / width)
         ys, xs = np.nonzero(first[::2, ::2] == ids[0])
         pick = int(rng.integers(len(ys)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from twospeed.models.encoders.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.stcn.network import STCN, Similarity
 
@@ -49,4 +50,20 @@ def track_nano(*, similarity: Similarity = "l2") -> STCN:
         thin_channels=64,
         decoder_channels=(64, 32, 32),
         similarity=similarity,
+    )
+
+
+def track_small(*, similarity: Similarity = "l2") -> STCN:
+    """Build the default tracker: an ImageNet encoder for the keys, and the frame before as a guide to where to look."""
+    return STCN(
+        EfficientNetLite(),
+        ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
+        key_channels=64,
+        value_channels=128,
+        thin_channels=64,
+        decoder_channels=(96, 32, 32),
+        similarity=similarity,
+        recent=True,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
     )

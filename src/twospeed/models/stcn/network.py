@@ -7,6 +7,7 @@ give a feature's stride.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.memory import Similarity as Similarity
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's statistics, in units of 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class KeyFeatures(NamedTuple):
@@ -34,7 +39,8 @@ class STCN(nn.Module):
     key_backbone, value_backbone: residual features of three stages. key_channels: C of the keys (64). value_channels:
     V of the values (512). thin_channels: V' (512). decoder_channels: widths at strides 16, 8, 4 (the last two equal, as
     published). similarity: how keys are compared, used by `read_memory`. aspp: atrous spatial pyramid pooling on f16
-    before the key and the thin feature.
+    before the key and the thin feature. recent: the decoder also sees what the frame before shows near each cell
+    (`RecentMasks`). pixel_mean, pixel_std: of RGB in 0..1, what the key encoder expects.
     """
 
     keys_per_object = False
@@ -44,7 +50,7 @@ class STCN(nn.Module):
 
     def __init__(
         self,
-        key_backbone: ResNetFeatures,
+        key_backbone: ResNetFeatures | EfficientNetLite,
         value_backbone: ResNetFeatures,
         *,
         key_channels: int = 64,
@@ -53,6 +59,9 @@ class STCN(nn.Module):
         decoder_channels: tuple[int, int, int] = (512, 256, 256),
         similarity: Similarity = "l2",
         aspp: bool = False,
+        recent: bool = False,
+        pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        pixel_std: tuple[float, float, float] = IMAGENET_STD,
     ):
         super().__init__()
         if similarity not in ("l2", "dot"):
@@ -65,12 +74,13 @@ class STCN(nn.Module):
         self.key_projection = nn.Conv2d(c16, key_channels, 3, 1, 1)
         self.thin_projection = nn.Conv2d(c16, thin_channels, 3, 1, 1)
         self.value_encoder = ValueEncoder(value_backbone, c16, value_channels)
-        self.decoder = Decoder(value_channels + thin_channels, (c8, c4), decoder_channels)
+        self.recent = RecentMasks() if recent else None
+        readout_channels = value_channels + (RecentMasks.channels if recent else 0)
+        self.decoder = Decoder(readout_channels + thin_channels, (c8, c4), decoder_channels)
         nn.init.orthogonal_(self.key_projection.weight)
         nn.init.zeros_(self.key_projection.bias)  # type: ignore[arg-type]
-        # Torchvision's ImageNet statistics, in units of 0..1
-        self.register_buffer("pixel_mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bring RGB in 0..1, (..., 3, H, W), to the range the encoders expect."""
@@ -95,10 +105,55 @@ class STCN(nn.Module):
         """As `MaskMemoryNetwork.encode_memory`: the frame's own key, and `encode_value`."""
         return features.key, self.encode_value(frames, features.f16, masks)
 
+    def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
+        """Add to a readout what the frame before shows near each cell; nothing for networks without `recent`.
+
+        Shapes: readout (B, K, V, h, w), keys of this frame and the last (B, C, h, w), the last one's soft masks
+        (B, K, H, W) -> (B, K, V + R, h, w), what `decode` takes.
+        """
+        if self.recent is None:
+            return readout
+        return torch.cat([readout, self.recent(key, last_key, last_masks)], 2)
+
     def decode(self, readout: Tensor, features: KeyFeatures) -> Tensor:
         """Turn what the memory recalled into logits. Shapes: (B, K, V, h, w) -> (B, K, H, W), before the sigmoid."""
         logits: Tensor = self.decoder(readout, features.thin, features.f8, features.f4)
         return logits
+
+
+class RecentMasks(nn.Module):
+    """What the frame before shows near each cell: its masks, carried along by keys that match close by.
+
+    The memory is matched over the whole picture, so that it cannot tell an object from another one that looks alike;
+    this read prefers cells close to where the query is. How sharply, and how far it reaches, is learned. A cell's mask
+    travels as its 4x4 parts, so that outlines finer than the stride arrive. In the spirit of AOT's short-term memory
+    (Yang, Wei and Yang, NeurIPS 2021), without its value encoder.
+    """
+
+    parts = 4
+    channels = parts * parts + 1  # the object's own mask in parts, and all others' as a whole
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.zeros(()))  # logarithm of the factor on similarities
+        self.reach = nn.Parameter(torch.tensor(math.log(3.0)))  # logarithm of the Gaussian's deviation in cells
+
+    def forward(self, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
+        """Shapes: (B, C, h, w), (B, C, h, w), (B, K, H, W) -> (B, K, 17, h, w)."""
+        height, width = key.shape[-2:]
+        scale = self.sharpness.exp() * key.shape[1] ** -0.5
+        queries, keys = key.flatten(2).mT, last_key.flatten(2)  # (B, P, C), (B, C, N)
+        similarity = scale * (2 * queries @ keys - keys.square().sum(1, keepdim=True))  # (B, P, N)
+        rows = torch.arange(height, device=key.device).repeat_interleave(width)
+        columns = torch.arange(width, device=key.device).repeat(height)
+        apart = (rows[:, None] - rows).square() + (columns[:, None] - columns).square()
+        affinity = (similarity - apart / (2 * (2 * self.reach).exp())).softmax(-1)
+        own = F.pixel_unshuffle(F.avg_pool2d(last_masks, 16 // self.parts).flatten(0, 1).unsqueeze(1), self.parts)
+        own = own.unflatten(0, last_masks.shape[:2])  # (B, K, 16, h, w)
+        whole = own.mean(2, keepdim=True)
+        planes = torch.cat([own, whole.sum(1, keepdim=True) - whole], 2)
+        carried = planes.flatten(1, 2).flatten(2) @ affinity.mT  # (B, K 17, P)
+        return carried.unflatten(1, planes.shape[1:3]).unflatten(-1, (height, width))
 
 
 class ValueEncoder(nn.Module):

