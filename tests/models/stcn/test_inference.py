@@ -10,7 +10,7 @@ from torch import nn
 
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.fused import WinogradConv
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.track import Tracker
@@ -40,7 +40,7 @@ def bottlenecks(**options) -> STCN:
     )
 
 
-@pytest.fixture(params=["nano", "bottlenecks", "aspp", "same_width"])
+@pytest.fixture(params=["nano", "small", "bottlenecks", "aspp", "same_width"])
 def network(request) -> STCN:
     torch.manual_seed(1)
     if request.param == "same_width":  # blocks whose skip is the identity, on a concatenation too
@@ -53,7 +53,7 @@ def network(request) -> STCN:
                 decoder_channels=(192, 96, 96),
             )
         )
-    make = {"nano": track_nano, "bottlenecks": bottlenecks, "aspp": lambda: bottlenecks(aspp=True)}[request.param]
+    make = {"nano": track_nano, "small": track_small, "bottlenecks": bottlenecks, "aspp": lambda: bottlenecks(aspp=True)}[request.param]
     return trained(make())
 
 
@@ -67,7 +67,9 @@ def test_outputs_are_equal_to_rounding(network, winograd, batch, objects):
         pairs = list(zip(expected, actual, strict=True))
         value = network.encode_value(frames, expected.f16, masks)
         pairs.append((value, fast.encode_value(frames, actual.f16, masks)))
-        pairs.append((network.decode(value, expected), fast.decode(value, actual)))
+        readouts = [net.recall_recent(value, expected.key, expected.key, masks) for net in (network, fast)]
+        pairs.append((readouts[0], readouts[1]))
+        pairs.append((network.decode(readouts[0], expected), fast.decode(readouts[0], actual)))
     for wanted, got in pairs:
         assert got.shape == wanted.shape
         assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()

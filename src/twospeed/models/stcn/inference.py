@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.fused import FusedBackbone, Maker
+from twospeed.models.fused import FusedBackbone, Maker, fused_backbone
 from twospeed.models.stcn.network import STCN, Decoder, Fusion, KeyFeatures, ResidualBlock, Up, ValueEncoder
 from twospeed.ops.fuse import fuse_batch_norm
 
@@ -56,11 +56,12 @@ class FusedSTCN(nn.Module):
             # the keys stays direct; Winograd's rounding enters only where nothing is chosen by it.
             exact, make = Maker(winograd=False), Maker(winograd)
             self.similarity = network.similarity
-            self.key_encoder = FusedBackbone(network.key_encoder, exact)
+            self.key_encoder = fused_backbone(network.key_encoder, exact)
             self.aspp = copy.deepcopy(network.aspp)
             self.key_channels = network.key_projection.out_channels
             self.projections = exact.convolution([network.key_projection, network.thin_projection], along=0)
             self.value_encoder = FusedValueEncoder(network.value_encoder, make)
+            self.recent = copy.deepcopy(network.recent)
             self.decoder = FusedDecoder(network.decoder, make)
         self.register_buffer("pixel_mean", network.pixel_mean.clone(), persistent=False)
         self.register_buffer("pixel_std", network.pixel_std.clone(), persistent=False)
@@ -87,6 +88,13 @@ class FusedSTCN(nn.Module):
     def encode_memory(self, frames: Tensor, features: KeyFeatures, masks: Tensor) -> tuple[Tensor, Tensor]:
         """As `STCN.encode_memory`."""
         return features.key, self.encode_value(frames, features.f16, masks)
+
+    @torch.no_grad()
+    def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
+        """As `STCN.recall_recent`."""
+        if self.recent is None:
+            return readout
+        return torch.cat([readout, self.recent(key, last_key, last_masks)], 2)
 
     @torch.no_grad()
     def decode(self, readout: Tensor, features: KeyFeatures) -> Tensor:
