@@ -127,6 +127,15 @@ _TRACK = (
         },
     ),
     Entry(
+        name="track_small",
+        task="track",
+        summary="STCN with an ImageNet encoder that also looks at the frame before; masks given",
+        builder="twospeed.models.stcn.builders:track_small",
+        converter="twospeed.models.stcn.convert",
+        paper=_STCN_PAPER,
+        preprocessing=Preprocessing(short_side=480),
+    ),
+    Entry(
         name="stm",
         task="track",
         needs_masks=True,
