@@ -53,8 +53,13 @@ def network(request) -> STCN:
                 decoder_channels=(192, 96, 96),
             )
         )
-    make = {"nano": track_nano, "small": track_small, "bottlenecks": bottlenecks, "aspp": lambda: bottlenecks(aspp=True)}[request.param]
-    return trained(make())
+    makers = {
+        "nano": track_nano,
+        "small": track_small,
+        "bottlenecks": bottlenecks,
+        "aspp": lambda: bottlenecks(aspp=True),
+    }
+    return trained(makers[request.param]())
 
 
 @pytest.mark.parametrize("winograd", [True, False])

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.synthetic import Layer, MovingObjects, Sample, jitter_colours, place_layer, random_motion
-from twospeed.data.triplets import VideoTriplets
+from twospeed.data.clips.synthetic import Layer, MovingObjects, Sample, place_layer, random_motion
+from twospeed.data.clips.triplets import VideoTriplets
+from twospeed.transforms.colour import jitter_colours
 
 Image = NDArray[np.uint8]
 
