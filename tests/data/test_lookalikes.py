@@ -52,7 +52,9 @@ def test_crowded_samples_show_each_object_first_and_lose_some_later(most):
 
 
 def test_samples_are_a_function_of_the_generator():
-    pictures = [(np.random.default_rng(1).integers(0, 255, (80, 100, 3), dtype=np.uint8), [np.eye(80, 100, dtype=np.uint8)])]
+    pictures = [
+        (np.random.default_rng(1).integers(0, 255, (80, 100, 3), dtype=np.uint8), [np.eye(80, 100, dtype=np.uint8)])
+    ]
     frames, masks = instances(pictures)
     labels = np.zeros((4, 120, 120), np.uint8)
     labels[:, 30:70, 30:70] = 1
