@@ -111,7 +111,7 @@ class EfficientNetLite(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN and PIXEL_STD -> (B, 24, H/4, W/4), (B, 40, H/8, W/8), ... ."""
+        """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN, PIXEL_STD -> [(B, 24, H/4, W/4), (B, 40, H/8, W/8), ...]."""
         x = F.relu6(self.stem(x), inplace=True)
         features = []
         for index, stage in enumerate(self.stages):
