@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from twospeed.data.samples import Triplet, TripletBatch, collate_triplets
 from twospeed.errors import CheckpointError, InputError
 from twospeed.models.encoders.imagenet import start_from_imagenet
+from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.stcn import convert as stcn_names
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
@@ -118,6 +119,7 @@ def start(network: STCN | STM, config: Config, mask_channels: int) -> str:
     if isinstance(network, STM):
         backbones = {"key": network.query_encoder.backbone, "value": network.memory_encoder.backbone}
     else:
+        assert isinstance(network.key_encoder, ResNetFeatures), "these recipes build the published networks"
         backbones = {"key": network.key_encoder, "value": network.value_encoder.backbone}
     for which, path in files.items():
         if path is None:
