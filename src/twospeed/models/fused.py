@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.models.conv_norm import ConvNorm, NormReluConv
+from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import BasicBlock, Bottleneck, ResNetFeatures
 from twospeed.ops.fuse import fuse_batch_norm
 from twospeed.ops.winograd import Scratch, Tile, convolve_3x3, transform_kernel
@@ -48,7 +49,7 @@ def for_inference(
     chooses it on CPUs. Results agree to 1e-4 of their range. The transformed weights take memory: 0.3 GB for
     `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
     """
-    known = (ConvNorm, NormReluConv, ResNetFeatures)
+    known = (ConvNorm, NormReluConv, ResNetFeatures, EfficientNetLite)
     if dtype != torch.float32 or not any(isinstance(module, known) for module in network.modules()):
         return None
     device = next(network.parameters()).device
@@ -64,8 +65,8 @@ def _replace(module: nn.Module, make: Maker) -> None:
             setattr(module, name, FusedConvNorm(part, make))
         elif isinstance(part, NormReluConv):
             setattr(module, name, FusedNormReluConv(part, make))
-        elif isinstance(part, ResNetFeatures):
-            setattr(module, name, FusedBackbone(part, make))
+        elif isinstance(part, ResNetFeatures | EfficientNetLite):
+            setattr(module, name, fused_backbone(part, make))
         else:
             _replace(part, make)
 
@@ -204,6 +205,13 @@ class FusedNormReluConv(nn.Module):
         """As `NormReluConv.forward`."""
         y: Tensor = self.layer([self.norm(x).relu_()])
         return y
+
+
+def fused_backbone(backbone: ResNetFeatures | EfficientNetLite, make: Maker) -> nn.Module:
+    """Return the fast form of an image encoder. EfficientNet-Lite is fast as it is, without gradients."""
+    if isinstance(backbone, ResNetFeatures):
+        return FusedBackbone(backbone, make)
+    return copy.deepcopy(backbone).to(memory_format=LAST)
 
 
 class FusedBackbone(nn.Module):

@@ -35,12 +35,13 @@ class MaskMemoryNetwork(Protocol):
     W/16). similarity: how keys are compared, see `memory.read_memory`. keys_per_object: False where all objects share a
     frame's key (STCN), True where each has its own (STM). masks_as_given: False where given masks pass soft aggregation
     before they are remembered (STCN), True where they are remembered as they are, with nothing in the border that pads
-    the frame (STM).
+    the frame (STM). sees_last_frame: whether `recall_recent` must be called between reading the memory and decoding.
     """
 
     similarity: Similarity
     keys_per_object: bool
     masks_as_given: bool
+    sees_last_frame: bool
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bring RGB images (..., 3, H, W) in 0..1 to the range that the encoders expect; padding adds zeros later."""
@@ -55,6 +56,14 @@ class MaskMemoryNetwork(Protocol):
 
         Shapes: normalised frames (B, 3, H, W), what `encode_key` returned for them, soft masks in 0..1 (B, K, H, W) ->
         keys (B, C, h, w), or (B, K, C, h, w) with keys_per_object, and values (B, K, V, h, w).
+        """
+        ...
+
+    def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
+        """Add to a readout what the frame before shows near each cell, where `sees_last_frame`.
+
+        Shapes: readout (B, K, V, h, w), keys of this frame and the last (B, C, h, w), the last one's soft masks
+        (B, K, H, W) -> (B, K, V + R, h, w), what `decode` takes then.
         """
         ...
 
@@ -79,7 +88,17 @@ class VideoSegmentationNetwork(Protocol):
         ...
 
 
-MASK_MEMORY = ("similarity", "keys_per_object", "masks_as_given", "normalise", "encode_key", "encode_memory", "decode")
+MASK_MEMORY = (
+    "similarity",
+    "keys_per_object",
+    "masks_as_given",
+    "sees_last_frame",
+    "normalise",
+    "encode_key",
+    "encode_memory",
+    "recall_recent",
+    "decode",
+)
 VIDEO_SEGMENTATION = ("keyframe", "small", "step")
 FRAME_DETECTOR = ("window", "encode", "pathways", "detect")
 CLIP_NETWORK = ("frames", "frame_stride", "num_classes")

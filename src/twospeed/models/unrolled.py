@@ -42,6 +42,8 @@ class UnrolledPropagation(nn.Module):
             keys.append(key.flatten(-2))
             values.append(value.flatten(-2))
             readout = self._recall(features[t].key, torch.cat(keys, -1), torch.cat(values, -1))
+            if network.sees_last_frame:
+                readout = network.recall_recent(readout, features[t].key, features[t - 1].key, masks)
             logits = network.decode(readout, features[t])
             # fp32 from here on: the clamp of the odds at 1e-7 would vanish in half precision
             log_odds = soft_aggregate(logits.float().sigmoid() * present[:, :, None, None])

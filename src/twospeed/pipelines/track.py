@@ -58,6 +58,8 @@ class _State:
     frame_index: int = 0
     since_memory: int = 0
     image_size: tuple[int, int] | None = None
+    last: tuple[Tensor, Tensor] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
+    replayed: tuple[Tensor, Tensor] | None = None  # that frame where it was replayed: image, masks (K, H, W)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ class Tracker(VideoTracker):
                     self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
             else:
                 state.since_memory += 1
+            state.replayed = (pixels, known) if self.model.sees_last_frame else None
             return self._finished(torch.cat([1 - known.sum(0, keepdim=True), known]), size, time_s)
 
     def save_state(self, path: str | Path) -> None:
@@ -220,6 +223,8 @@ class Tracker(VideoTracker):
         state = self._state
         tensors, slots = state.bank.state()
         tensors = {f"bank.{name}": value for name, value in tensors.items()}
+        if (last := self._last()) is not None:
+            tensors |= {"last.key": last[0], "last.masks": last[1]}
         if self._tuned is not None:
             tensors |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
         kept = {name: getattr(state, name) for name in ("object_ids", "frame_index", "since_memory", "image_size")}
@@ -240,6 +245,7 @@ class Tracker(VideoTracker):
         bank = self._new_bank()
         bank.restore({name[5:]: value for name, value in tensors.items() if name.startswith("bank.")}, kept["slots"])
         size = kept["image_size"]
+        last = (tensors["last.key"], tensors["last.masks"]) if "last.key" in tensors else None
         self._tuned, self.model = tuned, fast or self._untuned
         self._state = _State(
             bank,
@@ -248,6 +254,7 @@ class Tracker(VideoTracker):
             frame_index=kept["frame_index"],
             since_memory=kept["since_memory"],
             image_size=None if size is None else (size[0], size[1]),
+            last=last,
         )
 
     def _options(self) -> dict[str, Any]:
@@ -281,6 +288,8 @@ class Tracker(VideoTracker):
         predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of the objects known so far
         if not set(state.object_ids) <= set(prompt.ids) or (prompt.has_void and state.object_ids):
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
+            if (last := self._last()) is not None:
+                readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
             logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
             predicted = torch.cat(logits).float().sigmoid()
             for i in gone:
@@ -292,6 +301,8 @@ class Tracker(VideoTracker):
             probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
             probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
+        if model.sees_last_frame:
+            state.last, state.replayed = (features.key, probabilities[1:]), None
         given = bool(prompt.ids or prompt.gone)
         if given or state.since_memory + 1 >= self.memory_every or self.include_last:
             self._remember(frame, features, probabilities[1:], padding, given=given)
@@ -299,6 +310,17 @@ class Tracker(VideoTracker):
             state.since_memory += 1
         state.object_ids, state.gone = object_ids, gone
         return probabilities
+
+    @torch.inference_mode()
+    def _last(self) -> tuple[Tensor, Tensor] | None:
+        """Return key (1, C, h, w) and masks (K, H', W') of the frame before, for networks that see it."""
+        state = self._state
+        if state.replayed is not None:  # of several replayed frames only the last is ever looked at
+            frame, padding = self._prepare(state.replayed[0])
+            with autocast(self.device, self._dtype):
+                key = self.model.encode_key(frame).key
+            state.last, state.replayed = (key, self._planes(state.replayed[1], frame, padding)), None
+        return state.last
 
     def _remember(self, frame: Tensor, features: Any, masks: Tensor, padding: Padding, *, given: bool = False) -> None:
         """Add a frame to the bank: for good where masks were given, until the next one where it is only the last."""

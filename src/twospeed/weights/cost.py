@@ -108,6 +108,8 @@ def _run_tracker(model: Any) -> str:
     frame, mask = torch.empty(1, 3, 480, 864), torch.empty(1, 1, 480, 864)
     features = model.encode_key(frame)
     _, value = model.encode_memory(frame, features, mask)
+    if model.sees_last_frame:
+        value = model.recall_recent(value, features.key, features.key, mask)
     model.decode(value, features)
     return "one 480x854 frame and object: key, value and decoder (the memory read is apart)"
 

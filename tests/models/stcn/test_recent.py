@@ -38,6 +38,7 @@ def test_a_mask_moves_with_what_it_covers_in_its_finer_parts():
 def test_networks_without_it_pass_a_readout_on():
     network = track_nano().eval()
     readout, key = torch.rand(1, 2, 96, 3, 4), torch.rand(1, 64, 3, 4)
+    assert not network.sees_last_frame
     assert network.recall_recent(readout, key, key, torch.rand(1, 2, 48, 64)) is readout
 
 
@@ -70,3 +71,18 @@ def test_objects_may_appear_later():
     tracker.step(frames[0], first)
     tracker.step(frames[1], second)
     assert tracker.step(frames[2]).probabilities.shape == (3, 64, 96)
+
+
+def test_a_saved_tracker_goes_on_exactly(tmp_path):
+    torch.manual_seed(0)
+    network = track_small()
+    frames = _frames(4)
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:60] = 1
+    tracker, other = Tracker(network, size=None), Tracker(network, size=None)
+    tracker.step(frames[0], mask)
+    tracker.step(frames[1])
+    tracker.save_state(tmp_path / "state.safetensors")
+    other.load_state(tmp_path / "state.safetensors")
+    for frame in frames[2:]:
+        assert np.array_equal(tracker.step(frame).probabilities, other.step(frame).probabilities)

@@ -62,6 +62,7 @@ class FusedSTCN(nn.Module):
             self.projections = exact.convolution([network.key_projection, network.thin_projection], along=0)
             self.value_encoder = FusedValueEncoder(network.value_encoder, make)
             self.recent = copy.deepcopy(network.recent)
+            self.sees_last_frame = network.sees_last_frame
             self.decoder = FusedDecoder(network.decoder, make)
         self.register_buffer("pixel_mean", network.pixel_mean.clone(), persistent=False)
         self.register_buffer("pixel_std", network.pixel_std.clone(), persistent=False)

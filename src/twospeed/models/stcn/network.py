@@ -75,6 +75,7 @@ class STCN(nn.Module):
         self.thin_projection = nn.Conv2d(c16, thin_channels, 3, 1, 1)
         self.value_encoder = ValueEncoder(value_backbone, c16, value_channels)
         self.recent = RecentMasks() if recent else None
+        self.sees_last_frame = recent
         readout_channels = value_channels + (RecentMasks.channels if recent else 0)
         self.decoder = Decoder(readout_channels + thin_channels, (c8, c4), decoder_channels)
         nn.init.orthogonal_(self.key_projection.weight)
@@ -106,11 +107,7 @@ class STCN(nn.Module):
         return features.key, self.encode_value(frames, features.f16, masks)
 
     def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
-        """Add to a readout what the frame before shows near each cell; nothing for networks without `recent`.
-
-        Shapes: readout (B, K, V, h, w), keys of this frame and the last (B, C, h, w), the last one's soft masks
-        (B, K, H, W) -> (B, K, V + R, h, w), what `decode` takes.
-        """
+        """As `MaskMemoryNetwork.recall_recent`; a network without `recent` returns the readout as it is."""
         if self.recent is None:
             return readout
         return torch.cat([readout, self.recent(key, last_key, last_masks)], 2)
