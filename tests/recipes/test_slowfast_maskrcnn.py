@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from twospeed import create_model
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.errors import DatasetError, InputError
+from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.recipes import slowfast_maskrcnn as recipe
 from twospeed.recipes.slowfast_maskrcnn import SlowFastMaskRCNNDavisConfig, train
+from twospeed.weights.load import save_model
 
 NETWORK = {
     "backbone": "nano", "pyramid_channels": 8, "min_size": 64, "max_size": 96, "proposals": 20, "sampled_regions": 16,
@@ -81,7 +82,7 @@ def test_resuming_equals_never_having_stopped(davis, tmp_path, stop):
     train(stopped)
     so_far = load_file(stopped.out / "weights.safetensors")
     assert any(not torch.equal(value, so_far[name]) for name, value in straight.items())
-    with pytest.raises(InputError, match="--resume"):
+    with pytest.raises(InputError, match="holds a run already; resume it"):
         train(stopped)
     with pytest.raises(InputError, match=r"cannot resume with other settings: lr was 0\.001, now 0\.5"):
         train(dataclasses.replace(stopped, lr=0.5), resume=True)
@@ -123,6 +124,27 @@ def test_rates_are_the_reports():
     assert {recipe.learning_rate(config, "video", step, 1000) for step in (0, 19_999)} == {1e-3}
     cosine = recipe.small()
     assert recipe.learning_rate(cosine, "video", 20, 10) == pytest.approx(0, abs=1e-9)
+
+
+def test_configurations_share_one_detector(davis, tmp_path):
+    detector = train(tiny(davis, tmp_path / "detector", epochs=0)) / "detector.safetensors"
+    shared = tiny(davis, tmp_path / "other", model="slowfast_maskrcnn_1_7", detector_weights=detector, epochs=1)
+    out = train(shared)
+    assert not (out / "train_detector.csv").exists()
+    ours, theirs = load_file(out / "weights.safetensors"), load_file(detector)
+    frozen = [name for name in theirs if name.startswith(("detector.backbone.", "detector.rpn."))]
+    assert frozen
+    assert all(torch.equal(ours[name], theirs[name]) for name in frozen)
+    other = create_model("swiftnet_r18", None)
+    save_model(other, tmp_path / "other.safetensors", model_name="swiftnet_r18")
+    with pytest.raises(CheckpointError, match="is no detector of this network"):
+        train(dataclasses.replace(shared, out=tmp_path / "wrong", detector_weights=tmp_path / "other.safetensors"))
+
+
+def test_several_processes_are_refused(davis, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="slowfast_maskrcnn trains in one process, torchrun started 2"):
+        train(tiny(davis, tmp_path / "run"))
 
 
 def test_what_is_refused(davis, tmp_path):

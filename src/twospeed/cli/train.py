@@ -84,6 +84,7 @@ def load_recipe(name: str) -> ModuleType:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # dataclasses look their module up
+        sys.path.append(str(path.resolve().parent))  # processes that load data or share work import it, too
         spec.loader.exec_module(module)
         if not hasattr(module, "train"):
             raise InputError(f"{path}: has no function train(config, *, resume=False)")

@@ -3,6 +3,10 @@
     twospeed train slowfast_maskrcnn --davis DAVIS --model slowfast_maskrcnn_3_7 --out runs/slowfast_maskrcnn
     twospeed train slowfast_maskrcnn --preset small --davis DAVIS --out runs/slowfast_maskrcnn_small
 
+    twospeed train slowfast_maskrcnn --davis DAVIS --epochs 0 --out runs/detector      # once for all configurations:
+    twospeed train slowfast_maskrcnn --davis DAVIS --model slowfast_maskrcnn_1_7 \
+        --detector-weights runs/detector/detector.safetensors --out runs/slowfast_maskrcnn_1_7
+
 The defaults are the report's ("Applying SlowFast Networks to Video Object Segmentation"): torchvision's COCO weights
 (from its cache, fetched, or `--coco FILE`), 15 epochs of single frames, then 20 epochs of sequences in which backbone,
 pyramid and proposals are frozen. Its J&F of 0.676 on DAVIS-2016 needs those weights. `small` is for a CPU: a narrow
@@ -12,17 +16,16 @@ Differs from the authors' code: gradients of a sequence's last odd frame do not 
 keeps its batch-norm statistics; frames without an object are learned from as background; nothing needs ground truth at
 test time; the last weights are kept unless `--select best`, which looks at the validation sequences.
 
-In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, checkpoints, weights.safetensors
-(for `twospeed track --model ... --weights`). `--resume` continues from the last checkpoint; on a CPU the result is that
-of an uninterrupted run. Raises DatasetError, InputError and WeightsUnavailable before the first step.
+In the run folder: config.json, origin.json, train_detector.csv, train_video.csv, validation.csv, metrics.jsonl,
+checkpoints, detector.safetensors (after the detector stage), weights.safetensors (for `twospeed track --model ...
+--weights`). `--resume` continues from the last checkpoint; on a CPU the result is that of an uninterrupted run.
+Raises DatasetError, InputError and WeightsUnavailable before the first step.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -35,7 +38,6 @@ from torch.utils.data import DataLoader, Dataset
 from twospeed.data.benchmarks.davis import Davis, Year
 from twospeed.data.clips.windows import Changes, Stretch, read_stretch
 from twospeed.data.samples import SequenceSample
-from twospeed.environment import resolve_device
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
 from twospeed.models.slowfast_maskrcnn.loss import (
@@ -50,14 +52,14 @@ from twospeed.models.slowfast_maskrcnn.loss import (
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines.trackers import needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
-from twospeed.results import Frame
-from twospeed.training.distributed import Process
+from twospeed.results import Frame, OnProgress
+from twospeed.training.distributed import alone
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
-from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
-from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
 from twospeed.training.seed import seed_everything
 from twospeed.weights.coco import start_from_coco
+from twospeed.weights.imports import read_state
 from twospeed.weights.load import create_model, save_model
 
 Stage = Literal["detector", "video"]
@@ -81,6 +83,7 @@ class SlowFastMaskRCNNDavisConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)  # its constructor options, as JSON
     coco: str = "auto"  # start of the detector: torchvision's COCO weights; a file; or none
     weights: Path | None = None  # start of the whole network, instead
+    detector_weights: Path | None = None  # a finished detector stage (detector.safetensors of another run): skip it
     nano_start: bool = False  # with backbone "nano": its first stages from track_nano
 
     # Detector first: single frames
@@ -122,7 +125,7 @@ class SlowFastMaskRCNNDavisConfig:
     out: Path = Path("runs/slowfast_maskrcnn")
     seed: int = 0
     device: str | None = None  # None: a GPU where there is one
-    checkpoint_every: int = 500  # steps; one is written after every epoch, too
+    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
     log_every: int = 20  # steps
     stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
@@ -172,13 +175,10 @@ def small() -> SlowFastMaskRCNNDavisConfig:
         paste=0.4,
         validate_every=1,
         validate_frames=16,
-        checkpoint_every=50,
     )
 
 
 PRESETS = {"small": small}
-
-MAY_CHANGE = {"workers", "device", "out", "checkpoint_every", "log_every", "stop_after_steps"}
 
 
 # ---------------------------------------------------------------- data
@@ -248,7 +248,7 @@ def as_tensor(frames: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device)
 # ---------------------------------------------------------------- network
 
 
-def build(config: SlowFastMaskRCNNDavisConfig) -> SlowFastMaskRCNN:
+def build(config: SlowFastMaskRCNNDavisConfig, note: Callable[[str], object] = lambda line: None) -> SlowFastMaskRCNN:
     """Build the network and give it its start."""
     if needs_masks(config.model):
         raise InputError(f"model={config.model!r} is no SlowFast Mask R-CNN; `twospeed models` lists their names")
@@ -268,6 +268,15 @@ def build(config: SlowFastMaskRCNNDavisConfig) -> SlowFastMaskRCNN:
         missing, unknown = network.detector.backbone.body.load_state_dict(stages, strict=False)
         if unknown or any(not name.startswith("layer4.") for name in missing):
             raise CheckpointError(f"track_nano does not fit the backbone: {unknown[:3]}, {missing[:3]}")
+    if config.detector_weights is not None:
+        state, _ = read_state(config.detector_weights)
+        detector = {name.removeprefix("detector."): value for name, value in state.items() if "slow_fast." not in name}
+        try:
+            network.detector.load_state_dict(detector)
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{config.detector_weights}: is no detector of this network ({why})") from error
+        note(f"detector of {config.detector_weights}: its stage is skipped")
     return network
 
 
@@ -381,37 +390,19 @@ class Position:
     step: int = 0
 
 
-def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False) -> Path:
+def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train both stages, validate, and return the run folder. resume: continue from the last checkpoint."""
-    device = resolve_device(config.device)
-    process = Process(0, 1, device)
-    last = last_checkpoint(config.out) if resume else None
-    learned, held_out = split(config)
-    seed_everything(config.seed)
-    network = build(config).to(device)
-    at, best = Position(), -1.0
-    saved: dict[str, Any] = {}
-    if last is not None:
-        saved = load_checkpoint(last, process)
-        check_same(config, saved["config"], may_change=MAY_CHANGE)
-        network.load_state_dict(saved["model"])
-        at, best = Position(**saved["position"]), saved["best"]
-
-    with RunFolder(config.out, config, resume_step=at.step if resume else None) as run:
-
-        def checkpoint(optimizer: torch.optim.Optimizer) -> None:
-            content = {
-                "config": resolved(config),
-                "model": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "position": vars(at),
-                "best": best,
-            }
-            save_checkpoint(config.out, at.step, content, process)
+    process = alone(config.device, "slowfast_maskrcnn")
+    with Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run:
+        learned, held_out = split(config)
+        seed_everything(config.seed)
+        network = build(config, run.note).to(process.device)
+        saved = run.restore(model=network)
+        at, best = Position(**saved.get("position", {})), saved.get("best", -1.0)
 
         stages: tuple[Stage, ...] = ("detector", "video")
         for stage in stages[stages.index(at.stage) :]:
-            epochs = config.detector_epochs if stage == "detector" else config.epochs
+            epochs = epochs_of(config, stage)
             if at.stage != stage:
                 at = Position(stage, step=at.step)
             optimizer = optimizer_for(config, network, stage)
@@ -429,35 +420,47 @@ def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False) -> Path:
                     if stage == "video":
                         progress = at.stage_step / (epochs * per_epoch)
                         let_learn(config, network, stage, norm=progress < config.freeze_norm)
-                    for losses in stage_losses(config, network, stretch_batch, stage, device):
+                    for losses in stage_losses(config, network, stretch_batch, stage, process.device):
                         lr = learning_rate(config, stage, at.stage_step, per_epoch)
                         set_learning_rate(optimizer, lr)
-                        recent.append(take_step(config, network, optimizer, losses, at.step))
+                        values = take_step(config, network, optimizer, losses)
                         at = replace(at, stage_step=at.stage_step + 1, step=at.step + 1)
+                        run.check_finite(at.step, lr=lr, loss=values["loss"])
+                        recent.append(values)
                         if at.step % config.log_every == 0:
                             means = {key: float(np.mean([row[key] for row in recent])) for key in recent[0]}
                             run.log(f"train_{stage}", at.step, epoch=epoch, lr=lr, **means)
                             recent.clear()
                     at = replace(at, unit=at.unit + batch)
                     stops = config.stop_after_steps is not None and at.step >= config.stop_after_steps > since
-                    if stops or at.step // config.checkpoint_every > since // config.checkpoint_every:
-                        checkpoint(optimizer)
+                    if stops or run.due(at.step):
+                        run.save(at.step, model=network, optimizer=optimizer, position=vars(at), best=best)
                     if stops:
-                        export(config, network, at)
+                        export(run, network, at)
                         return config.out
                 at = replace(at, epoch=epoch + 1, unit=0)
                 is_last = epoch + 1 == epochs
                 if stage == "video" and ((epoch + 1) % config.validate_every == 0 or is_last):
+                    run.check_weights(network, at.step)
                     scores = validate(network, held_out, config.validate_frames)
                     run.log("validation", at.step, epoch=epoch + 1, **scores)
-                    note(f"epoch {epoch + 1}: J&F {scores['mean']:.3f} on {len(held_out)} sequences not trained on")
+                    run.note(f"epoch {epoch + 1}: J&F {scores['mean']:.3f} on {len(held_out)} sequences not trained on")
                     if config.select == "best" and scores["mean"] > best:
                         best = scores["mean"]
-                        export(config, network, at)
-                checkpoint(optimizer)
+                        export(run, network, at)
+                if stage == "detector" and is_last:
+                    export(run, network, at, "detector.safetensors")
+                run.save(at.step, model=network, optimizer=optimizer, position=vars(at), best=best)
         if config.select == "last" or not config.epochs:
-            export(config, network, at)
+            export(run, network, at)
     return config.out
+
+
+def epochs_of(config: SlowFastMaskRCNNDavisConfig, stage: Stage) -> int:
+    """Return how often a stage goes through its frames; a detector that comes trained is not trained again."""
+    if stage == "detector":
+        return 0 if config.detector_weights is not None else config.detector_epochs
+    return config.epochs
 
 
 def load(stretches: Stretches, every: Sequence[Unit], batch: int, workers: int) -> Iterator[list[Stretch]]:
@@ -478,31 +481,20 @@ def _one_thread(_worker: int) -> None:
 
 
 def take_step(
-    config: SlowFastMaskRCNNDavisConfig,
-    network: SlowFastMaskRCNN,
-    optimizer: torch.optim.Optimizer,
-    losses: Losses,
-    step: int,
+    config: SlowFastMaskRCNNDavisConfig, network: SlowFastMaskRCNN, optimizer: torch.optim.Optimizer, losses: Losses
 ) -> dict[str, float]:
-    """Learn from the sum of a step's losses; return them. Raises InputError when they are not finite."""
+    """Learn from the sum of a step's losses; return them."""
     total = torch.stack(list(losses.values())).sum()
-    values = {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
-    if not math.isfinite(values["loss"]):
-        raise InputError(f"step {step}: the loss is {values['loss']}; lower lr (now {config.lr}) or set clip_gradient")
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     if config.clip_gradient is not None:
         gradient_norm(network, clip=config.clip_gradient)
     optimizer.step()
-    return values
+    return {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
 
 
-def export(config: SlowFastMaskRCNNDavisConfig, network: SlowFastMaskRCNN, at: Position) -> None:
-    """Write weights.safetensors, with the network's size and thresholds in it."""
+def export(run: Run, network: SlowFastMaskRCNN, at: Position, name: str = "weights.safetensors") -> None:
+    """Write the network, with its size and thresholds in it."""
+    run.check_weights(network, at.step)
     about = {"recipe": "slowfast_maskrcnn", "steps": str(at.step)}
-    save_model(network, config.out / "weights.safetensors", model_name=config.model, source=about)
-
-
-def note(text: str) -> None:
-    """Say something to whoever watches."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    save_model(network, run.path / name, model_name=cast(Any, run.config).model, source=about)

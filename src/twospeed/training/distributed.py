@@ -67,6 +67,14 @@ def processes(device: str | None = None) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
+def alone(device: str | None, what: str) -> Process:
+    """Return the one process of a training that cannot share its work. Raises InputError under torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise InputError(f"{what} trains in one process, torchrun started {world}; start it without torchrun")
+    return Process(0, 1, resolve_device(device))
+
+
 def parallel(model: nn.Module, process: Process) -> nn.Module:
     """Wrap a model so that backward averages gradients over the processes; alone, return it unchanged.
 

@@ -76,6 +76,21 @@ def test_losses_of_windows_are_finite_and_fall(clip):
     assert np.mean(history[-3:]) < 0.8 * history[0]
 
 
+def test_losses_of_several_windows_add_up(clip):
+    """The report's training: backward for each frame, a step after two."""
+    frames, labels = clip
+    model = network()
+    train_parts(model, ("detector.roi_heads", "slow_fast"), update_norm=False)
+    targets = [target_of(labels[t]) for t in (1, 2)]
+    features = encode_stretch(model, frames[:4])
+    torch.manual_seed(1)
+    both = window_losses(model, features, targets)
+    torch.manual_seed(1)
+    each = [window_losses(model, features.between(t, t + 3), targets[t : t + 1]) for t in (0, 1)]
+    for name, value in both.items():
+        torch.testing.assert_close(value, each[0][name] + each[1][name], rtol=1e-4, atol=1e-5)
+
+
 def test_losses_of_single_frames_take_any_sizes_and_frames_without_objects(clip):
     frames, labels = clip
     model = network().train()

@@ -102,8 +102,9 @@ def encode_stretch(model: SlowFastMaskRCNN, frames: Tensor, inside: Tensor | Non
 def window_losses(model: SlowFastMaskRCNN, features: StretchFeatures, targets: Sequence[Target]) -> Losses:
     """Losses of all windows in a stretch: proposals from each middle frame itself, heads on its enhanced pyramid.
 
-    targets: of the T - n + 1 frames that are the middle of a window, in order. Losses are means over these frames, by
-    torchvision's names; those of the proposals are left out where they do not learn.
+    targets: of the T - n + 1 frames that are the middle of a window, in order. Losses are sums over these frames, by
+    torchvision's names (the report's training: backward for each frame, a step after two); those of the proposals are
+    left out where they do not learn.
     """
     around = model.window // 2
     frames = next(iter(features.pyramid.values())).shape[0] - 2 * around
@@ -116,10 +117,15 @@ def window_losses(model: SlowFastMaskRCNN, features: StretchFeatures, targets: S
     )
     sizes = [features.scaled_size] * frames
     scaled = [_scaled(target, features) for target in targets]
-    images = ImageList(next(iter(plain.values())).new_empty(frames, 3, *features.padded_size), sizes)
-    proposals, proposal_losses = model.detector.rpn(images, plain, scaled)
-    _, head_losses = model.detector.roi_heads(enhanced, proposals, sizes, scaled)
-    return {**proposal_losses, **head_losses}
+    image = next(iter(plain.values())).new_empty(1, 3, *features.padded_size)
+    summed: Losses = {}
+    for t in range(frames):
+        own, found = (OrderedDict((k, level[t : t + 1]) for k, level in levels.items()) for levels in (plain, enhanced))
+        proposals, proposal_losses = model.detector.rpn(ImageList(image, sizes[:1]), own, scaled[t : t + 1])
+        _, head_losses = model.detector.roi_heads(found, proposals, sizes[:1], scaled[t : t + 1])
+        for name, loss in {**proposal_losses, **head_losses}.items():
+            summed[name] = summed[name] + loss if name in summed else loss
+    return summed
 
 
 def _scaled(target: Target, features: StretchFeatures) -> Target:

@@ -9,11 +9,11 @@ import math
 import cv2
 import pytest
 
+from experiments import slowfast_maskrcnn_search as recipe
+from experiments.slowfast_maskrcnn_search import SlowFastMaskRCNNSearchConfig, claimed, experiments, train
 from twospeed.cli.train import parse_options
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import CheckpointError, DatasetError, InputError
-from twospeed.recipes import slowfast_maskrcnn_search as recipe
-from twospeed.recipes.slowfast_maskrcnn_search import SlowFastMaskRCNNSearchConfig, claimed, experiments, train
 from twospeed.weights.load import create_model, save_model
 
 NETWORK = {"backbone": "nano", "pyramid_channels": 8, "min_size": 48, "max_size": 64, "proposals": 20}
@@ -59,6 +59,12 @@ def test_the_published_grid_is_36_experiments_for_each_configuration():
     assert {dict(one.settings)["freeze"] for one in every} == {"none", "slow_fast", "backbone+slow_fast"}
 
 
+def test_a_frozen_backbone_has_frozen_proposals():
+    settings = (("freeze", "backbone+slow_fast"), ("lr", 1e-3))
+    options = recipe.fine_tuning(SlowFastMaskRCNNSearchConfig(), settings)
+    assert options["learning_parts"] == ("detector.roi_heads",)
+
+
 def test_every_point_is_run_once_and_the_best_is_named(davis, weights, tmp_path, monkeypatch):
     out = tmp_path / "out"
     grid = {"freeze": ["slow_fast", "backbone+slow_fast"], "lr": [1e-4]}
@@ -75,7 +81,7 @@ def test_every_point_is_run_once_and_the_best_is_named(davis, weights, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         train(config)
     assert len(rows(out / "results.csv")) == 2  # tables are there after every experiment
-    with pytest.raises(InputError, match="holds a search already; go on with --resume"):
+    with pytest.raises(InputError, match="holds a search already; resume it"):
         train(config)
     with pytest.raises(InputError, match="cannot resume with other settings: iterations was 1, now 2"):
         train(small(davis, weights, out, grid=grid, sequences=("ant", "bee"), iterations=2), resume=True)

@@ -1,7 +1,8 @@
 """Search the settings of SlowFast in Mask R-CNN over a grid: of its fine-tuning on first masks, or of its training.
 
-    twospeed train slowfast_maskrcnn_search --davis DAVIS --weights 'runs/{model}/weights.safetensors' --processes 4
-    twospeed train slowfast_maskrcnn_search --davis DAVIS --stage training --models slowfast_maskrcnn_3_7
+    python -m experiments.slowfast_maskrcnn_search --davis DAVIS --weights 'runs/{model}/weights.safetensors' \
+        --processes 4
+    python -m experiments.slowfast_maskrcnn_search --davis DAVIS --stage training --models slowfast_maskrcnn_3_7
 
 The defaults are the report's ("Applying SlowFast Networks to Video Object Segmentation"): for every configuration of
 the pathways 36 experiments of fine-tuning (what is frozen, how much scales vary, three learning rates, on two
@@ -10,8 +11,8 @@ it also scores; to keep them apart, leave them out of the evaluation, or name ot
 
 In the run folder: config.json, experiments/MODEL/SETTINGS/SEQUENCE.json with the outcome of each, and the tables
 results.csv (all experiments), summary.csv and summary.txt (settings of each network, best first). They are brought up
-to date after each experiment. `--resume` goes on after an interruption; the same line in another terminal takes a share
-of what is left. Settings at which learning fails are an outcome, too.
+to date after each experiment. `--resume` continues after an interruption; the same line in another terminal takes a
+share of what is left. Settings at which learning fails are an outcome, too.
 Raises DatasetError, InputError and CheckpointError before the first experiment.
 """
 
@@ -21,8 +22,10 @@ import csv
 import io
 import itertools
 import json
+import logging
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -36,15 +39,17 @@ import torch
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.configurations import REPORT
-from twospeed.evaluation.report import write_atomic
 from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
+from twospeed.files import make_folder, write_text
 from twospeed.pipelines.finetune import FineTuning
 from twospeed.pipelines.trackers import needs_masks
 from twospeed.recipes import slowfast_maskrcnn
 from twospeed.training.resume import check_same, checkpoints
 from twospeed.training.run_folder import resolved
 from twospeed.weights.imports import check_there
+
+logger = logging.getLogger(f"twospeed.{__name__}")
 
 Settings = tuple[tuple[str, Any], ...]
 
@@ -53,7 +58,7 @@ FREEZE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
         "none": ("detector.backbone", "detector.rpn", *HEADS, "slow_fast"),
         "slow_fast": ("detector.backbone", "detector.rpn", *HEADS),
-        "backbone+slow_fast": ("detector.rpn", *HEADS),
+        "backbone+slow_fast": HEADS,  # the authors freeze the proposals with the backbone
     },
     "training": {
         "backbone": (*HEADS, "slow_fast"),
@@ -141,14 +146,15 @@ def train(config: SlowFastMaskRCNNSearchConfig, *, resume: bool = False) -> Path
     kept = config.out / "config.json"
     if kept.is_file() != resume:
         raise InputError(
-            f"{config.out}: holds no search to resume; leave --resume out to start one"
+            f"{config.out}: holds no search to resume; start one"
             if resume
-            else f"{config.out}: holds a search already; go on with --resume, or choose another --out"
+            else f"{config.out}: holds a search already; resume it, or choose another folder"
         )
     if resume:
         check_same(config, json.loads(kept.read_text()), may_change={"processes", "threads", "device", "out"})
     else:
-        write_atomic(kept, json.dumps(resolved(config), indent=2) + "\n")
+        make_folder(config.out)
+        write_text(kept, json.dumps(resolved(config), indent=2) + "\n")
     if config.processes == 1:
         work(config)
     else:
@@ -158,7 +164,7 @@ def train(config: SlowFastMaskRCNNSearchConfig, *, resume: bool = False) -> Path
                 one.result()
     write_tables(config)
     left = sum(not one.file(config.out).is_file() for one in every)
-    slowfast_maskrcnn.note(f"{len(every) - left} of {len(every)} experiments done: {config.out / 'summary.txt'}")
+    logger.info(f"{len(every) - left} of {len(every)} experiments done: {config.out / 'summary.txt'}")
     return config.out
 
 
@@ -226,7 +232,7 @@ def work(config: SlowFastMaskRCNNSearchConfig) -> None:
         with claimed(one, config.out) as mine:
             if not mine:
                 continue
-            slowfast_maskrcnn.note(f"{one.model} {one.sequence} " + " ".join(f"{k}={v}" for k, v in one.settings))
+            logger.info(f"{one.model} {one.sequence} " + " ".join(f"{k}={v}" for k, v in one.settings))
             begun = time.perf_counter()
             try:
                 outcome = run(config, one)
@@ -234,7 +240,7 @@ def work(config: SlowFastMaskRCNNSearchConfig) -> None:
                 outcome = {"failed": str(error)}
             outcome |= {"total_seconds": time.perf_counter() - begun}
             row = {"model": one.model, **dict(one.settings), "sequence": one.sequence, **outcome}
-            write_atomic(one.file(config.out), json.dumps(row, indent=2) + "\n")
+            write_text(one.file(config.out), json.dumps(row, indent=2) + "\n")
         write_tables(config)
 
 
@@ -319,9 +325,9 @@ def summary(config: SlowFastMaskRCNNSearchConfig) -> list[dict[str, Any]]:
 
 def write_tables(config: SlowFastMaskRCNNSearchConfig) -> None:
     """Write results.csv, summary.csv and summary.txt."""
-    write_atomic(config.out / "results.csv", as_csv(outcomes(config)))
+    write_text(config.out / "results.csv", as_csv(outcomes(config)))
     rows = summary(config)
-    write_atomic(config.out / "summary.csv", as_csv(rows))
+    write_text(config.out / "summary.csv", as_csv(rows))
     lines = [["", *rows[0]]] if rows else []
     last = None
     for row in rows:
@@ -333,7 +339,7 @@ def write_tables(config: SlowFastMaskRCNNSearchConfig) -> None:
     text = "".join(
         "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
     )
-    write_atomic(config.out / "summary.txt", text)
+    write_text(config.out / "summary.txt", text)
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -344,3 +350,9 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+if __name__ == "__main__":
+    from twospeed.cli.main import run as run_command
+
+    run_command(["train", __file__, *sys.argv[1:]])
