@@ -86,3 +86,26 @@ def test_importing_is_light():
     code = f"import sys, twospeed, twospeed.cli.main; print([m for m in {heavy_ones} if m in sys.modules])"
     heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert heavy.strip() == "[]"
+
+
+def test_tracking_works_without_torchvision(tmp_path):
+    """It takes seconds to load, and only Mask R-CNN and the detection of people need it."""
+    code = f"""
+import sys
+sys.modules["torchvision"] = sys.modules["scipy"] = None  # importing them fails
+import numpy as np, twospeed
+from twospeed.cli.main import exit_code
+from twospeed.video.writer import VideoWriter
+image, mask = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
+mask[8:24, 8:24] = 1
+image[mask > 0] = 200
+with VideoWriter({str(tmp_path / "clip.mp4")!r}, 10) as writer:
+    for _ in range(3):
+        writer.write(image)
+twospeed.ObjectMasks(mask, np.stack([mask == 0, mask == 1]).astype(np.float32), (1,)).save({str(tmp_path / "m.png")!r})
+twospeed.Segmenter, twospeed.Classifier, twospeed.UnsupervisedTracker
+sys.exit(exit_code(["track", {str(tmp_path / "clip.mp4")!r}, "--mask", {str(tmp_path / "m.png")!r}, "-q"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "clip_track" / "masks").glob("*.png"))) == 3

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import threading
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from twospeed import InputError, MaskError, Tracker, track
+from twospeed import InputError, MaskError, Segmenter, Tracker, UnsupervisedTracker, classify, detect, track
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
+from twospeed.pipelines.finetune_tracker import TrackerFineTuning
+from twospeed.pipelines.track import TrackOptions
 from twospeed.results import Frame
 
 
@@ -214,3 +221,231 @@ def test_gpu_agrees_with_cpu(model, clip):
         tracker.step(clip[0][0], clip[0][1])
         outcomes.append(tracker.step(clip[1][0]).probabilities)
     np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-3)
+
+
+def test_void_pixels_keep_the_prediction_and_are_no_object(model, clip):
+    plain, tracker = Tracker(model, size=None), Tracker(model, size=None)
+    for each in (plain, tracker):
+        each.step(*clip[0])
+    predicted = plain.step(clip[1][0]).labels
+    given = np.full_like(predicted, 255)
+    given[:40, :50] = np.where(clip[1][1][:40, :50] == 1, 1, 0)
+    masks = tracker.step(clip[1][0], given)
+    assert masks.object_ids == (1, 2)
+    one = given[:40, :50] == 1
+    assert one.any()
+    assert (masks.labels[:40, :50][one] == 1).all()
+    assert (masks.labels[40:] == predicted[40:]).mean() > 0.99
+    assert (masks.labels[:, 50:] == predicted[:, 50:]).mean() > 0.99
+    first = Tracker(model, size=None).step(clip[0][0], np.where(clip[0][1] == 2, 255, clip[0][1]).astype(np.uint8))
+    assert first.object_ids == (1,)
+    assert (first.labels == (clip[0][1] == 1)).all()
+
+
+def test_an_object_that_is_gone_stays_away_until_it_is_given_again(model, clip):
+    tracker = Tracker(model, size=None, memory_every=2)
+    tracker.step(*clip[0])
+    assert tracker.memory_frames == 1
+    masks = tracker.step(clip[1][0], gone=(2,))
+    assert tracker.memory_frames == 2, "the frame that says so is remembered"
+    for image, _ in clip[2:5]:
+        assert masks.object_ids == (1, 2)
+        assert not (masks.labels == 2).any()
+        assert masks.confidence[1] == 0
+        masks = tracker.step(image)
+    back = np.where(clip[5][1] == 2, 2, 0).astype(np.uint8)
+    assert ((tracker.step(clip[5][0], back).labels == 2) == (back == 2)).all()
+    with pytest.raises(InputError, match="gone names object 7, which was never given"):
+        tracker.step(clip[6][0], gone=(7,))
+    with pytest.raises(InputError, match="object 2 is in the masks and in gone"):
+        tracker.step(clip[6][0], back, gone=(2,))
+
+
+def test_confidence_is_of_the_size_at_which_the_network_works(model, clip):
+    tracker = Tracker(model, size=None)
+    tracker.step(*clip[0])
+    masks = tracker.step(clip[1][0])
+    for number, i in enumerate(masks.object_ids):
+        p, found = masks.probabilities[number + 1].astype(float), masks.labels == i
+        inside = p[found].sum()
+        assert masks.confidence[number] == pytest.approx(inside / (p.sum() + found.sum() - inside), abs=1e-5)
+    assert masks.confidence.dtype == np.float32
+    assert Tracker(model).step(clip[0][0]).confidence.shape == (0,)
+
+
+def test_results_do_not_change_when_the_tracker_goes_on(model, clip):
+    lazy, eager = Tracker(model, size=64), Tracker(model, size=64)
+    results, expected = [], []
+    for index, (image, truth) in enumerate(clip[:4]):
+        given = truth if index == 0 else None
+        results.append(lazy.step(image, given))
+        expected.append(eager.step(image, given).probabilities.copy())
+    for result, planes in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.probabilities, planes)
+
+
+BAD = [
+    (lambda image, mask: (image[..., 0], None), "image is torch.uint8"),
+    (lambda image, mask: (image[:50], None), "frame 2 is 130x50"),
+    (
+        lambda image, mask: (torch.from_numpy(image).permute(2, 0, 1).float(), None),
+        "values from .* a float image is in",
+    ),
+    (lambda image, mask: (torch.full((3, 96, 130), float("nan")), None), "without NaN"),
+    (lambda image, mask: (image, mask[:50]), "mask is 130x50"),
+    (lambda image, mask: (image, mask.astype(float)), "give integer labels"),
+    (lambda image, mask: (image, np.arange(96 * 130).reshape(96, 130) % 200), "199 different labels"),
+    (
+        lambda image, mask: (image, (np.arange(96 * 130).reshape(96, 130) % 50 + 3).astype(np.uint8)),
+        "52 objects so far",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])
+def test_after_a_refusal_the_tracker_is_as_it_was(model, clip, change, message):
+    tracker, other = Tracker(model, size=None, memory_every=2), Tracker(model, size=None, memory_every=2)
+    for image, truth in clip[:2]:
+        for each in (tracker, other):
+            each.step(image, truth if each.memory_frames == 0 else None)
+    with pytest.raises(InputError, match=message):
+        tracker.step(*change(*clip[2]))
+    for image, _ in clip[2:5]:
+        after, expected = tracker.step(image), other.step(image)
+        np.testing.assert_array_equal(after.probabilities, expected.probabilities)
+        assert (after.frame_index, after.object_ids) == (expected.frame_index, expected.object_ids)
+
+
+def test_a_first_frame_that_is_refused_fixes_no_size(model, clip):
+    tracker = Tracker(model, size=None)
+    with pytest.raises(MaskError, match="mask is 130x50"):
+        tracker.step(clip[0][0], clip[0][1][:50])
+    assert tracker.step(clip[0][0][:80], clip[0][1][:80]).frame_index == 0
+
+
+def test_a_second_thread_is_refused(model, clip):
+    inside, done = threading.Event(), threading.Event()
+
+    class Slow(type(model)):
+        def encode_key(self, frames):
+            inside.set()
+            assert done.wait(20)
+            return super().encode_key(frames)
+
+    slow = copy.deepcopy(model)
+    slow.__class__ = Slow
+    tracker = Tracker(slow, size=None, precision="bf16")  # runs the network as it is
+    results = []
+    thread = threading.Thread(target=lambda: results.append(tracker.step(*clip[0])))
+    thread.start()
+    try:
+        assert inside.wait(20)
+        with pytest.raises(InputError, match="this Tracker is used by another thread"):
+            tracker.step(*clip[0])
+    finally:
+        done.set()
+        thread.join()
+    assert results[0].frame_index == 0
+    assert tracker.step(clip[1][0]).frame_index == 1
+
+
+@pytest.mark.parametrize("options", [
+    {"memory_every": 2},
+    {"memory_every": 2, "include_last": True},
+    {"memory_every": 1, "max_memory_frames": 3},
+    {"finetune": TrackerFineTuning(iterations=1, batch=1, crop=64)},
+], ids=lambda options: ",".join(options))  # fmt: skip
+def test_a_saved_tracker_continues_exactly(model, clip, options, tmp_path):
+    straight = Tracker(model, size=64, **options)
+    expected = [straight.step(image, truth if t == 0 else None).probabilities for t, (image, truth) in enumerate(clip)]
+    first = Tracker(model, size=64, **options)
+    for t, (image, truth) in enumerate(clip[:5]):
+        first.step(image, truth if t == 0 else None)
+    first.save_state(tmp_path / "state.safetensors")
+    second = Tracker(model, size=64, **options)
+    second.load_state(tmp_path / "state.safetensors")
+    assert second.memory_frames == first.memory_frames
+    for t, (image, _) in enumerate(clip[5:], start=5):
+        result = second.step(image)
+        assert result.frame_index == t
+        np.testing.assert_array_equal(result.probabilities, expected[t])
+    with pytest.raises(InputError, match="frame 8 is 100x96, the frames before it 130x96"):
+        second.step(clip[0][0][:, :100])
+
+
+def test_states_of_other_trackers_are_refused(model, clip, tmp_path):
+    tracker = Tracker(model, size=64)
+    tracker.step(*clip[0])
+    path = tmp_path / "state.safetensors"
+    tracker.save_state(path)
+    torch.manual_seed(1)
+    for other, message in (
+        (Tracker(track_nano(), size=64), "was written by a tracker with another network"),
+        (Tracker(model, size=80), "with size=64, not 80"),
+        (Tracker(model, size=64, memory_every=3), "with memory_every=5, not 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            other.load_state(path)
+        assert other.memory_frames == 0
+    for name, content, message in (
+        ("gone.safetensors", None, "no tracker state at"),
+        ("cut.safetensors", path.read_bytes()[:2000], "cannot be read as a tracker state"),
+        ("text.safetensors", b"hello", "cannot be read as a tracker state"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            tracker.load_state(tmp_path / name)
+    save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(InputError, match="holds no tracker state"):
+        tracker.load_state(tmp_path / "weights.safetensors")
+    assert tracker.memory_frames == 1
+
+
+@pytest.mark.parametrize(("height", "width", "options", "expected"), [
+    (96, 64, {}, (96, 64)),
+    (96, 64, {"upscale": True}, (720, 480)),
+    (1080, 1920, {}, (480, 853)),
+    (480, 854, {}, (480, 854)),
+    (100, 20000, {"size": 96}, (13, 2715)),
+    (1080, 1920, {"size": None}, (1080, 1920)),
+])  # fmt: skip
+def test_the_size_at_which_the_network_works(height, width, options, expected):
+    """At most `size` on the shorter side, at most 4 size^2 pixels; small videos are not enlarged."""
+    seen = []
+
+    class Seeing(type(track_nano())):
+        def encode_key(self, frames):
+            seen.append(frames.shape[-2:])
+            raise InputError("enough")
+
+    network = track_nano()
+    network.__class__ = Seeing
+    with pytest.raises(InputError, match="enough"):
+        Tracker(network, precision="bf16", **options).step(
+            np.zeros((height, width, 3), np.uint8), np.ones((height, width), np.uint8)
+        )
+    assert seen == [tuple(-(-side // 16) * 16 for side in expected)]
+
+
+def test_options_of_track_are_those_of_the_trackers():
+    known = {name for kind in (Tracker, UnsupervisedTracker) for name in inspect.signature(kind).parameters}
+    assert set(TrackOptions.__annotations__) == known - {"model_or_name", "finetune"}
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: Tracker("segment_nano"), "segment_nano is a network of the task 'segment', not one that tracks objects"),
+    (lambda: Tracker(torch.nn.Linear(1, 1)), "Linear is no network that tracks objects: it has no `similarity`"),
+    (lambda: Tracker("slowfast_maskrcnn_1_1"), "finds objects without masks; use UnsupervisedTracker"),
+    (lambda: Tracker(precision="fp16"), "precision is 'fp16'; choose 'fp32' or 'bf16'"),
+    (lambda: UnsupervisedTracker("segment_nano"), "network of the task 'segment'"),
+    (lambda: Segmenter("track_nano"), "track_nano is a network of the task 'track', not one that labels every pixel"),
+    (lambda: Segmenter(track_nano()), "STCN is no network that labels every pixel"),
+    (lambda: classify("clip.mp4", "stcn"), "stcn is a network of the task 'track'"),
+    (lambda: classify("clip.mp4", track_nano()), "STCN is no network that names what happens in a clip"),
+    (lambda: detect("clip.mp4", "stcn", boxes=[[0, 0, 9, 9]]), "stcn is a network of the task 'track'"),
+    (lambda: track([], np.ones((9, 9), int), "track_nano", merged=True), "merged is no option of Tracker"),
+])  # fmt: skip
+def test_a_network_of_another_job_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -49,7 +49,8 @@ class MaskTracker(Protocol):
 
 BuildTracker = Callable[..., MaskTracker]
 """Called as `build(model, memory_every=..., include_last=..., top_k=..., max_memory_frames=..., size=...)`, with
-`kernel_sigma=...` where a pass reads its memory with a kernel and `finetune=...` where it learns the first masks."""
+`upscale=True` where a size is asked for, `kernel_sigma=...` where a pass reads its memory with a kernel and
+`finetune=...` where it learns the first masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +138,13 @@ def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTrack
         "max_memory_frames": settings.max_memory_frames,
         **({"finetune": settings.finetune} if settings.finetune else {}),
     }
+    # A size that is asked for holds for smaller videos, too: the published multi-scale passes enlarge
     sizes: list[tuple[int | None, dict[str, float]]] = [
         (size, {"kernel_sigma": KERNEL_SIGMA[size]} if size in KERNEL_SIGMA else {}) for size in settings.scales
     ] or [(settings.size, {})]
     mirrors = (False, True) if settings.flip else (False,)
     return [
-        Pass(build(model, **options, size=size, **kernel), mirrored)
+        Pass(build(model, **options, size=size, **({} if size is None else {"upscale": True}), **kernel), mirrored)
         for model, (size, kernel), mirrored in itertools.product(models, sizes, mirrors)
     ]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from twospeed.errors import InputError
 
@@ -81,6 +80,8 @@ class ObjectLinker:
 
     def _match(self, candidates: list[int], flat: Masks, ids: list[int]) -> None:
         """Match objects to detections without a number, so that the sum of overlaps is the largest."""
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
         free = [index for index, number in enumerate(ids) if number == 0 and flat[index].any()]
         if not candidates or not free:
             return

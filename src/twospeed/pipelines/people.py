@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from twospeed.ops.boxes import box_iou
 from twospeed.results import ActionBoxes
@@ -37,6 +36,8 @@ class PersonLinker:
 
     def step(self, boxes_xyxy: Boxes) -> tuple[int, ...]:
         """Return the number of the person in each box (n, 4) of the next keyframe; numbers begin at 1."""
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
         boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
         iou = box_iou(boxes, self._boxes)
         # A pair below the limit is worth nothing, so that it never takes a box from a better one

@@ -14,7 +14,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from twospeed.errors import InputError
 from twospeed.models.slowfast import builders
@@ -83,6 +82,8 @@ class RegionHead(nn.Module):
 
     def pool(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(N, C, T, H, W), N times (n, 4) -> (N, C, H, W) averaged over time, and (K, C) for the boxes."""
+        from torchvision.ops import roi_align  # slow to import: not before boxes come
+
         averaged = features.mean(dim=2)
         regions = roi_align(
             averaged,
