@@ -104,8 +104,9 @@ with VideoWriter({str(tmp_path / "clip.mp4")!r}, 10) as writer:
         writer.write(image)
 twospeed.ObjectMasks(mask, np.stack([mask == 0, mask == 1]).astype(np.float32), (1,)).save({str(tmp_path / "m.png")!r})
 twospeed.Segmenter, twospeed.Classifier, twospeed.UnsupervisedTracker
-sys.exit(exit_code(["track", {str(tmp_path / "clip.mp4")!r}, "--mask", {str(tmp_path / "m.png")!r}, "-q"]))
+sys.exit(exit_code(["track", {str(tmp_path / "clip.mp4")!r}, "--mask", {str(tmp_path / "m.png")!r}, "-q",
+                    "-o", {str(tmp_path / "out")!r}]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "clip_track" / "masks").glob("*.png"))) == 3
+    assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 3
