@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twospeed.errors import InputError, OutputError
+from twospeed.errors import InputError, OutputError, TwospeedError
 
 _LONGEST_TEXT = 1 << 30  # bytes; AVA's largest list has 200 MB
 
@@ -35,6 +36,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; it takes that name when the block ends without an error.
+
+    After an error nothing is left. `path` itself must not exist yet. Raises OutputError where the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with _disk_errors(path):
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,7 +124,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, TwospeedError):
             raise
         raise OutputError(
             f"cannot write {path} ({error.strerror or error}); free space, or choose another place"

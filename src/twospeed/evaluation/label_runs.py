@@ -7,21 +7,22 @@ each is a file of its own, which is what makes a run resumable.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.folders import listing
 from twospeed.data.benchmarks.label_files import read_indices
-from twospeed.data.clips.snippets import LabelledVideos, leading_to
 from twospeed.data.samples import LabelledFrame
-from twospeed.errors import DatasetError, InputError, OutputError
+from twospeed.data.clips.snippets import LabelledVideos, leading_to
+from twospeed.errors import DatasetError, InputError
+from twospeed.evaluation.runner import Clock
+from twospeed.files import make_folder
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.results import ClassMap
 from twospeed.video.indexed_png import write_indexed_png
@@ -55,35 +56,6 @@ class Chain:
 
     frames: tuple[LabelledFrame, ...]
     scored: dict[int, LabelledFrame] = field(default_factory=dict)
-
-
-@dataclass
-class Clock:
-    """Seconds from pixels to labels at full size, reading and writing files left out: keyframes, and other frames."""
-
-    keyframes: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
-
-    def frames_per_second(self, interval: int) -> float:
-        """Return the speed with every so many frames a keyframe, from the medians; NaN where one was never timed."""
-        seconds = statistics.median(self.keyframes) if self.keyframes else float("nan")
-        if interval > 1:
-            seconds += (interval - 1) * (statistics.median(self.steps) if self.steps else float("nan"))
-        return interval / seconds
-
-    def speed(self) -> dict[str, Any]:
-        """Return what the report says of speed; empty when nothing ran."""
-        frames, seconds = len(self.keyframes) + len(self.steps), sum(self.keyframes) + sum(self.steps)
-        if not frames:
-            return {}
-        medians = {"keyframe_seconds": self.keyframes, "step_seconds": self.steps}
-        return {
-            "frames": frames,
-            "seconds": seconds,
-            "frames_per_second": frames / seconds,
-            **{name: statistics.median(values) for name, values in medians.items() if values},
-            "clock": "from pixels to labels at full size, without reading and writing files",
-        }
 
 
 def plan_chains(
@@ -123,12 +95,12 @@ def run_chains(
     output: Path | None = None,
     code: LabelCode | None = None,
     clock: Clock | None = None,
-    on_chain: Callable[[str, int], None] = lambda name, number: None,
+    on_chain: Callable[[int], None] = lambda number: None,
 ) -> dict[int, Matrix]:
     """Label the frames of every chain and count: distance -> confusion matrix.
 
     output: keep labels as `distance_D/NAME.png`, in `code`'s numbers; those that are there already are not computed
-    again. on_chain: told the keyframe's name and the chain's number, from 1, when it is finished. Frames without labels
+    again. on_chain: called with the number of chains that are finished. Frames without labels
     (of a test set) are labelled and not counted.
     Raises DatasetError where labels and image differ in size, OutputError where labels cannot be kept.
     """
@@ -139,10 +111,11 @@ def run_chains(
         if len(found) < len(chain.scored):
             found = _label(segmenter, chain, clock)
             for distance, path in files.items():
-                _keep(path, found[distance] if code is None else code.write(found[distance]))
+                make_folder(path.parent)
+                write_indexed_png(path, found[distance] if code is None else code.write(found[distance]))
         for distance, frame in chain.scored.items():
             matrices[distance] = matrices.get(distance, 0) + _count(frame, found[distance], num_classes)
-        on_chain(chain.frames[0].name, number)
+        on_chain(number)
     segmenter.reset()
     return dict(sorted(matrices.items()))
 
@@ -163,7 +136,7 @@ def _label(segmenter: LabelsFrames, chain: Chain, clock: Clock | None) -> dict[i
         result = segmenter.step(image)
         seconds = time.perf_counter() - begun
         if clock is not None:
-            (clock.keyframes if result.is_keyframe else clock.steps).append(seconds)
+            clock.add("keyframe" if result.is_keyframe else "step", seconds)
         if distance in chain.scored:
             labels[distance] = result.labels
     return labels
@@ -194,14 +167,6 @@ def _read_kept(path: Path, code: LabelCode | None) -> Labels:
     return values if code is None else code.read(values)
 
 
-def _keep(path: Path, values: Labels) -> None:
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: could not be created ({error.strerror}); choose another -o") from error
-    write_indexed_png(path, values)
-
-
 @dataclass
 class Tally:
     """Pixels by true class and by the value that a file gives them, whatever its numbers mean: int64 (C, 256)."""
@@ -223,7 +188,7 @@ def tally_files(
     frames: Sequence[LabelledFrame],
     num_classes: int,
     *,
-    on_frame: Callable[[str, int], None] = lambda name, number: None,
+    on_frame: Callable[[int], None] = lambda number: None,
 ) -> Tally:
     """Compare label files with the labels of their frames. Raises DatasetError for files of another size."""
     tally = Tally(np.zeros((num_classes, 256), np.int64))
@@ -242,7 +207,7 @@ def tally_files(
         tally.counts += found
         for value in np.flatnonzero(found.any(0)):
             tally.first_file.setdefault(int(value), path)
-        on_frame(frame.name, number)
+        on_frame(number)
     return tally
 
 

@@ -9,31 +9,27 @@ when it is finished, which is what makes a run resumable.
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.label_files import VOID
-from twospeed.data.benchmarks.youtube_vos import first_masks, required_frames
 from twospeed.data.samples import SequenceSample
-from twospeed.errors import InputError, OutputError
-from twospeed.results import ObjectMasks
+from twospeed.data.benchmarks.youtube_vos import first_masks, required_frames
+from twospeed.errors import InputError
+from twospeed.evaluation.report import Report
+from twospeed.evaluation.runner import Model, Networks, Run
+from twospeed.files import atomic_folder
+from twospeed.results import ObjectMasks, OnProgress
 
 Labels = NDArray[np.uint8]
 
 KERNEL_SIGMA = {600: 7.0}
 """Gaussian of kernelized memory reading, in cells, by size of a multi-scale pass, as published for STCN."""
-
-_SETTINGS_FILE = "evaluation.json"
-
 
 class MaskTracker(Protocol):
     """What is evaluated: anything with the two calls of `twospeed.Tracker`."""
@@ -74,51 +70,8 @@ class RunSettings:
     given_masks: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: `frame` of `frames` of one sequence, itself number `index` of `sequences` (from 1)."""
-
-    stage: Literal["track", "score"]
-    sequence: str
-    index: int
-    sequences: int
-    frame: int
-    frames: int
-    skipped: bool = False
-
-
-OnProgress = Callable[[Progress], None]
-
-
 FrameJobs = list[tuple[str, Labels | None, bool]]
 """What a tracker is fed: name of the frame, masks given there, whether its result is written."""
-
-
-@dataclass
-class Clock:
-    """Counts frames, and the seconds that trackers took for them (reading and writing files left out)."""
-
-    frames: int = 0
-    seconds: float = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count the seconds inside."""
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
-
-    def speed(self, passes: int) -> dict[str, Any]:
-        """Return what the report says of speed; empty when nothing ran."""
-        if not self.frames:
-            return {}
-        each = f", {passes} passes a frame" if passes > 1 else ""
-        return {
-            "frames": self.frames,
-            "seconds": self.seconds,
-            "frames_per_second": self.frames / self.seconds,
-            "clock": f"from pixels to masks, without reading and writing files{each}",
-        }
 
 
 @dataclass(frozen=True)
@@ -212,75 +165,42 @@ def _step_together(passes: Sequence[Pass], image: NDArray[np.uint8], masks: Labe
     return labels
 
 
-def claim_output(folder: Path, description: Mapping[str, Any], *, resume: bool) -> None:
-    """Make a folder ready for a run and write down what runs there.
-
-    description: what a resumed run must agree on. Raises InputError when the folder holds results and
-    `resume` is off, when they were made otherwise, or when it holds something else; OutputError when it
-    cannot be written.
-    """
-    plain = json.loads(json.dumps(description))
-    note = folder / _SETTINGS_FILE
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if note.is_file():
-            before = json.loads(note.read_text())
-            if not resume:
-                raise InputError(
-                    f"{folder}: holds results already; go on with them (--resume), or write elsewhere (-o)"
-                )
-            if changed := sorted(key for key in {*plain, *before} if plain.get(key) != before.get(key)):
-                was = ", ".join(f"{key} {before.get(key)!r} (now {plain.get(key)!r})" for key in changed)
-                raise InputError(f"{folder}: was begun with {was}; use the same, or write elsewhere (-o)")
-        elif any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty and holds no run to go on with; write elsewhere (-o)")
-        partial = note.with_suffix(".partial")  # never half a file
-        partial.write_text(json.dumps(plain, indent=2) + "\n")
-        partial.replace(note)
-
-
 def run_sequences(
+    run: Run,
     samples: Sequence[SequenceSample],
     folder: Path,
     plan: Callable[[SequenceSample], tuple[Labeller, FrameJobs]],
     write: Callable[[Path, Labels], None],
-    *,
-    on_progress: OnProgress,
-    clock: Clock,
 ) -> None:
     """Segment every sequence that `folder` does not hold yet, and write `folder/<sequence>/<frame>.png`.
 
-    plan: what sees which frames of a sequence. write: how one mask is saved. clock: counts on.
+    plan: what sees which frames of a sequence. write: how one mask is saved.
     Raises OutputError when a mask cannot be written; sequences that are finished stay.
     """
+    before, total = 0, sum(len(sample.frames) for sample in samples)
     for index, sample in enumerate(samples, start=1):
-        finished, partial = folder / sample.name, folder / f".{sample.name}.partial"
-        if finished.is_dir():
-            on_progress(Progress("track", sample.name, index, len(samples), 0, 0, skipped=True))
-            continue
-        labeller, jobs = plan(sample)
-        with writing(partial):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-        try:
-            waiting = iter(jobs)  # a labeller may look ahead: results come later than frames, in the same order
-            for number, (frame, masks, _) in enumerate(jobs, start=1):
-                image = sample.image(frame)
-                with clock.running():
-                    results = labeller.feed(image, masks)
-                    results += labeller.finish() if number == len(jobs) else []
-                clock.frames += 1
-                for labels in results:
-                    name, _, wanted = next(waiting)
-                    if wanted:
-                        with writing(partial):
-                            write(partial / f"{name}.png", labels)
-                on_progress(Progress("track", sample.name, index, len(samples), number, len(jobs)))
-            with writing(finished):
-                partial.rename(finished)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            labeller.reset()
+        finished = folder / sample.name
+        done = "kept from before"
+        if not finished.is_dir():
+            labeller, jobs = plan(sample)
+            done = f"{len(jobs)} frames"
+            try:
+                with atomic_folder(finished) as partial:
+                    waiting = iter(jobs)  # a labeller may look ahead: results come later than frames, in that order
+                    for number, (frame, masks, _) in enumerate(jobs, start=1):
+                        image = sample.image(frame)
+                        with run.clock.running():
+                            results = labeller.feed(image, masks)
+                            results += labeller.finish() if number == len(jobs) else []
+                        for labels in results:
+                            name, _, wanted = next(waiting)
+                            if wanted:
+                                write(partial / f"{name}.png", labels)
+                        run.progress("track", before + number, total, "frames")
+            finally:
+                labeller.reset()
+        before += len(sample.frames)
+        run.progress("track", before, total, "frames", f"{sample.name}: {done} ({index} of {len(samples)})")
 
 
 def davis_jobs(sample: SequenceSample, *, given_masks: bool = True) -> FrameJobs:
@@ -334,19 +254,62 @@ def _needed(frames: Sequence[str], given: Iterable[str], wanted: Iterable[str], 
             yield frame
 
 
-def settings_as_json(settings: RunSettings) -> dict[str, Any]:
-    """Return the settings as plain values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+CLOCK = "from pixels to masks, without reading and writing files"
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into an OutputError that names the place."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{path}: could not be written ({error.strerror or error}); free space or choose another -o"
-        ) from error
+class TrackerRun(Run):
+    """Trackers that are given their first masks, over the sequences of a benchmark.
+
+    settings: see `RunSettings`. build_tracker: what is run, if not `twospeed.Tracker`. options: of the networks'
+    constructors, for those given by name. Raises InputError for networks that cannot do the task.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        model: Model | Sequence[Model],
+        weights: Any,
+        settings: RunSettings,
+        *,
+        device: str | None = None,
+        build_tracker: BuildTracker | None = None,
+        options: Mapping[str, Any] | None = None,
+        on_progress: OnProgress = lambda progress: None,
+    ):
+        super().__init__(benchmark, Networks(model, weights), asdict(settings) | dict(options or {}), on_progress)
+        self.options = settings
+        self._build = build_tracker or _default_tracker(device)
+        self._models = self.networks.built(**(options or {}))
+        self.passes = build_passes(self._models, settings, self._build)
+        if not settings.given_masks and any(getattr(p.tracker, "needs_masks", True) for p in self.passes):
+            raise InputError(
+                f"{self.networks.title} needs a first mask, which the unsupervised task does not give; choose a model "
+                "for unsupervised video object segmentation, or the semi-supervised task",
+                option="task",
+            )
+        self._every_frame_remembered: list[Pass] | None = None
+
+    def davis_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
+        """Which trackers see which frames of a sequence: all see all."""
+        return InStep(self.passes), davis_jobs(sample, given_masks=self.options.given_masks)
+
+    def youtube_vos_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
+        """Which trackers see which frames of a video, leaving out those that change nothing."""
+        every = self.options.memory_every
+        if self.options.include_last or not can_skip(sample, every):
+            return InStep(self.passes), youtube_vos_jobs(sample)
+        if self._every_frame_remembered is None:
+            remembering = replace(self.options, memory_every=1)
+            self._every_frame_remembered = build_passes(self._models, remembering, self._build)
+        return InStep(self._every_frame_remembered), youtube_vos_jobs(sample, skip_every=every)
+
+    def vos_report(self, **fields: Any) -> Report:
+        """Return the report of a run over masks."""
+        several = f", {len(self.passes)} passes a frame" if len(self.passes) > 1 else ""
+        return self.report(clock=CLOCK + several, **fields)
+
+
+def _default_tracker(device: str | None) -> BuildTracker:
+    from twospeed.pipelines.track import Tracker
+
+    return lambda model, **options: Tracker(model, device=device, **options)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from twospeed.metrics.regions import (
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def check_results(folder: Path, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in present]:
         raise DatasetError(
             f"{folder}: has no results for {len(missing)} of {len(names)} sequences ({listing(missing)}); "
-            f"it holds {listing(present)}; score a part with --sequences a,b,c"
+            f"it holds {listing(present)}; score a part by naming its sequences"
         )
 
 
@@ -186,25 +188,31 @@ def score_davis(
     reason.
     """
     plans = [_davis_plan(sample, folder, task, all_frames) for sample in samples]
-    jobs = [(plan, frame) for plan in plans for frame in plan.frames]
     scores: list[ObjectScores] = []
     notes: list[str] = []
+    if task == "semi-supervised":
+        for plan, frames in _compared(_compare_by_id, plans, workers):
+            scores += _objects_by_id(plan, frames, notes)
+            on_sequence(plan.sample.name)
+    else:
+        for plan, pairs in _compared(_compare_pairs, plans, workers):
+            scores += _matched_objects(plan, pairs, notes)
+            on_sequence(plan.sample.name)
+    return scores, notes
+
+
+def _compared(
+    compare: Callable[[tuple[_Plan, str]], T], plans: Sequence[_Plan], workers: int | None
+) -> Iterator[tuple[_Plan, list[T]]]:
+    """Compare the frames of all sequences on threads; yield each sequence with its frames' results, in order."""
     with ThreadPoolExecutor(workers or _cores()) as pool:
         try:
-            if task == "semi-supervised":
-                by_id = pool.map(_compare_by_id, jobs)
-                for plan in plans:
-                    scores += _objects_by_id(plan, [next(by_id) for _ in plan.frames], notes)
-                    on_sequence(plan.sample.name)
-            else:
-                pairs = pool.map(_compare_pairs, jobs)
-                for plan in plans:
-                    scores += _matched_objects(plan, [next(pairs) for _ in plan.frames], notes)
-                    on_sequence(plan.sample.name)
+            results = pool.map(compare, [(plan, frame) for plan in plans for frame in plan.frames])
+            for plan in plans:
+                yield plan, [next(results) for _ in plan.frames]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return scores, notes
 
 
 def _objects_by_id(
@@ -271,18 +279,12 @@ def score_youtube_vos(
         counted.append(later)
     scores: list[ObjectScores] = []
     notes: list[str] = []
-    with ThreadPoolExecutor(workers or _cores()) as pool:
-        try:
-            done = pool.map(_compare_by_id, [(plan, frame) for plan in plans for frame in plan.frames])
-            for plan, later in zip(plans, counted, strict=True):
-                for o in _objects_by_id(plan, [next(done) for _ in plan.frames], notes) if plan.frames else []:
-                    counts = np.array([frame in later[o.label] for frame in plan.frames])
-                    j, f = np.where(counts, o.j, math.nan), np.where(counts, o.f, math.nan)
-                    scores.append(ObjectScores(o.sequence, o.label, j, f))
-                on_sequence(plan.sample.name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for (plan, compared), later in zip(_compared(_compare_by_id, plans, workers), counted, strict=True):
+        for o in _objects_by_id(plan, compared, notes) if plan.frames else []:
+            counts = np.array([frame in later[o.label] for frame in plan.frames])
+            j, f = np.where(counts, o.j, math.nan), np.where(counts, o.f, math.nan)
+            scores.append(ObjectScores(o.sequence, o.label, j, f))
+        on_sequence(plan.sample.name)
     return scores, notes
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation says: scores, and all that is needed to believe and repeat them."""
+"""The result of an evaluation: scores, and all that is needed to believe and repeat them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
-from twospeed.errors import OutputError
+from twospeed.files import make_folder, write_text
 
 Kind = Literal["share", "count", "seconds", "number"]
 
@@ -122,7 +120,8 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """Write the JSON file whole or not at all. Raises OutputError when that fails."""
-        write_atomic(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        make_folder(path.parent)
+        write_text(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def text(self) -> str:
         """Return what is shown to people: a head line, the table, then protocol, speed and notes."""
@@ -134,19 +133,6 @@ class Report:
                 f"{self.speed['frames_per_second']:.2f} frames/s ({self.speed['clock']})"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file, and the folders above it, whole or not at all. Raises OutputError when that fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def _plain(value: Any) -> Any:

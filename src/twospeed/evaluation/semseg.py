@@ -3,7 +3,7 @@
 Either a folder of label files is scored, or a model is run: as its users run it, from a keyframe 0, 1, ... frames ahead
 of each labelled frame, labels compared at full size.
 
-Source of the protocol: GSVNet (Lee, Chen, Peng, ICME 2021), section 5, and the released trainer. Confusion matrices are
+Source of the protocol: GSVNet (Lee, Chen, Peng, ICME 2021), section 4.1, and the released trainer. Confusion matrices are
 summed over all frames before anything is divided; the average over a keyframe interval of l is the mIoU of the summed
 matrices of the distances 0 to l - 1, the minimum that of the farthest. A class that occurs nowhere counts as 0.
 """
@@ -22,7 +22,6 @@ from twospeed.data.clips.snippets import LabelledVideos
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import (
-    Clock,
     LabelCode,
     check_classes_only,
     find_predictions,
@@ -30,15 +29,13 @@ from twospeed.evaluation.label_runs import (
     run_chains,
     tally_files,
 )
-from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output
 from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.runner import Clock, Model, Networks, Run, check_source, coverage
 from twospeed.evaluation.trade_off import cost_table, operating_points
 from twospeed.metrics.confusion import Matrix, class_iou, mean_iou, over_interval, pixel_accuracy
-from twospeed.results import LabelMap
+from twospeed.results import LabelMap, OnProgress, Progress
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from twospeed.weights.cost import SegmenterCost
 
 DrivingSet = Literal["camvid", "cityscapes"]
@@ -111,11 +108,11 @@ class SegmentationSettings:
 
 def evaluate_segmentation(
     benchmark: DrivingSet,
-    root: Path | str,
+    data: Path | str | LabelledVideos,
     *,
     split: str = "val",
     predictions: Path | str | None = None,
-    model: str | nn.Module | None = None,
+    model: Model | None = None,
     weights: Any = "default",
     keyframe_weights: Any = None,
     settings: SegmentationSettings | None = None,
@@ -127,10 +124,11 @@ def evaluate_segmentation(
 ) -> Report:
     """Score labels on CamVid or Cityscapes: those of `predictions`, or those of `model`.
 
-    predictions: a folder of label PNGs, `find_predictions` says which belongs to which frame; values are classes, for
-    Cityscapes also label ids (which of the two is told by the values). weights, keyframe_weights: as `create_model`
-    takes them. list_file: GSVNet's list, for Cityscapes. output: where a model's labels are kept, in `distance_D`
-    folders, a new folder or with `resume` that of an interrupted run.
+    data: the data set's folder, or labelled frames of your own with the benchmark's classes. predictions: a folder of
+    label PNGs, `find_predictions` says which belongs to which frame; values are classes, for Cityscapes also label ids
+    (which of the two is told by the values). weights, keyframe_weights: as `create_model` takes them. list_file:
+    GSVNet's list, for Cityscapes. output: where a model's labels are kept, in `distance_D` folders, a new folder or
+    with `resume` that of an interrupted run.
 
     The report's scores are mIoU, pixel_accuracy and class_IoU, fractions, over everything that was counted; with a
     model also by_distance, average_mIoU, minimum_mIoU for the longest interval, `intervals` for all of them with what a
@@ -139,131 +137,117 @@ def evaluate_segmentation(
     Raises DatasetError, InputError, OutputError, each with what is wrong and where; errors of the weights come from
     `create_model`.
     """
-    if (predictions is None) == (model is None):
-        given = "both" if model is not None else "neither"
-        raise InputError(f"give either --predictions (a folder of label PNGs) or --model (to run), not {given}")
-    if predictions is not None and (output is not None or resume):
-        raise InputError("--output and --resume belong to a run of a model; scoring --predictions writes no labels")
-    if resume and output is None:
-        raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
+    check_source(predictions, model, output, resume)
     if benchmark not in BENCHMARKS:
         raise InputError(f"no segmentation benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
     chosen = BENCHMARKS[benchmark]
-    data = chosen.open(Path(root), split, list_file)
-    frames = [data[index] for index in range(len(data))]
+    opened = chosen.open(Path(data), split, list_file) if isinstance(data, str | Path) else data
+    official = chosen.official[split] if isinstance(data, str | Path) else None
+    frames = [opened[index] for index in range(len(opened))]
     public = all(frame.annotation is not None for frame in frames)
-    of = f"of {chosen.official[split]} frames ({chosen.title} {split})"
-    if predictions is not None:
+    if model is None:
         if not public:
-            raise InputError(f"{root}: the labels of split {split!r} are not here; the benchmark's server scores them")
-        matrix, notes = _score_files(chosen, frames, Path(predictions), on_progress)
+            raise InputError(f"{data}: the labels of split {split!r} are not here; the benchmark's server scores them")
+        matrix, notes = _score_files(chosen, frames, Path(str(predictions)), on_progress)
         return Report(
             benchmark=benchmark,
             scores=_scores(matrix, chosen.classes),
             table=_table({"IoU": matrix}, chosen.classes),
             protocol=f"{chosen.title}: confusion matrix over all frames, void left out",
-            coverage=f"{len(frames)} {of}",
+            coverage=coverage(len(frames), official, "frames", f"{chosen.title} {split}"),
             model=f"files in {predictions}",
             notes=(*notes, *_notes(matrix, chosen.classes)),
         )
-    assert model is not None
-    run = _ModelRun(chosen, model, weights, keyframe_weights, settings or SegmentationSettings(), device)
-    if not public and output is None:
-        raise InputError(f"{chosen.title} {split}: its labels are not here, so labels can only be made; give -o DIR")
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        claim_output(folder, {"benchmark": benchmark, "split": split, **run.description()}, resume=resume)
-    return run.report(benchmark, data, frames, folder, public, of, on_progress)
+    run = _SegmentationRun(
+        benchmark, model, weights, keyframe_weights, settings or SegmentationSettings(), device, on_progress
+    )
+    with run.folder(output, resume=resume, public=public, split=split) as folder:
+        kept = None if output is None else folder
+        of = f"of {official} frames ({chosen.title} {split})" if official else "frames, not an official split"
+        return run.evaluated(opened, frames, kept, public, of)
 
 
-class _ModelRun:
-    """A model, ready to be evaluated, and what it takes."""
+class _SegmentationRun(Run):
+    """A network for images or videos over labelled frames, each reached from keyframes before it."""
 
     def __init__(
         self,
-        chosen: _Benchmark,
-        model: str | nn.Module,
+        benchmark: DrivingSet,
+        model: Model,
         weights: Any,
         keyframe_weights: Any,
         settings: SegmentationSettings,
         device: str | None,
+        on_progress: OnProgress,
     ):
         from twospeed.pipelines.segment import Segmenter
         from twospeed.weights.catalog import find
-        from twospeed.weights.load import create_model, weights_sha256
 
-        self.chosen, self.settings = chosen, settings
-        self.name, self.sha256 = f"a {type(model).__name__} passed in", None
-        if isinstance(model, str):
-            if find(model).task != "segment":
-                raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
-            self.name, self.sha256 = model, weights_sha256(model, weights)
-            extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
-            model = create_model(model, weights, **extra)
-        self.model = model
-        self.is_video = hasattr(model, "propagate")
+        if isinstance(model, str) and find(model).task != "segment":
+            raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
+        super().__init__(benchmark, Networks(model, weights), asdict(settings), on_progress)
+        self.chosen, self.options = BENCHMARKS[benchmark], settings
+        extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        (self.model,) = self.networks.built(**extra)
+        self.is_video = hasattr(self.model, "propagate")
         if not self.is_video and (settings.keyframe_every or 1) > 1:
             raise InputError(
-                f"{self.name} labels every image by itself; leave --keyframe-every {settings.keyframe_every} out"
+                f"{self.networks.title} labels every image by itself; leave the keyframe interval of "
+                f"{settings.keyframe_every} out",
+                option="keyframe_every",
             )
-        self.segmenter = Segmenter(model, lambda situation: False, labels=chosen.classes, device=device)
-        self.image_network = getattr(model, "keyframe_network", model)
-        self.clock = Clock()
+        self.segmenter = Segmenter(self.model, lambda situation: False, labels=self.chosen.classes, device=device)
+        self.image_network = getattr(self.model, "keyframe_network", self.model)
 
     @property
     def interval(self) -> int:
         """The longest keyframe interval."""
-        return (self.settings.keyframe_every or KEYFRAME_EVERY) if self.is_video else 1
+        return (self.options.keyframe_every or KEYFRAME_EVERY) if self.is_video else 1
 
-    def description(self) -> dict[str, Any]:
-        """What a resumed run must agree on."""
-        return {"model": self.name, "weights_sha256": self.sha256, **asdict(self.settings)}
+    def frames_per_second(self, interval: int) -> float:
+        """Return the speed with every so many frames a keyframe, from the medians; NaN where one was never timed."""
+        seconds = self.clock.median("keyframe")
+        if interval > 1:
+            seconds += (interval - 1) * self.clock.median("step")
+        return interval / seconds
 
-    def report(
-        self,
-        benchmark: str,
-        data: LabelledVideos,
-        frames: Sequence[LabelledFrame],
-        folder: Path | None,
-        public: bool,
-        of: str,
-        on_progress: OnProgress,
+    def evaluated(
+        self, data: LabelledVideos, frames: Sequence[LabelledFrame], folder: Path | None, public: bool, of: str
     ) -> Report:
-        """Run, count, and say what came out."""
+        """Label, count, and return the report. folder: where labels are kept. of: what the frames are a part of."""
         chosen, notes = self.chosen, []
         distances = range(self.interval if public else 1)
         most = int(MOST_SECONDS_APART * chosen.frame_rate)
-        chains = plan_chains(data, distances, step=self.settings.frame_step, most=most)
+        chains = plan_chains(data, distances, step=self.options.frame_step, most=most)
         counts = {d: sum(d in chain.scored for chain in chains) for d in distances}
         reached = [d for d in distances if counts[d]]
         if len(reached) < len(distances):
             notes.append(
                 f"no labelled frame has {len(reached)} frames of video before it: propagation is scored up to "
-                f"{len(reached) - 1} steps (the labelled frames lie apart; --frame-step N takes them as a video)"
+                f"{len(reached) - 1} steps (the labelled frames lie apart; a frame step takes them as a video)"
             )
         matrices = run_chains(
             self.segmenter, chains, len(chosen.classes), output=folder, code=chosen.code, clock=self.clock,
-            on_chain=_told("label", len(chains), on_progress),
+            on_chain=lambda done: self.progress("label", done, len(chains), "keyframes"),
         )  # fmt: skip
         cost = self._cost(frames[0])
+        medians = {f"{kind}_seconds": self.clock.median(kind) for kind in ("keyframe", "step") if kind in self.clock.laps}
         common: dict[str, Any] = {
-            "benchmark": benchmark,
+            "clock": "from pixels to labels at full size, without reading and writing files",
+            "timed": medians,
             "protocol": f"{chosen.title}: keyframe 0 to {len(reached) - 1} frames before each labelled frame, "
             "confusion matrices summed, void left out, labels at full size",
             "coverage": f"{', '.join(str(counts[d]) for d in reached)} {of}"
             + (f" at 0 to {reached[-1]} steps from the keyframe" if len(reached) > 1 else ""),
-            "model": self.name,
-            "weights_sha256": (self.sha256,),
             "settings": {
-                **asdict(self.settings),
+                **self.settings,
                 "keyframe_every": self.interval,
                 "device": str(self.segmenter.device),
             },
-            "speed": self.clock.speed(),
         }
         if not public:
             notes.append(f"the labels of this split are not public: send {folder}/distance_0 to the benchmark's server")
-            return Report(scores={}, table=Table((), ()), notes=tuple(notes), **common)
+            return self.report(scores={}, table=Table((), ()), notes=tuple(notes), **common)
         pooled: Matrix = np.sum([matrices[d] for d in reached], axis=0)
         average, minimum = over_interval([matrices[d] for d in reached])
         scores: dict[str, Any] = {
@@ -276,10 +260,10 @@ class _ModelRun:
             "parts": _parts(cost),
             "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": _size(frames[0])},
         }
-        if self.settings.image_scales:
-            scores["image_scales"] = self._scaled_images(data, frames[0], on_progress)
+        if self.options.image_scales:
+            scores["image_scales"] = self._scaled_images(data, frames[0])
         columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
-        return Report(
+        return self.report(
             scores=scores,
             parameters=cost.keyframe_parameters + cost.step_parameters,
             table=_table(columns if len(reached) > 1 else {"IoU": pooled}, chosen.classes),
@@ -302,13 +286,11 @@ class _ModelRun:
                 "average_mIoU": average,
                 "minimum_mIoU": minimum,
                 "gmacs_per_frame": cost.gmacs_per_frame(interval),
-                "frames_per_second": self.clock.frames_per_second(interval),
+                "frames_per_second": self.frames_per_second(interval),
             }
         return table
 
-    def _scaled_images(
-        self, data: LabelledVideos, first: LabelledFrame, on_progress: OnProgress
-    ) -> dict[str, dict[str, float]]:
+    def _scaled_images(self, data: LabelledVideos, first: LabelledFrame) -> dict[str, dict[str, float]]:
         """Accuracy and cost of the image network by itself, on every labelled frame, at fractions of its size."""
         from twospeed.models.gsv.network import ScaledImages
         from twospeed.pipelines.segment import Segmenter
@@ -316,15 +298,17 @@ class _ModelRun:
 
         chains = plan_chains(data, (0,))
         table = {}
-        for scale in self.settings.image_scales:
+        for scale in self.options.image_scales:
             clock, network = Clock(), ScaledImages(self.image_network, scale)
             segmenter = Segmenter(network, labels=self.chosen.classes, device=self.segmenter.device)
-            told = _told(f"images at {scale:g}", len(chains), on_progress)
-            (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=told).values()
+            (matrix,) = run_chains(
+                segmenter, chains, len(self.chosen.classes), clock=clock,
+                on_chain=lambda done, scale=scale: self.progress(f"images at {scale:g}", done, len(chains), "images"),
+            ).values()  # fmt: skip
             table[f"{scale:g}"] = {
                 "mIoU": mean_iou(matrix),
                 "gmacs_per_frame": segmenter_cost(network, *first.image().shape[:2]).keyframe_gmacs,
-                "frames_per_second": clock.frames_per_second(1),
+                "frames_per_second": 1 / clock.median("keyframe"),
             }
         return table
 
@@ -334,8 +318,9 @@ def _score_files(
 ) -> tuple[Matrix, list[str]]:
     files, by_order = find_predictions(folder, frames)
     tally = tally_files(
-        files, frames, len(chosen.classes), on_frame=_told("score", len(frames), on_progress, stage="score")
-    )
+        files, frames, len(chosen.classes),
+        on_frame=lambda done: on_progress(Progress("score", done, len(frames), "frames")),
+    )  # fmt: skip
     notes = [f"{folder}: files were taken for frames in their order"] if by_order else []
     classes = np.arange(256, dtype=np.uint8)
     if chosen.code is not None:
@@ -388,15 +373,6 @@ def _in_words(parts: Mapping[str, Mapping[str, int]]) -> list[str]:
         f"{name.replace('_', ' ')}: {part['parameters']:,} parameters, {part['bytes'] / 1e6:.2f} MB"
         for name, part in parts.items()
     ]
-
-
-def _told(
-    what: str, total: int, on_progress: OnProgress, *, stage: Literal["track", "score"] = "track"
-) -> Callable[[str, int], None]:
-    def tell(name: str, number: int) -> None:
-        on_progress(Progress(stage, f"{what} {name}", number, total, 1, 1))
-
-    return tell
 
 
 def _size(frame: LabelledFrame) -> str:

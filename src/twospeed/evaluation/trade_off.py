@@ -5,15 +5,13 @@ Source: GSVNet (Lee, Chen, Peng, ICME 2021), Tables 1 and 2 and Figure A5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from twospeed.evaluation.report import Table
 
 
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
+class OperatingPoint(NamedTuple):
     """One way to label a video. average, minimum: mIoU over the interval, 0..1; the same for single images.
 
     kind: keyframes every `setting` frames, or each image by itself at `setting` times its size. frames_per_second: from
@@ -30,31 +28,23 @@ class OperatingPoint:
 
 def operating_points(scores: Mapping[str, Any]) -> list[OperatingPoint]:
     """Take the points of a report's scores: intervals, then scaled images. Empty for scores of files."""
-    rows: list[tuple[Literal["interval", "image scale"], str, Mapping[str, float]]] = [
-        *(("interval", n, row) for n, row in scores.get("intervals", {}).items()),
-        *(("image scale", scale, row) for scale, row in scores.get("image_scales", {}).items()),
+    costs = ("gmacs_per_frame", "frames_per_second")
+    intervals = [
+        OperatingPoint("interval", n, row["average_mIoU"], row["minimum_mIoU"], *(row[name] for name in costs))
+        for n, row in scores.get("intervals", {}).items()
     ]
-    return [
-        OperatingPoint(
-            kind,
-            setting,
-            row["average_mIoU"] if kind == "interval" else row["mIoU"],
-            row["minimum_mIoU"] if kind == "interval" else row["mIoU"],
-            row["gmacs_per_frame"],
-            row["frames_per_second"],
-        )
-        for kind, setting, row in rows
+    images = [
+        OperatingPoint("image scale", scale, row["mIoU"], row["mIoU"], *(row[name] for name in costs))
+        for scale, row in scores.get("image_scales", {}).items()
     ]
+    return intervals + images
 
 
-def cost_table(points: Sequence[OperatingPoint]) -> Table:
+def cost_table(points: list[OperatingPoint]) -> Table:
     """Return a row for each point: average and minimum mIoU, multiply-adds in units of 1e9, frames per second."""
     names = {"interval": "keyframe every", "image scale": "image network alone at"}
     return Table(
         ("average mIoU", "minimum mIoU", "G multiply-adds/frame", "frames/s"),
-        tuple(
-            (f"{names[p.kind]} {p.setting}", (p.average, p.minimum, p.gmacs_per_frame, p.frames_per_second))
-            for p in points
-        ),
+        tuple((f"{names[point.kind]} {point.setting}", point[2:]) for point in points),
         ("share", "share", "number", "number"),
     )

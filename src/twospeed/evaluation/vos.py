@@ -11,10 +11,9 @@ YouTube-VOS papers for what is counted.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twospeed.data.benchmarks.davis import Davis, Task, Year
-from twospeed.data.benchmarks.youtube_vos import YouTubeVos, required_frames
 from twospeed.data.samples import SequenceSample
+from twospeed.data.benchmarks.youtube_vos import TRAINING_CATEGORIES, YouTubeVos, required_frames
 from twospeed.errors import InputError
-from twospeed.evaluation.mask_runs import (
-    BuildTracker,
-    Clock,
-    FrameJobs,
-    InStep,
-    OnProgress,
-    Pass,
-    Progress,
-    RunSettings,
-    build_passes,
-    can_skip,
-    claim_output,
-    davis_jobs,
-    run_sequences,
-    settings_as_json,
-    youtube_vos_jobs,
-)
+from twospeed.evaluation.mask_runs import BuildTracker, RunSettings, TrackerRun, run_sequences
 from twospeed.evaluation.mask_scores import (
     ObjectScores,
     check_results,
@@ -51,14 +34,12 @@ from twospeed.evaluation.mask_scores import (
     score_youtube_vos,
 )
 from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.runner import Model, check_source, coverage
+from twospeed.results import OnProgress, Progress
 from twospeed.video.indexed_png import write_indexed_png
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from twospeed.evaluation.unsupervised import UnsupervisedRun, UnsupervisedSettings
-
-    Model = str | nn.Module
 
 DAVIS_SETTINGS = RunSettings()
 """480p frames at their own size, memory every 5th frame, 20 best matches, no temporary frame."""
@@ -78,12 +59,13 @@ def davis_settings(split: str) -> RunSettings:
 
 
 def evaluate_davis(
-    root: Path | str,
+    data: Path | str | Sequence[SequenceSample],
     year: Year = 2017,
     *,
     predictions: Path | str | None = None,
     model: Model | Sequence[Model] | None = None,
     weights: Any = "default",
+    options: Mapping[str, Any] | None = None,
     split: str = "val",
     task: Task | None = None,
     all_frames: bool = False,
@@ -98,14 +80,14 @@ def evaluate_davis(
 ) -> Report:
     """Score masks on DAVIS: those of `predictions`, or those of `model` (several: their probabilities averaged).
 
-    root: the data set in its official layout; `predictions`: a folder with `<sequence>/<frame>.png`, of
-    0/255, 0/1 or palette ids. weights: of each model, as `create_model` takes them. task: None is unsupervised
-    for a model that finds objects by itself, as long as it is not fine-tuned, else semi-supervised. all_frames:
-    also score the first and the last frame of the semi-supervised task, as the SlowFast report does. settings:
-    None for the split's published ones; `UnsupervisedSettings` for models that find objects by themselves. output:
-    where a model's masks go, an empty or new folder, or with `resume` that of an interrupted run; None for a
-    temporary one. build_tracker: what is run, if not `twospeed.Tracker`. workers: threads that score; None for
-    one a core.
+    data: the data set in its official layout, or samples of your own. predictions: a folder with
+    `<sequence>/<frame>.png`, of 0/255, 0/1 or palette ids. weights: of each model, as `create_model` takes them.
+    options: of the models' constructors, such as {"similarity": "dot"}. task: None is unsupervised for a model of that
+    task, as long as it is not fine-tuned, else semi-supervised. all_frames: also score the first and the last frame of
+    the semi-supervised task, as the SlowFast report does. settings: None for the split's published ones;
+    `UnsupervisedSettings` for models of the unsupervised task. output: where a model's masks go, an empty or new
+    folder, or with `resume` that of an interrupted run; None for a temporary one. build_tracker: what is run, if not
+    `twospeed.Tracker`. workers: threads that score; None for one a core.
 
     The report's scores are {"global": ..., "sequences": {name: ...}} with the seven numbers of the official
     scorer, fractions. 2016: all objects of a file are one foreground, one entry a sequence. 2017: one entry
@@ -116,55 +98,54 @@ def evaluate_davis(
     masks come from `create_model` and `Tracker`.
     """
     benchmark = f"davis{year % 100}"
-    _check_source(predictions, model, output, resume)
-    finder = _finder(model, weights, settings, device, merged=year == 2016) if build_tracker is None else None
-    task = task or ("unsupervised" if finder is not None and not finder.settings.finetune else "semi-supervised")
-    data = Davis(root, year, split, task, sequences, images=predictions is None)
-    if predictions is not None:
-        check_results(Path(predictions), data.names)
-    samples = list(data)
-    public = all(frame in sample.annotations for sample in samples for frame in sample.frames)
+    check_source(predictions, model, output, resume)
+    unsupervised = None
+    if model is not None and build_tracker is None:
+        unsupervised = _unsupervised_settings(model, settings)
+    task = task or ("unsupervised" if unsupervised and not unsupervised.finetune else "semi-supervised")
+    given = _given(data, lambda root: Davis(root, year, split, task, sequences, images=predictions is None), sequences)
+    run: TrackerRun | UnsupervisedRun | None = None
+    if unsupervised is not None and model is not None:
+        from twospeed.evaluation.unsupervised import UnsupervisedRun
 
-    with ExitStack() as stack:
-        run: _Run | UnsupervisedRun | None = None
-        folder = Path(predictions) if predictions is not None else None
-        if folder is None:
-            run = finder
-            if run is not None:
-                run.check_task(task)
-            else:
-                assert isinstance(settings, RunSettings | None)
-                settings = replace(settings or davis_settings(split), given_masks=task != "unsupervised")
-                run = _Run(model, weights, settings, device, build_tracker)
-            folder = _output_folder(output, public, benchmark, stack)
-            claim_output(folder, {"benchmark": benchmark, "split": split, **run.description()}, resume=resume)
-            write = _write_grey if year == 2016 else write_indexed_png
-            run_sequences(samples, folder, run.davis_plan, write, on_progress=on_progress, clock=run.clock)
-        objects: list[ObjectScores] = []
-        notes: list[str] = []
+        run = UnsupervisedRun(
+            benchmark, model, weights, unsupervised, task=task, merged=year == 2016, device=device,
+            on_progress=on_progress,
+        )  # fmt: skip
+    elif model is not None:
+        assert isinstance(settings, RunSettings | None)
+        settings = replace(settings or davis_settings(split), given_masks=task != "unsupervised")
+        run = TrackerRun(
+            benchmark, model, weights, settings, device=device, build_tracker=build_tracker, options=options,
+            on_progress=on_progress,
+        )  # fmt: skip
+    public = all(frame in sample.annotations for sample in given.samples for frame in sample.frames)
+    write = _write_grey if year == 2016 else write_indexed_png
+    plan = None if run is None else run.davis_plan
+    objects: list[ObjectScores] = []
+    notes: list[str] = []
+    with _masks(run, plan, given, predictions, write, split=split, public=public, output=output, resume=resume) as folder:
         if public or predictions is not None:
-            told = _scoring_progress(samples, on_progress)
             objects, notes = score_davis(
-                samples, folder, task, all_frames=all_frames, workers=workers, on_sequence=told
-            )
+                given.samples, folder, task, all_frames=all_frames, workers=workers,
+                on_sequence=_scoring(given.samples, on_progress),
+            )  # fmt: skip
 
     entries = {o.sequence if year == 2016 else f"{o.sequence}_{o.label}": o.summary() for o in objects}
     overall = mean_summary(entries.values()) if entries else None
     scores: dict[str, Any] = {"global": overall, "sequences": entries} if overall else {}
     if matched := {name: o.proposal for name, o in zip(entries, objects, strict=True) if o.proposal is not None}:
         scores["matched_proposals"] = matched
-    if not public:
-        notes.append(f"the annotations of {split} are not public: send {folder} to the benchmark's server")
     rows = {**entries, "mean": overall} if overall else {}
-    table = Table(DAVIS_COLUMNS, tuple((name, tuple(row[c] for c in DAVIS_COLUMNS)) for name, row in rows.items()))
-    return Report(
+    return _report(
+        run,
+        predictions,
         benchmark=benchmark,
         scores=scores,
-        table=table,
+        table=Table(DAVIS_COLUMNS, tuple((name, tuple(row[c] for c in DAVIS_COLUMNS)) for name, row in rows.items())),
         protocol=_davis_protocol(year, task, all_frames),
-        coverage=_coverage(len(data), data.official, "sequences", f"DAVIS-{year} {split}"),
-        notes=tuple(notes),
-        **(run.of_report() if run else {"model": f"files in {predictions}"}),
+        coverage=coverage(len(given.samples), given.official, "sequences", f"DAVIS-{year} {split}"),
+        notes=(*notes, *_not_public(public, split, folder)),
     )
 
 
@@ -179,11 +160,12 @@ def _davis_protocol(year: Year, task: Task, all_frames: bool) -> str:
 
 
 def evaluate_youtube_vos(
-    root: Path | str,
+    data: Path | str | Sequence[SequenceSample],
     *,
     predictions: Path | str | None = None,
     model: Model | Sequence[Model] | None = None,
     weights: Any = "default",
+    options: Mapping[str, Any] | None = None,
     split: str = "valid",
     sequences: Sequence[str] | None = None,
     settings: RunSettings | None = None,
@@ -207,36 +189,32 @@ def evaluate_youtube_vos(
     Differs: what the server counts is not published in full. Here an object counts in the frames that
     `meta.json` lists for it after the one where its mask is given, and objects of a group are averaged.
     """
-    _check_source(predictions, model, output, resume)
-    data = YouTubeVos(root, split, sequences, images=predictions is None)
-    if predictions is not None:
-        check_results(Path(predictions), data.names)
-    samples = list(data)
-    public = all(frame in s.annotations for s in samples for frame in required_frames(s))
-
-    with ExitStack() as stack:
-        run = None
-        folder = Path(predictions) if predictions is not None else None
-        notes: list[str] = []
-        if folder is None:
-            run = _Run(model, weights, settings or YOUTUBE_VOS_SETTINGS, device, build_tracker)
-            folder = _output_folder(output, public, "youtube-vos", stack)
-            claim_output(folder, {"benchmark": "youtube-vos", "split": split, **run.description()}, resume=resume)
-            run_sequences(
-                samples, folder, run.youtube_vos_plan, write_indexed_png, on_progress=on_progress, clock=run.clock
-            )
-            if not data.every_frame:
-                notes.append(f"{split}_all_frames not found: the model saw every fifth frame only")
-        objects: list[ObjectScores] = []
+    check_source(predictions, model, output, resume)
+    given = _given(data, lambda root: YouTubeVos(root, split, sequences, images=predictions is None), sequences)
+    public = all(frame in s.annotations for s in given.samples for frame in required_frames(s))
+    run = None
+    if model is not None:
+        run = TrackerRun(
+            "youtube-vos", model, weights, settings or YOUTUBE_VOS_SETTINGS, device=device,
+            build_tracker=build_tracker, options=options, on_progress=on_progress,
+        )  # fmt: skip
+    plan = None if run is None else run.youtube_vos_plan
+    notes: list[str] = []
+    if run is not None and not given.every_frame:
+        notes.append(f"{split}_all_frames not found: the model saw every fifth frame only")
+    objects: list[ObjectScores] = []
+    where: dict[str, Any] = {"split": split, "public": public, "output": output, "resume": resume}
+    with _masks(run, plan, given, predictions, write_indexed_png, **where) as folder:
         if public or predictions is not None:
-            told = _scoring_progress(samples, on_progress)
-            objects, padded = score_youtube_vos(samples, folder, workers=workers, on_sequence=told)
+            objects, padded = score_youtube_vos(
+                given.samples, folder, workers=workers, on_sequence=_scoring(given.samples, on_progress)
+            )
             notes += padded
 
-    categories = {s.name: s.objects for s in samples}
+    categories = {s.name: s.objects for s in given.samples}
     groups: dict[str, list[ObjectScores]] = {"seen": [], "unseen": []}
     for o in objects:
-        seen = categories[o.sequence][o.label].category in data.seen_categories
+        seen = categories[o.sequence][o.label].category in given.seen_categories
         groups["seen" if seen else "unseen"].append(o)
     scores: dict[str, Any] = {}
     if objects:
@@ -247,141 +225,94 @@ def evaluate_youtube_vos(
         notes += [
             f"no object of an {group} class: G is the mean of the others" for group in groups if not groups[group]
         ]
-    if not public:
-        notes.append(f"the annotations of {split} are not public: send {folder} to the benchmark's server")
     columns = ("G", "J_seen", "F_seen", "J_unseen", "F_unseen")
-    rows = (("mean", tuple(scores[c] for c in columns)),) if scores else ()
-    return Report(
+    return _report(
+        run,
+        predictions,
         benchmark="youtube-vos",
         scores=scores,
-        table=Table(columns, rows),
+        table=Table(columns, (("mean", tuple(scores[c] for c in columns)),) if scores else ()),
         protocol="YouTube-VOS: masks given where objects first appear, scored in later frames that meta.json lists",
-        coverage=_coverage(len(data), data.official, "videos", f"meta.json of {split}"),
-        notes=tuple(notes),
-        **(run.of_report() if run else {"model": f"files in {predictions}"}),
+        coverage=coverage(len(given.samples), given.official, "videos", f"meta.json of {split}"),
+        notes=(*notes, *_not_public(public, split, folder)),
     )
 
 
-class _Run:
-    """The models of one evaluation, built, with what a report and a resumed run must know of them."""
+@dataclass(frozen=True)
+class _Given:
+    """The sequences to evaluate. official: how many their split has; None for samples of the user's own."""
 
-    def __init__(
-        self,
-        model: Any,
-        weights: Any,
-        settings: RunSettings,
-        device: str | None,
-        build_tracker: BuildTracker | None,
-    ):
-        models = list(model) if isinstance(model, list | tuple) else [model]
-        sources = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
-        if len(sources) != len(models):
-            raise InputError(f"{len(models)} models but {len(sources)} weights: give one for each model, in order")
-        self.settings, self.clock = settings, Clock()
-        self.names = [m if isinstance(m, str) else type(m).__name__ for m in models]
-        self.checksums: tuple[str | None, ...] = ()
-        if any(isinstance(m, str) for m in models):
-            from twospeed.weights.load import create_model, weights_sha256
-
-            self.checksums = tuple(
-                weights_sha256(m, w) if isinstance(m, str) else None for m, w in zip(models, sources, strict=True)
-            )
-            models = [create_model(m, w) if isinstance(m, str) else m for m, w in zip(models, sources, strict=True)]
-        self._models, self._build = models, build_tracker or _default_tracker(device)
-        self.passes = build_passes(models, settings, self._build)
-        if not settings.given_masks and any(getattr(p.tracker, "needs_masks", True) for p in self.passes):
-            raise InputError(
-                f"{' + '.join(self.names)} needs a first mask, which the unsupervised task does not give; "
-                "choose a model that finds objects itself, or --task semi-supervised"
-            )
-        self._every_frame_remembered: list[Pass] | None = None
-
-    def davis_plan(self, sample: SequenceSample) -> tuple[InStep, FrameJobs]:
-        """Which trackers see which frames of a sequence: all see all."""
-        return InStep(self.passes), davis_jobs(sample, given_masks=self.settings.given_masks)
-
-    def youtube_vos_plan(self, sample: SequenceSample) -> tuple[InStep, FrameJobs]:
-        """Which trackers see which frames of a video, leaving out those that change nothing."""
-        every = self.settings.memory_every
-        if self.settings.include_last or not can_skip(sample, every):
-            return InStep(self.passes), youtube_vos_jobs(sample)
-        if self._every_frame_remembered is None:
-            remembering = replace(self.settings, memory_every=1)
-            self._every_frame_remembered = build_passes(self._models, remembering, self._build)
-        return InStep(self._every_frame_remembered), youtube_vos_jobs(sample, skip_every=every)
-
-    def description(self) -> dict[str, Any]:
-        """Return what two runs must share for their masks to be of one kind."""
-        return {
-            "models": self.names,
-            "weights_sha256": list(self.checksums),
-            "settings": settings_as_json(self.settings),
-        }
-
-    def of_report(self) -> dict[str, Any]:
-        """Return the fields of `Report` that speak of the run."""
-        return {
-            "model": " + ".join(self.names),
-            "weights_sha256": self.checksums,
-            "settings": settings_as_json(self.settings),
-            "speed": self.clock.speed(len(self.passes)),
-        }
+    samples: Sequence[SequenceSample]
+    official: int | None = None
+    every_frame: bool = True
+    seen_categories: frozenset[str] = TRAINING_CATEGORIES
 
 
-def _finder(model: Any, weights: Any, settings: Any, device: str | None, *, merged: bool) -> UnsupervisedRun | None:
-    """Build the run of a model that finds objects by itself; None for others, and where files are scored."""
-    if model is None:
-        return None
-    from twospeed.evaluation.unsupervised import UnsupervisedRun, UnsupervisedSettings, needs_no_masks
+def _given(
+    data: Path | str | Sequence[SequenceSample],
+    open_folder: Callable[[Path], Davis | YouTubeVos],
+    sequences: Sequence[str] | None,
+) -> _Given:
+    """Open a data set's folder, or take samples as they are. Raises DatasetError, and InputError for no samples."""
+    if isinstance(data, Path | str):
+        opened = open_folder(Path(data))
+        if isinstance(opened, Davis):
+            return _Given(list(opened), opened.official)
+        return _Given(list(opened), opened.official, opened.every_frame, opened.seen_categories)
+    samples = [sample for sample in data if sequences is None or sample.name in sequences]
+    if not samples or (sequences is not None and len(samples) < len(set(sequences))):
+        raise InputError(f"of the {len(data)} samples given, {len(samples)} are among {sequences or 'them'}")
+    return _Given(samples)
+
+
+@contextmanager
+def _masks(
+    run: TrackerRun | UnsupervisedRun | None,
+    plan: Any,
+    given: _Given,
+    predictions: Path | str | None,
+    write: Callable[[Path, NDArray[np.uint8]], None],
+    *,
+    split: str,
+    public: bool,
+    output: Path | str | None,
+    resume: bool,
+) -> Iterator[Path]:
+    """Give the folder of masks to score: the one given, or the run's own, filled by it first."""
+    if run is None:
+        assert predictions is not None  # as `check_source` has made sure
+        check_results(Path(predictions), [sample.name for sample in given.samples])
+        yield Path(predictions)
+        return
+    with run.folder(output, resume=resume, public=public, split=split) as folder:
+        run_sequences(run, given.samples, folder, plan, write)
+        yield folder
+
+
+def _unsupervised_settings(model: Any, settings: Any) -> UnsupervisedSettings | None:
+    """Return the settings of a model for the unsupervised task; None for other models."""
+    from twospeed.evaluation.unsupervised import UnsupervisedSettings, needs_no_masks
 
     if not needs_no_masks(model):
         return None
     if not isinstance(settings, UnsupervisedSettings | None):
         raise InputError(f"{type(settings).__name__} are settings of trackers; this model takes UnsupervisedSettings")
-    return UnsupervisedRun(model, weights, settings or UnsupervisedSettings(), device, merged=merged)
+    return settings or UnsupervisedSettings()
 
 
-def _default_tracker(device: str | None) -> BuildTracker:
-    from twospeed.pipelines.track import Tracker
-
-    return lambda model, **options: Tracker(model, device=device, **options)
+def _report(run: TrackerRun | UnsupervisedRun | None, predictions: Path | str | None, **fields: Any) -> Report:
+    return Report(model=f"files in {predictions}", **fields) if run is None else run.vos_report(**fields)
 
 
-def _check_source(predictions: Any, model: Any, output: Any, resume: bool) -> None:
-    if (predictions is None) == (model is None):
-        given = "both" if model is not None else "neither"
-        raise InputError(f"give either --predictions (files to score) or --model (to run), not {given}")
-    if predictions is not None and (output is not None or resume):
-        raise InputError("--output and --resume belong to a run of a model; scoring --predictions writes no masks")
-    if resume and output is None:
-        raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
+def _not_public(public: bool, split: str, folder: Path) -> tuple[str, ...]:
+    if public:
+        return ()
+    return (f"the annotations of {split} are not public: send {folder} to the benchmark's server",)
 
 
-def _output_folder(output: Path | str | None, public: bool, benchmark: str, stack: ExitStack) -> Path:
-    if output is not None:
-        return Path(output)
-    if not public:
-        raise InputError(
-            f"{benchmark}: the annotations of this split are not public, so only masks can be made: "
-            "give -o DIR for them"
-        )
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twospeed-")))
-
-
-def _scoring_progress(samples: Sequence[SequenceSample], on_progress: OnProgress) -> Callable[[str], None]:
+def _scoring(samples: Sequence[SequenceSample], on_progress: OnProgress) -> Callable[[str], None]:
     numbers = {sample.name: number for number, sample in enumerate(samples, start=1)}
-    frames = {sample.name: len(sample.frames) for sample in samples}
-
-    def tell(name: str) -> None:
-        on_progress(Progress("score", name, numbers[name], len(samples), frames[name], frames[name]))
-
-    return tell
-
-
-def _coverage(scored: int, official: int | None, noun: str, of_what: str) -> str:
-    if official is None:
-        return f"{scored} {noun}, not an official split"
-    return f"{scored} of {official} {noun} ({of_what})"
+    return lambda name: on_progress(Progress("score", numbers[name], len(samples), "sequences"))
 
 
 def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
