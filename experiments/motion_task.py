@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.motion_set import CLASSES, write_motion_set
 from twospeed.data.benchmarks.video_lists import find_videos
-from twospeed.data.clips.actions import ClipShape, TestViews
-from twospeed.evaluation.recognition import score_views
+from twospeed.evaluation.recognition import score_videos
 from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.classify import Classifier
 from twospeed.recipes.slowfast_kinetics import SlowFastKineticsConfig, train
-from twospeed.training.distributed import Process
+from twospeed.weights.catalog import Preprocessing
 
 SIDE = 24  # pixels
 DEPTHS = (1, 1, 1, 1)
@@ -114,10 +114,9 @@ def main() -> None:
 def by_class(network: SlowFast, settings: SlowFastKineticsConfig) -> dict[str, float]:
     """Return the top-1 accuracy of each class."""
     videos, names = find_videos(settings.val)
-    shape = ClipShape(frames=network.frames, stride=network.frame_stride)
-    views = TestViews(videos, shape, clips=1, crops=1, short_side=SIDE, crop=SIDE)
-    scores = score_views(network.eval(), views, Process(0, 1, torch.device("cpu")))
-    right = [scores.ranks[number, 0, 0] == 0 for number in range(len(videos))]
+    seen = Preprocessing(mean=(0.45,) * 3, std=(0.225,) * 3, short_side=SIDE, crop=SIDE)
+    scores = score_videos(Classifier(network, 1, 1, preprocessing=seen, device="cpu"), videos)
+    right = [scores.ranks[number].item() == 0 for number in range(len(videos))]
     own = [[hit for hit, video in zip(right, videos, strict=True) if video.label == k] for k in range(len(names))]
     return {name: sum(hits) / len(hits) for name, hits in zip(names, own, strict=True)}
 

@@ -55,12 +55,12 @@ def test_what_has_no_meaning_is_one_line(scene, tmp_path, capsys):
     model = ["--model", "gsvnet_swiftnet_r18", "--weights", scene / "gsv.safetensors"]
     for arguments, message in (
         (["--predictions", tmp_path, "--keyframe-every", 2], "--keyframe-every belongs to a run of a model"),
-        ([*model, "--memory-every", 5], "camvid has no --memory-every; leave it out"),
-        ([*model, *model], "camvid runs one model at a time"),
+        ([*model, "--memory-every", 5], "No such option: --memory-every"),
+        ([*model, *model], "this benchmark takes one --weights, 2 are given"),
         ([*model, "--image-scales", "half"], "--image-scales half: expected numbers separated by commas"),
         ([*model, "--plot", tmp_path / "gone" / "plot.png"], "there is no folder"),
         ([*model, "--split", "night"], "split 'night' of CamVid"),
-        ([], "give either --predictions"),
+        ([], "give either predictions"),
     ):
         capsys.readouterr()
         assert evaluate(scene, *arguments) == 2

@@ -56,7 +56,9 @@ def test_a_number_in_the_middle_is_passed_over_unless_it_belongs_to_the_path(tmp
 
 def test_paths_alone_and_class_names(tmp_path):
     alone = write(tmp_path / "test.txt", "x y.mp4", "z.mp4")
-    assert [v.label for v in read_video_list(alone)] == [0, 0]
+    assert [v.labelled for v in read_video_list(alone, unlabelled=True)] == [False, False]
+    with pytest.raises(DatasetError, match=r"test\.txt: its lines hold no labels"):
+        read_video_list(alone)
     named = write(tmp_path / "named.csv", "a.mp4,tai chi", '"b, c.mp4","yoga"')
     assert read_video_list(named, labels=["yoga", "tai chi"]) == [
         LabelledVideo(tmp_path / "a.mp4", 1),

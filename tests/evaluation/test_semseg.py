@@ -17,7 +17,8 @@ from twospeed import DatasetError, InputError, create_model
 from twospeed.data.benchmarks import camvid, cityscapes
 from twospeed.data.benchmarks.camvid import CamVid
 from twospeed.data.benchmarks.cityscapes import Cityscapes, ids_from_classes
-from twospeed.evaluation.label_runs import Clock, plan_chains, run_chains
+from twospeed.evaluation.label_runs import plan_chains, run_chains
+from twospeed.evaluation.runner import Clock
 from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, over_interval
 from twospeed.models.flow.network import FlowLight
@@ -84,8 +85,8 @@ def test_distances_are_counted_from_the_keyframe(tmp_path):
     for distance in range(4):
         assert (matrices[distance] == by_hand(6, distance)).all()
     assert segmenter.calls == 4 + 4 + 4 + 3 + 2 + 1  # each keyframe serves all of its distances
-    assert (len(clock.keyframes), len(clock.steps)) == (6, 12)
-    assert clock.frames_per_second(2) > 0
+    assert {kind: len(seconds) for kind, seconds in clock.laps.items()} == {"keyframe": 6, "step": 12}
+    assert clock.frames == 18
 
 
 def test_cityscapes_frames_between_are_not_scored(tmp_path):
@@ -184,7 +185,7 @@ def test_an_image_network_has_no_distance(tmp_path):
     scores = evaluate_segmentation("camvid", root, model=Colours()).scores
     assert scores["by_distance"] == {"0": pytest.approx(4 / 11)}
     assert scores["average_mIoU"] == scores["minimum_mIoU"] == scores["mIoU"]
-    with pytest.raises(InputError, match="labels every image by itself; leave --keyframe-every 4 out"):
+    with pytest.raises(InputError, match="labels every image by itself; leave the keyframe interval of 4 out"):
         evaluate_segmentation("camvid", root, model=Colours(), settings=SegmentationSettings(keyframe_every=4))
 
 
@@ -196,7 +197,7 @@ def test_labels_a_second_apart_are_no_video(tmp_path):
             (folder / f"0016E5_{number:05d}.png").rename(folder / f"0016E5_{later:05d}.png")
     report = evaluate_segmentation("camvid", root, model=video_network())
     assert list(report.scores["by_distance"]) == ["0"]
-    assert "the labelled frames lie apart; --frame-step N takes them as a video" in report.notes[0]
+    assert "the labelled frames lie apart; a frame step takes them as a video" in report.notes[0]
     settings = SegmentationSettings(keyframe_every=2, frame_step=30)
     report = evaluate_segmentation("camvid", root, model=video_network(), settings=settings)
     assert list(report.scores["by_distance"]) == ["0", "1"]
@@ -207,7 +208,7 @@ def test_a_test_split_gives_files_for_the_server(tmp_path):
     (tmp_path / "leftImg8bit_sequence").rename(tmp_path / "leftImg8bit")
     (tmp_path / "gtFine").rename(tmp_path / "elsewhere")
     network = Colours(cityscapes.CLASSES.colours)
-    with pytest.raises(InputError, match="its labels are not here, so labels can only be made; give -o DIR"):
+    with pytest.raises(InputError, match="not public, so only predictions can be made"):
         evaluate_segmentation("cityscapes", tmp_path, model=network, split="test")
     report = evaluate_segmentation("cityscapes", tmp_path, model=network, split="test", output=tmp_path / "out")
     assert report.scores == {}
@@ -256,10 +257,10 @@ def test_bad_files_are_named(tmp_path):
 def test_bad_requests_are_one_clear_line(tmp_path):
     root = make_camvid(tmp_path, frames=2)
     for arguments, message in (
-        ({}, "give either --predictions .* or --model .*, not neither"),
-        ({"model": Colours(), "resume": True}, "--resume needs the folder"),
+        ({}, "give either predictions .* or a model .*, not neither"),
+        ({"model": Colours(), "resume": True}, "to resume, give the folder"),
         ({"predictions": tmp_path, "output": tmp_path}, "belong to a run of a model"),
-        ({"model": "track_nano"}, "track_nano does not segment"),
+        ({"model": "track_nano"}, "track_nano is made for the task track; choose a network for the task segment"),
         ({"model": Colours(cityscapes.CLASSES.colours)}, "11 class names were given, the network has 19 classes"),
         ({"model": Colours(), "split": "dev"}, "split 'dev' of CamVid"),
         ({"model": Colours(), "list_file": root / "x.txt"}, "CamVid is read without a list"),

@@ -119,7 +119,7 @@ def test_all_frames_count_the_first_and_the_last(davis16: Path, tmp_path: Path):
 
 
 def test_what_is_refused(network, davis16: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"2 models and .* cannot be averaged"):
+    with pytest.raises(InputError, match=r"2 models: .* cannot be averaged"):
         evaluate_davis(davis16, 2016, model=[network, network])
     with pytest.raises(InputError, match="for the semi-supervised task it is fine-tuned on each first mask"):
         evaluate_davis(davis16, 2016, model=network, task="semi-supervised")
@@ -162,12 +162,14 @@ def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     }
     assert len(document["weights_sha256"]) == 64
     assert set(document["sequences"]) == {"cows"}
-    assert "remembers no masks and is not averaged; leave --flip out" in fails(capsys, *command, "--flip")
-    assert "leave --memory-every out" in fails(capsys, *command, "--memory-every", 3)
+    assert "--flip has no meaning for slowfast_maskrcnn_1_1, which remembers no masks" in fails(
+        capsys, *command, "--flip"
+    )
+    assert "--memory-every has no meaning" in fails(capsys, *command, "--memory-every", 3)
     assert "--size 0: this network works at one size" in fails(capsys, *command, "--size", 0)
     assert "give --model" not in fails(capsys, *command, "--min-score", 2)
     stcn = ["evaluate", "davis16", "--data", davis16, "--model", "track_nano", "--min-score", 0.5]
-    assert "track_nano finds no objects by itself; leave --min-score out" in fails(capsys, *stcn)
+    assert "--min-score has no meaning for track_nano; leave it out" in fails(capsys, *stcn)
 
 
 def test_each_first_mask_is_learned_and_every_frame_predicted(network, davis16: Path):
@@ -186,34 +188,3 @@ def test_known_objects_keep_the_labels_of_their_first_mask(network, tmp_path: Pa
     out = tmp_path / "out"
     evaluate_davis(root, 2017, model=network, settings=UnsupervisedSettings(finetune=1), output=out)
     assert {int(k) for path in (out / "dog").iterdir() for k in np.unique(read(path))} <= {0, 1, 7}
-
-
-def test_the_tables_of_all_configurations(davis16: Path, tmp_path: Path, capsys):
-    for name in ("slowfast_maskrcnn_1_1", "slowfast_maskrcnn_1_7"):
-        save_model(create_model(name, None, **SMALL, min_size=48), tmp_path / f"{name}.safetensors", model_name=name)
-    command = ["evaluate", "davis16-configurations", "--data", davis16, "--weights", tmp_path, "--sequences", "cows"]
-    assert "slowfast_maskrcnn_3_3.safetensors" in fails(capsys, *command)
-    command += ["--model", "slowfast_maskrcnn_1_1", "--model", "slowfast_maskrcnn_1_7", "-o", tmp_path / "out"]
-    assert exit_code([str(a) for a in (*command, "--finetune", 1, "--json", tmp_path / "t.json")]) == 0
-    printed = capsys.readouterr().out
-    assert "Table 1: unsupervised" in printed
-    assert "Table 2: semi-supervised" in printed
-    document = json.loads((tmp_path / "t.json").read_text())
-    one = document["table1"]["slowfast_maskrcnn_1_1"]
-    assert one["seconds"] == pytest.approx(2 * one["seconds_per_frame"])
-    assert one["parameters"] < document["table1"]["slowfast_maskrcnn_1_7"]["parameters"]
-    assert document["table2"]["slowfast_maskrcnn_1_1"]["finetune_seconds"] > 0
-    lines = (tmp_path / "out" / "table1.csv").read_text().splitlines()
-    assert lines[0] == "name,J&F-Mean,J-Mean,F-Mean,parameters,seconds,J&F report,seconds report"
-    assert lines[1].split(",")[0] == "slowfast_maskrcnn_1_1"
-    assert float(lines[1].split(",")[1]) == one["J&F-Mean"]
-    assert lines[1].split(",")[-2:] == ["0.645", "477"]
-    assert "slowfast_maskrcnn_1_7" in (tmp_path / "out" / "table2.txt").read_text()
-
-    assert "holds results already" in fails(capsys, *command)
-    (tmp_path / "out" / "table1" / "slowfast_maskrcnn_1_7.json").unlink()  # as if interrupted before its report
-    assert exit_code([str(a) for a in (*command, "--resume", "--json", tmp_path / "again.json", "-q")]) == 0
-    again = json.loads((tmp_path / "again.json").read_text())["table1"]
-    assert again["slowfast_maskrcnn_1_1"] == one
-    assert again["slowfast_maskrcnn_1_7"]["seconds"] is None  # all masks were there: nothing was timed
-    assert "was made with other settings" in fails(capsys, *command, "--resume", "--min-score", 0.9)

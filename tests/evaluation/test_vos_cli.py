@@ -13,14 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from tests.data.vos_trees import moving_squares, write_davis, write_results
-from twospeed.cli.evaluate import BENCHMARKS, evaluate
+from twospeed.cli.evaluate import app
+from twospeed.cli.main import exit_code
 from twospeed.errors import DatasetError, InputError
 
 
 @pytest.fixture
 def command() -> typer.Typer:
-    app = typer.Typer()
-    app.command()(evaluate)
     return app
 
 
@@ -66,17 +65,16 @@ def test_quiet_prints_nothing(command: typer.Typer, tree: tuple[str, str]):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["davis18"], InputError, "unknown benchmark 'davis18'; choose one of davis16, davis17"),
         (["davis17", "--predictions", "x"], InputError, "where is the data set"),
         (["davis17", "--data", "."], InputError, "not neither"),
         (["davis17", "--data", "nowhere", "--predictions", "x"], DatasetError, "nowhere: no such folder"),
-        (["davis17", "--data", ".", "--task", "guess"], InputError, "--task guess: choose"),
-        (["youtube-vos", "--data", ".", "--task", "unsupervised"], InputError, "youtube-vos has no --task"),
         (["davis17", "--data", ".", "--scales", "a"], InputError, "expected whole numbers"),
         (["davis17", "--data", ".", "--scales", "480", "--size", "3"], InputError, "exclude each other"),
         (["davis17", "--data", ".", "--predictions", "x", "--resume"], InputError, "belong to a run of a model"),
-        (["davis17", "--data", ".", "--model", "stcn", "--resume"], InputError, "give -o DIR"),
+        (["davis17", "--data", ".", "--predictions", "x", "--predictions", "y"], InputError, "one --predictions, 2 are"),
+        (["davis17", "--data", ".", "--model", "stcn", "--resume"], InputError, "give the folder of the interrupted"),
         (["davis17", "--data", ".", "--sequences", ","], InputError, "names none"),
+        (["youtube-vos", "--data", ".", "--model", "slowfast_maskrcnn_3_7"], InputError, "takes no masks"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
@@ -88,20 +86,36 @@ def test_bad_input_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_every_benchmark_is_in_the_help(command: typer.Typer):
-    shown = CliRunner().invoke(command, ["--help"], catch_exceptions=False, env={"COLUMNS": "120"}).output
-    for name in BENCHMARKS:
-        assert name in shown
-    assert "twospeed evaluate davis16 --data" in shown
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["davis18"], "No such command 'davis18'"),
+        (["davis17", "--data", ".", "--task", "guess"], "'guess' is not one of 'semi-supervised', 'unsupervised'"),
+        (["youtube-vos", "--data", ".", "--task", "unsupervised"], "No such option: --task"),
+        (["kinetics", "--flip"], "No such option: --flip"),
+        (["davis17", "--data", ".", "--memory-every", "0"], "Invalid value for '--memory-every'"),
+    ],
+)
+def test_what_a_benchmark_does_not_have_is_one_line(capsys, arguments: list[str], message: str):
+    assert exit_code(["evaluate", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("name", [command.name for command in app.registered_commands if command.name] + ["ava"])
+def test_every_benchmark_has_help_with_examples(name: str):
+    shown = CliRunner().invoke(app, [name, "--help"], catch_exceptions=False, env={"COLUMNS": "120"}).output
+    assert f"twospeed evaluate {name} --" in shown
+    assert "--json" in shown
+    assert name in CliRunner().invoke(app, ["--help"], catch_exceptions=False).output
 
 
 def test_scoring_files_loads_no_network(tree: tuple[str, str]):
     root, results = tree
     program = (
         "import sys, typer\n"
-        "from twospeed.cli.evaluate import evaluate\n"
+        "from twospeed.cli.evaluate import app\n"
         "assert not {'torch', 'cv2'} & set(sys.modules)\n"
-        "app = typer.Typer(); app.command()(evaluate)\n"
         f"app(['davis17', '--data', {root!r}, '--predictions', {results!r}], standalone_mode=False)\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -45,7 +45,7 @@ def test_several_models_list_their_checksums():
 
 def test_a_report_that_cannot_be_written_is_an_output_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         report().write_json(tmp_path / "file" / "r.json")
 
 

@@ -13,10 +13,10 @@ from tests.data.vos_trees import moving_squares, write_davis, write_youtube_vos
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.youtube_vos import YouTubeVos
 from twospeed.errors import InputError, OutputError
-from twospeed.evaluation.mask_runs import Progress, RunSettings, can_skip, youtube_vos_jobs
+from twospeed.evaluation.mask_runs import RunSettings, can_skip, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos
 from twospeed.pipelines.track import Tracker
-from twospeed.results import ObjectMasks
+from twospeed.results import ObjectMasks, Progress
 from twospeed.weights.load import create_model
 
 
@@ -165,9 +165,9 @@ def test_a_run_goes_on_where_it_stopped(davis17: Path, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         evaluate_davis(davis17, 2017, model=object(), build_tracker=Builder(Stops), output=out)
     assert sorted(p.name for p in out.iterdir()) == ["cows", "evaluation.json"]  # nothing half done
-    with pytest.raises(InputError, match=r"holds results already; go on with them \(--resume\)"):
+    with pytest.raises(InputError, match="holds results already; resume them"):
         evaluate_davis(davis17, 2017, model=object(), build_tracker=Builder(), output=out)
-    with pytest.raises(InputError, match=r"was begun with settings .*memory_every"):
+    with pytest.raises(InputError, match=r"was begun with memory_every 5 \(now 1\)"):
         evaluate_davis(
             davis17,
             2017,
@@ -183,14 +183,18 @@ def test_a_run_goes_on_where_it_stopped(davis17: Path, tmp_path: Path):
         davis17, 2017, model=object(), build_tracker=build, output=out, resume=True, on_progress=seen.append
     )
     assert len(build.built[0].fed) == 6  # dog alone
-    assert [p.sequence for p in seen if p.skipped] == ["cows"]
+    tracked = [p for p in seen if p.task == "track"]
+    assert [p.message for p in tracked if p.message] == ["cows: kept from before (1 of 2)", "dog: 6 frames (2 of 2)"]
+    assert [p.done for p in tracked] == [5, 6, 7, 8, 9, 10, 11, 11]
+    assert {p.total for p in tracked} == {11}
+    assert [(p.done, p.total) for p in seen if p.task == "score"] == [(1, 2), (2, 2)]
     straight = evaluate_davis(davis17, 2017, model=object(), build_tracker=Builder())
     assert report.scores == straight.scores
 
 
 def test_a_folder_with_other_things_is_left_alone(davis17: Path, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="is not empty and holds no run"):
+    with pytest.raises(InputError, match="is not empty and holds no run to resume"):
         evaluate_davis(davis17, 2017, model=object(), build_tracker=Builder(), output=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
@@ -226,7 +230,7 @@ def test_a_test_split_gives_masks_but_no_scores(tmp_path: Path):
     root = write_davis(tmp_path / "davis", {"dog": moving_squares(4, 1)}, lists={"2017/test-dev.txt": ["dog"]})
     for t in (1, 2, 3):
         (root / f"Annotations/480p/dog/{t:05d}.png").unlink()
-    with pytest.raises(InputError, match="not public, so only masks can be made: give -o DIR"):
+    with pytest.raises(InputError, match="not public, so only predictions can be made"):
         evaluate_davis(root, 2017, split="test-dev", model=object(), build_tracker=Builder())
     build = Builder()
     out = tmp_path / "out"
@@ -281,7 +285,7 @@ def test_without_all_frames_the_report_says_so(tmp_path: Path):
 
 def test_withheld_annotations_give_masks_for_the_server(tmp_path: Path):
     root = write_youtube_vos(tmp_path / "yt", {"aa": moving_squares(11, 1)}, {"aa": {1: "dog"}}, public=False)
-    with pytest.raises(InputError, match="give -o DIR"):
+    with pytest.raises(InputError, match="give a folder for them"):
         evaluate_youtube_vos(root, model=object(), build_tracker=Builder())
     report = evaluate_youtube_vos(root, model=object(), build_tracker=Builder(), output=tmp_path / "out")
     assert report.scores == {}

@@ -111,7 +111,7 @@ def test_missing_sequences_are_named_and_can_be_left_out(davis17: tuple[Path, Pa
     for path in (results / "cows").iterdir():
         path.unlink()
     (results / "cows").rmdir()
-    with pytest.raises(DatasetError, match=r"no results for 1 of 2 sequences \(cows\); it holds dog; .*--sequences"):
+    with pytest.raises(DatasetError, match=r"no results for 1 of 2 sequences \(cows\); it holds dog; .*naming its sequences"):
         evaluate_davis(root, 2017, predictions=results)
     report = evaluate_davis(root, 2017, predictions=results, sequences=["dog"])
     assert set(report.scores["sequences"]) == {"dog_1", "dog_2"}
@@ -211,7 +211,7 @@ def test_withheld_annotations_cannot_be_scored_here(tmp_path: Path):
 
 def test_what_is_evaluated_must_be_said(davis17: tuple[Path, Path, dict[str, np.ndarray]]):
     root, results, _ = davis17
-    with pytest.raises(InputError, match=r"give either --predictions .* or --model .*, not neither"):
+    with pytest.raises(InputError, match=r"give either predictions .* or a model .*, not neither"):
         evaluate_davis(root, 2017)
     with pytest.raises(InputError, match=r"not both"):
         evaluate_davis(root, 2017, predictions=results, model="stcn")

@@ -9,8 +9,8 @@ import twospeed
 from tests.models.slowfast.test_network import tiny
 from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.data.clips.actions import ClipShape, TestViews
-from twospeed.evaluation.recognition import report_views, score_views
-from twospeed.pipelines.action_views import Sampling, prepare, sliding_views, uniform_views
+from twospeed.evaluation.recognition import score_videos
+from twospeed.pipelines.action_views import Sampling, UniformViews, prepare, sliding_views
 from twospeed.pipelines.classify import Classifier, classify, position_average, videos_in
 from twospeed.video.sampling import uniform_clip
 from twospeed.video.writer import VideoWriter
@@ -72,7 +72,7 @@ def test_the_likeliest_action_comes_first(tmp_path):
 def test_ten_clips_of_three_crops_see_the_frames_of_the_authors_test(tmp_path):
     path = write_ramp(tmp_path / "ramp", 100)
     sampling = Sampling(8, 4)
-    views = list(uniform_views(path, [sampling], 10, 3, pad="repeat_last"))
+    views = list(UniformViews(path, [sampling], 10, 3, pad="repeat_last"))
     assert [view.number for view in views] == list(range(10))
     for view in views:
         assert view.clip.shape == (3, 3, 8, 256, 256)
@@ -104,14 +104,13 @@ def test_values_are_normalised_in_the_order_the_network_expects():
 def test_the_evaluation_of_kinetics_gives_the_numbers_that_users_get(tmp_path):
     path = write_colours(tmp_path / "v.mp4", ("red", 30), ("blue", 40), size=(48, 80))
     network = tiny(frames=8, frame_stride=2)
-    from twospeed.training.distributed import processes
-
-    with processes("cpu") as process:
-        views = TestViews([LabelledVideo(path, 2)], ClipShape(frames=8, stride=2), clips=3, crops=3)
-        measured = score_views(network, views, process)
-        report_views(measured, views.videos, model="tiny")
+    measured = score_videos(twospeed.Classifier(network, 3, 3, device="cpu"), [LabelledVideo(path, 2)])
     used = classify(path, network, clips=3, crops=3, device="cpu")
-    assert np.abs(used.probabilities - measured.probabilities()[0]).max() < 1e-4
+    assert np.abs(used.probabilities - measured.stacked()[0]).max() < 1e-6
+    views = TestViews([LabelledVideo(path, 2)], ClipShape(frames=8, stride=2), clips=3, crops=3)
+    with torch.inference_mode():  # the views of the training code, through the network as it was trained
+        rows = [position_average(network(sample.views), "probabilities") for sample in map(views.__getitem__, range(3))]
+    assert np.abs(used.probabilities - torch.cat(rows).mean(dim=0).numpy()).max() < 1e-4
 
 
 def test_position_average_follows_the_authors():
@@ -152,7 +151,7 @@ def test_windows_slide_evenly_and_the_last_ends_with_the_video(tmp_path):
 
 def test_a_video_shorter_than_a_clip_repeats_its_last_frame_or_is_refused(tmp_path):
     path = write_ramp(tmp_path / "short", 6)
-    (view,) = uniform_views(path, [Sampling(8, 4)], 1, 1, pad="repeat_last")
+    (view,) = UniformViews(path, [Sampling(8, 4)], 1, 1, pad="repeat_last")
     assert greys(view.clip)[-3:] == [5, 5, 5]
     (window,) = sliding_views(path, [Sampling(8, 4)], 1.0, 1)
     assert greys(window.clip)[-3:] == [5, 5, 5]

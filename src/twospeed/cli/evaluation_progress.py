@@ -1,62 +1,43 @@
-"""Progress of an evaluation: a bar on a terminal, a line for each sequence elsewhere."""
+"""Progress of an evaluation: a bar on a terminal; elsewhere a line for each part that is finished."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from twospeed.evaluation.mask_runs import OnProgress, Progress
+    from twospeed.results import OnProgress, Progress
 
 
-def progress_shown(quiet: bool) -> AbstractContextManager[OnProgress]:
-    """Return what shows progress: a bar on a terminal, a line for each sequence elsewhere, nothing when quiet."""
+@contextmanager
+def progress_shown(quiet: bool) -> Iterator[OnProgress]:
+    """Give what shows progress: a bar on a terminal, a line for each finished part elsewhere, nothing when quiet."""
     if quiet:
-        return nullcontext(lambda progress: None)
-    if sys.stderr.isatty():
-        return _Bar()
-    return nullcontext(_say_line)
-
-
-def _say_line(progress: Progress) -> None:
-    if progress.stage == "track" and progress.frame == progress.frames:
-        what = "kept from before" if progress.skipped else f"{progress.frames} frames"
-        number = f"{progress.index} of {progress.sequences}"
-        typer.echo(f"{progress.sequence}: {what} ({number})", err=True)
-
-
-class _Bar(AbstractContextManager["OnProgress"]):
-    """A bar over all sequences, with the name of the one at hand and its frame."""
-
-    def __enter__(self) -> OnProgress:
+        yield lambda progress: None
+    elif not sys.stderr.isatty():
+        yield _print_line
+    else:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
 
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._tasks: dict[str, Any] = {}
-        self._bar.start()
-        return self._advance
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        console = Console(stderr=True)
+        with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+            tasks: dict[str, Any] = {}
 
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+            def draw(progress: Progress) -> None:
+                if progress.task not in tasks:
+                    tasks[progress.task] = bars.add_task(f"{progress.task} ({progress.unit})", total=progress.total)
+                bars.update(tasks[progress.task], completed=progress.done, total=progress.total)
 
-    def _advance(self, progress: Progress) -> None:
-        if progress.stage not in self._tasks:
-            self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.sequences, detail="")
-        part = progress.frame / progress.frames if progress.frames else 1.0
-        self._bar.update(
-            self._tasks[progress.stage],
-            completed=progress.index - 1 + part,
-            detail=f"{progress.sequence} {progress.frame}/{progress.frames}",
-        )
+            yield draw
+
+
+def _print_line(progress: Progress) -> None:
+    if progress.message:
+        typer.echo(progress.message, err=True)

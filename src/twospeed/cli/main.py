@@ -20,7 +20,7 @@ from twospeed.cli.classify import classify
 from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
-from twospeed.cli.evaluate import evaluate
+from twospeed.cli.evaluate import app as evaluate
 from twospeed.cli.models import models
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
@@ -62,7 +62,7 @@ app.command()(detect)
 app.command()(track)
 app.command()(segment)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
-app.command()(evaluate)
+app.add_typer(evaluate, name="evaluate")
 app.command()(convert)
 app.command()(models)
 app.command()(bench)

@@ -20,8 +20,8 @@ from twospeed.data.benchmarks.ava import (
 )
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.ava_ensemble import average_detections, number_keyframes
-from twospeed.evaluation.mask_runs import writing
 from twospeed.evaluation.report import Report, Table
+from twospeed.files import atomic_file
 from twospeed.metrics.frame_ap import KEPT_PER_FRAME, FrameBoxes, Rules, frame_ap
 
 _PROTOCOLS: dict[Rules, str] = {
@@ -83,7 +83,7 @@ def evaluate_ava(
             [found_rows, *(read_detections(each, labels=names) for each in files[1:])]
         )
         if averaged_to is not None:
-            with writing(averaged_to), averaged_to.open("w", encoding="utf-8") as file:
+            with atomic_file(averaged_to) as temporary, temporary.open("w", encoding="utf-8") as file:
                 write_rows(file, found_rows)
     if videos is not None:
         found_rows = found_rows.take(np.isin(np.array(found_rows.videos), list(videos)))
@@ -152,7 +152,7 @@ def _notes(
     if high - low > 1e-6:
         notes.append(f"equal scores leave mAP between {100 * low:.3f} and {100 * high:.3f}")
     if excluded:
-        notes.append(f"{excluded} excluded keyframes are annotated and count: only --rules pyslowfast leaves them out")
+        notes.append(f"{excluded} excluded keyframes are annotated and count: only the pyslowfast rules leave them out")
     return notes
 
 

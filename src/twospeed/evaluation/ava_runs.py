@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,12 +30,14 @@ from twospeed.data.benchmarks.ava_frames import AvaFrames, in_pixels
 from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of
 from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
-from twospeed.evaluation.mask_runs import OnProgress, Progress, claim_output, writing
 from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.runner import Networks, Run, check_source
+from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model
+from twospeed.results import OnProgress
 from twospeed.transforms.spatial import CropTransform
-from twospeed.weights.load import weights_sha256
+from twospeed.video.ahead import read_ahead
 
 KEYFRAMES_A_PART = 50  # an interrupted run loses less than this
 
@@ -86,62 +83,54 @@ def score_keyframes(
                 clips[stride, transform] = np.stack([scaled(image, transform) for image in images])
         return _Read(keyframe, clips, height, width)
 
-    for done in _ahead(read, keyframes, workers):
+    for done in read_ahead(read, keyframes, workers):
         boxes = in_pixels(done.keyframe.boxes_xyxy, done.height, done.width)
         yield done.keyframe, actions.scores(done.images, boxes, done.height, done.width)
 
 
 def run_keyframes(
-    keyframes: Sequence[Keyframe],
-    frames: AvaFrames,
-    actions: BoxActions,
-    folder: Path,
-    *,
-    workers: int = 1,
-    on_progress: OnProgress = lambda progress: None,
-) -> int:
-    """Write folder/detections.csv, and return how many keyframes were computed for it now.
+    run: Run, keyframes: Sequence[Keyframe], frames: AvaFrames, actions: BoxActions, folder: Path, *, workers: int = 1
+) -> Path:
+    """Write folder/detections.csv, and return its path.
 
     What an earlier run has left in folder/parts is kept. Raises as `score_keyframes`, and OutputError.
     """
     whole, parts = folder / "detections.csv", folder / "parts"
     if whole.is_file():
-        return 0
+        return whole
     by_video: dict[str, list[Keyframe]] = {}
     for keyframe in keyframes:
         by_video.setdefault(keyframe.video, []).append(keyframe)
+    make_folder(parts)
     written: list[Path] = []
-    computed = 0
-    with writing(parts):
-        parts.mkdir(parents=True, exist_ok=True)
+    done = 0
+    seen = actions.passes * max(count for count, _ in actions.samplings)  # frames that the networks see of a keyframe
     for number, (video, its) in enumerate(by_video.items(), 1):
         kept = True
         for begin in range(0, len(its), KEYFRAMES_A_PART):
             part = its[begin : begin + KEYFRAMES_A_PART]
             path = parts / f"{video}_{second_text(part[0].second)}.csv"
             written.append(path)
-            if path.is_file():
-                continue
-            kept = False
-            partial = path.with_suffix(".partial")
-            with writing(partial), partial.open("w", encoding="utf-8") as file:
-                scored = score_keyframes(part, frames, actions, workers=workers)
-                for place, (keyframe, scores) in enumerate(scored, begin):
-                    write_detections(file, video, keyframe.second, keyframe.boxes_xyxy, scores)
-                    computed += 1
-                    on_progress(Progress("track", video, number, len(by_video), place, len(its)))
-            with writing(path):
-                partial.replace(path)
-        on_progress(Progress("track", video, number, len(by_video), len(its), len(its), skipped=kept))
-    partial = whole.with_suffix(".partial")
-    with writing(whole):
-        with partial.open("wb") as joined:
-            for path in written:
-                with path.open("rb") as part_file:
-                    shutil.copyfileobj(part_file, joined)
-        partial.replace(whole)
-        shutil.rmtree(parts)
-    return computed
+            if not path.is_file():
+                kept = False
+                with (
+                    run.clock.running("keyframes", seen * len(part)),
+                    atomic_file(path) as temporary,
+                    temporary.open("w", encoding="utf-8") as file,
+                ):
+                    scored = score_keyframes(part, frames, actions, workers=workers)
+                    for place, (keyframe, scores) in enumerate(scored):
+                        run.progress("detect", done + place, len(keyframes), "keyframes")
+                        write_detections(file, video, keyframe.second, keyframe.boxes_xyxy, scores)
+            done += len(part)
+        what = "kept from before" if kept else f"{len(its)} keyframes"
+        run.progress("detect", done, len(keyframes), "keyframes", f"{video}: {what} ({number} of {len(by_video)})")
+    with atomic_file(whole) as temporary, temporary.open("wb") as joined:
+        for path in written:
+            with path.open("rb") as part_file:
+                shutil.copyfileobj(part_file, joined)
+    shutil.rmtree(parts)
+    return whole
 
 
 def evaluate_ava_model(
@@ -172,14 +161,13 @@ def evaluate_ava_model(
     precision: as `BoxActions` takes them. boxes: people found by a detector, as csv; None looks for the file in
     `annotations`. threshold: boxes with a lower score are left out. videos: only these. ground_truth, labels,
     exclusions: instead of the files in `annotations`; rules: as `evaluate_ava`. output: where detections.csv is kept,
-    and with resume an interrupted run gone on with; None for a temporary folder. workers: threads that decode.
+    and with resume that of an interrupted run; None for a temporary folder. workers: threads that decode.
 
     The report's scores are those of `evaluate_ava`; of a split without public ground truth they are empty and `output`
     holds what the server takes. Raises InputError, DatasetError, VideoError, CheckpointError, WeightsUnavailable,
     OutputError.
     """
-    if resume and output is None:
-        raise InputError("--resume needs the folder of the interrupted run: give -o DIR")
+    check_source(None, model, output, resume)
     if workers < 1:
         raise InputError(f"workers={workers}: at least 1 thread decodes")
     check_rules(rules)
@@ -196,6 +184,7 @@ def evaluate_ava_model(
     frames = AvaFrames(data, (split,))
     frames.check(keyframes)
 
+    networks = Networks(model, weights, task="detect")
     actions = BoxActions(model, weights=weights, scales=scales, flip=flip, device=device, precision=precision)
     classes = len(actions.labels)
     if classes < max(names):
@@ -209,43 +198,24 @@ def evaluate_ava_model(
         "scales": list(scales),
         "flip": flip,
         "precision": precision,
+        "videos": None if videos is None else sorted(videos),
     }
-    checksums = _checksums(model, weights)
-    with ExitStack() as stack:
-        folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory(prefix="twospeed-")))
-        description = {"benchmark": "ava", "models": actions.name, "weights_sha256": list(checksums), **settings}
-        described = {**description, "videos": None if videos is None else sorted(videos)}
-        claim_output(folder, described, resume=resume)
-        started = time.perf_counter()
-        computed = run_keyframes(keyframes, frames, actions, folder, workers=workers, on_progress=on_progress)
-        seconds = time.perf_counter() - started
-        found = folder / "detections.csv"
+    run = Run("ava", networks, settings, on_progress)
+    with run.folder(output, resume=resume) as folder:
+        found = run_keyframes(run, keyframes, frames, actions, folder, workers=workers)
         if truth is None:
-            report = _unscored(found, split, len(keyframes))
+            scored = _unscored(found, split, len(keyframes))
         else:
-            report = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
-    seen = computed * actions.passes * max(count for count, _ in actions.samplings)
-    speed = {
-        "frames": seen,
-        "seconds": seconds,
-        "frames_per_second": seen / seconds,
-        "clock": f"decoding and networks, {computed} keyframes x {actions.passes} clips",
-    }
-    return dataclasses.replace(
-        report,
-        model=actions.name,
-        weights_sha256=checksums,
-        settings={**report.settings, **settings},
-        speed=speed if computed else {},
-    )
-
-
-def _checksums(model: Model | Sequence[Model], weights: Any) -> tuple[str | None, ...]:
-    models = [model] if not isinstance(model, list | tuple) else model
-    sources = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
-    return tuple(
-        weights_sha256(name, source) if isinstance(name, str) and source is not None else None
-        for name, source in zip(models, sources, strict=True)
+            scored = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
+    people = f"people: boxes of {Path(boxes).parent.name}/{Path(boxes).name} with a score of {threshold:g} or more"
+    return run.report(
+        clock=f"decoding and networks, {actions.passes} clips a keyframe",
+        scores=scored.scores,
+        table=scored.table,
+        protocol=f"{scored.protocol}; {people}",
+        coverage=scored.coverage,
+        notes=scored.notes,
+        settings={**scored.settings, **settings},
     )
 
 
@@ -259,19 +229,3 @@ def _unscored(found: Path, split: str, keyframes: int) -> Report:
         model="",
         notes=(f"the annotations of {split} are not here: send {found} to the benchmark's server",),
     )
-
-
-def _ahead(read: Callable[[Keyframe], _Read], keyframes: Sequence[Keyframe], workers: int) -> Iterator[_Read]:
-    """Read keyframes on threads, in their order, two for each thread in advance."""
-    waiting: deque[Future[_Read]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for keyframe in keyframes:
-                waiting.append(pool.submit(read, keyframe))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -17,10 +17,11 @@ from typing import Any
 
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError
-from twospeed.evaluation.mask_runs import OnProgress
-from twospeed.evaluation.report import Kind, Report, Table, write_atomic
+from twospeed.evaluation.report import Kind, Report, Table
 from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
+from twospeed.files import make_folder, write_text
+from twospeed.results import OnProgress
 from twospeed.weights.load import weights_sha256
 
 
@@ -102,8 +103,9 @@ def evaluate_configurations(
         rows = {stage: {name: _row(one, frames) for name, one in each.items()} for stage, each in documents.items()}
         tables = [_table_1(rows["table1"]), *([_table_2(rows["table2"])] if settings.finetune else [])]
         for stage, table in zip(stages, tables, strict=True):
-            write_atomic(folder / f"{stage}.txt", table.text() + "\n")
-            write_atomic(folder / f"{stage}.csv", table.csv())
+            make_folder(folder)
+            write_text(folder / f"{stage}.txt", table.text() + "\n")
+            write_text(folder / f"{stage}.csv", table.csv())
     document = next(iter(documents["table1"].values()))
     return Report(
         benchmark="davis16-configurations",

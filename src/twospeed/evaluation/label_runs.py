@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.folders import listing
 from twospeed.data.benchmarks.label_files import read_indices
-from twospeed.data.samples import LabelledFrame
 from twospeed.data.clips.snippets import LabelledVideos, leading_to
+from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.runner import Clock
 from twospeed.files import make_folder

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.label_files import VOID
-from twospeed.data.samples import SequenceSample
 from twospeed.data.benchmarks.youtube_vos import first_masks, required_frames
+from twospeed.data.samples import SequenceSample
 from twospeed.errors import InputError
 from twospeed.evaluation.report import Report
 from twospeed.evaluation.runner import Model, Networks, Run
@@ -276,7 +276,8 @@ class TrackerRun(Run):
         options: Mapping[str, Any] | None = None,
         on_progress: OnProgress = lambda progress: None,
     ):
-        super().__init__(benchmark, Networks(model, weights), asdict(settings) | dict(options or {}), on_progress)
+        networks = Networks(model, weights, task="track")
+        super().__init__(benchmark, networks, {**asdict(settings), **(options or {})}, on_progress)
         self.options = settings
         self._build = build_tracker or _default_tracker(device)
         self._models = self.networks.built(**(options or {}))

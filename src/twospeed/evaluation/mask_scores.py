@@ -97,7 +97,8 @@ def check_results(folder: Path, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in present]:
         raise DatasetError(
             f"{folder}: has no results for {len(missing)} of {len(names)} sequences ({listing(missing)}); "
-            f"it holds {listing(present)}; score a part by naming its sequences"
+            f"it holds {listing(present)}; score a part by naming its sequences",
+            option="sequences",
         )
 
 

@@ -1,172 +1,176 @@
-"""Action recognition: videos x test views x top-k -> Report, from a network or from a file of scores.
+"""Action recognition: videos x test views x top-k -> Report, from a network or from files of scores.
 
-A video's score is the mean of its views' probabilities (10 clips x 3 crops in the papers). Videos that cannot be read
-are counted and named; nothing takes their place.
+A video's score is the mean of its views' probabilities (10 clips x 3 crops in the papers), as the `Classifier` that
+users run computes them. Videos that cannot be read are counted and named; nothing takes their place.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
-from twospeed.data.clips.actions import ClipShape, CountBroken, TestViews
-from twospeed.data.samples import BrokenSample, ClipBatch, collate_clips
-from twospeed.errors import DatasetError, InputError
-from twospeed.evaluation.report import Report
-from twospeed.evaluation.score_files import (
-    PROTOCOL,
-    coverage,
-    fractions,
-    report_scores,
-    scores_table,
-    write_scores,
-)
-from twospeed.metrics.topk import topk
-from twospeed.models.optimise import optimise
-from twospeed.models.slowfast.network import SlowFast
-from twospeed.pipelines.classify import position_average
-from twospeed.training.distributed import Process, gather, processes, shard
-from twospeed.weights.catalog import find
-from twospeed.weights.load import create_model, weights_sha256
+from twospeed.errors import DatasetError, InputError, TwospeedError, VideoError
+from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.runner import Clock, Model, Networks, Run, check_source, listed
+from twospeed.evaluation.score_files import Scores, read_scores, write_scores
+from twospeed.files import atomic_file, make_folder
+from twospeed.metrics.topk import TopK, topk
+from twospeed.results import OnProgress
 
-Average = Literal["probabilities", "logits"]
-OnViews = Callable[[int, int], None]
-Scores = NDArray[np.float32]
+if TYPE_CHECKING:
+    from twospeed.pipelines.classify import Classifier
+    from twospeed.training.distributed import Process
+
+PROTOCOL = (
+    "top-1 and top-5 accuracy over videos; a video's score is the mean of its views' probabilities; "
+    "average_error is the mean of top-1 and top-5 error"
+)
+CLOCK = "decoding, network and averaging; not loading of the network"
+VIDEOS_A_PART = 50  # an interrupted run loses less than this
 
 
 @dataclass(slots=True)
-class ViewScores:
-    """What a network says of videos: rows of probabilities by video, and the views one by one.
+class VideoScores:
+    """Scores of videos, by index of the video.
 
-    sums: float64 (C,) summed over a video's views, by index of the video; views: how many they are. ranks: for each
-    (video, clip, crop) how many classes beat the right one (0: a top-1 hit). broken: index -> reason. frames: images
-    that the network saw.
+    probabilities: float32 (C,), the mean of a video's views. ranks: int64 (V, S), of V clips with S crops, how many
+    classes beat the right one (0: a top-1 hit). broken: why a video could not be read.
     """
 
-    clips: int
-    crops: int
-    sums: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    views: dict[int, int] = field(default_factory=dict)
-    ranks: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    probabilities: dict[int, Scores] = field(default_factory=dict)
+    ranks: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
-    frames: int = 0
 
-    def videos(self) -> list[int]:
-        """Return the videos of which every view was scored, in order."""
-        return sorted(v for v, n in self.views.items() if n == self.clips * self.crops and v not in self.broken)
-
-    def mean(self, video: int) -> NDArray[np.float64]:
-        """Return a video's probabilities (C,), the mean of its views."""
-        return self.sums[video] / self.views[video]
-
-    def probabilities(self) -> Scores:
-        """Return float32 (n, C), one row for each of `videos()`."""
-        rows = [self.mean(video) for video in self.videos()]
-        return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)
-
-    def update(self, other: ViewScores) -> None:
-        """Take in what another process scored; no view may be in both."""
+    def update(self, other: VideoScores) -> None:
+        """Take in other videos."""
+        self.probabilities |= other.probabilities
         self.ranks |= other.ranks
         self.broken |= other.broken
-        self.frames += other.frames
-        for video, row in other.sums.items():
-            self.add(video, row, other.views[video])
 
-    def add(self, video: int, row: NDArray[np.float64], views: int) -> None:
-        """Add the sum of so many views of a video."""
-        self.sums[video] = self.sums[video] + row if video in self.sums else row
-        self.views[video] = self.views.get(video, 0) + views
+    def videos(self) -> list[int]:
+        """Return the indices of the videos that were scored, in order."""
+        return sorted(self.probabilities)
+
+    def stacked(self) -> Scores:
+        """Return float32 (n, C), one row for each of `videos()`."""
+        return np.stack([self.probabilities[video] for video in self.videos()])
 
 
-@torch.inference_mode()
-def score_views(
-    network: nn.Module,
-    views: TestViews,
-    process: Process,
+def score_videos(
+    classifier: Classifier,
+    videos: Sequence[LabelledVideo],
     *,
-    clips_per_forward: int = 1,
-    workers: int = 0,
-    average: Average = "probabilities",
-    on_views: OnViews | None = None,
-) -> ViewScores:
-    """Run a network over all test views; every process takes its share and all get the whole result.
+    process: Process | None = None,
+    parts: Path | None = None,
+    clock: Clock | None = None,
+    on_video: Callable[[int], None] = lambda done: None,
+) -> VideoScores:
+    """Classify videos; every process takes its share and all get the whole result.
 
-    network: in eval mode, on process.device. clips_per_forward: test clips (each with its crops) in one forward.
-    on_views: called with (clips done, clips in all), of this process's share.
+    parts: folder where finished parts are kept; what is there already is not computed again. clock: counts on.
+    on_video: called with the number of videos that this process has done. Raises DatasetError for a label that the
+    classifier does not know.
     """
-    mine = Subset(CountBroken(views), shard(len(views), process))
-    loader: DataLoader[Any] = DataLoader(
-        mine,
-        batch_size=clips_per_forward,
-        num_workers=workers,
-        collate_fn=collate_clips,
-        generator=torch.Generator(),
-        pin_memory=process.device.type == "cuda",
-    )
-    scores = ViewScores(views.clips, views.crops)
-    batch: ClipBatch
-    for number, batch in enumerate(loader, 1):
-        if on_views is not None:
-            on_views(min(number * clips_per_forward, len(mine)), len(mine))
-        _note_broken(scores, batch.broken)
-        if batch.views is None:
-            continue
-        clips = batch.views.flatten(0, 1).to(process.device, non_blocking=True)  # (N S, 3, T, H, W)
-        rows = position_average(network(clips), average).double().cpu().numpy()
-        rows = rows.reshape(len(batch), views.crops, -1)  # (N, S, C)
-        scores.frames += clips.shape[0] * clips.shape[2]
-        _add(scores, rows, batch)
-    whole = ViewScores(views.clips, views.crops)
-    for part in gather(scores):
-        whole.update(part)
+    from twospeed.training.distributed import gather
+
+    known = len(classifier.labels)
+    if wrong := next((video for video in videos if video.label >= known), None):
+        raise DatasetError(f"{wrong.path}: label {wrong.label}, but the network knows {known} classes")
+    rank, world = (process.rank, process.world) if process is not None else (0, 1)
+    mine, done = VideoScores(), 0
+    size = math.ceil(len(videos) / world) if parts is None else VIDEOS_A_PART
+    for begin in range(rank * size, len(videos), world * size):
+        numbers = range(begin, min(begin + size, len(videos)))
+        file = None if parts is None else parts / f"{begin:07d}.npz"
+        if file is not None and file.is_file():
+            mine.update(_read_part(file))
+        else:
+            part = VideoScores()
+            for _ in _score(classifier, videos, numbers, part, clock):
+                done += 1
+                on_video(done)
+            mine.update(part)
+            if file is not None:
+                _write_part(file, part)
+        done = len(mine.probabilities) + len(mine.broken)
+        on_video(done)
+    whole = VideoScores()
+    for share in gather(mine):
+        whole.update(share)
     return whole
 
 
-def _note_broken(scores: ViewScores, broken: Sequence[BrokenSample]) -> None:
-    for sample in broken:
-        scores.broken.setdefault(sample.video, sample.reason)
+def _score(
+    classifier: Classifier, videos: Sequence[LabelledVideo], numbers: range, scores: VideoScores, clock: Clock | None
+) -> Iterator[int]:
+    results = iter(classifier.view_probabilities([videos[number].path for number in numbers]))
+    clock = clock or Clock()
+    for number in numbers:
+        seen = classifier.frames_seen
+        with clock.running("video", 0):
+            _, views = next(results)
+        clock.frames += classifier.frames_seen - seen
+        if isinstance(views, VideoError):
+            scores.broken[number] = str(views)
+        elif isinstance(views, TwospeedError):
+            raise views
+        else:
+            scores.probabilities[number] = views.astype(np.float64).mean(axis=(0, 1)).astype(np.float32)
+            label = videos[number].label
+            own = views[..., label : label + 1]
+            scores.ranks[number] = (views > own).sum(-1) + (views[..., :label] == own).sum(-1)
+        yield number
 
 
-def _add(scores: ViewScores, rows: NDArray[np.float64], batch: ClipBatch) -> None:
-    for views, label, video, clip in zip(
-        rows, batch.labels.tolist(), batch.videos.tolist(), batch.clips.tolist(), strict=True
-    ):
-        if label >= views.shape[-1]:
-            raise DatasetError(f"video {video} has label {label}, the network knows {views.shape[-1]} classes")
-        scores.add(video, views.sum(axis=0), len(views))
-        for crop, row in enumerate(views):
-            before = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
-            scores.ranks[video, clip, crop] = before
+def _write_part(path: Path, part: VideoScores) -> None:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        arrays = {
+            **{f"p{number}": row for number, row in part.probabilities.items()},
+            **{f"r{number}": row for number, row in part.ranks.items()},
+        }
+        np.savez(file, broken=json.dumps(part.broken), **arrays)  # type: ignore[arg-type]
 
 
-def summarise(scores: ViewScores, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
-    """Return top1, top5 and average_error of the ensembled views, and of the views one by one."""
+def _read_part(path: Path) -> VideoScores:
+    with np.load(path, allow_pickle=False) as content:
+        arrays: dict[str, dict[int, Any]] = {"p": {}, "r": {}}
+        for name in content.files:
+            if name != "broken":
+                arrays[name[0]][int(name[1:])] = content[name]
+        broken = {int(number): reason for number, reason in json.loads(str(content["broken"])).items()}
+    return VideoScores(arrays["p"], arrays["r"], broken)
+
+
+def mean_of(results: Sequence[VideoScores]) -> VideoScores:
+    """Average the probabilities of several networks, over the videos that all of them scored.
+
+    Ranks of single views are not kept: each network has its own.
+    """
+    common = set(results[0].videos()).intersection(*(scores.videos() for scores in results[1:]))
+    if len({scores.probabilities[video].size for scores in results for video in common}) > 1:
+        raise InputError("the networks know different numbers of classes; they cannot be averaged")
+    whole = VideoScores({v: np.mean([scores.probabilities[v] for scores in results], axis=0) for v in sorted(common)})
+    for scores in results:
+        whole.broken |= scores.broken
+    return whole
+
+
+def summarise(scores: VideoScores, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
+    """Return top1, top5 and average_error of the averaged views, and of the views one by one."""
     scored = scores.videos()
-    if not scored:
-        first = next(iter(scores.broken.items()), None)
-        why = f"; the first: {first[1]}" if first else ""
-        raise DatasetError(f"not one of {len(videos)} videos could be scored{why}")
-    result = topk(scores.probabilities(), np.array([videos[v].label for v in scored]))
-    whole = {**fractions(result), **coverage(len(scored), len(videos), result)}
+    whole = _graded(scores.stacked(), [videos[v].label for v in scored], len(videos))
     if not scores.ranks:  # an average of networks
         return whole
-    ranks = np.array(
-        [
-            [[scores.ranks[v, clip, crop] for crop in range(scores.crops)] for clip in range(scores.clips)]
-            for v in scored
-        ]
-    )  # (n, clips, crops)
+    ranks = np.stack([scores.ranks[v] for v in scored])  # (n, clips, crops)
     one, five = (ranks < 1), (ranks < 5)
     single = {
         "top1": float(one.mean()),
@@ -178,166 +182,256 @@ def summarise(scores: ViewScores, videos: Sequence[LabelledVideo]) -> dict[str, 
     return {**whole, "per_view": single}
 
 
-def report_views(
-    scores: ViewScores,
-    videos: Sequence[LabelledVideo],
-    *,
-    model: str,
-    settings: Mapping[str, Any] | None = None,
-    seconds: float | None = None,
-) -> Report:
-    """Put what `score_views` found into a Report; raises DatasetError when no video could be scored."""
-    summary = summarise(scores, videos)
-    views = f"{scores.clips} x {scores.crops} views"
-    rows = {f"mean of {views}": summary}
-    if "per_view" in summary:
-        rows["one view (mean)"] = summary["per_view"]
-    speed: dict[str, Any] = {}
-    if seconds:
-        speed = {
-            "frames": scores.frames,
-            "seconds": seconds,
-            "frames_per_second": scores.frames / seconds,
-            "clock": "decoding, network and averaging; not loading of the network",
-        }
-    return Report(
-        benchmark="kinetics",
-        scores=summary,
-        table=scores_table(rows),
-        protocol=f"{PROTOCOL}; {views}",
-        coverage=f"{summary['videos']} of {len(videos)} videos",
-        model=model,
-        notes=_broken_notes({str(videos[v].path): reason for v, reason in sorted(scores.broken.items())}, videos),
-        settings=dict(settings or {}),
-        speed=speed,
+def _fractions(result: TopK) -> dict[str, Any]:
+    """Return the three scores under the names that others read."""
+    return {"top1": result.top1, "top5": result.top5, "average_error": result.average_error}
+
+
+def _graded(scores: Scores, labels: Sequence[int], listed: int) -> dict[str, Any]:
+    """Return the three scores, how many videos were scored, and the scores when the missing ones count as wrong."""
+    result = topk(scores, np.array(labels))
+    share = len(labels) / listed
+    top1, top5 = result.top1 * share, result.top5 * share
+    return {
+        **_fractions(result),
+        "videos": len(labels),
+        "videos_listed": listed,
+        "missing_as_errors": {"top1": top1, "top5": top5, "average_error": 1 - (top1 + top5) / 2},
+    }
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the table that people read: a row of the three scores for each name."""
+    columns = ("top1", "top5", "average_error")
+    return Table(
+        ("top-1", "top-5", "avg. error"),
+        tuple((name, tuple(values[column] for column in columns)) for name, values in rows.items()),
     )
 
 
-def _broken_notes(reasons: Mapping[str, str], videos: Sequence[LabelledVideo], most: int = 5) -> tuple[str, ...]:
+def report_videos(
+    scores: VideoScores, videos: Sequence[LabelledVideo], *, model: str, views: str, clock: Clock | None = None
+) -> Report:
+    """Return the report of what `score_videos` found; raises DatasetError when no video could be scored."""
+    speed = {} if clock is None else clock.speed(CLOCK)
+    if not scores.probabilities:
+        why = f"; the first: {next(iter(scores.broken.values()))}" if scores.broken else ""
+        raise DatasetError(f"not one of {len(videos)} videos could be scored{why}")
+    notes = _broken_notes([scores.broken[v] for v in sorted(scores.broken)], videos)
+    covered = f"{len(scores.probabilities)} of {len(videos)} videos"
+    if not all(video.labelled for video in videos):
+        return Report(
+            benchmark="kinetics",
+            scores={},
+            table=Table((), ()),
+            protocol=f"scores of videos without labels; {views}",
+            coverage=covered,
+            model=model,
+            speed=speed,
+            notes=("the list has no labels: scores were written, nothing is graded", *notes),
+        )
+    summary = summarise(scores, videos)
+    rows = {f"mean of {views}": summary}
+    if "per_view" in summary:
+        rows["one view (mean)"] = summary["per_view"]
+    return Report(
+        benchmark="kinetics",
+        scores=summary,
+        table=_table(rows),
+        protocol=f"{PROTOCOL}; {views}",
+        coverage=covered,
+        model=model,
+        speed=speed,
+        notes=notes,
+    )
+
+
+def _broken_notes(reasons: Sequence[str], videos: Sequence[LabelledVideo], most: int = 5) -> tuple[str, ...]:
     if not reasons:
         return ()
     head = f"{len(reasons)} of {len(videos)} videos were not scored and do not count in top1, top5, average_error"
     more = [f"and {len(reasons) - most} more"] if len(reasons) > most else []
-    return (head, *list(reasons.values())[:most], *more)
+    return (head, *reasons[:most], *more)
 
 
 def evaluate_kinetics(
-    data: Path | str,
+    data: Path | str | Sequence[LabelledVideo],
     *,
-    model: str | Sequence[str] = (),
-    weights: str | Sequence[str | None] | None = "default",
-    predictions: Sequence[Path | str] = (),
+    model: Model | Sequence[Model] | None = None,
+    weights: Any = "default",
+    predictions: Path | str | Sequence[Path | str] = (),
     part: str = "val",
     root: Path | str | None = None,
     separator: str | None = None,
     class_names: Path | str | None = None,
     clips: int = 10,
     crops: int = 3,
-    workers: int = 0,
+    workers: int = 1,
     device: str | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
-    scores_out: Path | str | None = None,
-    on_views: OnViews | None = None,
+    output: Path | str | None = None,
+    resume: bool = False,
+    on_progress: OnProgress = lambda progress: None,
 ) -> Report:
     """Score networks, or files of scores, on labelled videos.
 
-    data, part, root, separator: as `data.benchmarks.video_lists.find_videos` takes them. class_names: a file that
-    names the classes in order, for lists that name classes. model, weights: as `create_model` takes them; the
-    probabilities of several models are averaged. predictions: files of scores (see `read_scores`) instead of a model;
-    several are averaged. workers: decoding processes. scores_out: write the scores there (.npz), for later scoring.
-    on_views: see `score_views`.
-    Raises InputError, DatasetError, CheckpointError, WeightsUnavailable.
+    data: as `twospeed.data.benchmarks.video_lists.find_videos` takes it with part, root and separator, or videos of
+    your own. class_names: a file that names the classes in order, for lists that name classes. model, weights: as
+    `create_model` takes them; the probabilities of several models are averaged. predictions: a file of scores (see
+    `read_scores`) instead of a model; several are averaged. workers: threads that decode. output: folder for
+    scores.npz, for later scoring, and with resume that of an interrupted run. A list without labels is not graded:
+    its scores are written to `output`, and the report's scores are empty. Run under torchrun, processes share the
+    videos, and all return the whole report. Raises InputError, DatasetError, CheckpointError, WeightsUnavailable,
+    OutputError.
     """
-    labels = None if class_names is None else read_class_names(class_names)
-    videos, _ = find_videos(data, part=part, root=root, separator=separator, labels=labels)
-    models = [model] if isinstance(model, str) else list(model)
-    if bool(predictions) == bool(models):
-        raise InputError("give either a model or files of predictions to score")
+    models = [] if model is None else listed(model)
+    files = [predictions] if isinstance(predictions, str | Path) else list(predictions)
+    check_source(files, models, output, resume)
+    if isinstance(data, str | Path):
+        names = None if class_names is None else read_class_names(class_names)
+        videos, _ = find_videos(data, part=part, root=root, separator=separator, labels=names, unlabelled=True)
+    else:
+        videos = list(data)
+    labelled = all(video.labelled for video in videos)
     if not models:
-        return report_scores([Path(path) for path in predictions], videos)
-    sources = [weights] * len(models) if isinstance(weights, str) or weights is None else list(weights)
-    if len(sources) == 1:
-        sources = sources * len(models)
-    if len(sources) != len(models):
-        raise InputError(f"{len(models)} models with {len(sources)} weights; give one for each, in the same order")
-
-    settings: dict[str, Any] = {"clips": clips, "crops": crops, "precision": precision}
-    started = time.perf_counter()
-    results = []
-    with processes(device) as process:
-        for name, source in zip(models, sources, strict=True):
-            network, views = _prepared(name, source, videos, clips, crops, process, precision)
-            average = network.average
-            scored = score_views(network, views, process, workers=workers, average=average, on_views=on_views)
-            results.append(scored)
-            settings[name] = {"short_side": views.short_side, "crop": views.crop, "frames": views.shape.frames}
-        is_main = process.is_main
-    seconds = time.perf_counter() - started
-    whole = results[0] if len(results) == 1 else mean_of(results)
-    if scores_out is not None and is_main:
-        chosen = whole.videos()
-        labels_of, paths = [videos[v].label for v in chosen], [videos[v].path for v in chosen]
-        write_scores(Path(scores_out), whole.probabilities(), labels_of, paths)
-    report = report_views(whole, videos, model=" + ".join(models), settings=settings, seconds=seconds)
-    checksums = tuple(weights_sha256(name, source) for name, source in zip(models, sources, strict=True))
-    report = dataclasses.replace(report, weights_sha256=checksums)
-    if len(models) == 1:
-        return report
-    alone = {name: summarise(scores, videos) for name, scores in zip(models, results, strict=True)}
-    return dataclasses.replace(
-        report,
-        scores={**report.scores, "models": alone},
-        table=scores_table({**alone, "mean of all": report.scores}),
+        if not labelled:
+            raise DatasetError(f"{data}: its lines hold no labels; without them nothing can be graded")
+        return _report_files([Path(path) for path in files], videos)
+    if not labelled and output is None:
+        raise InputError(
+            f"{data}: its lines hold no labels, so scores can only be written: give a folder for them", option="output"
+        )
+    networks = Networks(models, weights, task="classify")
+    return _evaluate_networks(
+        networks, videos, clips, crops, workers, device, precision, output, resume, on_progress
     )
 
 
-def mean_of(results: Sequence[ViewScores]) -> ViewScores:
-    """Average the probabilities of several networks, over the videos that all of them scored.
-
-    What single views say of an ensemble is not kept: each network has its own.
-    """
-    first = results[0]
-    common = set(first.videos()).intersection(*(scores.videos() for scores in results[1:]))
-    if len({scores.sums[video].size for scores in results for video in common}) > 1:
-        raise InputError("the networks know different numbers of classes; they cannot be averaged")
-    whole = ViewScores(1, 1, frames=sum(scores.frames for scores in results))
-    for video in sorted(common):
-        whole.add(video, np.mean([scores.mean(video) for scores in results], axis=0), 1)
-    for scores in results:
-        whole.broken |= scores.broken
-    return whole
-
-
-def _prepared(
-    name: str,
-    weights: str | None,
+def _evaluate_networks(
+    networks: Networks,
     videos: Sequence[LabelledVideo],
     clips: int,
     crops: int,
-    process: Process,
+    workers: int,
+    device: str | None,
     precision: Literal["fp32", "bf16"],
-) -> tuple[Any, TestViews]:
-    """Build a network as the pipeline does, and the views that its weights were tested with."""
-    entry = find(name)
-    if entry.task != "classify":
-        raise InputError(f"{name} is made for the task {entry.task}; `twospeed models` lists those that classify")
-    network = create_model(name, weights)
-    if isinstance(network, SlowFast):
-        network = optimise(network, torch.bfloat16 if precision == "bf16" else torch.float32)
-    ready: Any = network.to(process.device).eval()
-    wrong = next((video for video in videos if video.label >= ready.num_classes), None)
-    if wrong is not None:
-        raise DatasetError(
-            f"{wrong.path}: label {wrong.label}, but {name} with these weights knows {ready.num_classes} classes"
-        )
-    prepared = entry.preprocessing
-    shape = ClipShape(
-        frames=ready.frames,
-        stride=ready.frame_stride,
-        mean=prepared.mean,
-        std=prepared.std,
-        order=prepared.input_order,
+    output: Path | str | None,
+    resume: bool,
+    on_progress: OnProgress,
+) -> Report:
+    from twospeed.pipelines.classify import Classifier
+    from twospeed.training.distributed import processes, wait_for_all
+
+    options = {"clips": clips, "crops": crops, "precision": precision, "videos": len(videos)}
+    run = Run("kinetics", networks, options, on_progress)
+    views: dict[str, dict[str, int]] = {}
+    results: list[VideoScores] = []
+    with processes(device) as process:
+        if not process.is_main:
+            wait_for_all()  # until the main one has claimed the folder
+        with run.folder(output, resume=resume or not process.is_main) as folder:
+            if process.is_main:
+                wait_for_all()
+            parts = None if output is None else folder / "parts"
+            for number, (name, given) in enumerate(zip(networks.names, networks.given, strict=True)):
+                classifier = Classifier(
+                    given, clips, crops, weights=networks.weights[number], workers=workers, precision=precision,
+                    device=str(process.device),
+                )  # fmt: skip
+                sampling = classifier.samplings[0]
+                views[name] = {"short_side": sampling.short_side, "crop": sampling.crop, "frames": sampling.frames}
+                results.append(
+                    score_videos(
+                        classifier,
+                        videos,
+                        process=process,
+                        parts=None if parts is None else make_folder(parts / str(number)),
+                        clock=run.clock,
+                        on_video=partial(_tell, run, name, len(videos), process.world),
+                    )
+                )
+            whole = results[0] if len(results) == 1 else mean_of(results)
+            if output is not None and process.is_main and whole.probabilities:
+                chosen = whole.videos()
+                labels_of = [videos[v].label if videos[v].labelled else -1 for v in chosen]
+                write_scores(folder / "scores.npz", whole.stacked(), labels_of, [videos[v].path for v in chosen])
+    report = report_videos(whole, videos, model=networks.title, views=f"{clips} x {crops} views")
+    scores, table = report.scores, report.table
+    if len(results) > 1 and scores:
+        alone = {name: summarise(one, videos) for name, one in zip(networks.names, results, strict=True)}
+        scores, table = {**scores, "models": alone}, _table({**alone, "mean of all": scores})
+    return run.report(
+        clock=CLOCK,
+        scores=scores,
+        table=table,
+        protocol=report.protocol,
+        coverage=report.coverage,
+        notes=report.notes,
+        settings={**options, **views},
     )
-    short_side = prepared.short_side or 256
-    views = TestViews(videos, shape, clips=clips, crops=crops, short_side=short_side, crop=prepared.crop or short_side)
-    return ready, views
+
+
+def _tell(run: Run, name: str, videos: int, world: int, done: int) -> None:
+    """Show how far this process is as if all were as far."""
+    run.progress(f"classify by {name}", min(done * world, videos), videos, "videos")
+
+
+def _report_files(paths: Sequence[Path], videos: Sequence[LabelledVideo]) -> Report:
+    """Score files against labelled videos; several files are averaged over the videos that all of them have.
+
+    Names are matched as whole paths, else as file names, else without ending. Listed videos without scores are
+    counted as missing.
+    """
+    tables = [read_scores(path) for path in paths]
+    names: dict[str, int] = {}
+    aliases: tuple[Callable[[Path], str], ...] = (str, lambda path: path.name, lambda path: path.stem)
+    for alias in aliases:  # the more exact first
+        found: dict[str, list[int]] = {}
+        for i, video in enumerate(videos):
+            found.setdefault(alias(video.path), []).append(i)
+        for name, indices in found.items():
+            if len(indices) == 1:  # what two videos share names neither
+                names.setdefault(name, indices[0])
+    rows: dict[int, list[Scores]] = {}
+    unknown: list[str] = []
+    for table in tables:
+        for name, row in table.items():
+            place = next((names[n] for n in (name, Path(name).name, Path(name).stem) if n in names), None)
+            if place is None:
+                unknown.append(name)
+            else:
+                rows.setdefault(place, []).append(row)
+    complete = {i: values for i, values in rows.items() if len(values) == len(tables)}
+    if not complete:
+        raise DatasetError(
+            f"{paths[0]}: no scored name is among the {len(videos)} listed videos "
+            f"(scored {next(iter(tables[0]))!r}, listed {str(videos[0].path)!r})"
+        )
+    if len({row.size for values in complete.values() for row in values}) > 1:
+        raise DatasetError("the files have scores for different numbers of classes; they cannot be averaged")
+    order = sorted(complete)
+    scores = np.stack([np.mean(complete[i], axis=0) for i in order])
+    labels = [videos[i].label for i in order]
+    if max(labels) >= scores.shape[1]:
+        raise DatasetError(f"{paths[0]}: has scores for {scores.shape[1]} classes, the list has label {max(labels)}")
+    summary = _graded(scores, labels, len(videos))
+    table_rows: dict[str, Mapping[str, Any]] = {}
+    if len(paths) > 1:
+        for position, path in enumerate(paths):
+            single = np.stack([complete[i][position] for i in order])
+            table_rows[path.name] = _fractions(topk(single, np.array(labels)))
+    table_rows["mean of all" if table_rows else paths[0].name] = summary
+    notes = []
+    if len(order) < len(videos):
+        notes.append(f"{len(videos) - len(order)} listed videos have no scores; missing_as_errors counts them as wrong")
+    if unknown:
+        notes.append(f"{len(unknown)} scored names are not in the list, such as {unknown[0]!r}; they were ignored")
+    return Report(
+        benchmark="kinetics",
+        scores=summary,
+        table=_table(table_rows),
+        protocol=PROTOCOL,
+        coverage=f"{len(order)} of {len(videos)} videos",
+        model=", ".join(path.name for path in paths),
+        notes=tuple(notes),
+    )

@@ -77,20 +77,26 @@ class Networks:
     """The networks of one evaluation: as given, by name, and with the checksums of their weights.
 
     model: a catalogue name or a network, or several. weights: one source for all, or one for each, as `create_model`
-    takes them. Raises InputError when their numbers differ; WeightsUnavailable for weights that are not there.
+    takes them. task: that of all named networks. Raises InputError when numbers or tasks differ; WeightsUnavailable for
+    weights that are not there.
     """
 
-    def __init__(self, model: Model | Sequence[Model], weights: Any = "default"):
+    def __init__(self, model: Model | Sequence[Model], weights: Any = "default", *, task: str):
         self.given: list[Any] = listed(model)
         sources = listed(weights)
         self.weights = sources * len(self.given) if len(sources) == 1 else sources
         if len(self.given) != len(self.weights):
-            raise InputError(f"{len(self.given)} networks with {len(self.weights)} weights: give one for each, in order")
+            count = f"{len(self.given)} networks with {len(self.weights)} weights"
+            raise InputError(f"{count}: give one for each, in the same order")
         self.names = tuple(one if isinstance(one, str) else type(one).__name__ for one in self.given)
         self.checksums: tuple[str | None, ...] = ()
         if any(isinstance(one, str) for one in self.given):
+            from twospeed.weights.catalog import find
             from twospeed.weights.load import weights_sha256
 
+            for name in filter(lambda one: isinstance(one, str), self.given):
+                if (its := find(name).task) != task:
+                    raise InputError(f"{name} is made for the task {its}; choose a network for the task {task}")
             self.checksums = tuple(
                 weights_sha256(one, source) if isinstance(one, str) and source is not None else None
                 for one, source in zip(self.given, self.weights, strict=True)
@@ -115,7 +121,7 @@ class Networks:
 
 @dataclass(eq=False)
 class Run:
-    """One evaluation of networks. settings: plain values that a resumed run must agree on, and that the report shows."""
+    """One evaluation of networks. settings: plain values that a resumed run must agree on; the report shows them."""
 
     benchmark: str
     networks: Networks
@@ -212,4 +218,6 @@ def _change(key: str, before: Any, now: Any) -> str:
 
 def coverage(scored: int, official: int | None, noun: str, of_what: str) -> str:
     """Say how much of a set was scored."""
-    return f"{scored} {noun}, not an official split" if official is None else f"{scored} of {official} {noun} ({of_what})"
+    if official is None:
+        return f"{scored} {noun}, not an official split"
+    return f"{scored} of {official} {noun} ({of_what})"

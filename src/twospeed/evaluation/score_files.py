@@ -4,60 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.benchmarks.video_lists import LabelledVideo
-from twospeed.errors import DatasetError, OutputError
-from twospeed.evaluation.report import Report, Table
-from twospeed.metrics.topk import TopK, topk
+from twospeed.errors import DatasetError
+from twospeed.files import atomic_file, make_folder
 
 Scores = NDArray[np.float32]
 
-PROTOCOL = (
-    "top-1 and top-5 accuracy over videos; a video's score is the mean of its views' probabilities; "
-    "average_error is the mean of top-1 and top-5 error"
-)
-
-
-def fractions(result: TopK) -> dict[str, Any]:
-    """Return the three scores under the names that others read."""
-    return {"top1": result.top1, "top5": result.top5, "average_error": result.average_error}
-
-
-def coverage(scored: int, listed: int, result: TopK) -> dict[str, Any]:
-    """Return how many videos were scored, and the scores when the missing ones count as wrong."""
-    share = scored / listed
-    top1, top5 = result.top1 * share, result.top5 * share
-    return {
-        "videos": scored,
-        "videos_listed": listed,
-        "missing_as_errors": {"top1": top1, "top5": top5, "average_error": 1 - (top1 + top5) / 2},
-    }
-
-
-def scores_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the table that people read: a row of the three scores for each name."""
-    columns = ("top1", "top5", "average_error")
-    return Table(
-        ("top-1", "top-5", "avg. error"),
-        tuple((name, tuple(values[column] for column in columns)) for name, values in rows.items()),
-    )
-
-
 def write_scores(path: Path, scores: Scores, labels: Sequence[int], videos: Sequence[Path]) -> None:
-    """Write scores (n, C), labels (n,) and the videos' paths to an .npz file that `read_scores` reads."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            names = np.array([str(video) for video in videos])
-            np.savez(file, scores=scores, labels=np.array(labels, dtype=np.int64), videos=names)
-    except OSError as error:
-        raise OutputError(f"{path}: scores could not be written ({error.strerror or error})") from error
+    """Write scores (n, C), labels (n,; -1: unknown) and the videos' paths to an .npz file that `read_scores` reads."""
+    make_folder(path.parent)
+    names = np.array([str(video) for video in videos])
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, scores=scores, labels=np.array(labels, dtype=np.int64), videos=names)
 
 
 def read_scores(path: Path) -> dict[str, Scores]:
@@ -107,65 +71,3 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
                 raise DatasetError(f"{path}:{number}: {error}") from error
             if row:
                 yield row[0], values
-
-
-def report_scores(paths: Sequence[Path], videos: Sequence[LabelledVideo]) -> Report:
-    """Score files against labelled videos; several files are averaged over the videos that all of them have.
-
-    Names are matched as whole paths, else as file names, else without ending. Listed videos without scores are
-    counted as missing.
-    """
-    tables = [read_scores(path) for path in paths]
-    names: dict[str, int] = {}
-    aliases: tuple[Callable[[Path], str], ...] = (str, lambda path: path.name, lambda path: path.stem)
-    for alias in aliases:  # the more exact first
-        found: dict[str, list[int]] = {}
-        for i, video in enumerate(videos):
-            found.setdefault(alias(video.path), []).append(i)
-        for name, indices in found.items():
-            if len(indices) == 1:  # what two videos share names neither
-                names.setdefault(name, indices[0])
-    rows: dict[int, list[Scores]] = {}
-    unknown: list[str] = []
-    for table in tables:
-        for name, row in table.items():
-            place = next((names[n] for n in (name, Path(name).name, Path(name).stem) if n in names), None)
-            if place is None:
-                unknown.append(name)
-            else:
-                rows.setdefault(place, []).append(row)
-    complete = {i: values for i, values in rows.items() if len(values) == len(tables)}
-    if not complete:
-        raise DatasetError(
-            f"{paths[0]}: no scored name is among the {len(videos)} listed videos "
-            f"(scored {next(iter(tables[0]))!r}, listed {str(videos[0].path)!r})"
-        )
-    if len({row.size for values in complete.values() for row in values}) > 1:
-        raise DatasetError("the files have scores for different numbers of classes; they cannot be averaged")
-    order = sorted(complete)
-    scores = np.stack([np.mean(complete[i], axis=0) for i in order])
-    labels = np.array([videos[i].label for i in order])
-    if labels.max() >= scores.shape[1]:
-        raise DatasetError(f"{paths[0]}: has scores for {scores.shape[1]} classes, the list has label {labels.max()}")
-    result = topk(scores, labels)
-    summary = {**fractions(result), **coverage(len(order), len(videos), result)}
-    table_rows: dict[str, Mapping[str, Any]] = {}
-    if len(paths) > 1:
-        for path, position in zip(paths, range(len(paths)), strict=True):
-            single = np.stack([complete[i][position] for i in order])
-            table_rows[path.name] = fractions(topk(single, labels))
-    table_rows["mean of all" if table_rows else paths[0].name] = summary
-    notes = []
-    if len(order) < len(videos):
-        notes.append(f"{len(videos) - len(order)} listed videos have no scores; missing_as_errors counts them as wrong")
-    if unknown:
-        notes.append(f"{len(unknown)} scored names are not in the list, such as {unknown[0]!r}; they were ignored")
-    return Report(
-        benchmark="kinetics",
-        scores=summary,
-        table=scores_table(table_rows),
-        protocol=PROTOCOL,
-        coverage=f"{len(order)} of {len(videos)} videos",
-        model=", ".join(path.name for path in paths),
-        notes=tuple(notes),
-    )

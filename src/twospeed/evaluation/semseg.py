@@ -3,15 +3,16 @@
 Either a folder of label files is scored, or a model is run: as its users run it, from a keyframe 0, 1, ... frames ahead
 of each labelled frame, labels compared at full size.
 
-Source of the protocol: GSVNet (Lee, Chen, Peng, ICME 2021), section 4.1, and the released trainer. Confusion matrices are
-summed over all frames before anything is divided; the average over a keyframe interval of l is the mIoU of the summed
-matrices of the distances 0 to l - 1, the minimum that of the farthest. A class that occurs nowhere counts as 0.
+Source of the protocol: GSVNet (Lee, Chen, Peng, ICME 2021), section 4.1, and the released trainer. Confusion matrices
+are summed over all frames before anything is divided; the average over a keyframe interval of l is the mIoU of the
+summed matrices of the distances 0 to l - 1, the minimum that of the farthest. A class that occurs nowhere counts as 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,11 +182,8 @@ class _SegmentationRun(Run):
         on_progress: OnProgress,
     ):
         from twospeed.pipelines.segment import Segmenter
-        from twospeed.weights.catalog import find
 
-        if isinstance(model, str) and find(model).task != "segment":
-            raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
-        super().__init__(benchmark, Networks(model, weights), asdict(settings), on_progress)
+        super().__init__(benchmark, Networks(model, weights, task="segment"), asdict(settings), on_progress)
         self.chosen, self.options = BENCHMARKS[benchmark], settings
         extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
         (self.model,) = self.networks.built(**extra)
@@ -228,10 +226,10 @@ class _SegmentationRun(Run):
             )
         matrices = run_chains(
             self.segmenter, chains, len(chosen.classes), output=folder, code=chosen.code, clock=self.clock,
-            on_chain=lambda done: self.progress("label", done, len(chains), "keyframes"),
+            on_chain=partial(self._tell, "label", len(chains)),
         )  # fmt: skip
         cost = self._cost(frames[0])
-        medians = {f"{kind}_seconds": self.clock.median(kind) for kind in ("keyframe", "step") if kind in self.clock.laps}
+        medians = {f"{kind}_seconds": self.clock.median(kind) for kind in sorted(self.clock.laps)}
         common: dict[str, Any] = {
             "clock": "from pixels to labels at full size, without reading and writing files",
             "timed": medians,
@@ -272,6 +270,9 @@ class _SegmentationRun(Run):
             **common,
         )
 
+    def _tell(self, task: str, total: int, done: int) -> None:
+        self.progress(task, done, total, "keyframes")
+
     def _cost(self, frame: LabelledFrame) -> SegmenterCost:
         from twospeed.weights.cost import segmenter_cost
 
@@ -300,11 +301,9 @@ class _SegmentationRun(Run):
         table = {}
         for scale in self.options.image_scales:
             clock, network = Clock(), ScaledImages(self.image_network, scale)
+            done = partial(self._tell, f"images at {scale:g}", len(chains))
             segmenter = Segmenter(network, labels=self.chosen.classes, device=self.segmenter.device)
-            (matrix,) = run_chains(
-                segmenter, chains, len(self.chosen.classes), clock=clock,
-                on_chain=lambda done, scale=scale: self.progress(f"images at {scale:g}", done, len(chains), "images"),
-            ).values()  # fmt: skip
+            (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=done).values()
             table[f"{scale:g}"] = {
                 "mIoU": mean_iou(matrix),
                 "gmacs_per_frame": segmenter_cost(network, *first.image().shape[:2]).keyframe_gmacs,

@@ -38,8 +38,9 @@ from twospeed.data.samples import SequenceSample
 from twospeed.environment import machine_name
 from twospeed.errors import InputError, TwospeedError
 from twospeed.evaluation.mask_runs import RunSettings
-from twospeed.evaluation.report import Kind, Table, write_atomic
+from twospeed.evaluation.report import Kind, Table
 from twospeed.evaluation.vos import YOUTUBE_VOS_SETTINGS, evaluate_davis, evaluate_youtube_vos
+from twospeed.files import make_folder, write_text
 from twospeed.pipelines.track import Precision, Tracker
 from twospeed.weights.load import create_model, weights_sha256
 
@@ -306,8 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = "\n".join([table.text(), *(f"note: {note}" for note in notes)])
         print(text)
         if chosen.output is not None:
-            write_atomic(folder / f"{chosen.table}.txt", text + "\n")
-            write_atomic(folder / f"{chosen.table}.csv", table.csv())
+            make_folder(folder)
+            write_text(folder / f"{chosen.table}.txt", text + "\n")
+            write_text(folder / f"{chosen.table}.csv", table.csv())
     except TwospeedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -65,12 +65,12 @@ class UnsupervisedRun(Run):
         device: str | None = None,
         on_progress: OnProgress = lambda progress: None,
     ):
-        networks = Networks(model, weights)
+        networks = Networks(model, weights, task="track")
         super().__init__(benchmark, networks, {**asdict(settings), "merged": merged}, on_progress)
         if len(networks.given) != 1:
             raise InputError(
-                f"{len(networks.given)} models: networks for unsupervised video object segmentation cannot be averaged; "
-                "give one model and its weights"
+                f"{len(networks.given)} models: networks for unsupervised video object segmentation cannot be "
+                "averaged; give one model and its weights"
             )
         if settings.size is not None and not isinstance(networks.given[0], str):
             raise InputError(f"size is {settings.size}, but the network is built already; build it with that min_size")

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twospeed.data.benchmarks.davis import Davis, Task, Year
-from twospeed.data.samples import SequenceSample
 from twospeed.data.benchmarks.youtube_vos import TRAINING_CATEGORIES, YouTubeVos, required_frames
+from twospeed.data.samples import SequenceSample
 from twospeed.errors import InputError
 from twospeed.evaluation.mask_runs import BuildTracker, RunSettings, TrackerRun, run_sequences
 from twospeed.evaluation.mask_scores import (
@@ -124,7 +124,8 @@ def evaluate_davis(
     plan = None if run is None else run.davis_plan
     objects: list[ObjectScores] = []
     notes: list[str] = []
-    with _masks(run, plan, given, predictions, write, split=split, public=public, output=output, resume=resume) as folder:
+    where: dict[str, Any] = {"split": split, "public": public, "output": output, "resume": resume}
+    with _masks(run, plan, given, predictions, write, **where) as folder:
         if public or predictions is not None:
             objects, notes = score_davis(
                 given.samples, folder, task, all_frames=all_frames, workers=workers,

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -77,33 +78,56 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
     return torch.stack(cut).permute(0, 4, 1, 2, 3)  # from (S, T, H, W, 3)
 
 
-def uniform_views(
-    source: SourceLike, samplings: Sequence[Sampling], clips: int, crops: int, *, pad: Literal["repeat_last", "error"]
-) -> Generator[View, None, None]:
-    """Yield `clips` views spread uniformly over a file or folder, for each sampling; only their frames are decoded.
+class UniformViews(Sequence[View]):
+    """The test views of a file or folder: `clips` spread uniformly, for each sampling; only their frames are decoded.
 
-    A video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort.
+    Views may be read in any order and from several threads. A video shorter than a clip repeats its last frame, as the
+    authors' loaders do, or raises ClipTooShort. Raises VideoError when a view is read.
     """
-    source = find_source(source)
-    times_s = frame_times(source, rate=TRAINED_RATE)  # of a folder of images; files have their own
-    info = probe(source)
-    rate = None
-    if source.kind != "images" and len(times_s) > 1 and times_s[-1] > times_s[0]:
-        rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
-    for sampling in samplings:
-        span = clip_span(sampling.frames, sampling.stride, rate)
-        if pad == "error" and len(times_s) < math.floor(span):
-            raise ClipTooShort(
-                f"{source.name}: a clip of {sampling.frames} frames at stride {sampling.stride} spans {span:.0f} "
-                f"frames, the video has {len(times_s)}; choose pad='repeat_last', or a network of shorter clips"
-            )
-    for number in range(clips):
-        for which, sampling in enumerate(samplings):
-            indices = uniform_clip(number, clips, len(times_s), sampling.frames, sampling.stride, rate)
-            reduce = _reduced(min(info.width, info.height), sampling)
-            frames = torch.from_numpy(read_frames(source, indices, short_side=reduce))
-            start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
-            yield View(number, which, start_s, end_s, prepare(frames, sampling, crops))
+
+    def __init__(
+        self,
+        source: SourceLike,
+        samplings: Sequence[Sampling],
+        clips: int,
+        crops: int,
+        *,
+        pad: Literal["repeat_last", "error"],
+    ) -> None:
+        self.source = find_source(source)
+        self.samplings, self.clips, self.crops, self.pad = samplings, clips, crops, pad
+
+    def __len__(self) -> int:
+        return self.clips * len(self.samplings)
+
+    @cached_property
+    def _facts(self) -> tuple[NDArray[np.float64], float | None, int]:
+        """Times of all frames, frames per second (None for folders), pixels of the shorter side."""
+        times_s = frame_times(self.source, rate=TRAINED_RATE)  # of a folder of images; files have their own
+        info = probe(self.source)
+        rate = None
+        if self.source.kind != "images" and len(times_s) > 1 and times_s[-1] > times_s[0]:
+            rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
+        for sampling in self.samplings:
+            span = clip_span(sampling.frames, sampling.stride, rate)
+            if self.pad == "error" and len(times_s) < math.floor(span):
+                raise ClipTooShort(
+                    f"{self.source.name}: a clip of {sampling.frames} frames at stride {sampling.stride} spans "
+                    f"{span:.0f} frames, the video has {len(times_s)}; choose pad='repeat_last', or a network of "
+                    "shorter clips"
+                )
+        return times_s, rate, min(info.width, info.height)
+
+    def __getitem__(self, index: int) -> View:  # type: ignore[override]  # slices are not needed
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, which = divmod(index, len(self.samplings))
+        sampling = self.samplings[which]
+        times_s, rate, short_side = self._facts
+        indices = uniform_clip(number, self.clips, len(times_s), sampling.frames, sampling.stride, rate)
+        frames = torch.from_numpy(read_frames(self.source, indices, short_side=_reduced(short_side, sampling)))
+        start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
+        return View(number, which, start_s, end_s, prepare(frames, sampling, self.crops))
 
 
 def sliding_views(

@@ -30,10 +30,10 @@ from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
-from twospeed.pipelines.action_views import Sampling, View, sliding_views, uniform_views
+from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
 from twospeed.pipelines.inputs import Model, check_precision, network_for
 from twospeed.results import ActionScores, OnProgress, Progress
-from twospeed.video.ahead import DecodeAhead
+from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.sources import SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
@@ -89,6 +89,7 @@ class Classifier:
         threshold: float | None = None,
         smooth: int = 1,
         pad: Literal["repeat_last", "error"] = "repeat_last",
+        workers: int = 1,
         precision: Precision = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
@@ -101,9 +102,11 @@ class Classifier:
             raise InputError(f"every_s={every_s}: give seconds above 0")
         if pad not in ("repeat_last", "error"):
             raise InputError(f"pad={pad!r}: choose 'repeat_last' or 'error'")
+        if workers < 1:
+            raise InputError(f"workers={workers}: at least 1 thread decodes")
         spans([], [], np.zeros((0, 0), np.float32), [], threshold=threshold, smooth=smooth)  # refuses bad numbers now
         self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
-        self.threshold, self.smooth, self.pad = threshold, smooth, pad
+        self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
         self.device = resolve_device(device)
         self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
         first = self._members[0]
@@ -114,7 +117,7 @@ class Classifier:
                     f"{member.num_classes}"
                 )
         self.labels = label_names(labels, first.known_labels, first.num_classes, first.name)
-        self._samplings = list(dict.fromkeys(member.sampling for member in self._members))
+        self.samplings = list(dict.fromkeys(member.sampling for member in self._members))
         self.frames_seen = 0  # by the networks, over all views
 
     @property
@@ -138,17 +141,36 @@ class Classifier:
     ) -> Iterator[tuple[SourceLike, ActionScores | TwospeedError]]:
         """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
         result."""
+        for source, rows, times in self._rows(sources, on_progress):
+            yield source, rows if isinstance(rows, TwospeedError) else self._scores(rows, times)
+
+    def view_probabilities(
+        self, sources: Iterable[SourceLike]
+    ) -> Iterator[tuple[SourceLike, NDArray[np.float32] | TwospeedError]]:
+        """Classify videos view by view: each with float32 (V, S, C), of V clips with S crops each, or with its error.
+
+        What `classify_many` averages: an evaluation grades views one by one, too.
+        """
+        for source, rows, _ in self._rows(sources):
+            if isinstance(rows, TwospeedError):
+                yield source, rows
+            else:
+                yield source, np.stack([rows[number] for number in sorted(rows)]).astype(np.float32)
+
+    def _rows(
+        self, sources: Iterable[SourceLike], on_progress: OnProgress | None = None
+    ) -> Iterator[tuple[SourceLike, dict[int, NDArray[np.float64]] | TwospeedError, dict[int, tuple[float, float]]]]:
+        """Yield each video with the probabilities (S, C) of its views by number, or its error, and the views' times."""
         listed = list(sources)
         rows: dict[int, NDArray[np.float64]] = {}
         times: dict[int, tuple[float, float]] = {}
-        total = None if self.timeline or len(listed) != 1 else self.clips * len(self._samplings)
+        total = None if self.timeline or len(listed) != 1 else self.clips * len(self.samplings)
         done, started = 0, time.perf_counter()
         with closing(DecodeAhead(self._events(listed), ahead=1)) as events:
             for event in events:
                 if isinstance(event, _Done):
-                    result = event.error or self._scores(rows, times)
+                    yield listed[event.source], event.error or rows, times
                     rows, times = {}, {}
-                    yield listed[event.source], result
                     continue
                 row = self._probabilities(event)
                 rows[event.number] = rows.get(event.number, 0.0) + row
@@ -171,19 +193,20 @@ class Classifier:
     def _views(self, source: SourceLike) -> Iterator[View]:
         found = find_source(source)
         if self.timeline or not found.stored:
-            return sliding_views(found, self._samplings, self.every_s, self.crops)
-        return uniform_views(found, self._samplings, self.clips, self.crops, pad=self.pad)
+            return sliding_views(found, self.samplings, self.every_s, self.crops)
+        views = UniformViews(found, self.samplings, self.clips, self.crops, pad=self.pad)
+        return iter(views) if self.workers == 1 else read_ahead(views.__getitem__, range(len(views)), self.workers)
 
     @torch.inference_mode()
     def _probabilities(self, view: View) -> NDArray[np.float64]:
-        """One row (C,) for a temporal view: crops and the members of the ensemble that use this sampling averaged."""
+        """Rows (S, C) for the crops of a temporal view: the members of the ensemble that use this sampling averaged."""
         clip = view.clip.to(self.device, non_blocking=True)
-        total = np.zeros(self._members[0].num_classes)
+        total = np.zeros((len(clip), self._members[0].num_classes))
         for member in self._members:
-            if self._samplings[view.sampling] != member.sampling:
+            if self.samplings[view.sampling] != member.sampling:
                 continue
             logits = member.network(clip)
-            scores = position_average(logits, member.average).double().mean(dim=0)
+            scores = position_average(logits, member.average).double()
             total += scores.cpu().numpy() / len(self._members)
             self.frames_seen += clip.shape[0] * clip.shape[2]
         return total
@@ -192,7 +215,7 @@ class Classifier:
         if not rows:
             return ActionScores(np.zeros(len(self.labels), np.float32), self.labels)
         order = sorted(rows)
-        probabilities = np.stack([rows[number] for number in order])
+        probabilities = np.stack([rows[number].mean(axis=0) for number in order])
         starts, ends = zip(*(times[number] for number in order), strict=True)
         by_view = probabilities.astype(np.float32)
         return ActionScores(

@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
-from twospeed.data.clips.actions import ClipShape, CountBroken, TestViews, TrainClips
+from twospeed.data.clips.actions import ClipShape, CountBroken, TrainClips
 from twospeed.data.samples import ClipBatch, collate_clips
 from twospeed.errors import InputError
-from twospeed.evaluation.recognition import report_views, score_views
+from twospeed.evaluation.recognition import report_videos, score_videos
 from twospeed.evaluation.report import Report
+from twospeed.evaluation.runner import Clock
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.network import SlowFast
+from twospeed.pipelines.classify import Classifier
 from twospeed.recipes._slowfast import (
     PRECISE_BN_EPOCH,
     SlowFastSettings,
@@ -53,6 +55,7 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
+from twospeed.weights.catalog import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,11 +336,19 @@ def validate(
     """Score the network on the validation videos, shared by all processes; None when there are none."""
     if not videos:
         return None
-    test = TestViews(
-        videos, shape, clips=views[0], crops=views[1], short_side=config.test_short_side, crop=config.test_crop
+    prepared = Preprocessing(
+        mean=shape.mean,
+        std=shape.std,
+        input_order=shape.order,
+        short_side=config.test_short_side,
+        crop=config.test_crop,
     )
-    started = time.perf_counter()
+    clips, crops = views
     was_training = network.training
-    scores = score_views(network.eval(), test, process, workers=config.workers, average=network.average)
-    network.train(was_training)
-    return report_views(scores, videos, model=name, seconds=time.perf_counter() - started)
+    classifier = Classifier(
+        network, clips, crops, preprocessing=prepared, workers=max(config.workers, 1), device=process.device
+    )
+    clock = Clock()
+    scores = score_videos(classifier, videos, process=process, clock=clock)
+    network.train(was_training)  # the classifier shares the head, which it has put into eval mode
+    return report_videos(scores, videos, model=name, views=f"{clips} x {crops} views", clock=clock)

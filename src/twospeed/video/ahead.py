@@ -1,4 +1,4 @@
-"""Decode on a thread, a bounded number of frames ahead of whoever consumes them."""
+"""Decode on threads, a bounded number of frames ahead of whoever consumes them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from twospeed.errors import InputError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 # A decoder gives up its thread within one frame; a pipe or a camera may block for longer. Waiting for those would
 # hang the program, so after this the (daemon) thread is left to end with its source.
@@ -115,3 +117,22 @@ class DecodeAhead(Generic[T]):
         if error is not None:
             raise error
         raise StopIteration
+
+
+def read_ahead(read: Callable[[Item], T], items: Iterable[Item], threads: int) -> Generator[T, None, None]:
+    """Yield `read(item)` of all items in their order; `threads` threads read, two items each in advance.
+
+    An exception of `read` comes out in its place. For reading that can begin anywhere; `DecodeAhead` is for one stream.
+    """
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -193,11 +193,11 @@ def _stored_options(text: str, path: Path, entry: Entry) -> dict[str, Any]:
     for name, value in stored.items():
         numbers = value if isinstance(value, list) else [value]
         if any(
-            isinstance(number, int | float) and not isinstance(number, bool) and not 0 < number <= _LARGEST_OPTION
+            isinstance(number, int | float) and not isinstance(number, bool) and not 0 <= number <= _LARGEST_OPTION
             for number in numbers
         ):
             raise CheckpointError(
-                f"{path}: its recorded option {printable(name)} is {printable(json.dumps(value))}; numbers from 1 to "
+                f"{path}: its recorded option {printable(name)} is {printable(json.dumps(value))}; numbers from 0 to "
                 f"{_LARGEST_OPTION} are possible; convert the original again"
             )
         plain = all(isinstance(number, bool | int | float | str | None) for number in numbers) and len(numbers) <= 100

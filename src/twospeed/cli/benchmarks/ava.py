@@ -1,106 +1,191 @@
-"""AVA: frame-mAP of boxes with actions."""
+"""`twospeed evaluate ava`: frame-mAP of boxes with actions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from twospeed.cli.benchmarks.request import Benchmark, Request
+import typer
+
+from twospeed.cli.benchmarks import options
+from twospeed.cli.benchmarks.options import (
+    Data,
+    Device,
+    Files,
+    Flip,
+    Json,
+    ManyWeights,
+    Models,
+    Output,
+    Precision,
+    Quiet,
+    Resume,
+    Scales,
+    Sequences,
+    Workers,
+)
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.evaluation.mask_runs import OnProgress
     from twospeed.evaluation.report import Report
 
 
-def _ava(request: Request, on_progress: OnProgress) -> Report:
-    if bool(request.model) == (request.predictions is not None):
-        given = "both" if request.model else "neither"
+def ava(
+    data: Data = None,
+    predictions: Files = None,
+    model: Models = None,
+    weights: ManyWeights = None,
+    split: Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")] = "val",
+    sequences: Sequences = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, version 2.2 before 2.1]",
+            metavar="FILE",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label map (.pbtxt) of the classes to score.  [default: the one in --data, else the server's 60]",
+            metavar="FILE",
+        ),
+    ] = None,
+    exclusions: Annotated[
+        Path | None, typer.Option(help="Keyframes that are not scored (csv).  [default: in --data]", metavar="FILE")
+    ] = None,
+    rules: Annotated[
+        Literal["activitynet", "pyslowfast"],
+        typer.Option(
+            help="activitynet: as the challenge's server, the best 50 detections of a keyframe, matched by score. "
+            "pyslowfast: as PySlowFast, all detections, matched in file order."
+        ),
+    ] = "activitynet",
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="People that a detector found (csv).  [default: the published file in --data]",
+            metavar="FILE",
+            rich_help_panel="Running a model",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out people with a lower detection score, 0 to 1. The report uses 0.8; PySlowFast's Slow 4x16 "
+            "0.9.  [default: 0.8]",
+            metavar="X",
+            rich_help_panel="Running a model",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Shorter side of the frames in pixels.  [default: the model's, 256]",
+            metavar="N",
+            rich_help_panel="Running a model",
+        ),
+    ] = None,
+    scales: Scales = None,
+    flip: Flip = False,
+    workers: Workers = 1,
+    precision: Precision = "fp32",
+    output: Output = None,
+    resume: Resume = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Action detection on AVA: frame-mAP at IoU 0.5 of boxes with actions.
+
+    Score detections, or the mean of several files:
+
+        twospeed evaluate ava --predictions detections.csv --ground-truth ava_val_v2.2.csv
+
+    Run a model over the keyframes, with the boxes of people that are in AVA/annotations:
+
+        twospeed evaluate ava --data AVA --model slowfast_r50_8x8_ava -o out
+
+    Several scales and mirrored frames, as "++" in the report: --scales 256,320 --flip. A split without public
+    annotations gives detections.csv for the server, no scores.
+    """
+    if bool(model) == bool(predictions):
+        given = "both" if model else "neither"
         raise InputError(
             "what is to be scored? give --predictions detections.csv, as `twospeed detect -o DIR` writes, or --model "
             f"and --data to run, not {given}"
         )
-    return _of_model(request, on_progress) if request.model else _of_files(request)
-
-
-def _of_files(request: Request) -> Report:
-    from twospeed.cli.job import make_folder
-    from twospeed.data.benchmarks.ava import find_annotations
-    from twospeed.evaluation.ava import evaluate_ava
-
-    if alone := [name for name in RUN_OPTIONS if getattr(request, name) not in (None, False, ())]:
-        raise InputError(f"--{alone[0].replace('_', '-')} belongs to a run of a --model; leave it out")
-    files = {} if request.data is None else find_annotations(request.data, request.split or "val")
-    ground_truth = request.ground_truth or files.get("ground_truth")
-    if ground_truth is None:
-        raise InputError("where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder")
-    assert request.predictions is not None
-    if request.output is not None and not request.more_predictions:
-        raise InputError("-o keeps what a --model or the mean of several --predictions gives; there is only one file")
-    return evaluate_ava(
-        [request.predictions, *request.more_predictions],
-        ground_truth,
-        labels=request.labels or files.get("labels"),
-        exclusions=request.exclusions or files.get("exclusions"),
-        rules=request.rules or "activitynet",
-        videos=request.sequences,
-        averaged_to=None if request.output is None else make_folder(request.output) / "detections.csv",
-    )
-
-
-def _of_model(request: Request, on_progress: OnProgress) -> Report:
+    names = options.names_in(sequences)
+    if not model:
+        alone = {"weights": weights, "boxes": boxes, "threshold": threshold, "size": size, "scales": scales}
+        options.refuse("belongs to a run of a --model", **alone, flip=flip, resume=resume, device=device)
+        options.run(
+            lambda _: _files(predictions, data, split, ground_truth, labels, exclusions, rules, names, output),
+            json_file,
+            quiet,
+        )
+        return
     from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE
     from twospeed.evaluation.ava_runs import evaluate_ava_model
 
-    if request.data is None:
+    if data is None:
         raise InputError("where is AVA? give --data DIR, with annotations and frames or videos")
-    precision = request.precision or "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"--precision {precision}: choose fp32 or bf16")
-    if request.size is not None and request.scales:
-        raise InputError(f"--size {request.size} and --scales exclude each other: the sizes of --scales are averaged")
-    given = [None if each == "random" else each for each in request.weights or ("default",)]
-    return evaluate_ava_model(
-        request.data,
-        model=list(request.model),
-        weights=given * len(request.model) if len(given) == 1 else given,
-        split=request.split or "val",
-        boxes=request.boxes,
-        threshold=PERSON_SCORE if request.threshold is None else request.threshold,
-        scales=request.scales or (() if request.size is None else (request.size,)),
-        flip=request.flip,
-        videos=request.sequences,
-        ground_truth=request.ground_truth,
-        labels=request.labels,
-        exclusions=request.exclusions,
-        rules=request.rules or "activitynet",
-        output=request.output,
-        resume=request.resume,
-        workers=request.workers or 1,
-        device=request.device,
-        precision=cast(Literal["fp32", "bf16"], precision),
-        on_progress=on_progress,
+    sizes = options.sizes_in(size, scales) or (() if size is None else (size,))
+    options.run(
+        lambda on_progress: evaluate_ava_model(
+            data,
+            model=list(model),
+            weights=options.sources(weights),
+            split=split,
+            boxes=boxes,
+            threshold=PERSON_SCORE if threshold is None else threshold,
+            scales=sizes,
+            flip=flip,
+            videos=names,
+            ground_truth=ground_truth,
+            labels=labels,
+            exclusions=exclusions,
+            rules=rules,
+            output=output,
+            resume=resume,
+            workers=workers,
+            device=device,
+            precision=precision,
+            on_progress=on_progress,
+        ),
+        json_file,
+        quiet,
     )
 
 
-RUN_OPTIONS = (
-    "weights", "boxes", "threshold", "size", "scales", "flip", "resume", "workers", "device", "precision",
-)  # fmt: skip
-AVA = Benchmark(
-    _ava,
-    frozenset(
-        [
-            *RUN_OPTIONS,
-            "data",
-            "predictions",
-            "more_predictions",
-            "model",
-            "sequences",
-            "split",
-            "output",
-            "ground_truth",
-            "labels",
-            "exclusions",
-            "rules",
-        ]
-    ),
-)
+def _files(
+    predictions: list[Path] | None,
+    data: Path | None,
+    split: str,
+    ground_truth: Path | None,
+    labels: Path | None,
+    exclusions: Path | None,
+    rules: str,
+    names: tuple[str, ...] | None,
+    output: Path | None,
+) -> Report:
+    from twospeed.data.benchmarks.ava import find_annotations
+    from twospeed.evaluation.ava import evaluate_ava
+    from twospeed.files import make_folder
+
+    assert predictions
+    files = {} if data is None else find_annotations(data, split)
+    truth = ground_truth or files.get("ground_truth")
+    if truth is None:
+        raise InputError("where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder")
+    if output is not None and len(predictions) == 1:
+        raise InputError("-o keeps what a --model or the mean of several --predictions gives; there is only one file")
+    return evaluate_ava(
+        predictions,
+        truth,
+        labels=labels or files.get("labels"),
+        exclusions=exclusions or files.get("exclusions"),
+        rules=rules,
+        videos=names,
+        averaged_to=None if output is None else make_folder(output) / "detections.csv",
+    )

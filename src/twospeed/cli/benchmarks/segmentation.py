@@ -1,55 +1,204 @@
-"""CamVid and Cityscapes: a class for every pixel, by the distance from the keyframe."""
+"""`twospeed evaluate camvid` and `cityscapes`: a class for every pixel, by the distance from the keyframe."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
+import typer
+
+from twospeed.cli.benchmarks import options
+from twospeed.cli.benchmarks.options import Data, Device, Json, OneModel, OneWeights, Output, Predictions, Quiet, Resume
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.evaluation.mask_runs import OnProgress
     from twospeed.evaluation.report import Report
     from twospeed.evaluation.semseg import DrivingSet
+    from twospeed.results import OnProgress
+
+_RUN = "Running a model"
+Split = Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")]
+KeyframeEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Longest keyframe interval, in frames; all shorter ones are scored with it. The paper's tables go up to "
+        "5.  [default: 4 for video models]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+KeyframeWeights = Annotated[
+    Path | None,
+    typer.Option(help="GSVNet: file of the image network, where it is a file of its own.", rich_help_panel=_RUN),
+]
+FrameStep = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Frames of the recording from one frame to the next. Give it to take CamVid's labelled frames, which are "
+        "30 apart, as a video.  [default: the least there is]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+ImageScales = Annotated[
+    str | None,
+    typer.Option(
+        help="Also run the image network alone on images of these fractions of their size, such as 0.5,0.75,1.",
+        metavar="X,X",
+        rich_help_panel=_RUN,
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw accuracy against frames per second as PNG, with the numbers as CSV beside it.", rich_help_panel=_RUN
+    ),
+]
 
 
-def _segmentation(benchmark: DrivingSet, request: Request, on_progress: OnProgress) -> Report:
+def camvid(
+    data: Data = None,
+    predictions: Predictions = None,
+    model: OneModel = None,
+    weights: OneWeights = None,
+    keyframe_weights: KeyframeWeights = None,
+    split: Split = "val",
+    keyframe_every: KeyframeEvery = None,
+    frame_step: FrameStep = None,
+    image_scales: ImageScales = None,
+    plot: Plot = None,
+    output: Output = None,
+    resume: Resume = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Semantic segmentation on CamVid, 11 classes: mIoU, pixel accuracy, IoU of each class.
+
+    Score label images, DIR/NAME.png for each labelled frame:
+
+        twospeed evaluate camvid --data camvid --predictions labels
+
+    Run a video model from keyframes 0 to 4 frames before each labelled frame, and draw the trade-off:
+
+        twospeed evaluate camvid --data camvid --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
+        --image-scales 0.5,0.75,1 --plot trade_off.png
+    """
+    _segmentation(
+        "camvid", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step, image_scales,
+        plot, None, output, resume, device, json_file, quiet,
+    )  # fmt: skip
+
+
+def cityscapes(
+    data: Data = None,
+    predictions: Predictions = None,
+    model: OneModel = None,
+    weights: OneWeights = None,
+    keyframe_weights: KeyframeWeights = None,
+    split: Split = "val",
+    frame_list: Annotated[
+        Path | None, typer.Option(help="GSVNet's list of frames.  [default: all labelled frames]", metavar="FILE")
+    ] = None,
+    keyframe_every: KeyframeEvery = None,
+    frame_step: FrameStep = None,
+    image_scales: ImageScales = None,
+    plot: Plot = None,
+    output: Output = None,
+    resume: Resume = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Semantic segmentation on Cityscapes, 19 classes: mIoU, pixel accuracy, IoU of each class.
+
+    Score label images, of class numbers or label ids:
+
+        twospeed evaluate cityscapes --data cityscapes --predictions labels
+
+    Run a video model as in GSVNet's tables, with a keyframe every 1 to 5 frames:
+
+        twospeed evaluate cityscapes --data cityscapes --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
+
+    The labels of the test split are not public: it gives label images for the server in -o DIR, no scores.
+    """
+    _segmentation(
+        "cityscapes", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step,
+        image_scales, plot, frame_list, output, resume, device, json_file, quiet,
+    )  # fmt: skip
+
+
+def _segmentation(
+    benchmark: DrivingSet,
+    data: Path | None,
+    predictions: list[Path] | None,
+    model: list[str] | None,
+    weights: list[str] | None,
+    keyframe_weights: Path | None,
+    split: str,
+    keyframe_every: int | None,
+    frame_step: int | None,
+    image_scales: str | None,
+    plot: Path | None,
+    frame_list: Path | None,
+    output: Path | None,
+    resume: bool,
+    device: str | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
     from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation
 
-    model_options = ("weights", "device", "keyframe_every", "keyframe_weights", "frame_step", "image_scales", "plot")
-    if request.predictions is not None and (given := [name for name in model_options if getattr(request, name)]):
-        raise InputError(f"--{given[0].replace('_', '-')} belongs to a run of a model, not to --predictions")
-    if len(request.model) > 1 or len(request.weights) > 1:
-        raise InputError(f"{benchmark} runs one model at a time; give one --model and its --weights")
-    if request.plot is not None and not request.plot.parent.is_dir():
-        raise InputError(f"--plot {request.plot}: there is no folder {request.plot.parent}")
-    report = evaluate_segmentation(
-        benchmark,
-        data_folder(request),
-        split=request.split or "val",
-        predictions=request.predictions,
-        model=request.model[0] if request.model else None,
-        weights=request.weights[0] if request.weights else "default",
-        keyframe_weights=request.keyframe_weights,
-        settings=SegmentationSettings(
-            keyframe_every=request.keyframe_every, frame_step=request.frame_step, image_scales=request.image_scales
-        ),
-        list_file=request.frame_list,
-        output=request.output,
-        resume=request.resume,
-        device=request.device,
-        on_progress=on_progress,
+    if predictions:
+        options.refuse(
+            "belongs to a run of a model, not to --predictions",
+            weights=weights,
+            device=device,
+            keyframe_every=keyframe_every,
+            keyframe_weights=keyframe_weights,
+            frame_step=frame_step,
+            image_scales=image_scales,
+            plot=plot,
+        )
+    if plot is not None and not plot.parent.is_dir():
+        raise InputError(f"--plot {plot}: there is no folder {plot.parent}")
+    settings = SegmentationSettings(
+        keyframe_every=keyframe_every,
+        frame_step=frame_step,
+        image_scales=options.factors_in("--image-scales", image_scales),
     )
-    if request.plot is not None:
-        _plot(request.plot, report)
-    return report
+
+    options.single("--weights", weights)
+
+    def evaluate(on_progress: OnProgress) -> Report:
+        report = evaluate_segmentation(
+            benchmark,
+            options.folder_of(data, benchmark),
+            split=split,
+            predictions=options.single("--predictions", predictions),
+            model=options.single("--model", model),
+            weights=options.sources(weights)[0],
+            keyframe_weights=keyframe_weights,
+            settings=settings,
+            list_file=frame_list,
+            output=output,
+            resume=resume,
+            device=device,
+            on_progress=on_progress,
+        )
+        if plot is not None:
+            _plot(plot, report)
+        return report
+
+    options.run(evaluate, json_file, quiet)
 
 
 def _plot(path: Path, report: Report) -> None:
     """Write accuracy against throughput as PNG, and the numbers beside it as CSV."""
-    from twospeed.evaluation.report import write_atomic
     from twospeed.evaluation.trade_off import cost_table, operating_points
+    from twospeed.files import write_text
     from twospeed.output.trade_off import plot_trade_off
 
     points = operating_points(report.scores)
@@ -63,39 +212,10 @@ def _plot(path: Path, report: Report) -> None:
             ("image scale", "image network alone, smaller images", "× "),
         )
     ]
-    write_atomic(path.with_suffix(".csv"), cost_table(points).csv())
+    write_text(path.with_suffix(".csv"), cost_table(points).csv())
     plot_trade_off(
         path,
         [curve for curve in curves if curve[1]],
         title=f"{report.model} on {report.benchmark}",
         x_label=f"frames per second\n{report.speed['clock']}",
     )
-
-
-def _camvid(request: Request, on_progress: OnProgress) -> Report:
-    return _segmentation("camvid", request, on_progress)
-
-
-def _cityscapes(request: Request, on_progress: OnProgress) -> Report:
-    return _segmentation("cityscapes", request, on_progress)
-
-
-OPTIONS = frozenset(
-    [
-        "data",
-        "predictions",
-        "model",
-        "weights",
-        "split",
-        "output",
-        "resume",
-        "device",
-        "keyframe_every",
-        "keyframe_weights",
-        "frame_step",
-        "image_scales",
-        "plot",
-    ]
-)
-CAMVID = Benchmark(_camvid, OPTIONS)
-CITYSCAPES = Benchmark(_cityscapes, OPTIONS | {"frame_list"})

@@ -1,166 +1,280 @@
-"""DAVIS 2016, DAVIS 2017 and YouTube-VOS."""
+"""`twospeed evaluate davis16`, `davis17` and `youtube-vos`: video object segmentation."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from twospeed.cli.benchmarks.request import Benchmark, Request, data_folder
+import typer
+
+from twospeed.cli.benchmarks import options
+from twospeed.cli.benchmarks.options import (
+    Data,
+    Device,
+    Flip,
+    Json,
+    ManyWeights,
+    Models,
+    Output,
+    Predictions,
+    Quiet,
+    Resume,
+    Scales,
+    Sequences,
+)
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.evaluation.mask_runs import OnProgress, RunSettings
-    from twospeed.evaluation.report import Report
+    from twospeed.evaluation.mask_runs import RunSettings
     from twospeed.evaluation.unsupervised import UnsupervisedSettings
 
-OPTIONS = frozenset(
-    [
-        "data",
-        "predictions",
-        "model",
-        "weights",
-        "sequences",
-        "split",
-        "task",
-        "output",
-        "resume",
-        "device",
-        "size",
-        "scales",
-        "flip",
-        "memory_every",
-        "top_k",
-        "max_memory_frames",
-        "include_last",
-        "min_score",
-        "finetune",
-        "all_frames",
-    ]
-)
-TRACKER_OPTIONS = ("scales", "flip", "memory_every", "top_k", "max_memory_frames", "include_last")
-UNSUPERVISED_OPTIONS = ("min_score",)
+_RUN = "Running a model"
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Shorter side of the frames for the network, in pixels; 0: their own. Smaller is faster and less exact.  "
+        "[default: as published, DAVIS the frames' own, YouTube-VOS 480, slowfast_maskrcnn 800]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+MemoryEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Remember every n-th frame. 3 helped STCN on DAVIS-2017 test-dev, at a lower speed.  [default: 5; 3 for "
+        "test splits of DAVIS]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Best matches in the memory that count; 0: all, as STM.  [default: 20]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+MaxMemoryFrames = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Most frames remembered; 0: no limit. Give it for long videos.  [default: no limit]",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
+IncludeLast = Annotated[
+    bool,
+    typer.Option("--include-last", help="Also remember the frame before, as STM does.", rich_help_panel=_RUN),
+]
+Similarity = Annotated[
+    Literal["l2", "dot"] | None,
+    typer.Option(
+        help="stcn and stm: how keys are compared. It must be what the weights learned.  [default: the model's]",
+        rich_help_panel=_RUN,
+    ),
+]
+Finetune = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Fine-tune the network on each sequence's first mask for N iterations. Slow, often better masks: 2000 for "
+        "slowfast_maskrcnn as published, 30 for track_nano.",
+        metavar="N",
+        rich_help_panel=_RUN,
+    ),
+]
 
 
-def _davis(year: Literal[2016, 2017], request: Request, on_progress: OnProgress) -> Report:
-    from twospeed.data.benchmarks.davis import Task
+def davis(
+    context: typer.Context,
+    data: Data = None,
+    predictions: Predictions = None,
+    model: Models = None,
+    weights: ManyWeights = None,
+    sequences: Sequences = None,
+    split: Annotated[
+        str, typer.Option(help="Which list of the data set: val, test-dev, ...", metavar="NAME")
+    ] = "val",
+    task: Annotated[
+        Literal["semi-supervised", "unsupervised"] | None,
+        typer.Option(
+            help="semi-supervised: the first frame's masks are given. unsupervised: no mask is given.  [default: "
+            "unsupervised for slowfast_maskrcnn without --finetune, else semi-supervised]"
+        ),
+    ] = None,
+    all_frames: Annotated[
+        bool,
+        typer.Option(
+            "--all-frames",
+            help="Semi-supervised: also score the first and the last frame. Not the official protocol; the SlowFast "
+            "report did so.",
+        ),
+    ] = False,
+    size: Size = None,
+    scales: Scales = None,
+    flip: Flip = False,
+    memory_every: MemoryEvery = None,
+    top_k: TopK = None,
+    max_memory_frames: MaxMemoryFrames = None,
+    include_last: IncludeLast = False,
+    similarity: Similarity = None,
+    finetune: Finetune = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            help="slowfast_maskrcnn: least score of a detection, 0 to 1.  [default: as published, all on DAVIS-2016]",
+            metavar="X",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    output: Output = None,
+    resume: Resume = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score masks on DAVIS, or run a model and score its masks."""
     from twospeed.evaluation.vos import davis_settings, evaluate_davis
 
-    if request.task not in (None, "semi-supervised", "unsupervised"):
-        raise InputError(f"--task {request.task}: choose semi-supervised or unsupervised")
-    split = request.split or "val"
-    return evaluate_davis(
-        data_folder(request),
-        year,
-        split=split,
-        task=cast(Task | None, request.task),
-        all_frames=request.all_frames,
-        settings=_unsupervised_settings(request) or _settings(request, davis_settings(split)),
-        on_progress=on_progress,
-        **_source(request),
+    year: Literal[2016, 2017] = 2016 if context.info_name == "davis16" else 2017
+    unsupervised = _is_unsupervised(model)
+    if unsupervised:
+        options.refuse(
+            f"has no meaning for {' + '.join(model or ())}, which remembers no masks and is not averaged",
+            scales=scales, flip=flip, memory_every=memory_every, top_k=top_k, max_memory_frames=max_memory_frames,
+            include_last=include_last, similarity=similarity,
+        )  # fmt: skip
+    else:
+        options.refuse(f"has no meaning for {' + '.join(model or ()) or 'a folder of masks'}", min_score=min_score)
+    settings: RunSettings | UnsupervisedSettings
+    if unsupervised:
+        settings = _unsupervised_settings(size, min_score, finetune)
+    else:
+        settings = _settings(
+            davis_settings(split), size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune
+        )
+    options.run(
+        lambda on_progress: evaluate_davis(
+            options.folder_of(data, str(context.info_name)),
+            year,
+            predictions=options.single("--predictions", predictions),
+            model=model or None,
+            weights=options.sources(weights),
+            options={} if similarity is None else {"similarity": similarity},
+            split=split,
+            task=task,
+            all_frames=all_frames,
+            sequences=options.names_in(sequences),
+            settings=settings,
+            output=output,
+            resume=resume,
+            device=device,
+            on_progress=on_progress,
+        ),
+        json_file,
+        quiet,
     )
 
 
-def _davis16(request: Request, on_progress: OnProgress) -> Report:
-    return _davis(2016, request, on_progress)
+def youtube_vos(
+    data: Data = None,
+    predictions: Predictions = None,
+    model: Models = None,
+    weights: ManyWeights = None,
+    sequences: Sequences = None,
+    split: Annotated[str, typer.Option(help="Which folder of the data set.", metavar="NAME")] = "valid",
+    size: Size = None,
+    scales: Scales = None,
+    flip: Flip = False,
+    memory_every: MemoryEvery = None,
+    top_k: TopK = None,
+    max_memory_frames: MaxMemoryFrames = None,
+    include_last: IncludeLast = False,
+    similarity: Similarity = None,
+    finetune: Finetune = None,
+    output: Output = None,
+    resume: Resume = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Video object segmentation on YouTube-VOS: G, and J and F of seen and unseen classes.
 
+    Run a model and keep the masks for the server; the annotations of the validation set are not public:
 
-def _davis17(request: Request, on_progress: OnProgress) -> Report:
-    return _davis(2017, request, on_progress)
+        twospeed evaluate youtube-vos --data youtube --model stcn --weights stcn.pth -o masks
 
+    Score masks where annotations are there:
 
-def _youtube_vos(request: Request, on_progress: OnProgress) -> Report:
+        twospeed evaluate youtube-vos --data youtube --predictions masks
+
+    All frames, 30 a second, are used where `all_frames` is there, else every fifth.
+    """
     from twospeed.evaluation.vos import YOUTUBE_VOS_SETTINGS, evaluate_youtube_vos
 
-    return evaluate_youtube_vos(
-        data_folder(request),
-        split=request.split or "valid",
-        settings=_settings(request, YOUTUBE_VOS_SETTINGS),
-        on_progress=on_progress,
-        **_source(request),
+    if _is_unsupervised(model):
+        raise InputError(f"{' + '.join(model or ())} takes no masks, which YouTube-VOS gives; choose stcn or stm")
+    settings = _settings(
+        YOUTUBE_VOS_SETTINGS, size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune
+    )
+    options.run(
+        lambda on_progress: evaluate_youtube_vos(
+            options.folder_of(data, "youtube-vos"),
+            predictions=options.single("--predictions", predictions),
+            model=model or None,
+            weights=options.sources(weights),
+            options={} if similarity is None else {"similarity": similarity},
+            split=split,
+            sequences=options.names_in(sequences),
+            settings=settings,
+            output=output,
+            resume=resume,
+            device=device,
+            on_progress=on_progress,
+        ),
+        json_file,
+        quiet,
     )
 
 
-def _configurations(request: Request, on_progress: OnProgress) -> Report:
-    from twospeed.evaluation.configurations import REPORT, evaluate_configurations
+def _is_unsupervised(model: list[str] | None) -> bool:
+    if not model:
+        return False
+    from twospeed.evaluation.unsupervised import needs_no_masks
 
-    names = request.model or tuple(REPORT)
-    given = request.weights
-    if len(given) == 1 and len(names) > 1:
-        pattern = given[0] if "{model}" in given[0] else f"{given[0]}/{{model}}.safetensors"
-        given = tuple(pattern.replace("{model}", name) for name in names)
-    if len(given) != len(names):
-        raise InputError(
-            f"{len(names)} configurations ({', '.join(names)}) and {len(given)} weights; give --weights a folder with "
-            "NAME.safetensors, a path with {model} in it, or one for each --model"
-        )
-    request = replace(request, model=names, weights=given)
-    settings = _unsupervised_settings(request)
-    if settings is None or len(set(names)) < len(names):
-        raise InputError(f"{', '.join(names)}: name configurations of slowfast_maskrcnn, each once")
-    return evaluate_configurations(
-        data_folder(request),
-        weights=dict(zip(names, given, strict=True)),
-        settings=settings,
-        split=request.split or "val",
-        sequences=request.sequences,
-        output=request.output,
-        resume=request.resume,
-        device=request.device,
-        on_progress=on_progress,
-    )
+    return needs_no_masks(model)
 
 
-def _source(request: Request) -> dict[str, Any]:
-    """Arguments on what is evaluated, as all mask benchmarks take them."""
-    return {
-        "predictions": request.predictions,
-        "model": list(request.model) or None,
-        "weights": list(request.weights) or "default",
-        "sequences": request.sequences,
-        "output": request.output,
-        "resume": request.resume,
-        "device": request.device,
-    }
+def _unsupervised_settings(size: int | None, min_score: float | None, finetune: int | None) -> UnsupervisedSettings:
+    from twospeed.evaluation.unsupervised import UnsupervisedSettings
 
-
-def _unsupervised_settings(request: Request) -> UnsupervisedSettings | None:
-    """Return the settings of models that find objects by themselves; None for others. Refuses what has no meaning."""
-    finds = False
-    if request.model:
-        from twospeed.evaluation.unsupervised import UnsupervisedSettings, needs_no_masks
-
-        finds = needs_no_masks(request.model)
-    refused = TRACKER_OPTIONS if finds else UNSUPERVISED_OPTIONS
-    if given := [name for name in refused if getattr(request, name) not in (None, False, ())]:
-        option = f"--{given[0].replace('_', '-')}"
-        why = "remembers no masks and is not averaged" if finds else "finds no objects by itself"
-        raise InputError(f"{' + '.join(request.model) or 'a folder of masks'} {why}; leave {option} out")
-    if not finds:
-        return None
-    if request.size == 0:
+    if size == 0:
         raise InputError("--size 0: this network works at one size, give it in pixels (800 as published)")
-    return UnsupervisedSettings(size=request.size, min_score=request.min_score, finetune=request.finetune or 0)
+    return UnsupervisedSettings(size=size, min_score=min_score, finetune=finetune or 0)
 
 
-def _settings(request: Request, published: RunSettings) -> RunSettings:
-    """Return the published settings with what the command line changes; 0 stands for "no limit"."""
-    if request.size is not None and request.scales:
-        raise InputError(f"--size {request.size} and --scales exclude each other: the sizes of --scales are averaged")
-    if request.scales and min(request.scales) < 1:
-        raise InputError(f"--scales {','.join(map(str, request.scales))}: sizes are pixels, 1 or more")
-    changes: dict[str, Any] = {"scales": request.scales, "flip": request.flip}
-    if request.memory_every is not None:
-        changes["memory_every"] = request.memory_every
-    if request.include_last:
+def _settings(
+    published: RunSettings,
+    size: int | None,
+    scales: str | None,
+    flip: bool,
+    memory_every: int | None,
+    top_k: int | None,
+    max_memory_frames: int | None,
+    include_last: bool,
+    finetune: int | None,
+) -> RunSettings:
+    """Return the published settings with what was typed; 0 stands for "no limit"."""
+    changes: dict[str, Any] = {"scales": options.sizes_in(size, scales), "flip": flip}
+    if memory_every is not None:
+        changes["memory_every"] = memory_every
+    if include_last:
         changes["include_last"] = True
-    for name in ("size", "top_k", "max_memory_frames", "finetune"):
-        value = getattr(request, name)
-        if value is not None:
-            changes[name] = value or None
+    limits = {"size": size, "top_k": top_k, "max_memory_frames": max_memory_frames, "finetune": finetune}
+    changes |= {name: value or None for name, value in limits.items() if value is not None}
     return replace(published, **changes)
-
-
-DAVIS_2016 = Benchmark(_davis16, OPTIONS)
-DAVIS_2017 = Benchmark(_davis17, OPTIONS)
-YOUTUBE_VOS = Benchmark(_youtube_vos, OPTIONS - {"task", "all_frames", *UNSUPERVISED_OPTIONS})
-DAVIS_CONFIGURATIONS = Benchmark(_configurations, OPTIONS - {"predictions", "task", "all_frames", *TRACKER_OPTIONS})

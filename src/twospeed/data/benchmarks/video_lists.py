@@ -25,10 +25,14 @@ _MIDDLE_FIELD = re.compile(r"^(?P<path>.*?\S)(?:\s*[,;|\t]\s*|\s+)\d+(?:\.\d+)?$
 
 @dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """One line of a list: a video file or a folder of images, and its class number."""
+    """One line of a list: a video file or a folder of images, and its class number.
+
+    labelled: False in lists of paths alone, as test sets have them; label is 0 there and means nothing.
+    """
 
     path: Path
     label: int
+    labelled: bool = True
 
 
 def read_video_list(
@@ -38,6 +42,7 @@ def read_video_list(
     separator: str | None = None,
     num_classes: int | None = None,
     labels: Sequence[str] | None = None,
+    unlabelled: bool = False,
 ) -> list[LabelledVideo]:
     """Read a Kinetics list.
 
@@ -45,8 +50,9 @@ def read_video_list(
     time_end and label) needs `labels`, the class names in order; where it is None, the sorted names of the
     file. Otherwise each line is `path<separator>label`; the separator may be a space, tab, comma, semicolon
     or bar, paths may hold spaces, and a number between path and label (a frame count) is passed over unless
-    it belongs to an existing path. A file with paths alone gives label 0, as test lists do. root: what
-    relative paths are relative to (None: the list's folder). separator: only this text separates fields.
+    it belongs to an existing path. unlabelled: a file with paths alone, as test lists are, gives videos without
+    labels; where it is False such a file is refused. root: what relative paths are relative to (None: the list's
+    folder). separator: only this text separates fields.
     num_classes: labels must be below it. Raises DatasetError with the line number.
     """
     path = Path(path)
@@ -68,6 +74,8 @@ def read_video_list(
         if video.label < 0 or (limit is not None and video.label >= limit):
             allowed = f"0..{limit - 1}" if limit is not None else "0 or more"
             raise DatasetError(f"{path}:{number}: label {video.label} is outside {allowed}; check num_classes")
+    if not unlabelled and any(not video.labelled for _, video in videos):
+        raise DatasetError(f"{path}: its lines hold no labels; write `path label` on each, as Kinetics lists have it")
     return [video for _, video in videos]
 
 
@@ -79,6 +87,7 @@ def find_videos(
     separator: str | None = None,
     labels: Sequence[str] | None = None,
     num_classes: int | None = None,
+    unlabelled: bool = False,
 ) -> tuple[list[LabelledVideo], list[str] | None]:
     """Find one part of a data set, whichever way it is kept; returns its videos and class names (None: unknown).
 
@@ -89,7 +98,9 @@ def find_videos(
     data = Path(data)
     lists = [data] if data.is_file() else [path for end in ("csv", "txt") if (path := data / f"{part}.{end}").is_file()]
     if lists:
-        videos = read_video_list(lists[0], root=root, separator=separator, num_classes=num_classes, labels=labels)
+        videos = read_video_list(
+            lists[0], root=root, separator=separator, num_classes=num_classes, labels=labels, unlabelled=unlabelled
+        )
         return videos, None if labels is None else list(labels)
     if not data.is_dir():
         raise DatasetError(f"{data}: no such list of videos or folder")
@@ -204,7 +215,7 @@ def _plain(
             f"{path}:{without[0]}: no label at the end of {lines_at(lines, without[0])!r}, though other lines have one"
         )
     for (number, _), (text, label) in zip(lines, split, strict=True):
-        yield number, LabelledVideo(_existing_path(text, base, separator), label or 0)
+        yield number, LabelledVideo(_existing_path(text, base, separator), label or 0, label is not None)
 
 
 def lines_at(lines: Iterable[tuple[int, str]], number: int) -> str:
