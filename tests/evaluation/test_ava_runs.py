@@ -187,7 +187,8 @@ def test_what_cannot_be_run_is_one_line(data, small, tmp_path, capsys):
     assert "threshold=2" in said(*options, "--threshold", 2)
     assert "none of its 17 rows has a score of at least 0.99" in said(*options, "--threshold", 0.99)
     assert "made for the task classify" in said("--data", data, "--model", "slow_r50_4x16", "--weights", "random")
-    assert "'coco' is not one of 'activitynet', 'pyslowfast'" in said(*options, "--rules", "coco", "-o", tmp_path / "out")
+    rules = ("--rules", "coco", "-o", tmp_path / "out")
+    assert "'coco' is not one of 'activitynet', 'pyslowfast'" in said(*options, *rules)
     assert "to resume, give the folder" in said(*options, "--resume")
     more = tmp_path / "map.pbtxt"
     more.write_text(MAP + 'item { name: "last" id: 9 }\n')

@@ -13,7 +13,6 @@ from torch import nn
 
 from experiments.motion_set import write_clip
 from twospeed.data.benchmarks.video_lists import LabelledVideo
-from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.recognition import evaluate_kinetics, mean_of, report_videos, score_videos, summarise
 from twospeed.evaluation.runner import Clock
@@ -264,7 +263,7 @@ def test_bad_score_files(tmp_path, content, message):
 
 
 def test_a_model_or_files_not_both(tmp_path):
-    with pytest.raises(InputError, match="give either predictions .* or a model"):
+    with pytest.raises(InputError, match=r"give either predictions .* or a model"):
         evaluate_kinetics(listed(tmp_path))
     with pytest.raises(DatasetError, match=r"read from \.npz, \.json or \.csv"):
         read_scores(tmp_path / "scores.pkl")

@@ -71,7 +71,7 @@ def test_quiet_prints_nothing(command: typer.Typer, tree: tuple[str, str]):
         (["davis17", "--data", ".", "--scales", "a"], InputError, "expected whole numbers"),
         (["davis17", "--data", ".", "--scales", "480", "--size", "3"], InputError, "exclude each other"),
         (["davis17", "--data", ".", "--predictions", "x", "--resume"], InputError, "belong to a run of a model"),
-        (["davis17", "--data", ".", "--predictions", "x", "--predictions", "y"], InputError, "one --predictions, 2 are"),
+        (["davis17", "--data", ".", *("--predictions", "x") * 2], InputError, "takes one --predictions, 2 are given"),
         (["davis17", "--data", ".", "--model", "stcn", "--resume"], InputError, "give the folder of the interrupted"),
         (["davis17", "--data", ".", "--sequences", ","], InputError, "names none"),
         (["youtube-vos", "--data", ".", "--model", "slowfast_maskrcnn_3_7"], InputError, "takes no masks"),

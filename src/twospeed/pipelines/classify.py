@@ -72,8 +72,9 @@ class Classifier:
     `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a window over
     the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
     `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
-    "error". precision: "bf16" computes in bfloat16. device: None chooses CUDA if present. Raises InputError for
-    options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16. device: None
+    chooses CUDA if present. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as
+    `create_model` does.
     """
 
     def __init__(
@@ -237,6 +238,7 @@ class ClassifyOptions(TypedDict, total=False):
     threshold: float | None
     smooth: int
     pad: Literal["repeat_last", "error"]
+    workers: int
     precision: Precision
     device: str | torch.device | None
     preprocessing: Preprocessing | None
