@@ -201,7 +201,7 @@ def _stored_options(text: str, path: Path, entry: Entry) -> dict[str, Any]:
                 f"{_LARGEST_OPTION} are possible; convert the original again"
             )
         plain = all(isinstance(number, bool | int | float | str | None) for number in numbers) and len(numbers) <= 100
-        if not plain or (name in usual and _kind(usual[name]) != _kind(value)):
+        if not plain or (usual.get(name) is not None and _kind(usual[name]) != _kind(value)):
             raise CheckpointError(
                 f"{path}: its recorded option {printable(name)} is {printable(json.dumps(value))}, which it cannot be"
             )
