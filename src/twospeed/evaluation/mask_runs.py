@@ -31,6 +31,7 @@ Labels = NDArray[np.uint8]
 KERNEL_SIGMA = {600: 7.0}
 """Gaussian of kernelized memory reading, in cells, by size of a multi-scale pass, as published for STCN."""
 
+
 class MaskTracker(Protocol):
     """What is evaluated: anything with the two calls of `twospeed.Tracker`."""
 

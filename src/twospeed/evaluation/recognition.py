@@ -302,9 +302,7 @@ def evaluate_kinetics(
             f"{data}: its lines hold no labels, so scores can only be written: give a folder for them", option="output"
         )
     networks = Networks(models, weights, task="classify")
-    return _evaluate_networks(
-        networks, videos, clips, crops, workers, device, precision, output, resume, on_progress
-    )
+    return _evaluate_networks(networks, videos, clips, crops, workers, device, precision, output, resume, on_progress)
 
 
 def _evaluate_networks(

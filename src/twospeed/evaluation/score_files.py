@@ -16,6 +16,7 @@ from twospeed.files import atomic_file, make_folder
 
 Scores = NDArray[np.float32]
 
+
 def write_scores(path: Path, scores: Scores, labels: Sequence[int], videos: Sequence[Path]) -> None:
     """Write scores (n, C), labels (n,; -1: unknown) and the videos' paths to an .npz file that `read_scores` reads."""
     make_folder(path.parent)

@@ -97,9 +97,7 @@ def davis(
     model: Models = None,
     weights: ManyWeights = None,
     sequences: Sequences = None,
-    split: Annotated[
-        str, typer.Option(help="Which list of the data set: val, test-dev, ...", metavar="NAME")
-    ] = "val",
+    split: Annotated[str, typer.Option(help="Which list of the data set: val, test-dev, ...", metavar="NAME")] = "val",
     task: Annotated[
         Literal["semi-supervised", "unsupervised"] | None,
         typer.Option(
