@@ -71,14 +71,26 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 def resolve_device(wanted: str | torch.device | None) -> torch.device:
-    """Return the device asked for; None takes CUDA if it is there. Raises InputError for one that cannot be used."""
+    """Return the device asked for; None takes CUDA if it is there, else MPS (Apple's graphics), else the CPU.
+
+    Raises InputError for one that cannot be used.
+    """
     import torch  # kept out of the module: commands that need no network stay instant
 
     try:
-        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "meta"):
-            torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch says that it has no such device
+        device = torch.device(wanted or _best_device())
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:  # as torch does
         why = str(error).splitlines()[0][:100]
         raise InputError(f"device {str(wanted)!r} cannot be used here ({why}); choose cpu, or leave it out") from error
     return device
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

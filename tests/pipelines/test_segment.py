@@ -168,6 +168,9 @@ def test_names_of_classes():
 
 
 def test_without_weights_a_name_says_so():
-    with pytest.raises(twospeed.WeightsUnavailable, match="no weights are published for gsvnet_swiftnet_r18"):
+    with pytest.raises(
+        twospeed.WeightsUnavailable,
+        match=r"gsvnet_swiftnet_r18 has no weights that a program can download; pass weights=FILE, from https",
+    ):
         Segmenter("gsvnet_swiftnet_r18")
     assert twospeed.Segmenter("swiftnet_r18", weights=None).step(random_image(64, 64)).labels.shape == (64, 64)

@@ -45,8 +45,10 @@ def test_default_weights_are_the_default(caplog):
     default, again = (create_model("track_nano", *source).state_dict() for source in ((), ("default",)))
     assert all(torch.equal(value, again[key]) for key, value in default.items())
     assert not caplog.records
-    with pytest.raises(WeightsUnavailable, match=r"no weights are published for stm; pass weights=FILE.* weights=None"):
-        create_model("stm")
+    with pytest.raises(
+        WeightsUnavailable, match=r"no weights are published for slow_r50_8x8_ava; pass weights=FILE.* =None"
+    ):
+        create_model("slow_r50_8x8_ava")
 
 
 def test_random_weights_are_asked_for_and_named(caplog):

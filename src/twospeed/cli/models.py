@@ -35,6 +35,7 @@ def models(
 
 
 def _facts(entry: Any) -> dict[str, str]:
+    from twospeed.weights.catalog import published_for
     from twospeed.weights.cost import cost_of
 
     cost = cost_of(entry.name)
@@ -48,7 +49,7 @@ def _facts(entry: Any) -> dict[str, str]:
         "multiply-adds": f"{cost.gmacs:.2f} G for {cost.what}",
     }
     if weights is None:
-        facts["weights"] = "none published; pass a checkpoint of yours with --weights"
+        facts["weights"] = "none to download; give a checkpoint with --weights"
     else:
         facts["weights"] = f"{weights.file}, " + (
             "shipped with twospeed" if weights.url is None else f"from {weights.url}"
@@ -64,4 +65,6 @@ def _facts(entry: Any) -> dict[str, str]:
         facts["clip"] = f"{pre.frames} frames, every {pre.stride}"
     for benchmark, score in entry.scores.items():
         facts[benchmark] = score
+    for number, file in enumerate(published_for(entry.name), 1):
+        facts[f"also published ({number})"] = f"{file.what}: {file.url}"
     return facts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from twospeed.errors import InputError
 
@@ -40,7 +40,8 @@ class WeightsFile:
     """Where a model's default weights are: inside the package, or at its authors' published address.
 
     file: name inside the package or in the cache. url: None for shipped files. sha256: of the whole file (or its first
-    digits), None where it is not published. licence, trained_on: of the weights, not of the code.
+    digits), None where it is not published. licence, trained_on: of the weights, not of the code. options: of the
+    builder, where the file is of another variant than the model's name alone (they are read from the file's shapes).
     """
 
     file: str
@@ -48,6 +49,19 @@ class WeightsFile:
     sha256: str | None = None
     licence: str = ""
     trained_on: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile:
+    """A published file of weights that is no default: another score, a start for a training, or downloaded by hand.
+
+    models: catalogue names that it fits, or starts. url: of the file, or of the page in a browser that offers it.
+    """
+
+    what: str
+    url: str
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +158,12 @@ _TRACK = (
         converter="twospeed.models.stm.convert",
         paper="Oh, Lee, Xu, Kim: Video Object Segmentation Using Space-Time Memory Networks, ICCV 2019",
         preprocessing=Preprocessing(short_side=480),
+        weights=WeightsFile(
+            file="STM_weights.pth",
+            url="https://www.dropbox.com/s/mtfxdr93xc3q55i/STM_weights.pth?dl=1",
+            licence="as its authors state: research use",
+            trained_on="still images, then YouTube-VOS and DAVIS",
+        ),
         scores={"DAVIS-2017 val J&F (authors)": "81.8", "DAVIS-2016 val J&F (authors)": "89.3"},
     ),
     _unsupervised_tracker("1_1", "one frame", unsupervised=".645", semi_supervised=".747"),
@@ -182,6 +202,7 @@ def _recogniser(
     stride: int = 2,
     paper: str = _SLOWFAST_PAPER,
     url: str | None = None,
+    options: Mapping[str, Any] | None = None,
     scores: Mapping[str, str] | None = None,
 ) -> Entry:
     weights = None
@@ -191,6 +212,7 @@ def _recogniser(
             url=url,
             licence=_SLOWFAST_LICENCE,
             trained_on=f"{_KINETICS} from scratch",
+            options=options or {},
         )
     return Entry(
         name=name,
@@ -228,6 +250,7 @@ _CLASSIFY = (
         "slowfast_r101_8x8",
         "SlowFast 8x8, ResNet-101 (the published weights: temporal kernels in all of res4)",
         url=_PYTORCHVIDEO_ZOO + "SLOWFAST_8x8_R101.pyth",
+        options={"res4_temporal_blocks": None},
         scores={_K400: "77.90 / 93.27"},
     ),
     _recogniser(
@@ -365,7 +388,6 @@ _BISENET_PAPER = "Yu, Wang, Peng, Gao, Yu, Sang: BiSeNet: Bilateral Segmentation
 _GSVNET_PAPER = (
     "Lee, Chen, Peng: GSVNet: Guided Spatially-Varying Convolution for Fast Segmentation on Video, ICME 2021"
 )
-# The authors' files lie on a file-sharing site that has no address for a program to fetch: there are no default weights
 _SWIFTNET_PIXELS = Preprocessing(mean=(0.28686, 0.32510, 0.28353), std=(0.18694, 0.19016, 0.18718))
 _CITYSCAPES = "Cityscapes val mIoU (authors)"
 
@@ -450,6 +472,92 @@ _SEGMENT = (
     ),
 )
 
+_STCN_NAMES = ("stcn",)
+_GSVNET_FILE = "https://drive.google.com/file/d/{}/view"  # the links of its authors' README
+_TORCHVISION = "https://download.pytorch.org/models/"
+_RESNET18_STARTS = ("stcn", "swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18")
+
+PUBLISHED: tuple[PublishedFile, ...] = (
+    PublishedFile(
+        what="AVA v2.1, mAP 28.2 (authors): a Caffe2 pickle",
+        url=_PYSLOWFAST_AVA + "SLOWFAST_32x2_R101_50_50_v2.1.pkl",
+        models=("slowfast_r101_8x8_nl_ava",),
+    ),
+    PublishedFile(
+        what="start for AVA v2.1: trained on Kinetics-600",
+        url=_PYSLOWFAST_AVA + "pretrain/SLOWFAST_32x2_R101_50_50_v2.1.pkl",
+        models=("slowfast_r101_8x8_nl_ava",),
+    ),
+    PublishedFile(
+        what="start for AVA v2.2: trained on Kinetics-600",
+        url=_PYSLOWFAST_AVA + "pretrain/SLOWFAST_32x2_R101_50_50.pkl",
+        models=("slowfast_r101_8x8_nl_ava",),
+    ),
+    PublishedFile(
+        what="start for AVA v2.2: trained on Kinetics-600",
+        url=_PYSLOWFAST_AVA + "pretrain/SLOWFAST_64x2_R101_50_50.pkl",
+        models=("slowfast_r101_16x8_nl_ava",),
+    ),
+    PublishedFile(
+        what="STCN s03 (stills, YouTube-VOS and DAVIS; without BL30K): download it in a browser",
+        url="https://drive.google.com/file/d/1JllXPJZola0G-g1aUQfXe9nLMBioj-aH/view",
+        models=_STCN_NAMES,
+    ),
+    PublishedFile(
+        what="STCN s0 (stills alone) and s01 (with BL30K), starts for the main training: files of the release",
+        url="https://github.com/hkchengrex/STCN/releases/tag/1.0",
+        models=_STCN_NAMES,
+    ),
+    PublishedFile(
+        what="SwiftNet-R18 on Cityscapes, GSVNet's keyframe network: download it in a browser",
+        url=_GSVNET_FILE.format("1_FxwIwK52OEMCx5gOz3LgFJTgX2J_rG7"),
+        models=("swiftnet_r18", "gsvnet_swiftnet_r18"),
+    ),
+    PublishedFile(
+        what="BiSeNet-R18 on Cityscapes, GSVNet's keyframe network: download it in a browser",
+        url=_GSVNET_FILE.format("11tr04lZCWtU1dQXLCteEOSYnUE2REt4V"),
+        models=("bisenet_r18", "gsvnet_bisenet_r18"),
+    ),
+    PublishedFile(
+        what="GSVNet's propagation and flow around SwiftNet-R18, Cityscapes, 72.5 mIoU at l = 3 (authors): in a "
+        "browser; give it as weights, and the keyframe network's file as keyframe_weights",
+        url=_GSVNET_FILE.format("1VIfO-T0EWhdOiHrorAppLZQFuMUwcjC6"),
+        models=("gsvnet_swiftnet_r18",),
+    ),
+    PublishedFile(
+        what="GSVNet's propagation and flow around BiSeNet-R18, Cityscapes, 72.0 mIoU at l = 3 (authors): in a "
+        "browser; give it as weights, and the keyframe network's file as keyframe_weights",
+        url=_GSVNET_FILE.format("16adWqQRmzpQFGP8-EmGKn_ctXP8PPQPO"),
+        models=("gsvnet_bisenet_r18",),
+    ),
+    PublishedFile(
+        what="FlowNet2S, a start for training with flow='flownet2s': download it in a browser",
+        url=_GSVNET_FILE.format("1A8FKDbMKORz9U_swRxLaCUFcmY4eAZYj"),
+        models=("gsvnet_swiftnet_r18", "gsvnet_bisenet_r18"),
+    ),
+    PublishedFile(
+        what="start: torchvision's ResNet-18 on ImageNet",
+        url=_TORCHVISION + "resnet18-f37072fd.pth",
+        models=_RESNET18_STARTS,
+    ),
+    PublishedFile(
+        what="start: torchvision's ResNet-50 on ImageNet",
+        url=_TORCHVISION + "resnet50-0676ba61.pth",
+        models=("stcn", "stm"),
+    ),
+    PublishedFile(
+        what="start for backbone='wide_resnet50': torchvision's Wide ResNet-50-2 on ImageNet",
+        url=_TORCHVISION + "wide_resnet50_2-95faca4d.pth",
+        models=_STCN_NAMES,
+    ),
+    PublishedFile(
+        what="start: torchvision's Mask R-CNN on COCO",
+        url=_TORCHVISION + "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+        models=tuple(entry.name for entry in _TRACK if entry.name.startswith("slowfast_maskrcnn")),
+    ),
+)
+
+
 CATALOG: Mapping[str, Entry] = {entry.name: entry for entry in (*_CLASSIFY, *_DETECT, *_TRACK, *_SEGMENT)}
 
 
@@ -470,3 +578,8 @@ def find(name: str) -> Entry:
     near = difflib.get_close_matches(name, CATALOG, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`twospeed models` lists what exists"
     raise InputError(f"unknown model {name!r}; {hint}")
+
+
+def published_for(name: str) -> list[PublishedFile]:
+    """Return the published files beside the default weights that fit a model, or start its training."""
+    return [file for file in PUBLISHED if name in file.models]

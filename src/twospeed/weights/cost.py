@@ -27,10 +27,10 @@ class Cost:
 
 
 def cost_of(name: str) -> Cost:
-    """Count one model as its paper runs it: a clip for classify and detect, a 480p frame for track."""
+    """Count one model, in the variant of its default weights: a clip for classify and detect, a 480p frame for track."""
     entry = find(name)
     with torch.device("meta"), torch.inference_mode():
-        model = build(entry, {}).eval()
+        model = build(entry, entry.weights.options if entry.weights else {}).eval()
         parameters = sum(p.numel() for p in model.parameters())
         with FlopCounterMode(display=False) as counter:
             if entry.task == "track":

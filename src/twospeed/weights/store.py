@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ from typing import Any
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
 from twospeed.files import lock_file, make_folder, write_json
 from twospeed.results import OnProgress, Progress
-from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.catalog import Entry, WeightsFile, published_for
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -84,6 +85,14 @@ def default_weights(entry: Entry, *, on_progress: OnProgress | None = None) -> P
     """
     weights = entry.weights
     if weights is None:
+        by_hand = [file for file in published_for(entry.name) if not file.what.startswith("start")]
+        if by_hand:
+            where = "; ".join(f"{file.url} ({file.what})" for file in by_hand)
+            raise WeightsUnavailable(
+                f"{entry.name} has no weights that a program can download; pass weights=FILE, from {where}; or "
+                "weights=None for random ones",
+                option="weights",
+            )
         raise WeightsUnavailable(
             f"no weights are published for {entry.name}; pass weights=FILE (a checkpoint that you have), "
             "or weights=None for random ones",
@@ -281,6 +290,8 @@ def _receive(url: str, part: Path, manual: str, on_progress: OnProgress | None) 
         raise WeightsUnavailable(f"{url} answered {error.code}; {manual}") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, socket.gaierror | ConnectionRefusedError):  # no network: trying again does not help
+            raise WeightsUnavailable(f"cannot reach {url} ({reason}); offline? {manual}") from error
         raise _Interrupted(f"cannot reach {url} ({reason}); offline?") from error
     if total is not None and done > total:
         _discard(part)

@@ -1,0 +1,30 @@
+"""The catalogue: every name builds, every default is of the variant that is counted, every address is an address."""
+
+from __future__ import annotations
+
+from twospeed.weights.catalog import CATALOG, PUBLISHED, published_for
+from twospeed.weights.cost import cost_of
+
+
+def test_a_model_is_counted_in_the_variant_of_its_default_weights():
+    assert cost_of("slowfast_r101_8x8").parameters == 62_826_968  # PyTorchVideo's: temporal kernels in all of res4
+
+
+def test_published_files_fit_models_that_exist():
+    for file in PUBLISHED:
+        assert set(file.models) <= set(CATALOG), file.what
+        assert file.url.startswith("https://")
+    assert len({file.url for file in PUBLISHED}) == len(PUBLISHED)
+    assert any("SLOWFAST_64x2" in file.url for file in published_for("slowfast_r101_16x8_nl_ava"))
+
+
+def test_default_weights_state_licence_and_training_data():
+    for entry in CATALOG.values():
+        if entry.weights is not None:
+            assert entry.weights.licence, entry.name
+            assert entry.weights.trained_on, entry.name
+
+
+def test_trackers_say_whether_they_need_masks():
+    assert {name for name, entry in CATALOG.items() if entry.needs_masks} >= {"stcn", "stm", "track_nano"}
+    assert not CATALOG["slowfast_maskrcnn_3_7"].needs_masks
