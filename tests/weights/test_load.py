@@ -46,7 +46,7 @@ def test_default_weights_are_the_default(caplog):
     assert all(torch.equal(value, again[key]) for key, value in default.items())
     assert not caplog.records
     with pytest.raises(
-        WeightsUnavailable, match=r"no weights are published for slow_r50_8x8_ava; pass weights=FILE.* =None"
+        WeightsUnavailable, match=r"no weights are published for slow_r50_8x8_ava; pass weights=FILE.*weights=None"
     ):
         create_model("slow_r50_8x8_ava")
 

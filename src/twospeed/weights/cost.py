@@ -27,7 +27,7 @@ class Cost:
 
 
 def cost_of(name: str) -> Cost:
-    """Count one model, in the variant of its default weights: a clip for classify and detect, a 480p frame for track."""
+    """Count one model, in the variant of its default weights: a clip, or for track a 480p frame."""
     entry = find(name)
     with torch.device("meta"), torch.inference_mode():
         model = build(entry, entry.weights.options if entry.weights else {}).eval()
