@@ -1,7 +1,7 @@
 """How much processor time one training sample of STCN takes, beside a plain step-by-step version of the same recipe.
 
     python benchmarks/vos_samples.py                     stills and a video that are generated (480x854)
-    python benchmarks/vos_samples.py --davis DIR         frames of DAVIS (JPEGImages/480p, Annotations/480p)
+    python benchmarks/vos_samples.py --davis DIR         frames of DAVIS 2016 (JPEGImages/480p, Annotations/480p)
 
 | sample | ours | plain |
 |---|---|---|
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -30,10 +30,14 @@ from torchvision.transforms import functional as TF
 
 from experiments.vos_sets import write_video
 from record import append, machine_load, stamp
-from twospeed.data.clips.stills import FILL, StaticPair, StaticTriplets
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.data.benchmarks.stills import StaticPair
+from twospeed.data.benchmarks.video_folders import VideoFolders
+from twospeed.data.clips.stills import StillClips
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.data.clips.videos import TrainingVideo, VideoMix, VideoSource, choose_frames
-from twospeed.transforms.warp import draw_resized_crop, draw_spline
+from twospeed.data.clips.videos import VideoClips, choose_frames
+from twospeed.data.samples import SequenceSample
+from twospeed.transforms.warp import MEAN_COLOUR, draw_resized_crop, draw_spline
 
 COLUMNS = ("date", "machine", "load", "commit", "what", "samples", "ours_ms", "plain_ms", "ratio", "clock")
 CLOCK = "processor milliseconds of one thread a sample, decoding included"
@@ -62,7 +66,7 @@ def plain_still(rng: np.random.Generator, pair: StaticPair) -> None:
     """One sample of stage 0, as published, step by step."""
     image, mask = Image.open(pair.image).convert("RGB"), Image.open(pair.mask).convert("L")
     shared = {"angle": 0.0, "translate": [0, 0], "scale": float(rng.uniform(0.8, 1.5)), "shear": [0.0]}
-    image, mask = TF.affine(image, **shared, fill=list(FILL)), TF.affine(mask, **shared)
+    image, mask = TF.affine(image, **shared, fill=list(MEAN_COLOUR)), TF.affine(mask, **shared)
     image = jitter(rng, image, (0.1, 0.05, 0.05, 0.05))
     for _ in range(3):
         own = {
@@ -72,7 +76,7 @@ def plain_still(rng: np.random.Generator, pair: StaticPair) -> None:
             "shear": [float(rng.uniform(-10, 10))],
             "interpolation": InterpolationMode.BICUBIC,
         }
-        frame = TF.resize(TF.affine(image, **own, fill=list(FILL)), SIZE, InterpolationMode.BICUBIC)
+        frame = TF.resize(TF.affine(image, **own, fill=list(MEAN_COLOUR)), SIZE, InterpolationMode.BICUBIC)
         labels = TF.resize(TF.affine(mask, **own), SIZE, InterpolationMode.NEAREST)
         top, left = (int(rng.integers(side - SIZE + 1)) for side in (frame.height, frame.width))
         frame, labels = (TF.crop(x, top, left, SIZE, SIZE) for x in (frame, labels))
@@ -81,9 +85,9 @@ def plain_still(rng: np.random.Generator, pair: StaticPair) -> None:
             bent(rng, arrays)
 
 
-def plain_video(rng: np.random.Generator, video: TrainingVideo) -> None:
+def plain_video(rng: np.random.Generator, video: SequenceSample) -> None:
     """One sample of the main training, as published, step by step."""
-    files = video.files()
+    files = [(video.images[frame], mask) for frame, mask in video.annotations.items()]
     box = None
     for index in choose_frames(rng, len(files), 10):
         image, mask = Image.open(files[index][0]).convert("RGB"), Image.open(files[index][1])
@@ -95,7 +99,7 @@ def plain_video(rng: np.random.Generator, video: TrainingVideo) -> None:
             "angle": float(rng.uniform(-15, 15)), "translate": [0, 0], "scale": 1.0,
             "shear": [float(rng.uniform(-10, 10))],
         }  # fmt: skip
-        frame = TF.affine(image, **own, interpolation=InterpolationMode.BICUBIC, fill=list(FILL))
+        frame = TF.affine(image, **own, interpolation=InterpolationMode.BICUBIC, fill=list(MEAN_COLOUR))
         np.asarray(jitter(rng, frame, (0.01, 0.01, 0.01)))
         np.asarray(TF.affine(mask, **own))
 
@@ -123,23 +127,19 @@ def main() -> None:
     load = machine_load()
     with tempfile.TemporaryDirectory() as folder:
         if options.davis is None:
-            images, masks = Path(folder) / "JPEGImages/x", Path(folder) / "Annotations/x"
-            write_video(images, masks, render_clip(0, 40, 480, 854, objects=2))
-            videos = [TrainingVideo("x", images, masks)]
+            write_video(*(Path(folder) / kind / "x" for kind in ("JPEGImages", "Annotations")),
+                        render_clip(0, 40, 480, 854, objects=2))  # fmt: skip
+            videos: Sequence[SequenceSample] = list(VideoFolders(folder))
         else:
-            root = options.davis
-            names = sorted(p.name for p in (root / "JPEGImages/480p").iterdir())
-            videos = [TrainingVideo(n, root / "JPEGImages/480p" / n, root / "Annotations/480p" / n) for n in names]
-        stills = [StaticPair(i, m, "davis") for video in videos for i, m in video.files()[::10]]
-        still, mix = (
-            StaticTriplets({"davis": stills}),
-            VideoMix([VideoSource(name="v", videos=tuple(videos))], lambda _: 10),
-        )
+            videos = list(Davis(options.davis, 2016))
+        pairs = [(video.images[frame], mask) for video in videos for frame, mask in video.annotations.items()]
+        stills = [StaticPair(image, mask, "davis") for image, mask in pairs[::10]]
+        still, clips = StillClips(stills), VideoClips(videos)
         rng = np.random.default_rng(0)
         rows = []
         for what, ours, plain in (
-            ("still", lambda i: still[0, i % len(stills)], lambda i: plain_still(rng, stills[i % len(stills)])),
-            ("video", lambda i: mix[0, i % len(videos)], lambda i: plain_video(rng, videos[i % len(videos)])),
+            ("still", lambda i: still.draw(rng, index=i), lambda i: plain_still(rng, stills[i % len(stills)])),
+            ("video", lambda i: clips.draw(rng, index=i, gap=10), lambda i: plain_video(rng, videos[i % len(videos)])),
         ):
             mine, theirs = timed((ours, plain), options.samples)
             rows.append({

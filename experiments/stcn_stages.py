@@ -3,7 +3,7 @@
     python -m experiments.stcn_stages OUT [--davis DIR --sequences a,b,c]
 
 writes generated sets to OUT/demo; trains a narrow STCN on stills (OUT/stage0), rendered videos (stage1), DAVIS and
-YouTube-VOS (stage2 after stage1, stage3 after stage0) by the recipes' `trial` presets, and writes OUT/curves.csv and
+YouTube-VOS (stage2 after stage1, stage3 after stage0) by the recipe's trial presets, and writes OUT/curves.csv and
 OUT/curves.png. --davis: stage 3 on these frames of DAVIS-2016 instead of generated ones. A finished stage is kept.
 docs/stcn_training.md shows a run.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib
 
 from experiments.vos_sets import write_demo_sets
-from twospeed.recipes import stcn_static, stcn_video
+from twospeed.recipes import stcn
 
 COLUMNS = ("step", "lr", "kept_pixels", "max_gap", "loss", "jaccard")
 
@@ -30,7 +30,7 @@ def train_stages(out: Path, davis: Path | None, sequences: tuple[str, ...], **op
         write_demo_sets(demo, side=128, videos=8, frames=30)
     runs = {name: out / name for name in ("stage0", "stage1", "stage2", "stage3")}
     after = {name: run / "weights.safetensors" for name, run in runs.items()}
-    still, video = (replace(recipe.trial(), device="cpu", **options) for recipe in (stcn_static, stcn_video))
+    still, video = (replace(make(), device="cpu", **options) for make in (stcn.static_trial, stcn.video_trial))
     generated = {"davis": demo / "DAVIS", "youtube_vos": demo / "YouTube"}
     real = {"davis": davis, "davis_year": 2016, "davis_sequences": sequences}
     earlier = (*video.gap_borders[:-1], 0.8)
@@ -42,7 +42,7 @@ def train_stages(out: Path, davis: Path | None, sequences: tuple[str, ...], **op
     }
     for name, config in configs.items():
         if not after[name].is_file():
-            (stcn_static if name == "stage0" else stcn_video).train(replace(config, out=runs[name]))
+            stcn.train(replace(config, out=runs[name]))
     return runs
 
 

@@ -112,7 +112,8 @@ def read_text(path: Path, *, most_bytes: int = _LONGEST_TEXT) -> str:
             raise InputError(f"{path}: {size} bytes; text files of up to {most_bytes} bytes are read")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -86,7 +86,7 @@ def test_a_label_map_may_name_more_classes_than_ava(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no rows"), ("\n \n", "no rows"), (None, "no such file"), (b"\xff\xfe\x00", "cannot be read as text")],
+    [("", "no rows"), ("\n \n", "no rows"), (None, "no such file"), (b"\xff\xfe\x00", ":1: not UTF-8 text")],
 )
 def test_files_without_rows(tmp_path, text, message):
     path = tmp_path / "rows.csv"

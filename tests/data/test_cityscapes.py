@@ -84,10 +84,10 @@ def test_a_list_of_gsvnet(tmp_path):
     assert [frame.name for frame in data] == ["ulm_000002_000019", "ulm_000001_000019"]
     assert data.before(data[0], 2) is not None
     listing.write_text(pairs[0] + "\n" + pairs[1].replace("ulm", "koeln"))
-    with pytest.raises(DatasetError, match=r"val.txt, line 2: .*koeln.* does not exist; is .* the data's root"):
+    with pytest.raises(DatasetError, match=r"val.txt:2: .*koeln.* does not exist; is .* the data's root"):
         Cityscapes(tmp_path, "val", list_file=listing)
     listing.write_text("one.png\n")
-    with pytest.raises(DatasetError, match=r"line 1: 'one.png' is not an image and a label"):
+    with pytest.raises(DatasetError, match=r":1: 'one.png' is not an image and a label"):
         Cityscapes(tmp_path, "val", list_file=listing)
 
 

@@ -36,7 +36,7 @@ def own_ground(monkeypatch):
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(1, 2))
 def test_masks_lie_on_their_objects_to_the_pixel(own_ground, seed: int, most: int):
-    sample = SOURCE.draw(np.random.default_rng(seed), size=96, max_objects=most)
+    sample = SOURCE.draw(np.random.default_rng(seed), size=96, objects=most)
     assert sample.frames.shape == (3, 96, 96, 3)
     assert sample.labels.shape == (3, 96, 96)
     assert sample.objects == most

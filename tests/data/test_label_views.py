@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from twospeed.data.clips.drives import Drives, cut_outs
 from twospeed.errors import InputError
-from twospeed.transforms.labels import Focus, draw_view, recolour
+from twospeed.transforms.colour import recolour
+from twospeed.transforms.labels import Focus
+from twospeed.transforms.warp import draw_view
 
 VOID = 11
 BLOCK = 12  # pixels; classes come in blocks, so that interpolation leaves their middles alone

@@ -5,7 +5,6 @@ import pytest
 
 from twospeed.data.clips.synthetic import Layer, Motion, MovingObjects, place_layer, render_clip
 from twospeed.data.clips.textures import procedural_texture, random_shape, region_of
-from twospeed.data.clips.triplets import VideoTriplets, triplet_indices
 from twospeed.errors import InputError
 from twospeed.transforms.colour import jitter_colours
 
@@ -106,7 +105,7 @@ def test_samples_depend_on_the_generator_alone():
 def test_a_single_object_is_asked_for():
     source = MovingObjects()
     for number in range(6):
-        sample = source.draw(np.random.default_rng(number), size=64, max_objects=1)
+        sample = source.draw(np.random.default_rng(number), size=64, objects=1)
         assert sample.objects == 1
         assert sample.labels.max() == 1
 
@@ -178,56 +177,3 @@ def test_the_clip_streams():
 def test_impossible_clips_are_refused_at_the_call(wrong):
     with pytest.raises(InputError, match="cannot render"):
         render_clip(0, **wrong)
-
-
-# ---------------------------------------------------------------- triplets of real frames
-
-
-def sequence(frames=12, height=120, width=160):
-    rng = np.random.default_rng(0)
-    images = np.stack([procedural_texture(rng, height, width) for _ in range(frames)])
-    labels = np.zeros((frames, height, width), np.uint8)
-    labels[:, 30:90, 40:120] = 1
-    return images, labels
-
-
-def test_triplets_stay_within_gap_and_sequence():
-    rng = np.random.default_rng(0)
-    gaps, backwards = set(), 0
-    for _ in range(300):
-        a, b, c = triplet_indices(rng, 20, 4)
-        assert 0 <= min(a, c) <= max(a, c) < 20
-        assert 1 <= abs(b - a) <= 4
-        assert 1 <= abs(c - b) <= 4
-        assert (b > a) == (c > b)
-        gaps.add(abs(b - a))
-        backwards += b < a
-    assert gaps == {1, 2, 3, 4}
-    assert 100 < backwards < 200
-    assert sorted(triplet_indices(rng, 3, 25)) == [0, 1, 2]
-    with pytest.raises(InputError, match="2 frames"):
-        triplet_indices(rng, 2, 5)
-
-
-def test_triplets_show_the_annotated_object_and_pasted_ones():
-    source = VideoTriplets([sequence()], objects=MovingObjects())
-    counts = []
-    for number in range(16):
-        sample = source.draw(np.random.default_rng(number), max_gap=5, size=96)
-        assert sample.frames.shape == (3, 96, 96, 3)
-        assert (sample.labels[0] == 1).any()
-        assert sample.labels.max() <= sample.objects
-        counts.append(sample.objects)
-    assert set(counts) == {1, 2}
-    single = [source.draw(np.random.default_rng(n), max_gap=5, size=96, max_objects=1) for n in range(8)]
-    assert {sample.objects for sample in single} == {1}
-
-
-def test_triplets_refuse_what_has_no_object():
-    images, labels = sequence()
-    with pytest.raises(InputError, match="no object"):
-        VideoTriplets([(images, labels * 0)], objects=MovingObjects()).draw(np.random.default_rng(0), max_gap=2)
-    with pytest.raises(InputError, match="same size"):
-        VideoTriplets([(images, labels[:, :50])], objects=MovingObjects())
-    with pytest.raises(InputError, match="no sequences"):
-        VideoTriplets([], objects=MovingObjects())

@@ -71,7 +71,7 @@ def test_missing_parts_are_named(root: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"meta\.json, line 1: not JSON"),
+        ("{", r"meta\.json:1: not JSON"),
         ('{"clips": {}}', r"meta\.json: not a YouTube-VOS list"),
         ('{"videos": {"aa": {"objects": {"x": {"frames": ["00000"]}}}}}', "object id 'x' is not a number"),
         ('{"videos": {"aa": {"objects": {"1": {"frames": []}}}}}', "object 1 lists no frames"),

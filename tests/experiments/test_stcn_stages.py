@@ -15,7 +15,7 @@ from experiments.vos_sets import write_demo_sets
 @pytest.mark.slow
 def test_all_stages_are_trained_one_after_the_other_and_drawn(tmp_path):
     write_demo_sets(tmp_path / "demo", side=64, videos=2, frames=3, stills=1)
-    small = {"iterations": 1, "crop": 64, "batch": 2, "norm_batches": 1}
+    small = {"iterations": 1, "crop": (64,), "batch": (2,), "norm_batches": 1}
     runs = script.train_stages(tmp_path, None, (), **small)
     script.curves(runs, tmp_path)
     with (tmp_path / "curves.csv").open(newline="") as file:

@@ -17,23 +17,21 @@ from safetensors.torch import load_file, save_file
 
 from experiments.vos_sets import write_demo_sets
 from tests.goldens import seeded
-from twospeed.data.clips.stills import StaticTriplets, find_pairs
-from twospeed.data.samples import collate_triplets
+from twospeed.data.benchmarks.stills import find_pairs
+from twospeed.data.clips.stills import StillClips
+from twospeed.data.clips.training_clip import stack_clips
 from twospeed.errors import CheckpointError, InputError, VideoError
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
 from twospeed.models.stm.builders import stm
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
-from twospeed.recipes import _stcn_loop as loop
-from twospeed.recipes import stcn_static, stcn_video
-from twospeed.recipes._stcn_loop import epochs_of, mean_jaccard, precision_of
-from twospeed.recipes.stcn_static import StcnStaticConfig
-from twospeed.recipes.stcn_video import StcnVideoConfig, find_sources
+from twospeed.recipes import stcn as recipe
+from twospeed.recipes.stcn import PRESETS, StcnConfig, find_sources, mean_jaccard, precision_of, train
 from twospeed.weights.load import create_model
 
 TINY = {
-    "crop": 64, "workers": 0, "width": 8, "iterations": 4, "batch": 2, "lr": 1e-3, "lr_steps": (3,), "norm_batches": 1,
-    "bootstrap_from": 1, "bootstrap_to": 3, "log_every": 1, "device": "cpu",
+    "crop": (64,), "workers": 0, "width": 8, "iterations": 4, "batch": (2,), "lr": 1e-3, "lr_boundaries": (3 / 4,),
+    "norm_batches": 1, "bootstrap_from": 1 / 4, "bootstrap_to": 3 / 4, "log_every": 1, "device": "cpu", "weights": None,
 }  # fmt: skip
 
 
@@ -43,14 +41,14 @@ def demo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def still(demo, tmp_path) -> StcnStaticConfig:
-    return StcnStaticConfig(**TINY, static=demo / "static", out=tmp_path / "static")
+def still(demo, tmp_path) -> StcnConfig:
+    return StcnConfig(**TINY, static=demo / "static", objects=(1,), out=tmp_path / "static")
 
 
 @pytest.fixture
-def video(demo, tmp_path) -> StcnVideoConfig:
+def video(demo, tmp_path) -> StcnConfig:
     sets = {"davis": demo / "DAVIS", "youtube_vos": demo / "YouTube"}
-    return StcnVideoConfig(**TINY, **sets, weights=None, out=tmp_path / "video")
+    return StcnConfig(**TINY, **sets, out=tmp_path / "video")
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -110,11 +108,11 @@ def test_mean_jaccard_counts_what_is_there():
 
 def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
     torch.manual_seed(0)
-    data = StaticTriplets(find_pairs(demo / "static"), size=64)
+    source = StillClips(find_pairs(demo / "static")["fss"])
     following = UnrolledPropagation(stcn(width=8, mask_channels=1))  # batch norm trains here: the point is the gradient
     optimizer = torch.optim.Adam(following.parameters(), lr=1e-3)
-    batch = collate_triplets([data[0, 1]])
-    frames, labels, masks, present = loop.on_device(batch, torch.device("cpu"))
+    batch = stack_clips([source.draw(np.random.default_rng(0), index=1, size=64)])
+    frames, labels, masks, present = recipe.on_device(batch, torch.device("cpu"))
     losses = []
     for _ in range(10):
         loss = propagation_loss(following(frames, masks, present), labels, batch.objects, keep=1.0)
@@ -129,7 +127,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(demo):
 
 
 def test_stage_0_leads_to_stage_3(still, video):
-    first = stcn_static.train(still)
+    first = train(still)
     curve = rows(first)
     assert [row["step"] for row in curve] == [1, 2, 3, 4]
     assert [row["lr"] for row in curve] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
@@ -137,7 +135,7 @@ def test_stage_0_leads_to_stage_3(still, video):
     weights = load_file(first / "weights.safetensors")
     assert weights["value_encoder.backbone.conv1.weight"].shape == (8, 4, 7, 7)
     follow_on = dataclasses.replace(video, weights=first / "weights.safetensors", iterations=1, lr=1e-9)
-    second = stcn_video.train(follow_on)
+    second = train(follow_on)
     after = load_file(second / "weights.safetensors")
     grown = after.pop("value_encoder.backbone.conv1.weight")
     assert grown.shape == (8, 5, 7, 7)
@@ -147,19 +145,18 @@ def test_stage_0_leads_to_stage_3(still, video):
     model = create_model("stcn", second / "weights.safetensors")
     assert model.similarity == "l2"
     with pytest.raises(CheckpointError, match="does not fit this stm"):
-        stcn_video.train(dataclasses.replace(follow_on, network="stm", out=video.out / "other"))
+        train(dataclasses.replace(follow_on, network="stm", out=video.out / "other"))
 
 
 @pytest.mark.parametrize("which", ["still", "video"])
 def test_interrupted_and_resumed_is_the_same_run_to_the_last_digit(which, request, tmp_path):
     config = request.getfixturevalue(which)
-    train = {"still": stcn_static.train, "video": stcn_video.train}[which]
-    config = dataclasses.replace(config, batch=3)  # two steps an epoch of stills: stops in mid-epoch and at its end
+    config = dataclasses.replace(config, batch=(3,))  # two steps an epoch of stills: stops in mid-epoch and at its end
     straight = train(config)
     parts = dataclasses.replace(config, out=tmp_path / "parts")
     for stop in (1, 2, None):
         workers = 1 if stop == 2 else 0  # who loads the samples changes none of them
-        train(dataclasses.replace(parts, stop_after=stop, workers=workers), resume=stop != 1)
+        train(dataclasses.replace(parts, stop_after_steps=stop, workers=workers), resume=stop != 1)
     assert (parts.out / "train.csv").read_text() == (straight / "train.csv").read_text()
     ours, theirs = load_file(parts.out / "weights.safetensors"), load_file(straight / "weights.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -171,17 +168,17 @@ def test_interrupted_and_resumed_is_the_same_run_to_the_last_digit(which, reques
 
 def test_batch_norm_keeps_its_statistics_while_its_affine_learns(video, monkeypatch):
     networks = []
-    whole = loop.build
-    monkeypatch.setattr(loop, "build", lambda *arguments: networks.append(whole(*arguments)) or networks[0])
+    whole = recipe.build
+    monkeypatch.setattr(recipe, "build", lambda *arguments: networks.append(whole(*arguments)) or networks[0])
     before: dict[str, torch.Tensor] = {}
-    measured = loop.measure_norms
+    measured = recipe.measure_norms
 
     def measure(*arguments):
         measured(*arguments)
         before.update({name: value.clone() for name, value in networks[0].state_dict().items()})
 
-    monkeypatch.setattr(loop, "measure_norms", measure)
-    stcn_video.train(dataclasses.replace(video, iterations=2))
+    monkeypatch.setattr(recipe, "measure_norms", measure)
+    train(dataclasses.replace(video, iterations=2))
     after = networks[0].state_dict()
     statistics = [name for name in after if "running" in name]
     assert statistics
@@ -192,9 +189,9 @@ def test_batch_norm_keeps_its_statistics_while_its_affine_learns(video, monkeypa
 
 
 def test_accumulated_forwards_are_one_large_one(video, tmp_path):
-    base = dataclasses.replace(video, iterations=2, bootstrap_from=5, bootstrap_to=6)
-    whole = rows(stcn_video.train(base))
-    parts = rows(stcn_video.train(dataclasses.replace(base, samples_per_forward=1, out=tmp_path / "parts")))
+    base = dataclasses.replace(video, iterations=2, bootstrap_from=2, bootstrap_to=3, lr=1e-6)  # Adam amplifies noise
+    whole = rows(train(base))
+    parts = rows(train(dataclasses.replace(base, batch_per_forward=1, out=tmp_path / "parts")))
     for one, other in zip(whole, parts, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-2)
@@ -206,12 +203,12 @@ def test_baselines_and_variants_train(video, demo, tmp_path):
         "stm": {"network": "stm"},
         "dot": {"similarity": "dot", "backbone": "wide_resnet50", "aspp": True, "precision": "bf16"},
     }.items():
-        run = stcn_video.train(dataclasses.replace(base, out=tmp_path / name, **options))
+        run = train(dataclasses.replace(base, out=tmp_path / name, **options))
         assert np.isfinite(rows(run)[0]["loss"])
         model = create_model(options.get("network", "stcn"), run / "weights.safetensors")
         assert model.similarity == "dot"
-    with pytest.raises(InputError, match="STM has a ResNet-50 and no ASPP"):
-        stcn_video.train(dataclasses.replace(base, network="stm", aspp=True, out=tmp_path / "x"))
+    with pytest.raises(InputError, match="stm: got an unexpected keyword argument 'aspp'"):
+        train(dataclasses.replace(base, network="stm", aspp=True, out=tmp_path / "x"))
 
 
 def test_imagenet_files_start_both_backbones(still, tmp_path):
@@ -223,56 +220,63 @@ def test_imagenet_files_start_both_backbones(still, tmp_path):
         state["conv1.weight"] = state["conv1.weight"][:, :3].contiguous()
         files[f"{name}_backbone_weights"] = tmp_path / f"{name}.safetensors"
         save_file(state, files[f"{name}_backbone_weights"])
-    run = stcn_static.train(dataclasses.replace(still, **files, iterations=1, lr=1e-9))
+    run = train(dataclasses.replace(still, **files, iterations=1, lr=1e-9))
     weights = load_file(run / "weights.safetensors")
     torch.testing.assert_close(weights["key_encoder.conv1.weight"], network.key_encoder.conv1.weight.detach())
     assert not weights["value_encoder.backbone.conv1.bias"].abs().max() > 1e-6
     half = dataclasses.replace(still, key_backbone_weights=files["key_backbone_weights"], out=tmp_path / "half")
     with pytest.raises(InputError, match="value_backbone_weights is not given"):
-        stcn_static.train(half)
+        train(half)
 
 
 def test_davis_2016_trains_as_it_is(davis16, still, video):
     config = dataclasses.replace(
         video, davis=davis16, davis_year=2016, davis_sequences=("dog",), youtube_vos=None, iterations=1
     )
-    assert np.isfinite(rows(stcn_video.train(config))[0]["loss"])
-    assert len(find_sources(config)[0].videos) == 1
+    assert np.isfinite(rows(train(config))[0]["loss"])
+    assert len(find_sources(config)[0]) == 5
     stills = dataclasses.replace(still, static=davis16, sets=("davis",), davis_sequences=("dog",), iterations=1)
-    assert np.isfinite(rows(stcn_static.train(stills))[0]["loss"])
+    assert np.isfinite(rows(train(stills))[0]["loss"])
 
 
 # ---------------------------------------------------------------- plans
 
 
 def test_the_plans_are_the_authors():
-    static = StcnStaticConfig()
-    assert (static.iterations, static.lr_steps, static.batch) == (300_000, (150_000,), 16)
-    plans = {name: make() for name, make in stcn_video.PRESETS.items()}
-    for name, iterations, step in (
-        ("stage1", 500_000, 400_000),
-        ("stage2", 300_000, 250_000),
-        ("stage3", 150_000, 125_000),
+    plans = {name: make() for name, make in PRESETS.items()}
+    for name, iterations, step, batch in (
+        ("static", 300_000, 150_000, 16),
+        ("stage1", 500_000, 400_000, 8),
+        ("stage2", 300_000, 250_000, 8),
+        ("video", 150_000, 125_000, 8),
     ):
         plan = plans[name]
-        assert (plan.iterations, plan.lr_steps, plan.batch, plan.lr) == (iterations, (step,), 8, 1e-5)
-        assert (plan.weight_decay, plan.bootstrap_keep, plan.crop) == (1e-7, 0.15, 384)
+        assert (plan.iterations, plan.batch, plan.lr, plan.weight_decay) == (iterations, (batch,), 1e-5, 1e-7)
+        assert (plan.bootstrap_keep, plan.crop) == (0.15, (384,))
+        rates = [recipe.learning_rate(plan, i / iterations) for i in (0, step - 1, step, iterations - 1)]
+        assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 1e-6])
+        for i in (0, 19_999, 20_000, 45_000, 70_000, 70_001, 100_000):
+            assert recipe.kept_pixels(plan, i / iterations) == pytest.approx(kept_fraction(i))
     assert plans["stage1"].gap_borders[-1] == 0.8
     assert plans["stage2"].weights == plans["stage1"].out / "weights.safetensors"
-    assert plans["stage3"].weights == plans["stage1"].weights == static.out / "weights.safetensors"
-    assert plans["stm"].network == "stm"
+    assert plans["video"].weights == plans["stage1"].weights == plans["static"].out / "weights.safetensors"
+    assert plans["video_stm"].network == plans["static_stm"].network == "stm"
     # 60 sequences of DAVIS five times and 3,464 videos of YouTube-VOS: 470 steps of 8, 320 epochs
-    assert epochs_of(plans["stage3"], 3764) == 320
-    gaps = [plans["stage3"].max_gap(epoch, 3764) for epoch in range(320)]
+    gaps = [recipe.max_gap(470 * epoch / 150_000, plans["video"].gap_borders) for epoch in range(320)]
     assert [gaps[epoch] for epoch in (0, 31, 32, 64, 96, 128, 287, 288, 319)] == [5, 5, 10, 15, 20, 25, 25, 5, 5]
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"crop": 100}, "multiple of 16"),
-        ({"batch": 0}, "each must be 1 or more"),
-        ({"bootstrap_to": 1}, "a start before the end"),
+        ({"crop": (100,)}, "multiple of 16"),
+        ({"batch": (0,)}, "batch is 0; give a number above 0"),
+        ({"crop": (64, 96)}, "crop has 2 values for 1 phases"),
+        ({"bootstrap_to": 0.1}, "a start before the end"),
+        ({"minutes": 5.0}, "give one"),
+        ({"iterations": None}, "give one"),
+        ({"batch": (3,), "replicas": 2}, "shared by 2 replicas"),
+        ({"generated_first": True}, "needs generated clips"),
         ({"gaps": (5, 10)}, "2 gaps for 5 borders"),
     ],
 )
@@ -287,7 +291,7 @@ def test_a_image_that_cannot_be_read_is_named_in_one_line(still, tmp_path, worke
     for image in root.rglob("*.jpg"):
         image.write_bytes(b"no image")
     with pytest.raises(VideoError) as caught:
-        stcn_static.train(dataclasses.replace(still, static=root, workers=workers))
+        train(dataclasses.replace(still, static=root, workers=workers))
     assert str(caught.value).startswith(str(root))
     assert "\n" not in str(caught.value)
 
@@ -295,21 +299,21 @@ def test_a_image_that_cannot_be_read_is_named_in_one_line(still, tmp_path, worke
 def test_half_precision_is_for_gpus(video):
     assert precision_of(video, torch.device("cuda")) == torch.float16
     assert precision_of(video, torch.device("cpu")) == torch.float32
-    with pytest.raises(InputError, match="no videos to train on"):
+    with pytest.raises(InputError, match="no data to train on"):
         find_sources(dataclasses.replace(video, davis=None, youtube_vos=None))
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(video, tmp_path):
-    config = dataclasses.replace(video, iterations=2, bootstrap_from=5, bootstrap_to=6, checkpoint_every=2)
-    alone = rows(stcn_video.train(config))
+    config = dataclasses.replace(video, iterations=2, bootstrap_from=2, bootstrap_to=3)
+    alone = rows(train(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = (
-        "import sys, dataclasses, json; from pathlib import Path; from twospeed.recipes import stcn_video as r;"
+        "import sys, dataclasses, json; from pathlib import Path; from twospeed.recipes import stcn as r;"
         "from twospeed.cli.train import read_config, apply_settings;"
-        "c = r.StcnVideoConfig(**read_config(Path(sys.argv[1]), r.StcnVideoConfig));"
+        "c = r.StcnConfig(**read_config(Path(sys.argv[1]), r.StcnConfig));"
         "r.train(dataclasses.replace(c, out=Path(sys.argv[2])))"
     )
     together = tmp_path / "together"
@@ -335,5 +339,5 @@ def test_two_processes_train_as_one(video, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_half_precision_with_scaled_gradients_trains(video):
     config = dataclasses.replace(video, device="cuda", iterations=6, width=16)
-    curve = rows(stcn_video.train(config))
+    curve = rows(train(config))
     assert all(np.isfinite(row["loss"]) for row in curve)

@@ -1,5 +1,11 @@
+"""The small trackers' training: it learns, is scored while it runs, restarts exactly, and begins from what is there."""
+
+from __future__ import annotations
+
 import csv
+import dataclasses
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -7,22 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from twospeed.data.clips.synthetic import render_clip
+from twospeed.data.clips.synthetic import MovingObjects, render_clip
+from twospeed.data.clips.training_clip import stack_clips
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.stcn.builders import track_nano
-from twospeed.recipes import track_nano as recipe
-from twospeed.recipes.track_nano import TrackNanoConfig, train
+from twospeed.models.unrolled import UnrolledPropagation
+from twospeed.recipes import stcn as recipe
+from twospeed.recipes.stcn import StcnConfig, nano, train
 from twospeed.weights.load import create_model
-
-TINY = {"minutes": None, "batch": 2, "crop_1": 64, "crop_2": 64, "workers": 0, "log_every": 1, "replicas": 1}
 
 
 @pytest.fixture(scope="module")
 def davis(tmp_path_factory):
-    """Five rendered sequences in the layout of DAVIS-2016."""
+    """Five rendered sequences in the layout of DAVIS-2016, at another size."""
     root = tmp_path_factory.mktemp("davis")
     for number, name in enumerate(["ant", "bee", "cat", "dog", "eel"]):
-        images, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
+        images, masks = root / "JPEGImages" / "96p" / name, root / "Annotations" / "96p" / name
         images.mkdir(parents=True)
         masks.mkdir(parents=True)
         for t, (image, labels) in enumerate(render_clip(number, frames=9, height=96, width=128, objects=1)):
@@ -31,111 +37,130 @@ def davis(tmp_path_factory):
     return root
 
 
-def rows(path):
+@pytest.fixture
+def tiny(davis, tmp_path) -> StcnConfig:
+    return dataclasses.replace(
+        nano(), davis=davis, davis_repeats=1, generated=3, minutes=None, iterations=4, batch=(2,), crop=(64,),
+        phase_borders=(0.2,), held_out=("ant", "eel"), workers=0, log_every=1, replicas=1, validate_every=0,
+        cache=None, out=tmp_path / "run",
+    )  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def test_a_run_leaves_usable_weights_scores_and_its_configuration(davis, tmp_path):
-    config = TrackNanoConfig(**{**TINY, "iterations": 4, "replicas": 2}, davis=davis, out=tmp_path / "run", stage_1=0.5)
-    weights = train(config)
+def test_a_run_leaves_usable_weights_scores_and_its_configuration(tiny, tmp_path):
+    config = dataclasses.replace(tiny, replicas=2, cache=tmp_path / "cache", look_alikes=0.5, near=0.5)
+    weights = train(config) / "weights.safetensors"
     model = track_nano()
     model.load_state_dict(load_file(weights))
     assert weights.stat().st_size < 20e6
-    assert [row["iteration"] for row in rows(config.out / "metrics.csv")] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in rows(config.out / "train.csv")] == ["1", "2", "3", "4"]
     (score,) = rows(config.out / "validation.csv")
-    assert set(score) >= {"ant", "eel", "mean"}, "every fourth sequence is held out"
+    assert set(score) == {"step", "minutes", "ant", "eel", "mean"}
     assert 0 <= float(score["mean"]) <= 1
     assert json.loads((config.out / "config.json").read_text())["iterations"] == 4
+    assert sorted({path.name.split(".")[0] for path in (tmp_path / "cache").rglob("*.npy")}) == ["bee", "cat", "dog"]
 
 
-def test_resuming_equals_never_having_stopped(davis, tmp_path, monkeypatch):
-    settings = {**TINY, "iterations": 4, "checkpoint_minutes": 0.0}
-    straight = load_file(train(TrackNanoConfig(**settings, davis=davis, out=tmp_path / "straight")))
+def test_the_first_phase_has_generated_clips_alone(tiny):
+    data = recipe.ClipMix(recipe.find_sources(tiny))
+    position, process = recipe.Position(), recipe.Process(0, 1, torch.device("cpu"))
+    drawn = []
+    whole = data.__class__.__getitem__
+    data.__class__.__getitem__ = lambda self, key: drawn.append(key) or whole(self, key)
+    try:
+        plans = [plan for _, plan in recipe.batches(tiny, data, process, position)]
+    finally:
+        data.__class__.__getitem__ = whole
+    assert [(plan.epoch, plan.done) for plan in plans] == [(0, 1), (1, 1), (1, 2), (1, 3)]  # 3, then 6 clips an epoch
+    kinds = [[isinstance(data.items[key.place][0], MovingObjects) for key in drawn if key.epoch == e] for e in (0, 1)]
+    assert all(kinds[0])
+    assert not all(kinds[1])
 
-    config = TrackNanoConfig(**settings, davis=davis, out=tmp_path / "stopped")
-    whole_step, calls = recipe.step_loss, []
 
-    def stop_in_the_third(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return whole_step(*arguments)
-
-    monkeypatch.setattr(recipe, "step_loss", stop_in_the_third)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("at", [1, 3])
+def test_resuming_equals_never_having_stopped(tiny, tmp_path, at):
+    straight = load_file(train(tiny) / "weights.safetensors")
+    config = dataclasses.replace(tiny, out=tmp_path / "stopped")
+    train(dataclasses.replace(config, stop_after_steps=at))
+    with pytest.raises(InputError, match="holds a run already"):
         train(config)
-    monkeypatch.setattr(recipe, "step_loss", whole_step)
-    with pytest.raises(InputError, match="--resume"):
-        train(config)
-    resumed = load_file(train(config, resume=True))
+    resumed = load_file(train(config, resume=True) / "weights.safetensors")
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
 
 
-def test_training_can_begin_from_weights_that_are_there(tmp_path):
-    shipped = create_model("track_nano", "default").state_dict()
-    weights = train(TrackNanoConfig(**TINY, iterations=1, out=tmp_path / "run", weights="default", lr=1e-9))
-    for name, value in load_file(weights).items():
+def test_time_can_decide_the_length(tiny):
+    run = train(dataclasses.replace(tiny, iterations=None, minutes=1e-4))
+    assert len(rows(run / "train.csv")) == 1
+
+
+def test_training_can_begin_from_weights_that_are_there(tiny, tmp_path):
+    shipped = create_model("track_nano").state_dict()
+    config = dataclasses.replace(
+        tiny, davis=None, held_out=(), weights=Path("default"), lr=1e-9, weight_decay=0.0, iterations=1
+    )
+    for name, value in load_file(train(config) / "weights.safetensors").items():
         if "num_batches" not in name and "running" not in name:
             torch.testing.assert_close(value.float(), shipped[name], atol=1e-3, rtol=1e-3)
+    other = dataclasses.replace(config, weights=tmp_path / "none.safetensors", out=tmp_path / "other")
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
-        train(TrackNanoConfig(**TINY, iterations=1, out=tmp_path / "other", weights=str(tmp_path / "none.safetensors")))
-    assert not (tmp_path / "other").exists()
+        train(other)
+    assert not other.out.exists()
 
 
-def test_a_few_steps_on_the_same_samples_bring_the_loss_down():
-    torch.set_num_threads(1)
+def test_a_few_steps_on_the_same_samples_bring_the_loss_down(tiny):
     torch.manual_seed(0)
-    config = TrackNanoConfig(**TINY, iterations=1)
-    frames, labels, objects = recipe.collate([recipe.Samples(config, [])[(n, 0.0)] for n in (0, 1)])
-    model = track_nano()
+    clips = [MovingObjects().draw(np.random.default_rng(seed), size=64) for seed in range(2)]
+    batch = stack_clips(clips)
+    model = UnrolledPropagation(track_nano())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):
-        loss, parts = recipe.step_loss(model, frames.float() / 255, labels, objects, config, 1.0)
+        tensors = recipe.on_device(batch, torch.device("cpu"))
+        loss, _, _ = recipe.step_loss(model, tensors, batch.objects, tiny, 1.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(parts["loss"])
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_parts_of_a_network_can_learn_at_a_rate_of_their_own(tiny):
+    network = track_nano()
+    optimizer = recipe.make_optimizer(dataclasses.replace(tiny, rates={"key_encoder": 0.2}), network)
+    recipe.set_learning_rate(optimizer, 1.0)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(of) == len(list(network.parameters()))
+    encoder, decoder = of[id(network.key_encoder.conv1.weight)], of[id(network.decoder.compress.conv1.weight)]
+    assert (encoder["lr"], encoder["weight_decay"]) == (0.2, 0.0)
+    assert (decoder["lr"], decoder["weight_decay"]) == (1.0, tiny.weight_decay)
+    with pytest.raises(InputError, match="rates name trunk; the parts of track_nano are key_encoder"):
+        recipe.make_optimizer(dataclasses.replace(tiny, rates={"trunk": 0.2}), network)
+
+
 def test_schedules():
-    config = TrackNanoConfig(lr=1.0, warmup=0.1)
+    config = dataclasses.replace(nano(), lr=1.0, warm_up=0.1)
     rates = [recipe.learning_rate(config, p) for p in np.linspace(0, 1, 101)]
-    assert rates[0] < 0.01
+    assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0, abs=0.03)
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
     assert np.all(np.diff(rates[11:]) <= 0)
     assert recipe.kept_pixels(config, 0.1) == 1.0
     assert recipe.kept_pixels(config, 0.9) == pytest.approx(config.bootstrap_keep)
-    gaps = [recipe.max_gap(p, 0.5) for p in np.linspace(0.5, 1, 101)]
+    gaps = [recipe.max_gap(p, config.gap_borders) for p in np.linspace(0.35, 1, 101)]
     assert gaps[0] == 5
     assert max(gaps) == 25
     assert gaps[-1] == 5
 
 
-def test_the_split_is_fixed_by_name():
-    trained, held_out = recipe.split(["e", "a", "d", "c", "b"])
-    assert held_out == ["a", "e"]
-    assert trained == ["b", "c", "d"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"minutes": None}, "give one"),
-        ({"iterations": 5}, "give one"),
-        ({"crop_1": 100}, "multiple of 16"),
-        ({"batch": 3}, "shared by 2 replicas"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(wrong, message):
-    with pytest.raises(InputError, match=message):
-        TrackNanoConfig(**wrong)
-
-
-def test_a_folder_that_is_not_davis_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no sequences"):
-        train(TrackNanoConfig(davis=tmp_path, out=tmp_path / "run"))
+def test_what_is_missing_is_said(tiny, tmp_path):
+    with pytest.raises(DatasetError, match="found no Annotations/480p there"):
+        train(dataclasses.replace(tiny, davis=tmp_path))
+    with pytest.raises(DatasetError, match="has no folder for yak"):
+        train(dataclasses.replace(tiny, held_out=("yak",)))
+    with pytest.raises(InputError, match="batch_per_forward is for replicas=1"):
+        dataclasses.replace(tiny, replicas=2, batch_per_forward=1)

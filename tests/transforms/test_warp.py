@@ -83,8 +83,8 @@ def test_cut_box_and_cut_labels_agree(seed, enlarge):
 
 
 def test_what_was_outside_takes_the_fill():
-    warp = Warp(crop_matrix(-4, -4, 12, 12, (12, 12)), 12, 12)
-    image = warp.image(np.full((4, 4, 3), 200, np.uint8), fill=(1, 2, 3))
+    warp = Warp(crop_matrix(-4, -4, 12, 12, (12, 12)), 12, 12, fill=(1, 2, 3))
+    image = warp.image(np.full((4, 4, 3), 200, np.uint8))
     assert image[0, 0].tolist() == [1, 2, 3]
     assert image[5, 5].tolist() == [200] * 3
     assert warp.labels(np.full((4, 4), 7, np.uint8), fill=9)[0, 0] == 9

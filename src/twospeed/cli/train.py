@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from twospeed.errors import InputError, OutputError
-from twospeed.recipes import available, source
+from twospeed.recipes import available, resolve_recipe, source
 
 # For the registration: what follows the recipe are its own settings, which only the recipe knows.
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -52,12 +52,13 @@ def train(
         for name, summary in available().items():
             typer.echo(f"{name:<{width}}  {summary}")
         return
+    recipe, begins = resolve_recipe(recipe, preset)
     if copy is not None:
         copy_recipe(recipe, copy)
         typer.echo(f"{copy}: edit it, then `twospeed train {copy}`")
         return
     module = load_recipe(recipe)
-    settings = starting_settings(module, recipe, preset, config)
+    settings = starting_settings(module, recipe, begins if config is None else preset, config)
     overrides = parse_options(context.args, type(settings))
     changed = apply_settings(settings, overrides)
     if resume:

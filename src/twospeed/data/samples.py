@@ -126,56 +126,6 @@ class SnippetSample:
         return np.stack(images), labels
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Triplet:
-    """Three frames with the objects to follow through them, as space-time memory networks train.
-
-    frames: uint8 (3, H, W, 3) RGB. labels: uint8 (3, H, W), 0 = background, 1 and 2 the objects. masks: uint8
-    (K, H, W), 0..255, of frame 0's objects, soft along borders where a warp blended them. objects: how many there are,
-    1 or 2; none of them needs to be visible. gap: largest distance between neighbours that the frames were drawn with,
-    0 for stills.
-    """
-
-    frames: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
-    objects: int
-    gap: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TripletBatch:
-    """Triplets stacked: frames uint8 (B, 3, 3, H, W), labels uint8 (B, 3, H, W), masks uint8 (B, K, H, W).
-
-    K is the most objects of any; objects says how many each sample has.
-    """
-
-    frames: Tensor
-    labels: Tensor
-    masks: Tensor
-    objects: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.objects)
-
-
-def collate_triplets(samples: Sequence[Triplet]) -> TripletBatch:
-    """Stack triplets of one size; a missing second object's mask is empty."""
-    import torch
-
-    most = max(sample.objects for sample in samples)
-    masks = np.zeros((len(samples), most, *samples[0].labels.shape[1:]), np.uint8)
-    for target, sample in zip(masks, samples, strict=True):
-        target[: sample.objects] = sample.masks
-    frames = np.stack([sample.frames for sample in samples]).transpose(0, 1, 4, 2, 3)  # (B, T, 3, H, W)
-    return TripletBatch(
-        torch.from_numpy(np.ascontiguousarray(frames)),
-        torch.from_numpy(np.stack([sample.labels for sample in samples])),
-        torch.from_numpy(masks),
-        tuple(sample.objects for sample in samples),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ClipSample:
     """One clip of a labelled video, ready for a network.

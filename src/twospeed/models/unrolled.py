@@ -23,11 +23,16 @@ class UnrolledPropagation(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, frames: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+    def forward(
+        self, frames: Tensor, masks: Tensor, present: Tensor, cells: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Follow the objects of frame 0.
 
         Shapes: frames float (B, T, 3, H, W) in 0..1, masks float (B, K, H, W) of frame 0, present (B, K), 0 where there
         is no k-th object -> log odds (B, T - 1, K + 1, H, W) of frames 1.., background first.
+
+        cells: the true masks at stride 16, (B, T, K, h, w). With them, also what the keys alone recall of them,
+        (B, T - 1, K, h, w): to train matching directly, even while the decoder is still poor.
         """
         network = self.network
         B, T = frames.shape[:2]
@@ -36,12 +41,17 @@ class UnrolledPropagation(nn.Module):
         features = [type(together)(*(x.unflatten(0, (B, T))[:, t] for x in together)) for t in range(T)]
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        answers = []
+        answers, recalled = [], []
         for t in range(1, T):
             key, value = network.encode_memory(images[:, t - 1], features[t - 1], masks)
             keys.append(key.flatten(-2))
+            if cells is not None:  # travel through the memory as one more channel
+                value = torch.cat([value, cells[:, t - 1].unsqueeze(2).to(value.dtype)], 2)
             values.append(value.flatten(-2))
             readout = self._recall(features[t].key, torch.cat(keys, -1), torch.cat(values, -1))
+            if cells is not None:
+                readout, plane = readout[:, :, :-1], readout[:, :, -1]
+                recalled.append(plane)
             if network.sees_last_frame:
                 readout = network.recall_recent(readout, features[t].key, features[t - 1].key, masks)
             logits = network.decode(readout, features[t])
@@ -49,7 +59,8 @@ class UnrolledPropagation(nn.Module):
             log_odds = soft_aggregate(logits.float().sigmoid() * present[:, :, None, None])
             masks = log_odds.softmax(1)[:, 1:]
             answers.append(log_odds)
-        return torch.stack(answers, 1)
+        log_odds = torch.stack(answers, 1)
+        return log_odds if cells is None else (log_odds, torch.stack(recalled, 1))
 
     def _recall(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Read the whole memory. Shapes: (B, C, h, w), (B[, K], C, N), (B, K, V, N) -> (B, K, V, h, w)."""

@@ -54,7 +54,9 @@ from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.run_folder import RunFolder
 from twospeed.training.schedule import half_cosine, with_warm_up
-from twospeed.transforms.labels import Focus, draw_view, recolour
+from twospeed.transforms.colour import recolour
+from twospeed.transforms.labels import Focus
+from twospeed.transforms.warp import draw_view
 from twospeed.weights.gsvnet import segment_nano
 from twospeed.weights.load import save_model
 
@@ -369,7 +371,7 @@ class Snippets:
         frames = self.dense[first : first + length]
         view = draw_view(rng, frames[0].shape[:2], size, scale=(0.75, 1.5), turn=0.0)
         film = np.stack([view.image(frame) for frame in frames])
-        film = recolour(rng, film.reshape(-1, *film.shape[2:])).reshape(film.shape)
+        film = recolour(rng, film)
         return film, np.full(film.shape[:3], VOID, np.uint8)
 
 

@@ -36,7 +36,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from twospeed.data.benchmarks.davis import Davis, Year
-from twospeed.data.clips.windows import Changes, Stretch, read_stretch
+from twospeed.data.clips.training_clip import TrainingClip
+from twospeed.data.clips.windows import Changes, read_window
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
@@ -201,7 +202,7 @@ def split(config: SlowFastMaskRCNNDavisConfig) -> tuple[list[SequenceSample], li
     return learned, held_out
 
 
-class Stretches(Dataset[Stretch]):
+class Windows(Dataset[TrainingClip]):
     """Unit -> stretch of frames, a pure function of the seed and the unit."""
 
     def __init__(
@@ -216,11 +217,11 @@ class Stretches(Dataset[Stretch]):
             paste=config.paste,
         )
 
-    def __getitem__(self, unit: Unit) -> Stretch:
+    def __getitem__(self, unit: Unit) -> TrainingClip:
         _, sequence, first, count = unit
         rng = np.random.default_rng([self.config.seed, self.stage == "video", *unit])
         side = self.config.load_side
-        stretch = read_stretch(self.samples[sequence], first, count, around=self.around, short_side=side)
+        stretch = read_window(self.samples[sequence], first, count, around=self.around, short_side=side)
         return self.changes.apply(stretch, rng, self.samples, short_side=side)
 
 
@@ -330,7 +331,7 @@ def learning_rate(config: SlowFastMaskRCNNDavisConfig, stage: Stage, done: int, 
 def stage_losses(
     config: SlowFastMaskRCNNDavisConfig,
     network: SlowFastMaskRCNN,
-    batch: list[Stretch],
+    batch: list[TrainingClip],
     stage: Stage,
     device: torch.device,
 ) -> Iterator[Losses]:
@@ -408,7 +409,7 @@ def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False, on_progr
             optimizer = optimizer_for(config, network, stage)
             if saved and saved["position"]["stage"] == stage:
                 optimizer.load_state_dict(saved["optimizer"])
-            stretches = Stretches(config, learned, stage, 0 if stage == "detector" else network.window // 2)
+            stretches = Windows(config, learned, stage, 0 if stage == "detector" else network.window // 2)
             batch = config.detector_batch if stage == "detector" else 1
             for epoch in range(at.epoch, epochs):
                 every = units(config, learned, stage, epoch)
@@ -463,7 +464,7 @@ def epochs_of(config: SlowFastMaskRCNNDavisConfig, stage: Stage) -> int:
     return config.epochs
 
 
-def load(stretches: Stretches, every: Sequence[Unit], batch: int, workers: int) -> Iterator[list[Stretch]]:
+def load(stretches: Windows, every: Sequence[Unit], batch: int, workers: int) -> Iterator[list[TrainingClip]]:
     """Iterate over batches of an epoch's remaining units."""
     loader: DataLoader[Any] = DataLoader(
         stretches,

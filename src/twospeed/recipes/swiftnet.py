@@ -51,7 +51,8 @@ from twospeed.training.resume import check_same, last_checkpoint, load_checkpoin
 from twospeed.training.run_folder import RunFolder, resolved
 from twospeed.training.schedule import half_cosine
 from twospeed.training.seed import seed_everything
-from twospeed.transforms.labels import border_weights, draw_view
+from twospeed.transforms.labels import border_weights
+from twospeed.transforms.warp import draw_view
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import save_model
 

@@ -44,7 +44,8 @@ class ColourTransform:
     """A drawn change of colours, the same for every frame it is applied to.
 
     brightness, contrast, saturation: factors around 1. hue: shift in -0.5..0.5 of the colour circle. grey:
-    all colour removed. order: in which the four are applied (0 brightness, 1 contrast, 2 saturation, 3 hue).
+    all colour removed, last. order: in which the four are applied (0 brightness, 1 contrast, 2 saturation, 3 hue).
+    tint: gain of each channel, after them. offset: added after it, in 0..255.
     """
 
     brightness: float = 1.0
@@ -53,6 +54,8 @@ class ColourTransform:
     hue: float = 0.0
     grey: bool = False
     order: tuple[int, ...] = (0, 1, 2, 3)
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: float = 0.0
 
     def frames(self, frames: Tensor) -> Tensor:
         """Apply to RGB images (..., 3, H, W), uint8 or float in 0..255 -> float32 in 0..255."""
@@ -70,14 +73,19 @@ class ColourTransform:
                 image = _blend(image, _luma(image), self.saturation)
             elif step == 3 and self.hue != 0.0:
                 image = _shift_hue(image, self.hue)
+        if self.tint != (1.0, 1.0, 1.0) or self.offset:
+            image = (image * image.new_tensor(self.tint).reshape(3, 1, 1) + self.offset).clamp(0, 255)
         return _luma(image).expand_as(image) if self.grey else image
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply to one RGB image, uint8 (H, W, 3) -> the same, many times as fast as `frames`.
 
+        A film (T, H, W, 3) is one image here: contrast turns about the mean of all its frames.
         Differs: brightness, contrast, saturation and grey, which are linear, are applied as one matrix and rounded and
         clamped once, not one by one; without a shift of hue, values agree to 1 where nothing leaves 0..255.
         """
+        if image.ndim == 4:
+            return self.image(image.reshape(-1, *image.shape[2:])).reshape(image.shape)
         luma = np.array(_LUMA)
         mean = np.array(cv2.mean(image)[:3])  # of the image so far
         change = np.hstack([np.eye(3), np.zeros((3, 1))])  # colour and offset
@@ -94,6 +102,8 @@ class ColourTransform:
                 change, mean = np.hstack([np.eye(3), np.zeros((3, 1))]), np.array(cv2.mean(image)[:3])
             change, mean = matrix @ change, matrix @ mean + offset
             change[:, 3] += offset
+        change = np.array(self.tint)[:, None] * change
+        change[:, 3] += self.offset
         if self.grey:
             change = np.tile(luma @ change, (3, 1))
         return _recolour(image, change)
@@ -101,11 +111,11 @@ class ColourTransform:
 
 def draw_colour(
     rng: np.random.Generator,
-    *,
     brightness: float = 0.0,
     contrast: float = 0.0,
     saturation: float = 0.0,
     hue: float = 0.0,
+    *,
     grey_probability: float = 0.0,
 ) -> ColourTransform:
     """Draw colour jitter: factors uniform in [max(0, 1 - x), 1 + x], hue in [-hue, hue], random order."""
@@ -120,13 +130,34 @@ def draw_colour(
     return ColourTransform(drawn_brightness, drawn_contrast, drawn_saturation, shift, grey, order)
 
 
+def draw_light(rng: np.random.Generator, strength: float) -> ColourTransform:
+    """Draw a change of light: gain, white balance, saturation and offset; strength 0..1 is the spread of each."""
+    red, green, blue = (1 + rng.normal(0, strength, 3) * 0.4 + rng.normal(0, strength)).tolist()
+    saturation = float(1 + rng.normal(0, 2 * strength))
+    return ColourTransform(saturation=saturation, tint=(red, green, blue), offset=float(rng.normal(0, 60 * strength)))
+
+
 def jitter_colours(rng: np.random.Generator, image: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
-    """Return the image with gain, offset and saturation changed at random; strength 0..1 is the spread of each."""
-    gain = 1 + rng.normal(0, strength, 3) * 0.4 + rng.normal(0, strength)  # (3,)
-    saturation = 1 + rng.normal(0, 2 * strength)
-    mix = gain[:, None] * (saturation * np.eye(3) + (1 - saturation) / 3)  # grey kept, colour scaled, then the gain
-    offset = np.full((3, 1), rng.normal(0, 60 * strength))
-    return np.asarray(cv2.transform(image, np.hstack([mix, offset])), np.uint8)  # saturates at 0 and 255
+    """Change the light of an image (H, W, 3), or of a film (T, H, W, 3) as a whole; see `draw_light`."""
+    return draw_light(rng, strength).image(image)
+
+
+def recolour(
+    rng: np.random.Generator, image: NDArray[np.uint8], *, strength: float = 0.1, blur: float = 0.15
+) -> NDArray[np.uint8]:
+    """Change light and colour as weather and cameras do, and sometimes blur. uint8 ([T, ]H, W, 3), the same shape back.
+
+    strength: 0..1, spread of gain, offset, saturation and gamma. blur: probability of a Gaussian blur.
+    """
+    image = jitter_colours(rng, image, strength)
+    gamma = float(np.exp(rng.normal(0, 2 * strength)))
+    table = (255 * (np.arange(256) / 255) ** gamma).round().astype(np.uint8)
+    image = table[image]
+    if rng.random() < blur:
+        sigma = float(rng.uniform(0.4, 1.5))
+        frames = image.reshape(-1, *image.shape[-3:])
+        image = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames]).reshape(image.shape)
+    return image
 
 
 def _recolour(image: NDArray[np.uint8], change: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twospeed.errors import InputError
+from twospeed.transforms.warp import linear_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +240,7 @@ def draw_affine(
     shear = math.tan(math.radians(rng.uniform(-shear_degrees, shear_degrees)))
     factor = rng.uniform(*scale)
     move_x, move_y = rng.uniform(-shift, shift) * width, rng.uniform(-shift, shift) * height
-    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
-    a, b, d, e = cos, cos * shear - sin, sin, sin * shear + cos  # rotation times shear along x
+    (a, b), (d, e) = linear_map(angle=angle, scale=factor, shear=shear).tolist()
     centre_x, centre_y = width / 2, height / 2
     c = centre_x + move_x - a * centre_x - b * centre_y
     f = centre_y + move_y - d * centre_x - e * centre_y

@@ -1,14 +1,14 @@
 """Warps of images and label maps in one resampling: affine, thin-plate spline, crop to a size, drawn once for both.
 
 For training on masks, where each frame moves on its own: what `spatial` does for clips on tensors, `Warp` does for
-single uint8 images on a CPU, bicubic, with a colour where nothing was. Coordinates: x right, y down, pixel edges at
-integers, origin at the top left corner.
+single uint8 images on a CPU. Coordinates: x right, y down, pixel edges at integers, origin at the top left corner.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,12 @@ from twospeed.errors import InputError
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
+
+MEAN_COLOUR = (124, 116, 104)
+"""ImageNet's mean, RGB: what STCN's training shows where a warp finds nothing."""
+
+GREY = (114, 114, 114)
+"""What views of labelled images show there."""
 
 _SPLINE_STEP = 8  # output pixels between those at which a spline is evaluated; see `ThinPlateSpline.grid`
 _SHIFT = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])  # pixel centres (OpenCV) -> pixel edges
@@ -89,39 +95,64 @@ class Warp:
     """Where every pixel of the output comes from.
 
     matrix: 2 x 3, maps source coordinates to output coordinates; must be invertible. height, width: of the output.
-    spline: applied to the output, before the matrix's inverse leads back to the source; None for none.
+    spline: applied to the output, before the matrix's inverse leads back to the source; None for none. smooth: how
+    images are interpolated. fill: of images where nothing was, a value for each channel; None: the source mirrored at
+    its border, in labels, too.
     """
 
     matrix: Array
     height: int
     width: int
     spline: ThinPlateSpline | None = None
+    smooth: Literal["bicubic", "bilinear"] = "bicubic"
+    fill: tuple[int, ...] | None = (0, 0, 0)
 
-    def image(self, image: Image, *, fill: tuple[int, ...] = (0, 0, 0)) -> Image:
-        """Apply to an image (H, W, C) -> uint8 (height, width, C), bicubic, `fill` (C values) where nothing was."""
-        return self._sample(image, cv2.INTER_CUBIC, fill)
+    @property
+    def back(self) -> Array:
+        """The 2 x 3 matrix from pixel centres of the output to those of the source, as OpenCV counts them."""
+        whole = np.vstack([self.matrix, (0.0, 0.0, 1.0)])
+        if abs(np.linalg.det(whole)) < 1e-9:
+            raise InputError(f"a warp's matrix cannot be inverted: {self.matrix.tolist()}")
+        return np.asarray((np.linalg.inv(_SHIFT) @ np.linalg.inv(whole) @ _SHIFT)[:2])
 
-    def labels(self, labels: Image, *, fill: int = 0) -> Image:
+    def image(self, image: Image) -> Image:
+        """Apply to an image (H, W, C) -> uint8 (height, width, C)."""
+        return self._sample(image, cv2.INTER_CUBIC if self.smooth == "bicubic" else cv2.INTER_LINEAR, self.fill or ())
+
+    def labels(self, labels: Image, fill: int = 0) -> Image:
         """Apply to a label map (H, W) -> uint8 (height, width), nearest: no label that was not there, but `fill`."""
         return self._sample(labels, cv2.INTER_NEAREST, (fill,))
 
     def _sample(self, source: Image, how: int, fill: tuple[int, ...]) -> Image:
-        whole = np.vstack([self.matrix, (0.0, 0.0, 1.0)])
-        if abs(np.linalg.det(whole)) < 1e-9:
-            raise InputError(f"a warp's matrix cannot be inverted: {self.matrix.tolist()}")
-        back = (np.linalg.inv(_SHIFT) @ np.linalg.inv(whole) @ _SHIFT)[:2]  # output -> source, in pixel centres
-        size, border = (self.width, self.height), cv2.BORDER_CONSTANT
+        size, border = (self.width, self.height), cv2.BORDER_REFLECT_101 if self.fill is None else cv2.BORDER_CONSTANT
         if self.spline is None:
             flags = how | cv2.WARP_INVERSE_MAP
-            moved = cv2.warpAffine(source, back, size, flags=flags, borderMode=border, borderValue=fill)
+            moved = cv2.warpAffine(source, self.back, size, flags=flags, borderMode=border, borderValue=fill)
             return np.asarray(moved, np.uint8)
         places = self.spline.grid(self.height, self.width)
         places[..., 0] += np.arange(self.width, dtype=np.float32)
         places[..., 1] += np.arange(self.height, dtype=np.float32)[:, None]
-        places = cv2.transform(places, back)
+        places = cv2.transform(places, self.back)
         if how == cv2.INTER_NEAREST:  # OpenCV's own rounding differs between its versions
             places = np.rint(places)
         return np.asarray(cv2.remap(source, places, None, how, borderMode=border, borderValue=fill), np.uint8)
+
+
+def linear_map(
+    *, angle: float = 0.0, scale: float = 1.0, shear: float = 0.0, stretch: float = 1.0, flip: bool = False
+) -> Array:
+    """Return the 2 x 2 matrix of a flip and a stretch (x times, y by it), then a shear along x, a turn, a scaling.
+
+    angle: radians, from x towards y. shear: x moved by so much of y.
+    """
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    turn = np.array([[cos, cos * shear - sin], [sin, sin * shear + cos]])
+    return turn @ np.diag([-stretch if flip else stretch, 1.0 / stretch])
+
+
+def placed(linear: Array, point: Array, target: Array) -> Array:
+    """Return the 2 x 3 matrix of a linear map that brings a point (x, y) to a target."""
+    return np.column_stack([linear, target - linear @ point])
 
 
 def crop_matrix(
@@ -170,6 +201,40 @@ def draw_resized_crop(
     else:
         w, h = width, height
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def draw_view(
+    rng: np.random.Generator,
+    source: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (0.6, 1.8),
+    turn: float = 4.0,
+    aspect: float = 0.1,
+    flip: float = 0.5,
+    focus: tuple[int, int] | None = None,
+) -> Warp:
+    """Draw a view of an image: zoomed, turned, mirrored, cut; bilinear, grey where it reaches beyond the image.
+
+    source, size: (height, width) of image and view. scale: smallest and largest zoom, drawn evenly on a logarithmic
+    scale. turn: standard deviation in degrees. aspect: largest change of one axis against the other. flip: probability
+    of a mirror image. focus: (row, column) of the image that shall lie in the view. A view lies inside the image,
+    or the image inside it where it is the larger, but for a rim of a twentieth.
+    Raises InputError for sizes and scales that make no view.
+    """
+    if min(*source, *size) < 1 or not 0 < scale[0] <= scale[1]:
+        raise InputError(f"no view of {size} from {source} at a zoom of {scale}; give positive numbers in order")
+    zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
+    stretch = float(np.exp(rng.uniform(-aspect, aspect)))
+    angle = math.radians(rng.normal(0, turn)) if turn else 0.0
+    linear = linear_map(angle=angle, scale=zoom, stretch=stretch, flip=bool(rng.random() < flip))
+    whole, extent = np.array(source[::-1], float), np.array(size[::-1], float)  # (x, y)
+    room = np.maximum(np.abs(whole * zoom - extent), 0.1 * extent) / 2
+    place = extent / 2 + rng.uniform(-room, room)  # of the image's centre
+    if focus is not None:
+        wanted = rng.uniform(0.1, 0.9, 2) * extent - linear @ (np.array(focus[::-1]) + 0.5 - whole / 2)
+        place = np.clip(wanted, extent / 2 - room, extent / 2 + room)
+    return Warp(placed(linear, whole / 2, place), *size, smooth="bilinear", fill=GREY)
 
 
 def cut_box(image: Image, box: tuple[int, int, int, int], size: int) -> Image:

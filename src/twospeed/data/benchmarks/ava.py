@@ -17,10 +17,9 @@ out begin at second 900. The data set versions 2.1 and 2.2 have the same layout.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.benchmarks.folders import read_dataset_text
 from twospeed.errors import DatasetError
 
 CLASSES = 80
@@ -122,12 +122,12 @@ def read_predicted_boxes(path: Path | str, *, labels: dict[int, str] | None = No
 def read_label_map(path: Path | str) -> dict[int, str]:
     """Read a label map (.pbtxt): {id: name}, ids as in the csv files. Raises DatasetError with the line."""
     path = Path(path)
-    text = _text(path)
+    text = read_dataset_text(path)
     names: dict[int, str] = {}
     entries = list(re.finditer(r"(?:item|label)\s*\{(?P<body>[^{}]*)\}", text))
     for entry in entries:
         where = f"{path}:{text.count(chr(10), 0, entry.start()) + 1}"
-        number = re.search(r"\b(?:label_)?id\s*:\s*(-?\d+)", entry["body"])
+        number = re.search(r"\b(?:label_)?id\s*:\s*(-?[0-9]{1,9})\b", entry["body"])
         name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", entry["body"])
         if number is None or name is None:
             raise DatasetError(f'{where}: an entry needs a name and an id, such as item {{ name: "walk" id: 14 }}')
@@ -168,11 +168,11 @@ def read_frame_list(path: Path | str) -> dict[str, list[str]]:
     path = Path(path)
     videos: dict[str, list[str]] = {}
     last: dict[str, int] = {}
-    for line, text in enumerate(_text(path).splitlines(), 1):
+    for line, text in enumerate(read_dataset_text(path).splitlines(), 1):
         fields = text.split()
         if not fields or (line == 1 and "path" in fields):
             continue
-        if len(fields) not in (4, 5) or not fields[2].isdecimal():
+        if len(fields) not in (4, 5) or not re.fullmatch("[0-9]{1,9}", fields[2]):
             raise DatasetError(
                 f"{path}:{line}: a row of a frame list is `video number frame path labels`, got {text[:80]!r}"
             )
@@ -222,7 +222,8 @@ def find_predicted_boxes(folder: Path | str, split: str = "val") -> Path:
                 if found.is_file():
                     return found
     raise DatasetError(
-        f"{folder}: holds no boxes of people: neither {' nor '.join(names)} in its annotations; give --boxes FILE"
+        f"{folder}: holds no boxes of people: neither {' nor '.join(names)} in its annotations; give the file",
+        option="boxes",
     )
 
 
@@ -300,7 +301,7 @@ def _regular(path: Path, kind: Kind) -> tuple[NDArray[np.int64], Any] | None:
     if kind == "predicted boxes":
         options["converters"] = {6: lambda text: float(text or NO_ACTION)}
     try:
-        with _opened(path) as file:
+        with io.StringIO(read_dataset_text(path)) as file:
             while lines := list(itertools.islice(file, _LINES_AT_ONCE)):
                 filled = [number for number, line in enumerate(lines, begins) if not line.isspace()]
                 without_last = kind == "ground truth" and lines[0].count(",") == 6
@@ -354,7 +355,7 @@ def _check_rows(found: BoxRows, kind: Kind, labels: dict[int, str] | None) -> No
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, fields without surrounding blanks) of every row that is not empty."""
-    reader = csv.reader(_text(path).splitlines())
+    reader = csv.reader(read_dataset_text(path).splitlines())
     rows = []
     begins = 1
     try:
@@ -366,22 +367,6 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise DatasetError(f"{path}:{begins}: not csv ({error})") from error
     return rows
-
-
-def _text(path: Path) -> str:
-    with _opened(path) as file:
-        return file.read()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as text ({error})") from error
 
 
 def _finite(path: Path, lines: NDArray[np.int64], values: NDArray[np.float64], name: str) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.benchmarks.folders import listing
+from twospeed.data.benchmarks.folders import listing, read_lines
 from twospeed.data.benchmarks.label_files import read_indices
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
@@ -131,22 +131,14 @@ def _find(root: Path, split: str) -> tuple[LabelledFrame, ...]:
 
 
 def _listed(root: Path, list_file: Path) -> tuple[LabelledFrame, ...]:
-    try:
-        lines = list_file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{list_file}: the list cannot be read ({error})") from error
     frames = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in read_lines(list_file):
         files = [root / part for part in line.split()]
-        if not files:
-            continue
         if len(files) != 2:
-            raise DatasetError(f"{list_file}, line {number}: {line!r} is not an image and a label, relative to {root}")
+            raise DatasetError(f"{list_file}:{number}: {line!r} is not an image and a label, relative to {root}")
         if missing := [str(file) for file in files if not file.is_file()]:
-            raise DatasetError(f"{list_file}, line {number}: {missing[0]} does not exist; is {root} the data's root?")
+            raise DatasetError(f"{list_file}:{number}: {missing[0]} does not exist; is {root} the data's root?")
         frames.append(_frame(files[0].name.removesuffix(_IMAGE), *files))
-    if not frames:
-        raise DatasetError(f"{list_file}: lists no frame")
     return tuple(frames)
 
 

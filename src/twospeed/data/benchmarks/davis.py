@@ -14,7 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from twospeed.data.benchmarks.folders import check_no_gaps, files_by_stem, listing, subfolders
+from twospeed.data.benchmarks.folders import (
+    check_no_gaps,
+    files_by_stem,
+    find_resolution,
+    listing,
+    read_lines,
+    subfolders,
+)
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import DatasetError
 
@@ -42,8 +49,8 @@ class Davis:
     root: folder that holds `Annotations` (or its parent in the authors' tree: `2016`, `2017/trainval`,
     `2017/test-dev`). split: name of a list in `ImageSets`. sequences: take only these, whatever the lists
     say; a folder without `ImageSets` needs none and gives all it has. images: whether frames are needed
-    (scoring files needs annotations only). official: how many sequences the split has, None when that is not
-    known.
+    (scoring files needs annotations only). resolution: name of the folder of frames; None takes 480p, or the largest
+    that there is. official: how many sequences the split has, None when that is not known.
 
     Raises DatasetError when a folder, a list, a sequence, a frame or an annotation is missing, saying what
     was looked for and what is there.
@@ -58,12 +65,13 @@ class Davis:
         sequences: Sequence[str] | None = None,
         *,
         images: bool = True,
-        resolution: str = "480p",
+        resolution: str | None = None,
     ):
         self.year, self.split, self.task, self.images = year, split, task, images
         unsupervised = year == 2017 and task == "unsupervised"
         kind = "Annotations_unsupervised" if unsupervised else "Annotations"
-        self.root = _find_root(Path(root), year, split, kind, resolution)
+        self.root, self.resolution = _find_root(Path(root), year, split, kind, resolution)
+        resolution = self.resolution
         self._annotations = self.root / kind / resolution
         self._images = self.root / "JPEGImages" / resolution
         if images and not self._images.is_dir():
@@ -78,7 +86,8 @@ class Davis:
         if missing:
             raise DatasetError(
                 f"{self._annotations}: has no folder for {listing(missing)}; it holds {listing(present)}"
-                + ("" if sequences else f" (the list is {self.list_file}; choose some with --sequences a,b,c)")
+                + ("" if sequences else f" (the list is {self.list_file}; choose some by name)"),
+                option="sequences",
             )
         self.official = len(listed) if listed else self._official_count()
 
@@ -109,17 +118,18 @@ class Davis:
         return SequenceSample(name, frames, images, annotations, foreground=self.year == 2016)
 
 
-def _find_root(root: Path, year: Year, split: str, kind: str, resolution: str) -> Path:
-    """Return the folder that holds the masks: `root`, or the place below it in the authors' tree."""
+def _find_root(root: Path, year: Year, split: str, kind: str, resolution: str | None) -> tuple[Path, str]:
+    """Return the folder that holds the masks, `root` or the place below it in the authors' tree, and their size."""
+    wanted = resolution or "480p"
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; give the one that holds Annotations/{resolution}")
+        raise DatasetError(f"{root}: no such folder; give the one that holds Annotations/{wanted}")
     below = "2016" if year == 2016 else f"2017/{'trainval' if split in ('train', 'val') else split}"
     candidates = (root, root / below, root / Path(below).name)
     for candidate in candidates:
-        if (candidate / kind / resolution).is_dir():
-            return candidate
+        if found := find_resolution(candidate / kind, resolution):
+            return candidate, found
     raise DatasetError(
-        f"{root}: found no {kind}/{resolution} there or in its {below}; it holds {listing(subfolders(root))}"
+        f"{root}: found no {kind}/{wanted} there or in its {below}; it holds {listing(subfolders(root))}"
     )
 
 
@@ -129,7 +139,7 @@ def _find_list(root: Path, year: Year, split: str, task: Task, resolution: str, 
     if not sets.is_dir():
         return None
     if year == 2016:
-        folders = [resolution, "2016"]
+        folders = list(dict.fromkeys((resolution, "480p", "2016")))
     else:  # the unsupervised test sets came in 2019
         folders = ["2019" if task == "unsupervised" and split.startswith("test") else "2017"]
     for folder in folders:
@@ -145,17 +155,12 @@ def _find_list(root: Path, year: Year, split: str, task: Task, resolution: str, 
 def _read_list(path: Path) -> tuple[str, ...]:
     """Read sequence names: one a line, or (DAVIS-2016) one "/JPEGImages/480p/x/0.jpg mask" pair a frame."""
     names: dict[str, None] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        first = line.split()[0] if line.split() else ""
-        if not first:
-            continue
-        parts = first.strip("/").split("/")
+    for number, line in read_lines(path):
+        parts = line.split()[0].strip("/").split("/")
         if len(parts) == 1:
             names[parts[0]] = None
         elif len(parts) >= 3:
             names[parts[-2]] = None
         else:
-            raise DatasetError(f"{path}, line {number}: {line!r} is neither a name nor a pair of files")
-    if not names:
-        raise DatasetError(f"{path}: lists no sequence")
+            raise DatasetError(f"{path}:{number}: {line!r} is neither a name nor a pair of files")
     return tuple(names)

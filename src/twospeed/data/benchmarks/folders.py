@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from twospeed.errors import DatasetError
+from twospeed.errors import DatasetError, InputError
+from twospeed.files import read_text
 
 
 def subfolders(folder: Path) -> tuple[str, ...]:
@@ -28,13 +30,43 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 def check_no_gaps(folder: Path, frames: Sequence[str]) -> None:
     """Raise DatasetError when numbered frames do not follow each other without a gap."""
-    if not all(frame.isdigit() for frame in frames):
+    if not all(re.fullmatch("[0-9]+", frame) for frame in frames):
         return
     numbers = {int(frame) for frame in frames}
     width = len(frames[0])
     missing = [f"{n:0{width}d}" for n in range(min(numbers), max(numbers) + 1) if n not in numbers]
     if missing:
         raise DatasetError(f"{folder}: frames {listing(missing)} are missing between {frames[0]} and {frames[-1]}")
+
+
+def find_resolution(folder: Path, wanted: str | None = None) -> str | None:
+    """Return the name of the folder of frames of one size: the wanted one, else 480p, else the largest; None for none.
+
+    DAVIS has 480p and 1080p; copies in other sizes are named alike, 288p for example.
+    """
+    if wanted is not None or not folder.is_dir():
+        return wanted if wanted is not None and (folder / wanted).is_dir() else None
+    sizes = [name for name in subfolders(folder) if re.fullmatch(r"[0-9]{2,5}p", name)]
+    return "480p" if "480p" in sizes else max(sizes, key=lambda name: int(name[:-1]), default=None)
+
+
+def read_dataset_text(path: Path) -> str:
+    """Read a text file of a data set, UTF-8. Raises DatasetError where it is missing or no such text."""
+    try:
+        return read_text(path)
+    except InputError as error:
+        raise DatasetError(str(error)) from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Read the lines of a data set's text file that hold something, stripped, with their numbers from 1.
+
+    Raises DatasetError where the file cannot be read or holds nothing.
+    """
+    lines = [(n, line.strip()) for n, line in enumerate(read_dataset_text(path).splitlines(), 1) if line.strip()]
+    if not lines:
+        raise DatasetError(f"{path}: holds no lines")
+    return lines
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from twospeed.data.benchmarks.folders import read_dataset_text, read_lines
 from twospeed.errors import DatasetError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"))
 
-_PATH_LABEL = re.compile(r"^(?P<path>.*?\S)(?P<separator>\s*[,;|\t]\s*|\s+)(?P<label>[+-]?\d+)$")
+_PATH_LABEL = re.compile(r"^(?P<path>.*?\S)(?P<separator>\s*[,;|\t]\s*|\s+)(?P<label>[+-]?[0-9]{1,9})$")
 _MIDDLE_FIELD = re.compile(r"^(?P<path>.*?\S)(?:\s*[,;|\t]\s*|\s+)\d+(?:\.\d+)?$")
 
 
@@ -57,13 +58,7 @@ def read_video_list(
     """
     path = Path(path)
     base = Path(root) if root is not None else path.parent
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as a list of videos ({error})") from error
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise DatasetError(f"{path}: lists no video")
+    text, lines = read_dataset_text(path), read_lines(path)
     header = [name.strip().strip('"').lower() for name in lines[0][1].split(",")]
     if "youtube_id" in header:
         videos = list(_official(path, text, header, base, labels))
@@ -113,8 +108,8 @@ def find_videos(
 
 def read_class_names(path: Path | str) -> list[str]:
     """Read class names: one per line, or lines of `number name` (UCF's classInd.txt), in order of class number."""
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    numbered = [re.fullmatch(r"(\d+)[\s,]+(\S.*)", line) for line in lines]
+    lines = [line for _, line in read_lines(Path(path))]
+    numbered = [re.fullmatch(r"([0-9]{1,9})[\s,]+(\S.*)", line) for line in lines]
     if lines and all(numbered):
         return [m[2] for m in sorted((m for m in numbered if m), key=lambda m: int(m[1]))]
     return lines
@@ -153,7 +148,7 @@ def read_ucf_split(path: Path | str, root: Path | str, *, labels: Sequence[str] 
     index = path.with_name("classInd.txt")
     names = list(labels) if labels is not None else read_class_names(index) if index.exists() else class_folders(root)
     videos = []
-    for number, line in _numbered_lines(path):
+    for number, line in read_lines(path):
         match = re.fullmatch(r"(.*\S)\s+\d+", line)
         relative = match[1] if match else line
         name = Path(relative).parent.name
@@ -177,7 +172,7 @@ def read_hmdb_split(
     for name, path in files.items():
         if name not in names:
             raise DatasetError(f"{path}: {name!r} is not one of the {len(names)} given classes")
-        for number, line in _numbered_lines(path):
+        for number, line in read_lines(path):
             video, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not video:
                 raise DatasetError(f"{path}:{number}: expected `video 0`, `1` or `2`, got {line!r}")
@@ -227,7 +222,7 @@ def _split(line: str, separator: str | None, labels: Sequence[str] | None) -> tu
     """Cut a line into path and label (None where it has none)."""
     if separator is not None and separator.strip():
         text, found, last = (part.strip() for part in line.rpartition(separator))
-        if found and re.fullmatch(r"[+-]?\d+", last):
+        if found and re.fullmatch(r"[+-]?[0-9]{1,9}", last):
             return text, int(last)
         if found and labels is not None and last in labels:
             return text, labels.index(last)
@@ -262,8 +257,10 @@ def _official(
     missing = [name for name in ("youtube_id", "time_start", "time_end", "label") if name not in header]
     if missing:
         raise DatasetError(f"{path}:1: the official csv's header lacks {', '.join(missing)}")
-    rows = csv.reader(text.splitlines())
-    next(rows)
+    try:
+        rows = list(csv.reader(text.splitlines()))[1:]
+    except csv.Error as error:
+        raise DatasetError(f"{path}: not csv ({error})") from error
     entries: list[tuple[int, dict[str, str]]] = []
     for number, row in enumerate(rows, 2):
         if not row:
@@ -281,7 +278,7 @@ def _official(
             raise DatasetError(f"{path}:{number}: label {name!r} is not one of the {len(names)} class names")
         try:
             start, end = (round(float(entry[key])) for key in ("time_start", "time_end"))
-        except ValueError:
+        except (ValueError, OverflowError):  # no number, not finite
             times = entry["time_start"], entry["time_end"]
             raise DatasetError(f"{path}:{number}: times {times} are not seconds") from None
         yield number, LabelledVideo(_official_path(entry, start, end, base, contents), numbers[name])
@@ -304,13 +301,3 @@ def _official_path(
 
 def _contents(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield number, line.strip()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from twospeed.data.clips.textures import smooth_noise
 from twospeed.errors import InputError
-from twospeed.transforms.labels import draw_view, recolour
+from twospeed.transforms.colour import recolour
+from twospeed.transforms.warp import draw_view
 
 Image = NDArray[np.uint8]
 Field = NDArray[np.float32]
@@ -75,7 +76,7 @@ class Drives:
         height, width = size
         view = draw_view(rng, self.labels[index].shape, size, scale=(0.75, 1.5), turn=2.0)
         field = _motion(rng, height, width, speed)
-        back = cv2.invertAffineTransform(view.matrix).astype(np.float32)
+        back = view.back.astype(np.float32)
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)  # (h, w, 2), (x, y)
         film = np.empty((frames, height, width, 3), np.uint8)
         maps = np.empty((frames, height, width), np.uint8)
@@ -87,7 +88,7 @@ class Drives:
             cv2.remap(self.labels[index], at, None, cv2.INTER_NEAREST, maps[t], cv2.BORDER_CONSTANT, (self.void,) * 3)
         for _ in range(int(rng.integers(3)) if self.cut_outs else 0):
             _send_across(rng, self.cut_outs[int(rng.integers(len(self.cut_outs)))], film, maps)
-        return recolour(rng, film.reshape(-1, width, 3)).reshape(film.shape), maps
+        return recolour(rng, film), maps
 
 
 def _motion(rng: np.random.Generator, height: int, width: int, speed: float) -> Field:

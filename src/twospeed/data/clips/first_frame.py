@@ -1,4 +1,4 @@
-"""Samples made of one image with masks: its objects, cut out, move over the background filled in behind them.
+"""Clips made of one image with masks: its objects, cut out, move over the background filled in behind them.
 
 The idea is Lucid data dreaming's (Khoreva et al., 2017): what a video's objects look like is in its first frame, and
 how they may move, and before what, can be made up.
@@ -10,20 +10,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.clips.synthetic import Layer, MovingObjects, Sample, place_layer, random_motion
+from twospeed.data.clips.synthetic import Layer, MovingObjects, draw_layers, filmed, random_motion
 from twospeed.data.clips.textures import procedural_texture
-from twospeed.errors import InputError, MaskError
+from twospeed.data.clips.training_clip import TrainingClip, attempt
+from twospeed.errors import MaskError
 from twospeed.transforms.colour import jitter_colours
+from twospeed.transforms.labels import draw_object_view
 
 Image = NDArray[np.uint8]
 
 
 class FirstFrame:
-    """Draws short clips of the marked objects of one image.
+    """Draws short clips of the marked objects of one image: a `ClipSource`.
 
-    image: uint8 RGB (H, W, 3). labels: uint8 (H, W), 0 is the background. length: frames of a sample.
+    image: uint8 RGB (H, W, 3). labels: uint8 (H, W), 0 is the background. length: frames of a clip.
     Raises MaskError for labels of another size, or without an object of 16 pixels or more.
     """
+
+    name = "first frame"
 
     def __init__(self, image: Image, labels: Image, *, length: int = 3) -> None:
         height, width = image.shape[:2]
@@ -41,52 +45,43 @@ class FirstFrame:
         self.cutouts = {k: _cut_out(image, labels == k) for k in self.ids}
         self.occluders = MovingObjects([self.background], procedural=0.5)
 
-    def draw(self, rng: np.random.Generator, *, size: int = 224, max_objects: int = 2) -> Sample:
-        """Draw one sample of size x size pixels with 1..max_objects of the objects to follow; the others move, too.
+    def __len__(self) -> int:
+        return 1
 
-        Raises InputError when none comes into view.
+    def draw(
+        self,
+        rng: np.random.Generator,
+        *,
+        index: int | None = None,
+        size: int = 224,
+        objects: int = 2,
+        gap: int = 5,
+    ) -> TrainingClip:
+        """Draw one clip; objects that are not to be followed move, too. index and gap have no meaning here.
+
+        Raises InputError when no object comes into view.
         """
-        for _ in range(20):
-            sample = self._attempt(rng, size, max_objects)
-            if sample is not None:
-                return sample
-        raise InputError("the objects came into view in none of 20 samples; are they larger than a few pixels?")
+        return attempt(lambda: self._attempt(rng, size, objects), "the objects came into view in none of them")
 
-    def _attempt(self, rng: np.random.Generator, size: int, max_objects: int) -> Sample | None:
-        height, width = self.labels.shape
-        wanted = [int(k) for k in rng.permutation(self.ids)[:max_objects]]
-        # Scale and place of the view as `VideoTriplets` draws them
-        scale = max(float(np.exp(rng.uniform(np.log(0.5), np.log(1.2)))), size / height, size / width)
-        half = size / scale / 2
-        ys, xs = np.nonzero(self.labels == wanted[0])
-        pick = int(rng.integers(len(ys)))
-        middle = np.array([xs[pick], ys[pick]]) + rng.uniform(-0.6, 0.6, 2) * half
-        middle = np.clip(middle, half, np.array([width, height]) - half)
-
+    def _attempt(self, rng: np.random.Generator, size: int, objects: int) -> TrainingClip | None:
+        wanted = [int(k) for k in rng.permutation(self.ids)[:objects]]
+        scale, middle = draw_object_view(rng, self.labels == wanted[0], size)
         camera = random_motion(rng, centre=np.zeros(2), scale=scale, layer_side=size, reach=0.03 * size, strength=0.5)
-        ground = self._ground(rng)
-        film = np.empty((self.length, size, size, 3), np.uint8)
-        maps = np.zeros((self.length, size, size), np.uint8)
+        film = filmed(self._ground(rng), camera, middle, size, self.length)
+        labels = np.zeros((self.length, size, size), np.uint8)
         layers = [self._layer(rng, k, wanted, scale, middle, size) for k in rng.permutation(self.ids)]
         if rng.random() < 0.3:  # something passes in front
             layers.append(self.occluders.layer(rng, 0, label=0, size=size))
-        tints = 1 + rng.normal(0, 0.03, (self.length, len(layers)))
-        for t in range(self.length):
-            matrix = camera.matrix(t, 0, 0)
-            matrix[:, 2] += size / 2 - matrix[:, :2] @ middle
-            film[t] = cv2.warpAffine(ground, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-            for layer, tint in zip(layers, tints[t], strict=True):
-                place_layer(film[t], maps[t], layer, t, float(tint))
+        draw_layers(rng, film, labels, layers)
         for number, k in enumerate(wanted, start=1):
             enough = min(0.002 * size * size, 0.25 * scale**2 * self.areas[k])
-            if (maps[0] == number).sum() < enough:
+            if (labels[0] == number).sum() < enough:
                 return None
-        film = jitter_colours(rng, film.reshape(-1, size, 3), 0.08).reshape(film.shape)
-        for t in range(self.length):
-            film[t] = jitter_colours(rng, film[t], 0.015)
+        film = jitter_colours(rng, film, 0.08)
+        film = np.stack([jitter_colours(rng, frame, 0.015) for frame in film])
         if rng.random() < 0.5:
-            film, maps = film[:, :, ::-1], maps[:, :, ::-1]
-        return Sample(film, maps, len(wanted))
+            film, labels = film[:, :, ::-1], labels[:, :, ::-1]
+        return TrainingClip(film, labels, len(wanted))
 
     def _ground(self, rng: np.random.Generator) -> Image:
         """Half of the time another background: else what the first frame does not show would pass for an object."""

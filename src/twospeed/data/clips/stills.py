@@ -1,162 +1,25 @@
-"""Still images with a mask, turned into triplets: the data of STCN's static pretraining (stage 0).
+"""Still images with a mask, turned into clips of three frames: the data of STCN's static pretraining (stage 0).
 
-Layouts, below one folder; each set may also lie as the authors of STCN keep it (images and masks side by side):
-
-    fss/<class>/1.jpg, 1.png                            FSS-1000 (also fewshot_data)
-    DUTS-TR/DUTS-TR-Image/x.jpg, DUTS-TR-Mask/x.png     DUTS, training; DUTS-TE the same
-    ecssd/images/0001.jpg, ground_truth_mask/0001.png   ECSSD (also ECSSD)
-    BIG_small or BIG/val/x_im.jpg, x_gt.png             BIG, val and test
-    HRSOD_small or HRSOD/HRSOD_train/x.jpg, HRSOD_train_mask/x.png     HRSOD, train and test
-    davis/JPEGImages/480p/<sequence>/00000.jpg          frames of DAVIS, taken as stills (not the authors')
-
-    python -m twospeed.data.clips.stills STATIC/BIG STATIC/BIG_small     once: reduces large images to 512 pixels
-
-Sources: Cheng 2021, supplement (mix, augmentation); Li 2020 (FSS-1000), Wang 2017 (DUTS), Shi 2016 (ECSSD), Cheng 2020
-(BIG), Zeng 2019 (HRSOD).
+Source: Cheng 2021, supplement (augmentation); the authors' code.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from twospeed.data.benchmarks.folders import listing, subfolders
-from twospeed.data.benchmarks.label_files import read_foreground
-from twospeed.data.samples import Triplet
-from twospeed.errors import DatasetError, OutputError
-from twospeed.transforms.colour import ColourTransform, draw_colour
+from twospeed.data.clips.training_clip import TrainingClip
+from twospeed.transforms.colour import draw_colour
 from twospeed.transforms.spatial import draw_affine, short_side_size
-from twospeed.transforms.warp import Warp, compose, crop_matrix, draw_spline
-from twospeed.video.folders import read_image
+from twospeed.transforms.warp import MEAN_COLOUR, Warp, compose, crop_matrix, draw_spline
 
-LONGER_EDGE = 512
-"""Pixels to which larger images of BIG and HRSOD are reduced (Cheng 2021, supplement)."""
+Image = NDArray[np.uint8]
 
-FILL = (124, 116, 104)
-"""Colour where a warp finds nothing: ImageNet's mean, RGB."""
-
-_HERE = ((".", "."),)  # images and masks side by side
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where a set lies: names of its folder, pairs of (images, masks) below it; how many it has, and how often."""
-
-    folders: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
-    official: int | None
-    repeats: int = 1
-    by_folder: bool = False  # a folder for each class or sequence below those of `pairs`
-
-
-LAYOUTS = {
-    "fss": _Layout(("fss", "fewshot_data", "FSS-1000"), _HERE, 10_000, by_folder=True),
-    "duts-tr": _Layout(("DUTS-TR",), (*_HERE, ("DUTS-TR-Image", "DUTS-TR-Mask")), 10_553),
-    "duts-te": _Layout(("DUTS-TE",), (*_HERE, ("DUTS-TE-Image", "DUTS-TE-Mask")), 5_019),
-    "ecssd": _Layout(("ecssd", "ECSSD"), (*_HERE, ("images", "ground_truth_mask")), 1_000),
-    "big": _Layout(("BIG_small", "BIG"), (*_HERE, ("val", "val"), ("test", "test")), 150, repeats=5),
-    "hrsod": _Layout(
-        ("HRSOD_small", "HRSOD"),
-        (*_HERE, ("HRSOD_train", "HRSOD_train_mask"), ("HRSOD_test", "HRSOD_test_mask")),
-        2_010,
-        repeats=5,
-    ),
-    "davis": _Layout(("davis", "DAVIS"), (("JPEGImages/480p", "Annotations/480p"),), None, by_folder=True),
-}
-"""The sets by name, with how often each is seen in an epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class StaticPair:
-    """One image and its mask, as files, and the set that they are of."""
-
-    image: Path
-    mask: Path
-    source: str
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the image, uint8 RGB (H, W, 3), and its foreground, uint8 (H, W) of 0 and 255.
-
-        Images of BIG and HRSOD are reduced to a longer edge of 512 pixels. Raises DatasetError when the sizes differ,
-        VideoError when the image cannot be decoded.
-        """
-        image, mask = read_image(self.image), read_foreground(self.mask) * np.uint8(255)
-        if image.shape[:2] != mask.shape:
-            raise DatasetError(
-                f"{self.mask}: {mask.shape[1]}x{mask.shape[0]} pixels, its image is "
-                f"{image.shape[1]}x{image.shape[0]}; masks must have their image's size"
-            )
-        return (reduced(image), reduced(mask)) if LAYOUTS[self.source].repeats > 1 else (image, mask)
-
-
-def reduced(image: NDArray[np.uint8], longer: int = LONGER_EDGE) -> NDArray[np.uint8]:
-    """Return an image (H, W) or (H, W, 3) whose longer edge is at most `longer` pixels, averaged over areas."""
-    height, width = image.shape[:2]
-    scale = longer / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def find_pairs(root: Path, sets: Sequence[str] = (), *, sequences: Sequence[str] = ()) -> dict[str, list[StaticPair]]:
-    """Return the pairs of each set below `root`, in order of their files' names.
-
-    sets: names of `LAYOUTS`; none given: those that are there (of the authors' six). sequences: of davis, only these.
-    A folder that is itself one of DAVIS serves as `davis`. Raises DatasetError when a set is missing, empty, or has a
-    image without a mask.
-    """
-    if unknown := [name for name in sets if name not in LAYOUTS]:
-        raise DatasetError(f"no static set {listing(unknown)}; there are {', '.join(LAYOUTS)}")
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; give the one that holds {', '.join(LAYOUTS)}")
-    found = {}
-    for name in sets or LAYOUTS:
-        layout = LAYOUTS[name]
-        folder = next((root / f for f in layout.folders if (root / f).is_dir()), None)
-        if folder is None and name == "davis" and (root / layout.pairs[0][0]).is_dir():
-            folder = root
-        if folder is None and sets:
-            raise DatasetError(f"{root}: has no folder {' or '.join(layout.folders)}; it holds {_held(root)}")
-        if folder is not None and (sets or name != "davis" or folder == root):
-            found[name] = _pairs_of(name, layout, folder, sequences if name == "davis" else ())
-    if not found:
-        raise DatasetError(f"{root}: holds none of the sets {', '.join(LAYOUTS)}; it holds {_held(root)}")
-    return found
-
-
-def _held(root: Path) -> str:
-    return listing(subfolders(root))
-
-
-def _pairs_of(name: str, layout: _Layout, folder: Path, only: Sequence[str]) -> list[StaticPair]:
-    pairs: list[StaticPair] = []
-    places = [(folder / i, folder / m) for i, m in layout.pairs if (folder / i).is_dir() and (folder / m).is_dir()]
-    if layout.by_folder:
-        wanted = only or None
-        if missing := [f for f in only if not all((images / f).is_dir() for images, _ in places)]:
-            raise DatasetError(f"{folder}: has no folder for {listing(missing)}")
-        places = [(i / f, m / f) for i, m in places for f in wanted or subfolders(i)]
-    for images, masks in places:
-        if not masks.is_dir():
-            raise DatasetError(f"{images}: has no folder of masks {masks}")
-        marks = {p.stem.removesuffix("_gt"): p for p in masks.iterdir() if p.suffix.lower() == ".png"}
-        image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
-        if bare := [p.name for p in image_files if p.stem.removesuffix("_im") not in marks]:
-            raise DatasetError(f"{images}: no mask .png in {masks} for {listing(bare)}")
-        pairs += [StaticPair(p, marks[p.stem.removesuffix("_im")], name) for p in image_files]
-    if not pairs:
-        looked = ", ".join(f"{i} with {m}" for i, m in layout.pairs)
-        raise DatasetError(f"{folder}: holds no pair of image (.jpg) and mask (.png); looked in {looked}")
-    return pairs
+FILL = (*MEAN_COLOUR, 0)  # of an image and its mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,45 +44,54 @@ class StillMotion:
     spread: float = 0.02
 
 
-class StaticTriplets:
-    """Triplets of still images: sample (epoch, index) is a pure function of both and the seed.
+class MaskedImage(Protocol):
+    """A still image with an object: `StaticPair`, `CocoObject`."""
 
-    pairs: as `find_pairs` gives them; a set's images appear `repeats` times an epoch. size: side of the crop.
+    def read(self) -> tuple[Image, Image]:
+        """Return the image, uint8 RGB (H, W, 3), and the object, uint8 (H, W) of 0 and 255."""
+        ...
+
+
+class StillClips:
+    """Clips of still images: a `ClipSource`.
+
+    pairs: images with their masks, as `find_pairs` and `find_objects` give them. repeats: how often each is seen in an
+    epoch.
 
     Differs from the authors in how often pixels are resampled, not in what moves where: the affine change, the scaling,
-    the crop and the spline of a frame are one bicubic warp (theirs: up to three), so that less is blurred and a sample
+    the crop and the spline of a frame are one bicubic warp (theirs: up to three), so that less is blurred and a clip
     takes a sixth of the time; where the spline looks beyond the crop, it finds the image, not black.
     """
 
     def __init__(
-        self,
-        pairs: dict[str, list[StaticPair]],
-        *,
-        size: int = 384,
-        seed: int = 0,
-        motion: StillMotion | None = None,
-    ):
-        self.items = [pair for name, some in pairs.items() for pair in some * LAYOUTS[name].repeats]
-        self.size, self.seed, self.motion = size, seed, motion or StillMotion()
+        self, pairs: Sequence[MaskedImage], *, repeats: int = 1, motion: StillMotion | None = None, name: str = "stills"
+    ) -> None:
+        self.pairs, self.repeats, self.name = pairs, repeats, name
+        self.motion = motion or StillMotion()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.pairs) * self.repeats
 
-    def __getitem__(self, key: tuple[int, int]) -> Triplet:
-        """Return sample (epoch, index). Raises DatasetError and VideoError for files that cannot be read."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        return triplet_of_still(rng, *self.items[index].read(), size=self.size, motion=self.motion)
+    def draw(
+        self,
+        rng: np.random.Generator,
+        *,
+        index: int | None = None,
+        size: int = 384,
+        objects: int = 1,
+        gap: int = 0,
+    ) -> TrainingClip:
+        """Draw one clip of one object; gap has no meaning here.
+
+        Raises DatasetError and VideoError for files that cannot be read.
+        """
+        pair = self.pairs[(int(rng.integers(len(self))) if index is None else index) % len(self.pairs)]
+        return clip_of_still(rng, *pair.read(), size=size, motion=self.motion)
 
 
-def triplet_of_still(
-    rng: np.random.Generator,
-    image: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    *,
-    size: int = 384,
-    motion: StillMotion | None = None,
-) -> Triplet:
+def clip_of_still(
+    rng: np.random.Generator, image: Image, mask: Image, *, size: int = 384, motion: StillMotion | None = None
+) -> TrainingClip:
     """Draw three frames (size x size) of a still, uint8 RGB (H, W, 3), and its mask, uint8 (H, W) of 0 and 255."""
     motion = motion or StillMotion()
     height, width = mask.shape
@@ -227,14 +99,12 @@ def triplet_of_still(
     if rng.random() < motion.flip:
         enlarged = compose(enlarged, crop_matrix(0, 0, height, width, (height, width), flip=True))
     # What the first change pushes out of the image is gone, as for the authors: frames that turn show the fill there
-    canvas = _warped(image, mask, Warp(enlarged, height, width))
-    b, c, s, h = motion.shared_jitter
-    colour = draw_colour(rng, brightness=b, contrast=c, saturation=s, hue=h, grey_probability=motion.grey)
+    canvas = Warp(enlarged, height, width, fill=FILL).image(np.dstack([image, mask]))  # the mask as fourth channel
+    colour = draw_colour(rng, *motion.shared_jitter, grey_probability=motion.grey)
     canvas[..., :3] = colour.image(np.ascontiguousarray(canvas[..., :3]))
 
     rows, columns = short_side_size(height, width, size)
-    frames, labels = np.empty((3, size, size, 3), np.uint8), np.empty((3, size, size), np.uint8)
-    first = np.empty((1, size, size), np.uint8)
+    frames, masks = np.empty((3, size, size, 3), np.uint8), np.empty((3, size, size), np.uint8)
     for t in range(3):
         turn = draw_affine(
             rng, height, width, degrees=motion.degrees, shear_degrees=motion.shear, scale=motion.scale
@@ -242,65 +112,9 @@ def triplet_of_still(
         top, left = int(rng.integers(rows - size + 1)), int(rng.integers(columns - size + 1))
         cut = crop_matrix(top * height / rows, left * width / columns, size * height / rows, size * width / columns,
                           (size, size))  # fmt: skip
-        change = _draw_jitter(rng, motion.jitter)
+        change = draw_colour(rng, *motion.jitter)
         spline = draw_spline(rng, points=motion.points, spread=motion.spread) if rng.random() < motion.spline else None
-        moved = Warp(compose(cut, np.array(turn)), size, size, spline).image(canvas, fill=(*FILL, 0))
+        moved = Warp(compose(cut, np.array(turn)), size, size, spline, fill=FILL).image(canvas)
         frames[t] = change.image(np.ascontiguousarray(moved[..., :3]))
-        labels[t] = moved[..., 3] > 127
-        if t == 0:
-            first[0] = moved[..., 3]
-    return Triplet(frames, labels, first, 1)
-
-
-def _warped(image: NDArray[np.uint8], mask: NDArray[np.uint8], warp: Warp) -> NDArray[np.uint8]:
-    """Warp an image and its mask as the fourth channel: uint8 (height, width, 4)."""
-    return warp.image(np.dstack([image, mask]), fill=(*FILL, 0))
-
-
-def _draw_jitter(rng: np.random.Generator, spread: tuple[float, float, float]) -> ColourTransform:
-    return draw_colour(rng, brightness=spread[0], contrast=spread[1], saturation=spread[2])
-
-
-def write_reduced(source: Path, target: Path, longer: int = LONGER_EDGE) -> int:
-    """Copy a folder of images and masks with longer edges of at most `longer` pixels; returns how many files.
-
-    Images become JPEG, masks PNG; files that are there already are left. Raises OutputError; DatasetError and
-    VideoError for files that cannot be read.
-    """
-    count = 0
-    for path in _images(source):
-        to = target / path.relative_to(source)
-        if to.exists():
-            continue
-        is_mask = path.suffix.lower() == ".png"
-        small = reduced(read_foreground(path) * np.uint8(255) if is_mask else read_image(path), longer)
-        partial = to.with_name(f".{to.name}.partial")
-        options: dict[str, Any] = {"format": "PNG"} if is_mask else {"format": "JPEG", "quality": 95}
-        try:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(small).save(partial, **options)
-            partial.replace(to)
-        except OSError as error:
-            raise OutputError(f"{to}: could not be written ({error.strerror or error})") from error
-        count += 1
-    return count
-
-
-def _images(source: Path) -> Iterator[Path]:
-    if not source.is_dir():
-        raise DatasetError(f"{source}: no such folder")
-    return (p for p in sorted(source.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-
-
-def main() -> None:
-    """Reduce a folder from the command line."""
-    parser = argparse.ArgumentParser(description="Copy images and masks with their longer edge reduced.")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--longer", type=int, default=LONGER_EDGE, help="pixels of the longer edge")
-    chosen = parser.parse_args()
-    print(f"{chosen.target}: {write_reduced(chosen.source, chosen.target, chosen.longer)} files")
-
-
-if __name__ == "__main__":
-    main()
+        masks[t] = moved[..., 3]
+    return TrainingClip(frames, (masks > 127).view(np.uint8), 1, soft=masks[:1])

@@ -17,24 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.clips.textures import procedural_texture, random_shape, region_of
+from twospeed.data.clips.training_clip import TrainingClip, attempt, following, visible
 from twospeed.errors import InputError
 from twospeed.transforms.colour import jitter_colours
+from twospeed.transforms.warp import compose, linear_map, placed
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """A few frames of one generated or real clip with the objects to follow.
-
-    frames: uint8 RGB (T, H, W, 3). labels: uint8 (T, H, W), 0 = background, 1..objects. Objects may leave the
-    image or be hidden later, but each is visible in frame 0.
-    """
-
-    frames: Image
-    labels: Image
-    objects: int
+_OWN = 254  # label of the object that a background's own mask marks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,11 +55,10 @@ class Motion:
         wave = np.sin(self.rate * t + self.phase) - np.sin(self.phase)
         angle = self.angle + self.spin * t + self.swing * wave
         size = self.scale * np.exp(self.growth * t + self.pulse * wave)
-        cos, sin = np.cos(angle) * size, np.sin(angle) * size
-        turn = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1.0, self.shear], [0.0, 1.0]])
+        turn = linear_map(angle=float(angle), scale=float(size), shear=self.shear)
         other = np.cos(self.rate * t + self.phase) - np.cos(self.phase)
         place = self.centre + self.velocity * t + self.sway * np.array([wave, other])
-        return np.column_stack([turn, place - turn @ np.array([layer_width / 2, layer_height / 2])])
+        return placed(turn, np.array([layer_width / 2, layer_height / 2]), place)
 
     def deformation(self, t: float) -> Array:
         """Return the displacement of a coarse grid over the layer at time t, (4, 4, 2), layer pixels."""
@@ -127,6 +117,38 @@ def place_layer(canvas: Image, labels: Image, layer: Layer, t: float, gain: floa
         colour = np.clip(colour * np.float32(gain), 0, 255)
     box[:] = (box + (colour - box) * weight).astype(np.uint8)
     labels[y0:y1, x0:x1][alpha > 127] = layer.label
+
+
+def draw_layers(
+    rng: np.random.Generator, film: Image, labels: Image, layers: Sequence[Layer], missing: Sequence[int] = ()
+) -> None:
+    """Draw layers, back to front, over every frame of a film (T, H, W, 3) and its labels (T, H, W), in place.
+
+    The light on each changes a little from frame to frame. missing: for each layer the frame that it is left out of,
+    0 for none.
+    """
+    tints = 1 + rng.normal(0, 0.03, (len(film), len(layers)))
+    for t in range(len(film)):
+        for number, layer in enumerate(layers):
+            if not missing or t == 0 or t != missing[number]:
+                place_layer(film[t], labels[t], layer, t, float(tints[t, number]))
+
+
+def filmed(
+    image: Image, camera: Motion, middle: NDArray[np.floating[Any]], size: int, length: int, *, flip: bool = False
+) -> Image:
+    """Film an image with a moving camera that looks at `middle` (x, y) at first: uint8 (T, size, size[, 3]).
+
+    flip: mirrored. Beyond its border the image goes on mirrored.
+    """
+    frames = []
+    for t in range(length):
+        matrix = camera.matrix(t, 0, 0)
+        matrix[:, 2] += size / 2 - matrix[:, :2] @ middle
+        if flip:
+            matrix = compose(np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0]]), matrix)
+        frames.append(cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101))
+    return np.asarray(np.stack(frames), np.uint8)
 
 
 def _bicubic(grid: Array, rows: Array, columns: Array) -> Array:
@@ -207,11 +229,14 @@ def random_motion(
 
 
 class MovingObjects:
-    """Draws samples of layered, moving, deforming objects with exact masks.
+    """Draws clips of layered, moving, deforming objects with exact masks: a `ClipSource`.
 
     frames: real images, uint8 RGB (h, w, 3), as texture for backgrounds and objects; None: procedural
     textures only. masks: for each image the annotated object, uint8 (h, w), 0 = none; None: shapes are cut
-    at random. length: frames per sample. procedural: share of procedural textures when there are real frames.
+    at random. length: frames of a clip. procedural: share of procedural textures when there are real frames.
+    copies: probabilities of an object's having none, one, two, ... look-alikes; followed_copies: of one's being an
+    object to follow, too. away: probability that a thing is missing in one of the frames after the first. count:
+    clips of an epoch.
     Raises InputError when masks and frames do not belong together.
     """
 
@@ -222,51 +247,55 @@ class MovingObjects:
         *,
         length: int = 3,
         procedural: float = 0.1,
+        copies: tuple[float, ...] = (0.8, 0.2),
+        followed_copies: float = 0.0,
+        away: float = 0.0,
+        count: int = 1,
+        name: str = "generated",
     ) -> None:
         if masks is not None and (frames is None or len(masks) != len(frames)):
             raise InputError(f"{len(masks)} masks for {0 if frames is None else len(frames)} frames: give one for each")
         if frames is not None and len(frames) == 0:
             raise InputError("no frames given as texture; pass None for procedural textures only")
-        self.frames = frames
-        self.masks = masks
-        self.length = length
-        self.procedural = procedural
+        self.frames, self.masks = frames, masks
+        self.length, self.procedural, self.count, self.name = length, procedural, count, name
+        self.copies, self.followed_copies, self.away = copies, followed_copies, away
 
-    def draw(self, rng: np.random.Generator, *, size: int = 256, max_objects: int = 2) -> Sample:
-        """Draw one sample of size x size pixels with 1..max_objects to follow; each covers 0.3 % of frame 0 or more.
+    def __len__(self) -> int:
+        return self.count
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        *,
+        index: int | None = None,
+        size: int = 256,
+        objects: int = 2,
+        gap: int = 5,
+    ) -> TrainingClip:
+        """Draw one clip; each object to follow covers 0.3 % of frame 0 or more. index and gap have no meaning here.
 
         Raises InputError when no object comes into view.
         """
-        for _ in range(20):
-            sample = self._attempt(rng, size, max_objects)
-            if sample is not None:
-                return sample
-        raise InputError("no object was visible in 20 generated samples: are the images larger than a few pixels?")
+        return attempt(
+            lambda: self._attempt(rng, size, objects),
+            "no object was visible; are the images larger than a few pixels?",
+        )
 
-    def _attempt(self, rng: np.random.Generator, size: int, max_objects: int) -> Sample | None:
+    def _attempt(self, rng: np.random.Generator, size: int, objects: int) -> TrainingClip | None:
         source = self._pick(rng)
-        background, own_mask = self._background(rng, source, size)  # (T, H, W, 3), (T, H, W)
+        film, own_mask = self._background(rng, source, size)  # (T, H, W, 3), (T, H, W)
         layers = self._layers(rng, source, size)
         labels = np.zeros((self.length, size, size), np.uint8)
         if own_mask is not None:
-            labels[own_mask > 127] = 255
-        tints = 1 + rng.normal(0, 0.03, (self.length, len(layers)))
-        for t in range(self.length):
-            for layer, tint in zip(layers, tints[t], strict=True):
-                place_layer(background[t], labels[t], layer, t, float(tint))
-        frames = self._camera(rng, background)
-
-        # At most max_objects of those that frame 0 shows are to be followed; the others become background.
-        counts = np.bincount(labels[0].ravel(), minlength=256)
-        visible = [label for label in range(1, 256) if counts[label] >= 0.003 * size * size]
-        if not visible:
+            labels[own_mask > 127] = _OWN
+        missing = [int(rng.integers(1, self.length)) if rng.random() < self.away else 0 for _ in layers]
+        draw_layers(rng, film, labels, layers, missing)
+        shown = visible(labels[0], 0.003)
+        if not shown:
             return None
-        rng.shuffle(visible)
-        wanted = visible[:max_objects]
-        table = np.zeros(256, np.uint8)
-        for new, old in enumerate(wanted, start=1):
-            table[old] = new
-        return Sample(frames, table[labels], len(wanted))
+        rng.shuffle(shown)  # at most `objects` of those that frame 0 shows are to be followed
+        return following(self._camera(rng, film), labels, shown[:objects])
 
     def _pick(self, rng: np.random.Generator) -> int | None:
         """Choose a real image's index, or None for a procedural texture."""
@@ -301,43 +330,29 @@ class MovingObjects:
             strength=0.5 * strength,
         )
         flip = rng.random() < 0.5
-        film = np.empty((self.length, size, size, 3), np.uint8)
-        film_mask = None if mask is None else np.zeros((self.length, size, size), np.uint8)
-        for t in range(self.length):
-            matrix = motion.matrix(t, 0, 0)
-            matrix[:, 2] += size / 2 - matrix[:, :2] @ middle
-            if flip:
-                matrix = np.array([[-1.0, 0], [0, 1]]) @ matrix
-                matrix[0, 2] += size - 1
-            cv2.warpAffine(
-                image,
-                matrix,
-                (size, size),
-                dst=film[t],
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REFLECT_101,
-            )
-            if film_mask is not None and mask is not None:
-                film_mask[t] = cv2.warpAffine(mask, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
-        return film, film_mask
+        film = filmed(image, motion, middle, size, self.length, flip=flip)
+        return film, None if mask is None else filmed(mask, motion, middle, size, self.length, flip=flip)
 
     def _layers(self, rng: np.random.Generator, source: int | None, size: int) -> list[Layer]:
         """Draw the objects, look-alikes and occluders of a sample, back to front."""
         layers: list[Layer] = []
-        for label in range(1, int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25])) + 1):
+        label = 0
+        for _ in range(int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))):
+            label += 1
             layer = self.layer(rng, source, label=label, size=size)
             layers.append(layer)
-            rgba, motion, side = layer.rgba, layer.motion, max(layer.rgba.shape[:2])
-            if rng.random() < 0.2:  # a look-alike that is not to be followed
-                twin = jitter_colours(rng, rgba[..., :3], 0.05)
-                other = random_motion(
+            for _ in range(int(rng.choice(len(self.copies), p=self.copies))):
+                followed = rng.random() < self.followed_copies
+                label += followed
+                twin = np.dstack([jitter_colours(rng, layer.rgba[..., :3], 0.05), layer.rgba[..., 3]])
+                motion = random_motion(
                     rng,
                     centre=rng.uniform(0.0, 1.0, 2) * size,
-                    scale=motion.scale * rng.uniform(0.7, 1.4),
-                    layer_side=side,
+                    scale=layer.motion.scale * rng.uniform(0.7, 1.4),
+                    layer_side=max(twin.shape[:2]),
                     reach=0.05 * size,
                 )
-                layers.insert(int(rng.integers(len(layers) + 1)), Layer(np.dstack([twin, rgba[..., 3]]), other))
+                layers.insert(int(rng.integers(len(layers) + 1)), Layer(twin, motion, label if followed else 0))
         if rng.random() < 0.3:  # something that passes in front
             rgba = self._cutout(rng, None if rng.random() < 0.3 else self._pick(rng), size)
             extent = size * rng.uniform(0.1, 0.4)

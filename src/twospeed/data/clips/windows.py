@@ -1,6 +1,6 @@
 """Consecutive frames of annotated videos, for networks that learn from the frames around each one.
 
-A single image is a stretch of one frame. All changes are drawn once and made to every frame of a stretch alike.
+A single image is a window of one frame. All changes are drawn once and made to every frame of a window alike.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from twospeed.data.clips.synthetic import Layer, place_layer, random_motion
+from twospeed.data.clips.training_clip import TrainingClip
 from twospeed.data.samples import SequenceSample
 from twospeed.transforms.colour import jitter_colours
 from twospeed.transforms.spatial import draw_affine
@@ -21,20 +22,9 @@ from twospeed.transforms.spatial import draw_affine
 Image = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stretch:
-    """frames: uint8 RGB (T, H, W, 3). labels: uint8 (T, H, W), 0 background, 255 void. inside: bool (T,), whether a
-    frame is part of the video; those before its beginning and after its end are black and unlabelled.
-    """
-
-    frames: Image
-    labels: Image
-    inside: NDArray[np.bool_]
-
-
-def read_stretch(
+def read_window(
     sample: SequenceSample, first: int, count: int, *, around: int = 0, short_side: int | None = None
-) -> Stretch:
+) -> TrainingClip:
     """Read `count` frames from number `first` on, and `around` more on either side, T = count + 2 * around.
 
     short_side: to which larger frames are reduced, in pixels.
@@ -46,10 +36,10 @@ def read_stretch(
     images = {number: image for number, (image, _) in pairs.items()}
     labels = {number: marked for number, (_, marked) in pairs.items()}
     black, blank = np.zeros_like(next(iter(images.values()))), np.zeros_like(next(iter(labels.values())))
-    return Stretch(
+    return TrainingClip(
         np.stack([images.get(number, black) for number in numbers]),
         np.stack([labels.get(number, blank) for number in numbers]),
-        inside,
+        inside=inside,
     )
 
 
@@ -66,33 +56,32 @@ def _read(sample: SequenceSample, frame: str, short_side: int | None) -> tuple[I
     )
 
 
-def mirrored(stretch: Stretch) -> Stretch:
+def mirrored(window: TrainingClip) -> TrainingClip:
     """Flip left and right."""
     return replace(
-        stretch,
-        frames=np.ascontiguousarray(stretch.frames[:, :, ::-1]),
-        labels=np.ascontiguousarray(stretch.labels[:, :, ::-1]),
+        window,
+        frames=np.ascontiguousarray(window.frames[:, :, ::-1]),
+        labels=np.ascontiguousarray(window.labels[:, :, ::-1]),
     )
 
 
 def turned(
-    stretch: Stretch, rng: np.random.Generator, *, degrees: float = 30.0, scale: tuple[float, float] = (0.75, 1.25)
-) -> Stretch:
+    window: TrainingClip, rng: np.random.Generator, *, degrees: float = 30.0, scale: tuple[float, float] = (0.75, 1.25)
+) -> TrainingClip:
     """Rotate by up to `degrees` either way and scale about the centre; what comes from outside is black background."""
-    height, width = stretch.labels.shape[1:]
+    height, width = window.labels.shape[1:]
     change = draw_affine(rng, height, width, degrees=degrees, scale=scale)
-    frames = change.frames(torch.from_numpy(stretch.frames).permute(0, 3, 1, 2)).round().to(torch.uint8)
-    labels = change.masks(torch.from_numpy(stretch.labels))
-    return replace(stretch, frames=frames.permute(0, 2, 3, 1).contiguous().numpy(), labels=labels.numpy())
+    frames = change.frames(torch.from_numpy(window.frames).permute(0, 3, 1, 2)).round().to(torch.uint8)
+    labels = change.masks(torch.from_numpy(window.labels))
+    return replace(window, frames=frames.permute(0, 2, 3, 1).contiguous().numpy(), labels=labels.numpy())
 
 
-def recoloured(stretch: Stretch, rng: np.random.Generator, strength: float) -> Stretch:
+def recoloured(window: TrainingClip, rng: np.random.Generator, strength: float) -> TrainingClip:
     """Change brightness, contrast and colour; strength 0..1 is the spread of each."""
-    film = jitter_colours(rng, stretch.frames.reshape(-1, stretch.frames.shape[2], 3), strength).reshape(
-        stretch.frames.shape
-    )
-    film[~stretch.inside] = 0
-    return replace(stretch, frames=film)
+    film = jitter_colours(rng, window.frames, strength)
+    if window.inside is not None:
+        film[~window.inside] = 0
+    return replace(window, frames=film)
 
 
 def cut_out(image: Image, labels: Image, rng: np.random.Generator) -> Image | None:
@@ -110,28 +99,28 @@ def cut_out(image: Image, labels: Image, rng: np.random.Generator) -> Image | No
     return np.ascontiguousarray(rgba[:, ::-1] if rng.random() < 0.5 else rgba)
 
 
-def pasted(stretch: Stretch, rgba: Image, rng: np.random.Generator) -> Stretch:
+def pasted(window: TrainingClip, rgba: Image, rng: np.random.Generator) -> TrainingClip:
     """Put a cut-out (RGBA) into the image as one more object, drifting and turning over the frames."""
-    height, width = stretch.labels.shape[1:]
+    height, width = window.labels.shape[1:]
     rgba = np.dstack([jitter_colours(rng, rgba[..., :3], 0.1), rgba[..., 3]])
     side, extent = max(rgba.shape[:2]), height * float(np.exp(rng.uniform(np.log(0.2), np.log(0.9))))
     centre = rng.uniform(0.1, 0.9, 2) * np.array([width, height])
     motion = random_motion(
         rng, centre=centre, scale=extent / side, layer_side=side, reach=0.015 * height, strength=0.25
     )
-    known = set(np.unique(stretch.labels).tolist())
+    known = set(np.unique(window.labels).tolist())
     label = next(i for i in range(1, 255) if i not in known)
     layer = Layer(rgba, motion, label)
-    frames, labels = stretch.frames.copy(), stretch.labels.copy()
+    frames, labels = window.frames.copy(), window.labels.copy()
     middle = len(frames) // 2
-    for t in np.flatnonzero(stretch.inside):
+    for t in range(len(frames)) if window.inside is None else np.flatnonzero(window.inside):
         place_layer(frames[t], labels[t], layer, float(t - middle))
-    return replace(stretch, frames=frames, labels=labels)
+    return replace(window, frames=frames, labels=labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """How stretches are varied: probabilities and ranges, all off by default.
+    """How windows are varied: probabilities and ranges, all off by default.
 
     flip: probability. degrees, scale: of `turned`. colour: strength of `recoloured`. paste: probability that an object
     of another training frame is put in.
@@ -145,20 +134,20 @@ class Changes:
 
     def apply(
         self,
-        stretch: Stretch,
+        window: TrainingClip,
         rng: np.random.Generator,
         others: Sequence[SequenceSample] = (),
         *,
         short_side: int | None = None,
-    ) -> Stretch:
+    ) -> TrainingClip:
         """Draw and make the changes. others: where pasted objects come from, read at `short_side`."""
         if others and rng.random() < self.paste:
             other = others[int(rng.integers(len(others)))]
             frame = other.frames[int(rng.integers(len(other.frames)))]
             rgba = cut_out(*_read(other, frame, short_side), rng)
-            stretch = stretch if rgba is None else pasted(stretch, rgba, rng)
+            window = window if rgba is None else pasted(window, rgba, rng)
         if rng.random() < self.flip:
-            stretch = mirrored(stretch)
+            window = mirrored(window)
         if self.degrees or self.scale != (1.0, 1.0):
-            stretch = turned(stretch, rng, degrees=self.degrees, scale=self.scale)
-        return recoloured(stretch, rng, self.colour) if self.colour else stretch
+            window = turned(window, rng, degrees=self.degrees, scale=self.scale)
+        return recoloured(window, rng, self.colour) if self.colour else window

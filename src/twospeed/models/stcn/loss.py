@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def kept_fraction(iteration: int, *, start: int = 20_000, end: int = 70_000, final: float = 0.15) -> float:
-    """Return the share of pixels that count at an iteration: 1 up to `start`, `final` from `end`, linear between."""
+def kept_fraction(iteration: float, *, start: float = 20_000, end: float = 70_000, final: float = 0.15) -> float:
+    """Return the share of pixels that count at an iteration: 1 up to `start`, `final` from `end`, linear between.
+
+    Any unit will do, if all three have the same: shares of a run, for example.
+    """
     if iteration < start:
         return 1.0
     if iteration > end:

@@ -12,17 +12,9 @@ from PIL import Image
 
 from experiments.vos_sets import write_still
 from tests.transforms.test_warp import flat_around
-from twospeed.data.clips.stills import (
-    LAYOUTS,
-    StaticTriplets,
-    StillMotion,
-    find_pairs,
-    main,
-    reduced,
-    triplet_of_still,
-    write_reduced,
-)
-from twospeed.data.samples import collate_triplets
+from twospeed.data.benchmarks.stills import LAYOUTS, find_pairs, main, reduced, write_reduced
+from twospeed.data.clips.stills import StillClips, StillMotion, clip_of_still
+from twospeed.data.clips.training_clip import ClipKey, ClipMix, stack_clips
 from twospeed.errors import DatasetError
 
 STILL = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), np.uint8)
@@ -58,12 +50,11 @@ def test_official_layouts_are_found_and_repeated(official):
     assert {name: len(some) for name, some in pairs.items()} == {
         "fss": 6, "duts-tr": 1, "duts-te": 1, "ecssd": 1, "big": 2, "hrsod": 2,
     }  # fmt: skip
-    data = StaticTriplets(pairs, size=16)
-    assert len(data) == 9 + 5 * 4  # BIG and HRSOD five times as often
-    sources = [pair.source for pair in data.items]
-    assert sources.count("big") == sources.count("hrsod") == 10
+    clips = {name: StillClips(some, repeats=LAYOUTS[name].repeats) for name, some in pairs.items()}
+    assert {name: len(some) for name, some in clips.items() if len(some) == 10} == {"big": 10, "hrsod": 10}
+    assert sum(map(len, clips.values())) == 9 + 5 * 4  # BIG and HRSOD five times as often
     assert sorted({pair.mask.name for pair in pairs["big"]}) == ["2007_gt.png", "2008_gt.png"]
-    for pair in data.items:
+    for pair in (pair for some in pairs.values() for pair in some):
         image, mask = pair.read()
         np.testing.assert_array_equal(mask, STILL[1])
         assert abs(int(image.mean()) - 90) < 4
@@ -81,7 +72,7 @@ def test_davis_serves_as_stills(davis16):
     pairs = find_pairs(davis16, sequences=("dog", "libby"))
     assert list(pairs) == ["davis"]
     assert len(pairs["davis"]) == 60 + 49
-    sample = StaticTriplets(pairs, size=64)[0, 3]
+    sample = StillClips(pairs["davis"]).draw(np.random.default_rng(0), index=3, size=64)
     assert sample.frames.shape == (3, 64, 64, 3)
     assert sample.labels.max() == 1
 
@@ -136,7 +127,7 @@ def test_masks_stay_on_their_objects(seed, spline):
     mask[top : top + 18, left : left + 22] = 255
     image = np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, axis=2)
     calm = StillMotion(shared_jitter=(0, 0, 0, 0), jitter=(0, 0, 0), grey=0, spline=spline)
-    sample = triplet_of_still(rng, image, mask, size=48, motion=calm)
+    sample = clip_of_still(rng, image, mask, size=48, motion=calm)
     assert sample.objects == 1
     assert sample.masks.shape == (1, 48, 48)
     for frame, labels in zip(sample.frames, sample.labels, strict=True):
@@ -153,7 +144,7 @@ def test_draws_stay_within_the_supplements_numbers():
     mask[40:61, 40:61] = 255
     areas, shared = [], []
     for seed in range(60):
-        sample = triplet_of_still(np.random.default_rng(seed), np.dstack([mask] * 3), mask, size=101, motion=motion)
+        sample = clip_of_still(np.random.default_rng(seed), np.dstack([mask] * 3), mask, size=101, motion=motion)
         sides = np.sqrt([labels.sum() for labels in sample.labels]) / 21
         areas += list(sides)
         shared.append(sides.mean())
@@ -165,24 +156,25 @@ def test_draws_stay_within_the_supplements_numbers():
 
 
 def test_samples_depend_on_seed_epoch_and_index_alone(official):
-    data, again = (StaticTriplets(find_pairs(official), size=32) for _ in range(2))
-    other = StaticTriplets(find_pairs(official), size=32, seed=1)
-    first = data[3, 5]
-    data[0, 0]
-    np.testing.assert_array_equal(first.frames, again[3, 5].frames)
-    np.testing.assert_array_equal(first.masks, again[3, 5].masks)
-    assert (first.labels != data[4, 5].labels).any()
-    assert (first.labels != other[3, 5].labels).any()
+    data, again, other = (ClipMix([StillClips(find_pairs(official)["fss"])], seed=seed) for seed in (0, 0, 1))
+    key = ClipKey(3, 5, 32)
+    first = data[key]
+    data[ClipKey(0, 0, 32)]
+    np.testing.assert_array_equal(first.frames, again[key].frames)
+    np.testing.assert_array_equal(first.masks, again[key].masks)
+    assert (first.labels != data[ClipKey(4, 5, 32)].labels).any()
+    assert (first.labels != other[key].labels).any()
 
 
 def test_triplets_are_stacked(official):
-    data = StaticTriplets(find_pairs(official), size=32)
-    batch = collate_triplets([data[0, 0], data[0, 1]])
+    source = StillClips(find_pairs(official)["fss"])
+    clips = [source.draw(np.random.default_rng(seed), size=32) for seed in range(2)]
+    batch = stack_clips(clips)
     assert len(batch) == 2
     assert batch.frames.shape == (2, 3, 3, 32, 32)
     assert batch.labels.shape == (2, 3, 32, 32)
     assert batch.masks.shape == (2, 1, 32, 32)
-    np.testing.assert_array_equal(batch.frames[1, 2].permute(1, 2, 0).numpy(), data[0, 1].frames[2])
+    np.testing.assert_array_equal(batch.frames[1, 2].permute(1, 2, 0).numpy(), clips[1].frames[2])
 
 
 def test_every_layout_of_the_mix_is_known():
