@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data.driving_trees import make_camvid, make_cityscapes
+from tests.processes import run_processes
 from twospeed import CheckpointError, DatasetError, InputError, create_model
 from twospeed.evaluation.semseg import evaluate_segmentation
+from twospeed.models.flow.builders import flow_network
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
 from twospeed.models.pixels import ImageNetwork
@@ -110,7 +112,10 @@ def test_the_propagation_is_trained_around_any_image_network(tmp_path):
     scores = evaluate_segmentation("camvid", tmp_path / "camvid", model=again).scores
     assert list(scores["by_distance"]) == ["0", "1", "2", "3"]
     with pytest.raises(InputError, match="the network has 5 classes, camvid has 11"):
-        train(GsvnetConfig(**settings), network=GSVNet(ImageNetwork(backbone), FlowLight(8), 5))
+        train(
+            GsvnetConfig(**{**settings, "out": tmp_path / "five"}),
+            network=GSVNet(ImageNetwork(backbone), FlowLight(8), 5),
+        )
 
 
 def test_cityscapes_and_its_lists(tmp_path):
@@ -140,6 +145,23 @@ def test_learning_rates_go_to_their_networks(scene, tmp_path):
     counted = {id(p) for group in found for p in group["params"]}
     assert not counted & {id(p) for p in model.keyframe_network.parameters()}
     assert len(counted) + len(list(model.keyframe_network.parameters())) == len(list(model.parameters()))
+
+
+def test_the_flow_network_starts_from_its_weights(scene, tmp_path):
+    """FlowNet2S as published; without the file it starts at random."""
+    published = flow_network("flownet2s")
+    torch.save(published.state_dict(), tmp_path / "flownet2s.pth")
+    settings = config(scene, tmp_path / "run", flow="flownet2s", flow_weights=tmp_path / "flownet2s.pth")
+    started = recipe.build(settings, 11).flow_network.state_dict()
+    assert started.keys() == published.state_dict().keys()
+    assert all(torch.equal(started[name], value) for name, value in published.state_dict().items())
+    other = recipe.build(config(scene, tmp_path / "run", flow="flownet2s"), 11).flow_network.state_dict()
+    assert any(not torch.equal(other[name], value) for name, value in started.items())
+
+
+def test_mixed_precision_trains(scene, tmp_path):
+    out = train(config(scene, tmp_path / "run", precision="bf16", stop_after_steps=2))
+    assert len(rows(out / "train.csv")) == 2
 
 
 def test_the_papers_numbers():
@@ -174,6 +196,35 @@ def test_what_cannot_be_trained_is_one_clear_line(scene, tmp_path):
     root = make_cityscapes(tmp_path / "cityscapes", "train")
     with pytest.raises(CheckpointError, match="num_classes"):
         train(config(scene, tmp_path / "run", dataset="cityscapes", data=root, train_split="train"))
-    with pytest.raises(CheckpointError, match="holds no checkpoint to resume from"):
-        train(config(scene, tmp_path / "run"), resume=True)
     assert not (tmp_path / "run").exists()
+
+
+SHARED = """
+import sys, torch
+from pathlib import Path
+from twospeed.models.flow.network import FlowLight
+from twospeed.models.gsv.network import GSVNet
+from twospeed.recipes.gsvnet import GsvnetConfig, train
+torch.set_num_threads(1)
+torch.manual_seed(0)
+network = GSVNet(torch.nn.Conv2d(3, 11, 1), FlowLight(4), 11, width=4)
+train(GsvnetConfig(**eval(sys.argv[1], {"PosixPath": Path})), network=network)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_steps_and_validation(tmp_path):
+    make_camvid(tmp_path / "camvid", frames=6)
+    settings = {**TINY, "distances": (1,), "data": tmp_path / "camvid", "out": tmp_path / "run", "val_split": "val"}
+    run_processes(SHARED, repr(settings))
+    table = rows(tmp_path / "run" / "train.csv")
+    assert [row["step"] for row in table] == ["1", "2"]
+    torch.manual_seed(0)
+    network = GSVNet(torch.nn.Conv2d(3, 11, 1), FlowLight(4), 11, width=4)
+    alone = train(GsvnetConfig(**{**settings, "out": tmp_path / "alone"}), network=network)
+    # Batch norm sees half of the batch in each process: the first losses are alike, not the same
+    assert float(table[0]["loss"]) == pytest.approx(float(rows(alone / "train.csv")[0]["loss"]), rel=0.2)
+    scores = (rows(run / "validation.csv")[-1] for run in (tmp_path / "run", alone))
+    assert len({tuple(score) for score in scores}) == 1
+    weights = load_file(tmp_path / "run" / "gsvnet.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())

@@ -73,25 +73,24 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
     resumed = train(config, resume=True)
     assert calls == 4 + 5 + 3
     for name in ("keyframe.safetensors", "segment_nano.safetensors"):
-        one, other = load_file(straight.parent / name), load_file(resumed.parent / name)
+        one, other = load_file(straight / name), load_file(resumed / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
     for table, rows in (("keyframe.csv", 4), ("propagation.csv", 5)):
         losses = [
-            [row.split(",")[4] for row in (folder / table).read_text().splitlines()]
-            for folder in (straight.parent, resumed.parent)
+            [row.split(",")[4] for row in (folder / table).read_text().splitlines()] for folder in (straight, resumed)
         ]
         assert losses[0] == losses[1]
         assert len(losses[0]) == 1 + rows
 
-    model = twospeed.create_model("segment_nano", resumed)
+    model = twospeed.create_model("segment_nano", resumed / "segment_nano.safetensors")
     assert model.keyframe_scale == 1.0
     assert model.input_order == "rgb"
     frame = torch.rand(1, 3, 50, 90) * 255
     scores = model.propagate(model.keyframe(frame), frame, frame)
     assert scores.shape == (1, 11, 6, 11)
-    rows = [json.loads(line) for line in (resumed.parent / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
     assert {row["kind"] for row in rows} == {"keyframe", "validation", "propagation", "distances"}
-    with pytest.raises(InputError, match="--resume"):
+    with pytest.raises(InputError, match="holds a run already; resume it"):
         train(config)
 
 

@@ -6,10 +6,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.figures_set import ACTIONS, write_figures_set
+from tests.processes import run_processes
 from twospeed.errors import DatasetError, InputError
 from twospeed.models.slowfast.detection import RegionHead
 from twospeed.models.slowfast.network import SlowFast
@@ -212,12 +209,6 @@ def test_presets_hold_the_reports_numbers():
             assert (network.head.context is not None) == preset().model_options.get("context", False)
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 PROCESS = """
 import sys, torch
 from pathlib import Path
@@ -235,17 +226,7 @@ def test_two_processes_take_the_same_steps_as_one(config, tmp_path):
     alone = train(settings, network=tiny(dropout=0.0))
     shared = dataclasses.replace(settings, out=tmp_path / "shared")
     fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(shared)}
-    port = str(free_port())
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, repr(fields)],
-            env={**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank),
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    run_processes(PROCESS, repr(fields))
     for key in ("loss", "gradient_norm", "boxes", "clips"):
         one, two = ([float(row[key]) for row in rows(run)] for run in (alone, shared.out))
         assert np.allclose(one, two, rtol=1e-3), key

@@ -6,11 +6,7 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.motion_set import write_motion_set
+from tests.processes import run_processes
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.recipes.slowfast_kinetics import (
@@ -225,24 +222,6 @@ train(SlowFastKineticsConfig(**fields), network=tiny(dropout=0.0))
 """
 
 
-def run_on_two(config: SlowFastKineticsConfig) -> None:
-    """Start two processes as torchrun does and wait for both."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fields = json.dumps(dataclasses.asdict(config), default=str)
-    workers = []
-    for rank in (0, 1):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, **{key: str(value) for key, value in place.items()}, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", WORKER, fields]
-        workers.append(
-            subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    outputs = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_clips(config, tmp_path):
     alone = dataclasses.replace(config, batch_per_forward=4, bn_clips=2, out=tmp_path / "alone")
@@ -253,7 +232,7 @@ def test_two_processes_train_as_one_with_twice_the_clips(config, tmp_path):
         train(alone, network=tiny(dropout=0.0))
     finally:
         torch.set_num_threads(threads)
-    run_on_two(shared)
+    run_processes(WORKER, json.dumps(dataclasses.asdict(shared), default=str))
     one, two = rows(alone.out), rows(shared.out)
     assert [row["step"] for row in two] == [row["step"] for row in one]
     assert [float(row["loss"]) for row in two] == pytest.approx([float(row["loss"]) for row in one], rel=2e-3)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.processes import run_processes
 from twospeed.errors import InputError
-from twospeed.training.batch_norm import GroupedClipsNorm, group_batch_norm, precise_bn
+from twospeed.training.batch_norm import GroupedClipsNorm, group_batch_norm, join_statistics, precise_bn
 
 
 def network() -> nn.Sequential:
@@ -69,3 +70,25 @@ def test_precise_statistics_ignore_dropout_and_need_a_batch():
     with pytest.raises(InputError, match="no batch"):
         precise_bn(model, [])
     assert precise_bn(nn.Linear(2, 2), []) == 0
+
+
+JOIN = """
+import sys, torch
+from torch import nn
+from twospeed.training.batch_norm import join_statistics
+from twospeed.training.distributed import processes
+with processes("cpu") as process:
+    layer = nn.BatchNorm2d(2)
+    layer.running_mean.fill_(float(process.rank))
+    layer.running_var.fill_(4.0)
+    join_statistics(layer)
+    assert layer.running_mean.tolist() == [0.5, 0.5], layer.running_mean
+    assert layer.running_var.tolist() == [4.25, 4.25], layer.running_var
+"""
+
+
+def test_statistics_of_two_processes_are_joined():
+    layer = nn.BatchNorm2d(2)
+    join_statistics(layer)  # alone nothing changes
+    assert layer.running_mean.tolist() == [0.0, 0.0]
+    run_processes(JOIN)

@@ -2,17 +2,18 @@
 
 From a keyframe 1 to 4 frames ahead of a labelled one, the scores of the image network are carried forward by flow,
 intra and guide network; the loss is on the last frame's labels. Defaults are the paper's numbers (GSVNet, ICME 2021,
-section 5); `--preset released` are those of the released trainer, which weighs classes, has a learning rate for each
+section 4); `--preset released` are those of the released trainer, which weighs classes, has a learning rate for each
 network, learns from the image network's own opinion of the last frame, and trains the last two steps only.
 
     twospeed train gsvnet --data CITYSCAPES --keyframe-weights swiftnet.pt --out runs/gsvnet
     twospeed train gsvnet --preset released --model gsvnet_bisenet_r18 --keyframe-weights bisenet.pth --data CITYSCAPES
     twospeed train gsvnet --dataset camvid --data CAMVID --keyframe-weights swiftnet_camvid.safetensors
 
-Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s. CamVid needs the frames
-between its labelled ones (`frames/SEQUENCE`); with its dense run alone, train on that: --train-split val. What the
-paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6, 71.8, 70.9 at intervals 2 to 5. Cost: 100 epochs
-are 148,400 steps of 8 patches of 1536x768.
+Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s (--flow-weights FILE starts it
+from its published weights). CamVid needs the frames between its labelled ones (`frames/SEQUENCE`); with its dense run
+alone, train on that: --train-split val. What the paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6,
+71.8, 70.9 at intervals 2 to 5. Cost: 100 epochs are 148,400 steps of 8 patches of 1536x768. Several processes share
+steps and validation (torchrun).
 
 In the run folder: config.json, train.csv, validation.csv, checkpoints (to resume from; a resumed run equals an
 uninterrupted one), gsvnet.safetensors (the whole network, for `segment` and `evaluate`).
@@ -20,9 +21,8 @@ uninterrupted one), gsvnet.safetensors (the whole network, for `segment` and `ev
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +39,13 @@ from twospeed.evaluation.label_runs import plan_chains, run_chains
 from twospeed.metrics.confusion import mean_iou, over_interval
 from twospeed.models.gsv.loss import freeze_keyframe_network, propagation_loss, roll_out, teacher_scores
 from twospeed.models.gsv.network import GSVNet
+from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.segment import Segmenter
-from twospeed.training.distributed import Process, note, parallel, processes
+from twospeed.results import OnProgress
+from twospeed.training.batch_norm import join_statistics
+from twospeed.training.distributed import Process, gather, parallel, processes, shard, total
 from twospeed.training.optim import set_learning_rate
-from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
-from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.run import Run
 from twospeed.training.seed import seed_everything
 from twospeed.weights.load import create_model, save_model
 
@@ -76,6 +78,9 @@ class GsvnetConfig:
     keyframe_weights: Path | None = None  # the trained image network
     weights: Path | None = None  # start from this whole GSVNet instead
     flow: Literal["light", "flownet2s"] = "light"
+    flow_weights: Path | None = (
+        None  # the flow network's, such as FlowNet2S's published ones; none: it starts at random
+    )
     delay_kernel: int = 3
     learned_delay: bool = False
     intra: bool = True
@@ -105,14 +110,15 @@ class GsvnetConfig:
     device: str | None = None
     validate_every: int = 5  # epochs
     validate_frames: int | None = None  # at most so many labelled frames
-    checkpoint_every: int = 500
-    log_every: int = 20
-    stop_after_steps: int | None = field(default=None)  # leave early, for a trial
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
+    log_every: int = 20  # steps
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         if not self.distances or min(self.distances) < 1:
             raise InputError(f"distances are {self.distances}; give 1 or more: at 0 nothing is propagated")
-        for name in ("epochs", "batch", "decay_every", "validate_every", "checkpoint_every", "log_every"):
+        for name in ("epochs", "batch", "decay_every", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give 1 or more")
 
@@ -151,16 +157,24 @@ class Step(nn.Module):
         )
 
 
-def train(config: GsvnetConfig, *, resume: bool = False, network: GSVNet | None = None) -> Path:
+def train(
+    config: GsvnetConfig,
+    *,
+    resume: bool = False,
+    network: GSVNet | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
     """Train, validate, and return the run folder. Every process of a torchrun calls this.
 
     resume: continue from the last checkpoint in config.out. network: train this one, built around any image network
     with the data set's classes, instead of config.model.
     """
-    with processes(config.device) as process:
+    with (
+        processes(config.device) as process,
+        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
+    ):
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
-        last = last_checkpoint(config.out) if resume else None
         seed_everything(config.seed)
         classes, rate = CLASSES_AND_RATE[config.dataset]
         most = int(MOST_SECONDS_APART * rate)
@@ -184,55 +198,49 @@ def train(config: GsvnetConfig, *, resume: bool = False, network: GSVNet | None 
             weight_decay=config.weight_decay,
         )  # fmt: skip
         run_step = parallel(step_module, process)
-        step = 0
-        if last is not None:
-            state = load_checkpoint(last, process)
-            check_same(config, state["config"], may_change={"workers", "device", "out", "log_every", "checkpoint_every",
-                                                            "stop_after_steps"})  # fmt: skip
-            model.load_state_dict({**model.state_dict(), **state["model"]})
-            optimizer.load_state_dict(state["optimizer"])
-            step = state["step"]
-
-        def checkpoint() -> None:
-            content = {"config": resolved(config), "model": trained_part(model), "optimizer": optimizer.state_dict()}
-            save_checkpoint(config.out, step, content, process)
-
+        saved = run.restore(optimizer=optimizer)
+        if saved:
+            model.load_state_dict({**model.state_dict(), **saved["model"]})
+        step: int = saved.get("step", 0)
+        kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
         steps_per_epoch = sum(count // config.batch for count in snippets.counts.values())
-        with RunFolder(config.out, config, resume_step=step if resume else None, active=process.is_main) as run:
-            note(process, f"{len(snippets)} snippets, {steps_per_epoch} steps an epoch")
-            for epoch in range(step // steps_per_epoch, config.epochs):
-                for frames, labels in load(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
-                    lr = config.lr * config.decay ** (step // config.decay_every)
-                    set_learning_rate(optimizer, lr)
-                    optimizer.zero_grad(set_to_none=True)
-                    total, entropy, apart = run_step(frames.to(process.device), labels.to(process.device))
-                    total.backward()
-                    optimizer.step()
-                    step += 1
-                    if step % config.log_every == 0 or step == 1:
-                        loss = float(total.detach())
-                        if not math.isfinite(loss):
-                            raise InputError(f"step {step}: the loss is {loss}; lower lr (now {config.lr})")
-                        run.log(
-                            "train", step, epoch=step / steps_per_epoch, lr=lr, distance=frames.shape[1] - 1, loss=loss,
-                            cross_entropy=float(entropy.detach()), divergence=float(apart.detach()),
-                        )  # fmt: skip
-                    stops = step == config.stop_after_steps
-                    if stops or step % config.checkpoint_every == 0:
-                        checkpoint()
-                    if stops:
+        run.total_steps = config.epochs * steps_per_epoch
+        run.note(f"{len(snippets)} snippets, {steps_per_epoch} steps an epoch")
+        for epoch in range(step // steps_per_epoch, config.epochs):
+            for frames, labels in load(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
+                lr = config.lr * config.decay ** (step // config.decay_every)
+                set_learning_rate(optimizer, lr)
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(process.device, kind):
+                    losses = run_step(frames.to(process.device), labels.to(process.device))
+                losses[0].backward()
+                optimizer.step()
+                step += 1
+                if step % config.log_every == 0 or step == 1:
+                    loss, entropy, apart = (total(torch.stack(losses)) / process.world).tolist()
+                    run.check_finite(step, lr=lr, loss=loss)
+                    run.log(
+                        "train", step, epoch=step / steps_per_epoch, lr=lr, distance=frames.shape[1] - 1, loss=loss,
+                        cross_entropy=entropy, divergence=apart,
+                    )  # fmt: skip
+                if step % steps_per_epoch and run.due(step):
+                    run.save(step, model=trained_part(model), optimizer=optimizer)
+                    if run.ended(step):
                         return config.out
-                if (
-                    val is not None
-                    and process.is_main
-                    and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs)
-                ):
-                    run.log("validation", step, epoch=epoch + 1, **validate(model, config, val, most, process))
-                checkpoint()
-            if process.is_main:
-                model.keyframe_scale = config.keyframe_scale
-                name = config.model if network is None else "gsvnet"
-                save_model(model, config.out / "gsvnet.safetensors", model_name=name, source={"recipe": "gsvnet"})
+            join_statistics(model)
+            if val is not None and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
+                run.check_weights(model, step)
+                scores = validate(model, config, val, most, process)
+                run.log("validation", step, epoch=epoch + 1, **scores)
+                run.note(f"epoch {epoch + 1}: average mIoU {100 * scores['average_mIoU']:.1f}")
+            run.save(step, model=trained_part(model), optimizer=optimizer)
+            if run.ended(step):
+                return config.out
+        run.check_weights(model)
+        if process.is_main:
+            model.keyframe_scale = config.keyframe_scale
+            name = config.model if network is None else "gsvnet"
+            save_model(model, config.out / "gsvnet.safetensors", model_name=name, source={"recipe": "gsvnet"})
         return config.out
 
 
@@ -257,16 +265,16 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
     if config.weights is not None:
         model = create_model(config.model, config.weights, keyframe_weights=config.keyframe_weights, **options)
     elif config.keyframe_weights is not None:
-        parts = {"keyframe": config.keyframe_weights, "flow": None, "propagation": None}
+        parts = {"keyframe": config.keyframe_weights, "flow": config.flow_weights, "propagation": None}
         model = create_model(config.model, parts, **options)
         assert isinstance(model, GSVNet)
-        for layer in model.flow_network.modules():
+        for layer in model.flow_network.modules() if config.flow_weights is None else ():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_normal_(layer.weight)
     else:
         raise InputError(
-            "which image network labels the keyframes? give --keyframe-weights FILE, one that is trained (the authors' "
-            "or ours), or --weights FILE, a whole GSVNet to go on from"
+            "which image network labels the keyframes? give keyframe_weights, a file of one that is trained (the "
+            "authors' or ours), or weights, a whole GSVNet to start from"
         )
     assert isinstance(model, GSVNet)
     return model
@@ -347,16 +355,23 @@ class First:
 def validate(
     model: GSVNet, config: GsvnetConfig, data: LabelledVideos, most: int, process: Process
 ) -> dict[str, float]:
-    """Return average and minimum mIoU up to the longest distance, and mIoU at each; the network as it is in use."""
+    """Return average and minimum mIoU up to the longest distance, and mIoU at each; the network as it is in use.
+
+    All processes share the keyframes.
+    """
     num_classes = len(CLASSES_AND_RATE[config.dataset][0])
     model.keyframe_scale = config.keyframe_scale
     segmenter = Segmenter(model, lambda situation: False, device=process.device)
     distances = range(max(config.distances) + 1)
     chains = plan_chains(First(data, config.validate_frames), distances, step=config.frame_step, most=most)
-    matrices = run_chains(segmenter, chains, num_classes)
+    mine = run_chains(segmenter, [chains[i] for i in shard(len(chains), process)], num_classes)
     model.keyframe_scale = 1.0
     freeze_keyframe_network(model)
+    matrices: dict[int, Any] = {}
+    for part in gather(mine):  # every process scored some of the keyframes
+        for distance, matrix in part.items():
+            matrices[distance] = matrices.get(distance, 0) + matrix
+    matrices = dict(sorted(matrices.items()))
     average, minimum = over_interval(list(matrices.values()))
     by_distance = {f"mIoU_{distance}": mean_iou(matrix) for distance, matrix in matrices.items()}
-    note(process, f"validation: average mIoU {100 * average:.1f}, minimum {100 * minimum:.1f}")
     return {"average_mIoU": average, "minimum_mIoU": minimum, **by_distance}

@@ -23,7 +23,6 @@ schedule follows the time spent.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,11 +47,11 @@ from twospeed.models.swiftnet.builders import swiftnet_nano
 from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jaccard
 from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
 from twospeed.ops.full_labels import full_size_labels
-from twospeed.training.distributed import Process
+from twospeed.results import OnProgress
+from twospeed.training.distributed import alone
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
-from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
-from twospeed.training.run_folder import RunFolder
+from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, with_warm_up
 from twospeed.transforms.colour import recolour
 from twospeed.transforms.labels import Focus
@@ -62,8 +61,6 @@ from twospeed.weights.load import save_model
 
 Image = NDArray[np.uint8]
 Labelled = tuple[list[Image], list[Image]]  # images (H, W, 3), labels (H, W)
-
-ALONE = Process(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +80,9 @@ class SegmentNanoConfig:
     rows_2: int = 33
     rows_3: int = 45  # in the last part; the whole frame of 480 x 360
     lr: float = 2e-3
-    warm_up: float = 0.03  # share of the run in which the rate rises
+    warm_up_share: float = 0.03  # part of the run in which the rate rises
     weight_decay: float = 0.02
-    clip_norm: float = 5.0
+    clip_gradient: float = 5.0  # largest L2 norm
     average_decay: float = 0.999  # of the averaged weights that are validated and exported
     freeze_norm: float = 0.9  # share of the run after which batch norm keeps its statistics
     focus: float = 0.5  # share of views drawn around a class that is picked evenly
@@ -99,7 +96,8 @@ class SegmentNanoConfig:
     teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
-    log_every: int = 50
+    log_every: int = 50  # steps
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         if self.batch % self.replicas:
@@ -239,12 +237,12 @@ class Stage:
         return self.iteration / self.iterations if self.iterations is not None else self.seconds / (60 * self.minutes)
 
 
-def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[str, Any] | None) -> None:
+def fit(stage: Stage, config: SegmentNanoConfig, run: Run, saved: Mapping[str, Any]) -> None:
     """Train to the end of a stage, from a checkpoint of it if there is one."""
     model, average = stage.model, stage.average
     groups = parameter_groups(model, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
-    if saved is not None:
+    if saved:
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -253,25 +251,18 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
             return
 
     def save() -> None:
-        content = {
-            "stage": stage.name,
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "first_step": stage.first_step,
-            "iteration": stage.iteration,
-            "seconds": stage.seconds,
-            "best": stage.best,
-        }
-        save_checkpoint(config.out, stage.first_step + stage.iteration, content, ALONE)
+        run.save(
+            stage.first_step + stage.iteration, stage=stage.name, model=model, average=average, optimizer=optimizer,
+            first_step=stage.first_step, iteration=stage.iteration, seconds=stage.seconds, best=stage.best,
+        )  # fmt: skip
 
     def rate(progress: float) -> float:
         cosine = lambda at: half_cosine(at, base=stage.lr, length=1.0)  # noqa: E731
-        return with_warm_up(progress, cosine, warm_up=config.warm_up, start=0.01 * stage.lr)
+        return with_warm_up(progress, cosine, warm_up=config.warm_up_share, start=0.01 * stage.lr)
 
     frozen = False
     replicas = ThreadedReplicas(model, config.replicas, lambda replica: stage.prepare(replica, frozen))
-    since_save = since_check = 0.0
+    since_check = 0.0
     while (progress := stage.progress) < 1:
         started = time.perf_counter()
         frozen = progress >= config.freeze_norm
@@ -279,15 +270,14 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
             replicas.share_statistics()
         set_learning_rate(optimizer, rate(progress))
         parts = replicas.backward(lambda replica, lane: stage.work(replica, lane, stage.iteration, progress))
-        if not math.isfinite(parts["loss"]):
-            raise FloatingPointError(f"the loss is {parts['loss']} at iteration {stage.iteration}: lower --lr")
-        parts["gradient"] = float(gradient_norm(model, clip=config.clip_norm))
+        run.check_finite(stage.first_step + stage.iteration + 1, lr=stage.lr, loss=parts["loss"])
+        parts["gradient"] = float(gradient_norm(model, clip=config.clip_gradient))
         optimizer.step()
         move_average(average, model, min(config.average_decay, (1 + stage.iteration) / (10 + stage.iteration)))
 
         spent = time.perf_counter() - started
         stage.iteration += 1
-        stage.seconds, since_save, since_check = stage.seconds + spent, since_save + spent, since_check + spent
+        stage.seconds, since_check = stage.seconds + spent, since_check + spent
         stage.recent.append({**parts, "seconds_per_step": spent})
         step, minutes = stage.first_step + stage.iteration, stage.seconds / 60
         if stage.iteration % config.log_every == 0:
@@ -295,19 +285,23 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: RunFolder, saved: Mapping[
             run.log(
                 stage.name, step, minutes=round(minutes, 3), progress=round(progress, 5), lr=rate(progress), **means
             )
-            print(stage.name, step, f"{100 * progress:.1f} %", means, flush=True)
+            run.note(f"{stage.name} {step} {100 * progress:.1f} % {means}")
             stage.recent.clear()
         if since_check > 60 * config.validate_minutes and stage.progress < 1:
             stage.best, since_check = max(stage.best, stage.check(step, minutes, stage.best)), 0.0
-        if since_save > 60 * config.checkpoint_minutes:
+        if run.due(step):
             save()
-            since_save = 0.0
+        if run.ended(step):
+            break
     replicas.close()
+    if run.ended(stage.first_step + stage.iteration):
+        return
+    run.check_weights(average)
     stage.best = max(stage.best, stage.check(stage.first_step + stage.iteration, stage.seconds / 60, stage.best))
     save()
 
 
-def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled, held_out: Labelled) -> Stage:
+def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled) -> Stage:
     """Set up the training of the keyframe network."""
     views = Views(config, training)
     weights = weights_of(training[1], config.balance)
@@ -324,7 +318,7 @@ def keyframe_stage(config: SegmentNanoConfig, run: RunFolder, training: Labelled
     def check(step: int, minutes: float, best: float) -> float:
         scores = validate_keyframes(average.network, held_out)
         run.log("validation", step, minutes=round(minutes, 3), **scores)
-        print("validation", {name: round(value, 3) for name, value in scores.items()}, flush=True)
+        run.note(f"validation { ({name: round(value, 3) for name, value in scores.items()}) }")
         if scores["mIoU"] > best:
             source = {"step": str(step), "camvid_val_mIoU": f"{scores['mIoU']:.4f}"}
             save_model(average.network, config.out / "keyframe.safetensors", model_name="swiftnet_nano", source=source)
@@ -436,7 +430,7 @@ def export(model: GSVNet, path: Path, source: Mapping[str, str]) -> None:
 
 
 def propagation_stage(
-    config: SegmentNanoConfig, run: RunFolder, training: Labelled, held_out: Labelled, first_step: int
+    config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled, first_step: int
 ) -> Stage:
     """Set up the training of everything but the keyframe network, which comes from stage 1's best weights."""
     snippets = Snippets(config, training, held_out[0])
@@ -457,7 +451,7 @@ def propagation_stage(
     def check(step: int, minutes: float, best: float) -> float:
         scores = validate_distances(average, held_out)
         run.log("distances", step, minutes=round(minutes, 3), **scores)
-        print("distances", {name: round(value, 3) for name, value in scores.items()}, flush=True)
+        run.note(f"distances { ({name: round(value, 3) for name, value in scores.items()}) }")
         if scores["interval_4"] > best:
             source = {"step": str(step), "camvid_val_interval_4_mIoU": f"{scores['interval_4']:.4f}"}
             export(average, config.out / "segment_nano.safetensors", source)
@@ -476,23 +470,25 @@ def propagation_stage(
 # ---------------------------------------------------------------- the run
 
 
-def train(config: SegmentNanoConfig, *, resume: bool = False) -> Path:
-    """Train and return the exported weights' path.
+def train(config: SegmentNanoConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
+    """Train and return the run folder.
 
     Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
     """
+    process = alone("cpu", "segment_nano")
     training, held_out = (CamVid(config.camvid, split) for split in ("train", "val"))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
-    last = checkpoints(config.out)[-1:] if resume else []
-    saved = load_checkpoint(last[0], ALONE) if last else None
-    with RunFolder(config.out, config, resume_step=saved["step"] if saved else None) as run:
+    with Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run:
+        saved = run.restore()
         images = decode(training), decode(held_out)
-        if saved is None or saved["stage"] == "keyframe":
+        if saved.get("stage", "keyframe") == "keyframe":
             stage = keyframe_stage(config, run, *images)
             fit(stage, config, run, saved)
-            first_step, saved = stage.iteration, None
+            first_step, saved = stage.iteration, {}
+            if run.ended(first_step):
+                return config.out
         else:
             first_step = saved["first_step"]
         fit(propagation_stage(config, run, *images, first_step), config, run, saved)
-    return config.out / "segment_nano.safetensors"
+    return config.out

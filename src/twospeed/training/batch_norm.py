@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from twospeed.errors import InputError
-from twospeed.training.distributed import total
+from twospeed.training.distributed import total, world_size
 
 T = TypeVar("T")
 
@@ -122,3 +122,21 @@ def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], ob
         layer.get_buffer("running_mean").copy_(mean)
         layer.get_buffer("running_var").copy_(unbiased)
     return seen
+
+
+@torch.no_grad()
+def join_statistics(model: nn.Module) -> None:
+    """Give all processes the batch-norm statistics of all of them; every rank must call this, alone it does nothing.
+
+    While training each process follows its own share of the data. The joint variance counts the distance between the
+    processes' means, too.
+    """
+    world = world_size()
+    if world == 1:
+        return
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
+            mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+            joint = total(mean) / world
+            variance.copy_(total(variance + (mean - joint).square()) / world)
+            mean.copy_(joint)

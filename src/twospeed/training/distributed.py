@@ -146,6 +146,11 @@ def total(value: Tensor) -> Tensor:
     return summed
 
 
+def world_size() -> int:
+    """Return how many processes share the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def wait_for_all() -> None:
     """Return when every rank has come here."""
     if dist.is_initialized() and dist.get_world_size() > 1:

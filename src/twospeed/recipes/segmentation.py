@@ -1,28 +1,25 @@
 """Train the image networks that label keyframes, SwiftNet and BiSeNet, on Cityscapes or CamVid.
 
-    twospeed train swiftnet --data CITYSCAPES --backbone resnet18.pth
-    twospeed train swiftnet --preset pyramid --data CITYSCAPES --backbone resnet18.pth
-    twospeed train swiftnet --preset bisenet --data CITYSCAPES --backbone resnet18.pth
-    twospeed train swiftnet --preset camvid --data CAMVID --backbone resnet18.pth
+    twospeed train segmentation --data CITYSCAPES --backbone resnet18.pth
+    twospeed train segmentation --preset pyramid --data CITYSCAPES --backbone resnet18.pth
+    twospeed train segmentation --preset bisenet --data CITYSCAPES --backbone resnet18.pth
+    twospeed train segmentation --preset camvid --data CAMVID --backbone resnet18.pth
 
 The defaults are SwiftNet's published numbers for Cityscapes: Adam, 4e-4 for new layers and 1e-4 for the ImageNet
-backbone,
-cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --backbone is torchvision's ResNet-18 (any file
-with its
-names); without it the backbone starts at random. GSVNet's BiSeNet came trained: what its file of losses says (three
-heads, hard pixels) with SwiftNet's schedule is ours. So is the crop for CamVid.
+backbone, cosine to 1e-6 over 250 epochs, batches of 14 crops of 768 pixels. --backbone is torchvision's ResNet-18 (any
+file with its names); without it the backbone starts at random. GSVNet's BiSeNet came trained: what its file of losses
+says (three heads, hard pixels) with SwiftNet's schedule is ours. So is the crop for CamVid.
 
 Crops are scaled by 0.5 to 2 and mirrored; with --precision bf16 the forward passes are cheaper on GPUs. Several
-processes share a batch (torchrun). A run resumes exactly, at the epoch that was last finished. Raises DatasetError for
+processes share a batch (torchrun) and the validation. A run resumes exactly. Raises DatasetError for
 data sets that are not in their layout, CheckpointError for a backbone that does not fit.
 In the run folder: config.json, metrics, checkpoints, best.safetensors (by validation mIoU) and weights.safetensors.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,9 +43,10 @@ from twospeed.models.swiftnet.loss import boundary_focal, cross_entropy
 from twospeed.models.swiftnet.network import SwiftNet
 from twospeed.models.swiftnet.pyramid import SwiftNetPyramid
 from twospeed.ops.bf16 import autocast
-from twospeed.training.distributed import Process, epoch_batches, gather, note, parallel, processes, shard, total
-from twospeed.training.resume import check_same, last_checkpoint, load_checkpoint, save_checkpoint
-from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.results import OnProgress
+from twospeed.training.batch_norm import join_statistics
+from twospeed.training.distributed import Process, epoch_batches, gather, parallel, processes, shard, total
+from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine
 from twospeed.training.seed import seed_everything
 from twospeed.transforms.labels import border_weights
@@ -64,7 +62,7 @@ VOID = 255  # in crops, whatever the set's own number
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiftNetConfig:
+class SegmentationConfig:
     """Everything that decides a training."""
 
     network: Literal["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"] = "swiftnet_r18"
@@ -75,7 +73,7 @@ class SwiftNetConfig:
     scales: tuple[float, float] = (0.5, 2.0)
     flip_probability: float = 0.5
     epochs: int = 250
-    batch: int = 14  # over all processes
+    batch: int = 14  # crops a step, over all processes
     lr: float = 4e-4
     backbone_lr: float = 1e-4
     last_lr: float = 1e-6
@@ -87,29 +85,28 @@ class SwiftNetConfig:
     workers: int = 4
     seed: int = 0
     device: str | None = None  # None: a GPU where there is one
-    out: Path = Path("runs/swiftnet")
+    out: Path = Path("runs/segmentation")
+    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
     log_every: int = 10  # steps
-    stop_after_epochs: int | None = None  # end early, as if interrupted (trials)
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
 
-def pyramid() -> SwiftNetConfig:
+def pyramid() -> SegmentationConfig:
     """SwiftNet with the interleaved pyramid, by the boundary-aware focal loss."""
-    return SwiftNetConfig(network="swiftnet_r18_pyramid")
+    return SegmentationConfig(network="swiftnet_r18_pyramid")
 
 
-def bisenet() -> SwiftNetConfig:
+def bisenet() -> SegmentationConfig:
     """BiSeNet-R18 with its auxiliary heads, by the cross entropy of hard pixels."""
-    return SwiftNetConfig(network="bisenet_r18")
+    return SegmentationConfig(network="bisenet_r18")
 
 
-def camvid() -> SwiftNetConfig:
+def camvid() -> SegmentationConfig:
     """SwiftNet on CamVid: 11 classes, smaller crops."""
-    return SwiftNetConfig(dataset="camvid", data=Path("camvid"), crop=352)
+    return SegmentationConfig(dataset="camvid", data=Path("camvid"), crop=352)
 
 
-PRESETS = {"pyramid": pyramid, "bisenet": bisenet, "camvid": camvid}
-
-MAY_CHANGE = ("workers", "device", "out", "log_every", "stop_after_epochs")  # in a resumed run
+PRESETS = {"swiftnet": SegmentationConfig, "pyramid": pyramid, "bisenet": bisenet, "camvid": camvid}
 
 
 class TrainCrops(Dataset[tuple[Tensor, ...]]):
@@ -118,7 +115,7 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
     A pure function of the key and the seed.
     """
 
-    def __init__(self, data: Labelled, config: SwiftNetConfig) -> None:
+    def __init__(self, data: Labelled, config: SegmentationConfig) -> None:
         self.data, self.config = data, config
 
     def __len__(self) -> int:
@@ -139,12 +136,12 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
         return tuple(drawn)
 
 
-def open_data(config: SwiftNetConfig, split: Literal["train", "val"]) -> Labelled:
+def open_data(config: SegmentationConfig, split: Literal["train", "val"]) -> Labelled:
     """Find a split of the data set."""
     return CamVid(config.data, split) if config.dataset == "camvid" else Cityscapes(config.data, split)
 
 
-def build(config: SwiftNetConfig) -> ImageLabeller:
+def build(config: SegmentationConfig) -> ImageLabeller:
     """Build the network, its backbone from ImageNet weights if there are any. Raises CheckpointError on a mismatch."""
     classes = CLASSES[config.dataset]
     if config.network == "bisenet_r18":
@@ -186,7 +183,7 @@ class Training(nn.Module):
         return cross_entropy(scores, labels) if weights is None else boundary_focal(scores, labels, weights)
 
 
-def optimizer_of(network: ImageLabeller, config: SwiftNetConfig) -> torch.optim.Adam:
+def optimizer_of(network: ImageLabeller, config: SegmentationConfig) -> torch.optim.Adam:
     """Adam with gentler settings for the backbone that knows images already."""
     backbone = list(backbone_of(network).parameters())
     known = {id(parameter) for parameter in backbone}
@@ -197,7 +194,7 @@ def optimizer_of(network: ImageLabeller, config: SwiftNetConfig) -> torch.optim.
     return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: SwiftNetConfig, epoch: int) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, config: SegmentationConfig, epoch: int) -> None:
     """Give every group its rate of an epoch: a cosine from its own base to the common last rate."""
     for group in optimizer.param_groups:
         span = group["base"] - config.last_lr
@@ -217,12 +214,14 @@ def validate(network: ImageLabeller, data: Labelled, process: Process) -> dict[s
     return {"mIoU": mean_iou(matrix), "pixel_accuracy": pixel_accuracy(matrix)}
 
 
-def train(config: SwiftNetConfig, *, resume: bool = False) -> Path:
+def train(config: SegmentationConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train, validate, and return the run folder. Every process of a torchrun calls this."""
-    with processes(config.device) as process:
+    with (
+        processes(config.device) as process,
+        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
+    ):
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
-        last = last_checkpoint(config.out) if resume else None
         cv2.setNumThreads(0)
         data, held_out = open_data(config, "train"), open_data(config, "val")
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
@@ -230,81 +229,75 @@ def train(config: SwiftNetConfig, *, resume: bool = False) -> Path:
         model = parallel(Training(network), process)
         optimizer = optimizer_of(network, config)
         crops = TrainCrops(data, config)
-        first, best = 0, -1.0
-        if last is not None:
-            state = load_checkpoint(last, process)
-            check_same(config, state["config"], may_change=MAY_CHANGE)
-            network.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            first, best = state["epoch"], state["best"]
-        steps = len(data) // config.batch
-        with RunFolder(
-            config.out, config, resume_step=first * steps if resume else None, active=process.is_main
-        ) as run:
-            for epoch in range(first, config.epochs):
-                set_rates(optimizer, config, epoch)
-                train_epoch(config, model, optimizer, crops, epoch, process, run)
-                step = (epoch + 1) * steps
-                if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                    scores = validate(network, held_out, process)
-                    run.log("validation", step, epoch=epoch + 1, **scores)
-                    note(process, f"epoch {epoch + 1}: mIoU {100 * scores['mIoU']:.1f} %")
-                    if scores["mIoU"] > best:
-                        best = scores["mIoU"]
-                        export(network, config, config.out / "best.safetensors", process, epoch + 1, scores)
-                content: dict[str, Any] = {
-                    "config": resolved(config),
-                    "model": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epoch": epoch + 1,
-                    "best": best,
-                }
-                save_checkpoint(config.out, step, content, process)
-                if config.stop_after_epochs == epoch + 1:
-                    return config.out
-            export(network, config, config.out / "weights.safetensors", process, config.epochs, {})
+        steps_per_epoch = len(data) // config.batch
+        run.total_steps = config.epochs * steps_per_epoch
+        saved = run.restore(model=network, optimizer=optimizer)
+        step, best = saved.get("step", 0), saved.get("best", -1.0)
+        kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+        for epoch in range(step // max(steps_per_epoch, 1), config.epochs):
+            set_rates(optimizer, config, epoch)
+            model.train()
+            started, first_step = time.perf_counter(), step
+            for parts in load(config, crops, process, epoch, skip_steps=step - epoch * steps_per_epoch):
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(process.device, kind):
+                    loss = model(*(part.to(process.device, non_blocking=True) for part in parts))
+                loss.backward()
+                optimizer.step()
+                step += 1
+                if step % config.log_every == 0 or step == 1:
+                    mean = float(total(loss)) / process.world
+                    run.check_finite(step, lr=config.lr, loss=mean)
+                    rate = (step - first_step) * config.batch / (time.perf_counter() - started)
+                    run.log("train", step, epoch=step / steps_per_epoch, loss=mean, images_per_second=round(rate, 3))
+                if step % steps_per_epoch and run.due(step):
+                    run.save(step, model=network, optimizer=optimizer, best=best)
+                    if run.ended(step):
+                        return config.out
+            join_statistics(network)
+            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                run.check_weights(network, step)
+                scores = validate(network, held_out, process)
+                run.log("validation", step, epoch=epoch + 1, **scores)
+                run.note(f"epoch {epoch + 1}: mIoU {100 * scores['mIoU']:.1f} %")
+                if scores["mIoU"] > best:
+                    best = scores["mIoU"]
+                    export(network, config, config.out / "best.safetensors", process, epoch + 1, scores)
+            run.save(step, model=network, optimizer=optimizer, best=best)
+            if run.ended(step):
+                return config.out
+        run.check_weights(network)
+        export(network, config, config.out / "weights.safetensors", process, config.epochs, {})
         return config.out
 
 
-def train_epoch(
-    config: SwiftNetConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    crops: TrainCrops,
-    epoch: int,
-    process: Process,
-    run: RunFolder,
-) -> None:
-    """Go through the training set once."""
-    share = config.batch // process.world
+def load(
+    config: SegmentationConfig, crops: TrainCrops, process: Process, epoch: int, skip_steps: int = 0
+) -> Iterator[list[Tensor]]:
+    """Iterate over this process's batches of one epoch."""
     keys = epoch_batches(
-        len(crops), epoch=epoch, seed=config.seed, batch=config.batch, batch_per_forward=share, process=process
+        len(crops),
+        epoch=epoch,
+        seed=config.seed,
+        batch=config.batch,
+        batch_per_forward=config.batch // process.world,
+        process=process,
+        skip_steps=skip_steps,
     )
     loader: DataLoader[Any] = DataLoader(
-        crops, batch_sampler=keys, num_workers=config.workers, generator=torch.Generator(),
+        crops,
+        batch_sampler=keys,
+        num_workers=config.workers,
+        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
         pin_memory=process.device.type == "cuda",
-    )  # fmt: skip
-    model.train()
-    step, started = epoch * len(keys), time.perf_counter()
-    for batch in loader:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(process.device, torch.bfloat16 if config.precision == "bf16" else torch.float32):
-            loss = model(*(part.to(process.device, non_blocking=True) for part in batch))
-        loss.backward()
-        optimizer.step()
-        step += 1
-        if step % config.log_every == 0 or step == 1:
-            mean = float(total(loss)) / process.world
-            if not math.isfinite(mean):
-                raise InputError(f"step {step}: the loss is {mean}; lower lr (now {config.lr:g})")
-            done = step - epoch * len(keys)
-            rate = done * config.batch / (time.perf_counter() - started)
-            run.log("train", step, epoch=step / len(keys), loss=mean, images_per_second=round(rate, 3))
+    )
+    return iter(loader)
 
 
 def export(
     network: ImageLabeller,
-    config: SwiftNetConfig,
+    config: SegmentationConfig,
     path: Path,
     process: Process,
     epoch: int,
@@ -313,7 +306,7 @@ def export(
     """Write weights that `create_model` loads, with where they come from; the auxiliary heads stay behind."""
     if not process.is_main:
         return
-    source = {"recipe": "swiftnet", "data": config.dataset, "epoch": str(epoch)}
+    source = {"recipe": "segmentation", "data": config.dataset, "epoch": str(epoch)}
     source |= {name: f"{value:.4f}" for name, value in scores.items()}
     if isinstance(network, BiSeNet):
         plain = bisenet_r18(network.num_classes)

@@ -18,7 +18,7 @@ from twospeed.errors import CheckpointError
 from twospeed.models.bisenet.loss import hard_cross_entropy
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.swiftnet.loss import boundary_focal
-from twospeed.recipes.swiftnet import PRESETS, SwiftNetConfig, backbone_of, build, set_rates, train
+from twospeed.recipes.segmentation import PRESETS, SegmentationConfig, backbone_of, build, set_rates, train
 from twospeed.transforms.labels import border_weights
 
 
@@ -37,9 +37,9 @@ def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def config_of(root: Path, out: Path, **options: object) -> SwiftNetConfig:
+def config_of(root: Path, out: Path, **options: object) -> SegmentationConfig:
     fixed = {"dataset": "camvid", "crop": 64, "batch": 2, "epochs": 2, "workers": 0, "log_every": 1, "device": "cpu"}
-    return SwiftNetConfig(data=root, out=out, **{**fixed, **options})  # type: ignore[arg-type]
+    return SegmentationConfig(data=root, out=out, **{**fixed, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_every_network_trains_and_its_weights_load(camvid: Path, tmp_path: Path,
 @pytest.mark.slow
 def test_a_resumed_run_equals_a_straight_one(camvid: Path, tmp_path: Path) -> None:
     straight = train(config_of(camvid, tmp_path / "straight"))
-    train(config_of(camvid, tmp_path / "stopped", stop_after_epochs=1))
+    train(config_of(camvid, tmp_path / "stopped", stop_after_steps=1))
     resumed = train(config_of(camvid, tmp_path / "stopped"), resume=True)
     one, other = (twospeed.create_model("swiftnet_r18", run / "weights.safetensors") for run in (straight, resumed))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
@@ -85,7 +85,7 @@ def test_the_backbone_starts_from_torchvisions_weights(camvid: Path, tmp_path: P
 
 
 def test_the_published_numbers_are_the_defaults() -> None:
-    config = SwiftNetConfig()
+    config = SegmentationConfig()
     assert (config.epochs, config.batch, config.crop, config.betas) == (250, 14, 768, (0.9, 0.99))
     optimizer = torch.optim.Adam(
         [{"params": [torch.zeros(1)], "base": config.lr}, {"params": [torch.zeros(1)], "base": config.backbone_lr}]
@@ -94,7 +94,8 @@ def test_the_published_numbers_are_the_defaults() -> None:
         set_rates(optimizer, config, epoch)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
     assert {name: preset().network for name, preset in PRESETS.items()} == {
-        "pyramid": "swiftnet_r18_pyramid", "bisenet": "bisenet_r18", "camvid": "swiftnet_r18"
+        "swiftnet": "swiftnet_r18", "pyramid": "swiftnet_r18_pyramid", "bisenet": "bisenet_r18",
+        "camvid": "swiftnet_r18",
     }  # fmt: skip
     assert dataclasses.asdict(PRESETS["camvid"]())["dataset"] == "camvid"
 
