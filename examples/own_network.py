@@ -1,20 +1,14 @@
-"""A network of your own in each of the four jobs: tiny ones, without training, to show what a job asks of a network.
+"""A network of your own in each of the four jobs. What a job asks of it: see `twospeed.models.protocol`."""
 
-What each job asks for is written down in `twospeed.models.protocol`. Run it: python examples/own_network.py
-"""
-
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import twospeed
 
-
-class Features(NamedTuple):
-    key: Tensor  # (B, C, h, w), what is matched with remembered frames
+Features = namedtuple("Features", "key")  # (B, C, h, w): what is matched with remembered frames
 
 
 class ColourTracker(nn.Module):
@@ -26,28 +20,32 @@ class ColourTracker(nn.Module):
         return 30 * (images - 0.5)
 
     def encode_key(self, frames: Tensor) -> Features:
-        return Features(F.avg_pool2d(frames, 16))
+        return Features(nn.functional.avg_pool2d(frames, 16))
 
     def encode_memory(self, frames: Tensor, features: Features, masks: Tensor) -> tuple[Tensor, Tensor]:
-        return features.key, F.avg_pool2d(masks, 16).unsqueeze(2)  # (B, K, 1, h, w)
+        return features.key, nn.functional.avg_pool2d(masks, 16).unsqueeze(2)  # (B, K, 1, h, w)
 
     def decode(self, readout: Tensor, features: Features) -> Tensor:
-        return F.interpolate(20 * readout.squeeze(2) - 10, scale_factor=16)  # logits (B, K, H, W)
+        return nn.functional.interpolate(20 * readout.squeeze(2) - 10, scale_factor=16)  # logits (B, K, H, W)
 
 
-class Redness(nn.Module):
-    """Segment, classify, detect: scores of the classes "other" and "red" for each pixel, clip or box."""
+class RedPixels(nn.Module):
+    """Segment: scores of "other" and "red". Shapes: an image (1, 3, H, W), RGB in 0..255 -> (1, 2, H, W)."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        red = (image[:, 0] - image[:, 1:].mean(1)) / 50
+        return torch.stack([-red, red], 1)
+
+
+class RedClips(nn.Module):
+    """Classify and detect: clips (N, 3, T, H, W) -> logits (N, 1, 2); with a box (1, 4) in its pixels -> (1, 2)."""
 
     frames, frame_stride, num_classes = 4, 2, 2  # of a clip, at 30 frames a second
 
-    def forward(self, x: Tensor, boxes: list[Tensor] | None = None) -> Tensor:
-        red = (x[:, 0] - x[:, 1:].mean(1)) / 50
-        if boxes is not None:  # a clip (1, 3, T, H, W) and boxes (n, 4) in its pixels -> logits (n, 2)
-            middle = red[0, red.shape[1] // 2]
-            red = torch.stack([middle[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in boxes[0].long().tolist()])
-        elif x.ndim == 5:  # clips (N, 3, T, H, W) -> logits (N, 1, 2)
-            red = red.amax((1, 2, 3))[:, None]
-        return torch.stack([-red, red], 1 if x.ndim == 4 else -1)  # an image (1, 3, H, W) -> scores (1, 2, H, W)
+    def forward(self, clips: Tensor, boxes: list[Tensor] | None = None) -> Tensor:
+        x1, y1, x2, y2 = (None,) * 4 if boxes is None else boxes[0][0].long().tolist()
+        red = (clips[:, 0] - clips[:, 1:].mean(1))[:, :, y1:y2, x1:x2].amax((1, 2, 3))
+        return torch.stack([-red, red], -1).reshape((-1, 1, 2) if boxes is None else (-1, 2))
 
 
 video, mask = np.full((24, 96, 128, 3), 60, np.uint8), np.zeros((96, 128), np.uint8)
@@ -56,6 +54,6 @@ for t, image in enumerate(video):  # a red square moves to the right
 mask[32:64, :32] = 1
 names = twospeed.LabelMap(("other", "red"), ((0, 0, 0), (255, 0, 0)))
 print(list(twospeed.track(video, mask, ColourTracker()))[-1].to_dict()["objects"])
-print(list(twospeed.segment(video, Redness(), labels=names))[-1].to_dict()["classes"])
-print(twospeed.classify(video, Redness(), labels=names, crops=1).top(1))
-print(next(twospeed.detect(video, Redness(), boxes=[[0, 32, 32, 64]], labels=names)).to_dict()["people"])
+print(list(twospeed.segment(video, RedPixels(), labels=names))[-1].to_dict()["classes"])
+print(twospeed.classify(video, RedClips(), labels=names, crops=1).top(1))
+print(next(twospeed.detect(video, RedClips(), boxes=[[0, 32, 32, 64]], labels=names)).to_dict()["people"])

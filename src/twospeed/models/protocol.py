@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -35,13 +35,12 @@ class MaskMemoryNetwork(Protocol):
     W/16). similarity: how keys are compared, see `memory.read_memory`. keys_per_object: False where all objects share a
     frame's key (STCN), True where each has its own (STM). masks_as_given: False where given masks pass soft aggregation
     before they are remembered (STCN), True where they are remembered as they are, with nothing in the border that pads
-    the frame (STM). sees_last_frame: whether `recall_recent` must be called between reading the memory and decoding.
+    the frame (STM).
     """
 
     similarity: Similarity
     keys_per_object: bool
     masks_as_given: bool
-    sees_last_frame: bool
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bring RGB images (..., 3, H, W) in 0..1 to the range that the encoders expect; padding adds zeros later."""
@@ -59,16 +58,22 @@ class MaskMemoryNetwork(Protocol):
         """
         ...
 
+    def decode(self, readout: Tensor, features: Any) -> Tensor:
+        """Turn what was recalled into logits, before the sigmoid. Shapes: (B, K, V, h, w) -> (B, K, H, W)."""
+        ...
+
+
+class LastFrameNetwork(MaskMemoryNetwork, Protocol):
+    """A `MaskMemoryNetwork` that may also see the frame before. sees_last_frame: whether `recall_recent` is called."""
+
+    sees_last_frame: bool
+
     def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
-        """Add to a readout what the frame before shows near each cell, where `sees_last_frame`.
+        """Add to a readout what the frame before shows near each cell.
 
         Shapes: readout (B, K, V, h, w), keys of this frame and the last (B, C, h, w), the last one's soft masks
         (B, K, H, W) -> (B, K, V + R, h, w), what `decode` takes then.
         """
-        ...
-
-    def decode(self, readout: Tensor, features: Any) -> Tensor:
-        """Turn what was recalled into logits, before the sigmoid. Shapes: (B, K, V, h, w) -> (B, K, H, W)."""
         ...
 
 
@@ -88,20 +93,15 @@ class VideoSegmentationNetwork(Protocol):
         ...
 
 
-MASK_MEMORY = (
-    "similarity",
-    "keys_per_object",
-    "masks_as_given",
-    "sees_last_frame",
-    "normalise",
-    "encode_key",
-    "encode_memory",
-    "recall_recent",
-    "decode",
-)
+MASK_MEMORY = ("similarity", "keys_per_object", "masks_as_given", "normalise", "encode_key", "encode_memory", "decode")
 VIDEO_SEGMENTATION = ("keyframe", "small", "step")
 FRAME_DETECTOR = ("window", "encode", "pathways", "detect")
 CLIP_NETWORK = ("frames", "frame_stride", "num_classes")
+
+
+def sees_last_frame(network: MaskMemoryNetwork) -> TypeGuard[LastFrameNetwork]:
+    """Tell whether a network is shown the frame before, too."""
+    return bool(getattr(network, "sees_last_frame", False))
 
 
 def lacks(model: object, members: tuple[str, ...]) -> list[str]:

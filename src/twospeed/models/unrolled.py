@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twospeed.models.memory import read_memory
-from twospeed.models.protocol import MaskMemoryNetwork
+from twospeed.models.protocol import MaskMemoryNetwork, sees_last_frame
 from twospeed.models.stcn.loss import bootstrapped_cross_entropy
 from twospeed.ops.masks import soft_aggregate
 
@@ -52,7 +52,7 @@ class UnrolledPropagation(nn.Module):
             if cells is not None:
                 readout, plane = readout[:, :, :-1], readout[:, :, -1]
                 recalled.append(plane)
-            if network.sees_last_frame:
+            if sees_last_frame(network):
                 readout = network.recall_recent(readout, features[t].key, features[t - 1].key, masks)
             logits = network.decode(readout, features[t])
             # fp32 from here on: the clamp of the odds at 1e-7 would vanish in half precision

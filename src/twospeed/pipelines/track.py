@@ -24,7 +24,7 @@ from twospeed.environment import resolve_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.optimise import optimise
-from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork
+from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, sees_last_frame
 from twospeed.ops.bf16 import autocast
 from twospeed.ops.full_labels import best_class
 from twospeed.ops.masks import one_hot, soft_aggregate
@@ -212,7 +212,7 @@ class Tracker(VideoTracker):
                     self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
             else:
                 state.since_memory += 1
-            state.replayed = (pixels, known) if self.model.sees_last_frame else None
+            state.replayed = (pixels, known) if sees_last_frame(self.model) else None
             return self._finished(torch.cat([1 - known.sum(0, keepdim=True), known]), size, time_s)
 
     def save_state(self, path: str | Path) -> None:
@@ -288,7 +288,7 @@ class Tracker(VideoTracker):
         predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of the objects known so far
         if not set(state.object_ids) <= set(prompt.ids) or (prompt.has_void and state.object_ids):
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
-            if (last := self._last()) is not None:
+            if (last := self._last()) is not None and sees_last_frame(model):
                 readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
             logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
             predicted = torch.cat(logits).float().sigmoid()
@@ -301,8 +301,9 @@ class Tracker(VideoTracker):
             probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
             probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
-        if model.sees_last_frame:
-            state.last, state.replayed = (features.key, probabilities[1:]), None
+        if sees_last_frame(model):
+            # As it is after loading: the layout in memory decides how sums are rounded
+            state.last, state.replayed = (features.key.contiguous(), probabilities[1:].contiguous()), None
         given = bool(prompt.ids or prompt.gone)
         if given or state.since_memory + 1 >= self.memory_every or self.include_last:
             self._remember(frame, features, probabilities[1:], padding, given=given)

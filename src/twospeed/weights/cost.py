@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from twospeed.models.protocol import sees_last_frame
 from twospeed.weights.catalog import find
 from twospeed.weights.load import build
 
@@ -108,7 +109,7 @@ def _run_tracker(model: Any) -> str:
     frame, mask = torch.empty(1, 3, 480, 864), torch.empty(1, 1, 480, 864)
     features = model.encode_key(frame)
     _, value = model.encode_memory(frame, features, mask)
-    if model.sees_last_frame:
+    if sees_last_frame(model):
         value = model.recall_recent(value, features.key, features.key, mask)
     model.decode(value, features)
     return "one 480x854 frame and object: key, value and decoder (the memory read is apart)"

@@ -107,7 +107,7 @@ class STCN(nn.Module):
         return features.key, self.encode_value(frames, features.f16, masks)
 
     def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
-        """As `MaskMemoryNetwork.recall_recent`; a network without `recent` returns the readout as it is."""
+        """As `LastFrameNetwork.recall_recent`; a network without `recent` returns the readout as it is."""
         if self.recent is None:
             return readout
         return torch.cat([readout, self.recent(key, last_key, last_masks)], 2)

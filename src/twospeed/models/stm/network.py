@@ -37,7 +37,6 @@ class STM(nn.Module):
 
     keys_per_object = True
     masks_as_given = True
-    sees_last_frame = False
 
     def __init__(
         self,
@@ -79,10 +78,6 @@ class STM(nn.Module):
         planes = torch.stack([masks, others], 2).flatten(0, 1)  # (BK, 2, H, W)
         key, value, _, _ = self.memory_encoder(frames.repeat_interleave(K, 0), planes)
         return key.unflatten(0, (B, K)), value.unflatten(0, (B, K))
-
-    def recall_recent(self, readout: Tensor, key: Tensor, last_key: Tensor, last_masks: Tensor) -> Tensor:
-        """As `MaskMemoryNetwork.recall_recent`: nothing is added."""
-        return readout
 
     def decode(self, readout: Tensor, features: QueryFeatures) -> Tensor:
         """Turn what the memory recalled into logits. Shapes: (B, K, V, h, w) -> (B, K, H, W), before the sigmoid."""
