@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from experiments.motion_set import write_motion_set
+from experiments.vos_sets import write_demo_sets
 from twospeed.cli.main import exit_code
 
 RECIPE = "slowfast_kinetics"
@@ -110,4 +111,32 @@ def test_a_copied_recipe_runs_and_resumes_with_its_own_settings(capsys, tmp_path
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "run")
     steps = [line.split(",")[0] for line in (tmp_path / "run" / "train.csv").read_text().splitlines()[1:]]
     assert steps == ["1", "2", "3", "4"]
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_former_names_are_presets_of_the_recipe_that_took_their_place(capsys, tmp_path):
+    def shown(*arguments: str) -> dict[str, str]:
+        assert exit_code(["train", *arguments, "--fields"]) == 0
+        return dict(line[2:].split(" ", 1) for line in capsys.readouterr().out.splitlines())
+
+    assert shown("stcn_static") == shown("stcn", "--preset", "static")
+    assert shown("stcn_static", "--preset", "trial") == shown("stcn", "--preset", "static_trial")
+    assert shown("stcn_video", "--preset", "stage1") == shown("stcn", "--preset", "stage1")
+    assert shown("stcn_video", "--preset", "stage3", "--crop", "64,96")["crop"] == "64,96"
+    nano = shown("track_nano", "--minutes", "5")
+    assert (nano["network"], nano["minutes"], nano["iterations"]) == ("track_nano", "5.0", "none")
+    assert exit_code(["train", "track_nano", "--copy", str(tmp_path)]) == 0
+    assert (tmp_path / "stcn.py").is_file()
+
+
+def test_the_trial_of_stcn_trains_and_resumes_from_the_command_line(capsys, tmp_path):
+    demo = write_demo_sets(tmp_path / "demo", side=64, videos=2, frames=3, stills=1)
+    options = ("--preset", "static_trial", "--static", str(demo / "static"), "--crop", "64", "--batch", "2")
+    options = (*options, "--iterations", "2", "--norm-batches", "1", "--log-every", "1", "--device", "cpu")
+    out = ("--out", str(tmp_path / "run"))
+    assert exit_code(["train", "stcn", *options, *out, "--stop-after-steps", "1"]) == 0
+    assert exit_code(["train", "stcn", *options, *out]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert exit_code(["train", "stcn", *options, *out, "--resume"]) == 0
+    assert (tmp_path / "run" / "train.csv").read_text().count("\n") == 3
     assert (tmp_path / "run" / "weights.safetensors").is_file()
