@@ -94,7 +94,8 @@ class _Walk:
             self.fed_at_join, self.newest = self.fed, None
         if self.fed == 0 and packet.is_keyframe and not packet.is_discard:
             self.first_keyframe = packet.pts
-        self.newest_dts = packet.dts
+        if packet.dts is not None:
+            self.newest_dts = packet.dts
         self.end = (packet.pos or 0) + packet.size
         if self._stamps is not None:
             self._stamps.append(packet.dts)
@@ -163,6 +164,12 @@ def images(
         except av.error.EOFError:
             break
         except (av.error.FFmpegError, OSError) as error:
+            if packet is None:  # the walk broke off, not the decoder: it still has images that are whole
+                for frame in _drained(stream):
+                    walk.show(frame)
+                    yield frame
+                if container.size <= 0:  # so every network stream without a length ends
+                    break
             if walk.shown and damaged == "stop":
                 return
             begins = packet is not None and first == 0 and walk.fed == 1 and packet.is_keyframe
@@ -195,6 +202,13 @@ def images(
             lost = "the file's index lists later images that it does not hold"
         if lost:
             raise _damage(name, first + walk.shown, lost)
+
+
+def _drained(stream: Any) -> Iterator[Any]:
+    with suppress(av.error.FFmpegError, OSError):
+        for frame in stream.decode(None):
+            frame.time_base = frame.time_base or stream.time_base
+            yield frame
 
 
 class _Packets:

@@ -35,12 +35,12 @@ def read_network(
     """Yield the VideoInfo, then every Frame of an address; indices and times go on over a lost connection.
 
     What has a length (a file on a web server) is read once. Other streams are opened again after 0.5 s, then 1, 2, 4
-    and 8 s, until `reconnect_s` have passed without a frame (None: 30): then VideoError. That holds for a connection
-    that breaks; one that ends is the end of an http stream unless `reconnect_s` is given, but never of an rtsp camera.
+    and 8 s, until `reconnect_s` have passed without a frame (None: 30): then VideoError. Over http that is done only
+    where `reconnect_s` is given, as FFmpeg does not tell the end of such a stream from a connection that breaks.
     Raises VideoError at once where the first opening fails.
     """
     patience_s = RECONNECT_S if reconnect_s is None else reconnect_s
-    opens_at_end = reconnect_s is not None or address.lower().startswith("rtsp")
+    opens_again = reconnect_s is not None or address.lower().startswith("rtsp")
     convert = RgbConverter(short_side, name=name)
     lengths: list[int] = []
     first: VideoInfo | None = None
@@ -66,10 +66,10 @@ def read_network(
                         yield replace(item, index=index, time_s=time_s)
                     del item
         except VideoError as error:
-            if first is None or lengths[0] > 0:
+            if first is None or lengths[0] > 0 or not opens_again:
                 raise
             problem = str(error)
-        if lengths[0] > 0 or not (problem or opens_at_end):
+        if lengths[0] > 0 or not opens_again:
             break
         waited_s = time.monotonic() - last_seen
         if waited_s + delay_s > patience_s:

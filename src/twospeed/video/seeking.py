@@ -133,7 +133,7 @@ def _from_packets(path: Path, container: Any, stream: Any) -> PacketIndex | None
             reordered |= last_pts is not None and packet.pts <= last_pts
             if by_decoding and (reordered or packet.size < LEAST_IMAGE):
                 return None  # B-frames, one packet of which may hold two
-            last_pts, last_dts = packet.pts, packet.dts
+            last_pts, last_dts = packet.pts, last_dts if packet.dts is None else packet.dts
             lowest = stamp if lowest is None else min(lowest, stamp)
             if packet.is_keyframe:
                 keys.append((stamp, packet.dts if packet.dts is not None else stamp))
