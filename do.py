@@ -4,6 +4,8 @@
     python3 do.py demo       set up what is missing, then render a clip and track its objects
     python3 do.py test       the whole test suite
     python3 do.py check      format, lint, types
+    python3 do.py docs       build the documentation into site/
+    python3 do.py wheel      build the wheel into dist/, install it in an empty environment, run its demo there
     python3 do.py bench      the benchmarks (on a quiet machine)
     python3 do.py run ...    any twospeed command: python3 do.py run track clip.mp4 --mask first.png
     python3 do.py setup      only set up
@@ -18,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -27,9 +30,11 @@ CHORES: dict[str, list[list[str]]] = {
     "test": [["pytest"]],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
     "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava")],
+    "docs": [["mkdocs", "build", "--strict", "--quiet"]],
     "run": [["twospeed"]],
     "setup": [["twospeed", "--version"]],
 }
+GROUPS = {"bench": "bench", "docs": "docs"}  # of packages that one chore needs beside the usual ones
 
 
 def find_uv() -> str:
@@ -46,17 +51,43 @@ def find_uv() -> str:
     return str(uv)
 
 
+def try_wheel() -> int:
+    """Build the wheel, install it with the locked packages in an empty environment, and run its demo outside of here."""
+    uv, dist = find_uv(), HERE / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        locked = str(folder / "locked.txt")
+        export = ["--locked", "--no-dev", "--no-emit-project", "--no-hashes", "--all-extras", "--quiet", "-o", locked]
+        for command in (
+            [uv, "build", "--quiet", "--out-dir", str(dist), str(HERE)],
+            [uv, "export", "--project", str(HERE), *export],
+            [uv, "venv", "--quiet", "--python", sys.executable, str(folder / "env")],
+        ):
+            subprocess.run(command, check=True)
+        (wheel,) = dist.glob("*.whl")
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", locked, str(wheel)]
+        for command in (install, [str(python), "-m", "twospeed", "--version"], [str(python), "-m", "twospeed", "demo"]):
+            if code := subprocess.run(command, cwd=folder).returncode:
+                return code
+    print(f"{wheel} works in an empty environment")
+    return 0
+
+
 def main() -> int:
     """Run one chore; returns the exit code of the first command that fails."""
     if sys.version_info < (3, 11):  # noqa: UP036 (the one file that an older Python may start)
         print(f"twospeed needs Python 3.11 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     chore, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if chore == "wheel":
+        return try_wheel()
     if chore not in CHORES:
         print(__doc__, file=sys.stderr)
         return 2
     environment = {**os.environ, "UV_PYTHON": os.environ.get("UV_PYTHON", sys.executable)}
-    groups = ["--all-extras", *(["--group", "bench"] if chore == "bench" else [])]
+    groups = ["--all-extras", *(["--group", GROUPS[chore]] if chore in GROUPS else [])]
     for command in CHORES[chore]:
         code = subprocess.run(
             [find_uv(), "run", "--project", str(HERE), "--locked", "--quiet", *groups, *command, *rest],
