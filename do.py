@@ -52,7 +52,7 @@ def find_uv() -> str:
 
 
 def try_wheel() -> int:
-    """Build the wheel, install it with the locked packages in an empty environment, and run its demo outside of here."""
+    """Build the wheel, install it with the locked packages in an empty environment, and run its demo there."""
     uv, dist = find_uv(), HERE / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
@@ -86,7 +86,7 @@ def main() -> int:
     if chore not in CHORES:
         print(__doc__, file=sys.stderr)
         return 2
-    environment = {**os.environ, "UV_PYTHON": os.environ.get("UV_PYTHON", sys.executable)}
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "UV_PYTHON": os.environ.get("UV_PYTHON", sys.executable)}
     groups = ["--all-extras", *(["--group", GROUPS[chore]] if chore in GROUPS else [])]
     for command in CHORES[chore]:
         code = subprocess.run(
