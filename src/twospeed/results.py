@@ -362,18 +362,3 @@ class ActionBoxes(Result):
             for row in range(len(self.boxes_xyxy))
         ]
         return {"time_s": self.time_s, "people": people}
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """What `run.json` says of a finished or interrupted job. Fractions and seconds, no percentages."""
-
-    command: str
-    model: str
-    weights_sha256: str | None
-    options: Mapping[str, object]
-    versions: Mapping[str, str]
-    frames: int
-    seconds: float
-    frames_per_second: float
-    finished: bool

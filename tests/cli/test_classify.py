@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from twospeed.cli.main import exit_code
+from twospeed.errors import VideoError
 from twospeed.models.slowfast import builders
+from twospeed.pipelines.classify import Classifier
 from twospeed.video.writer import VideoWriter
 
 
@@ -62,6 +65,7 @@ def test_a_folder_of_results(run, scene, tmp_path):
     )
     assert code == 0, err
     assert sorted(path.name for path in out_folder.iterdir()) == [
+        "frames.csv",
         "overlay.mp4",
         "results.json",
         "run.json",
@@ -70,6 +74,10 @@ def test_a_folder_of_results(run, scene, tmp_path):
     results = json.loads((out_folder / "results.json").read_text())
     assert json.loads(out) == results
     assert sum(entry["probability"] for entry in results["top"]) == pytest.approx(1, abs=1e-3)
+    names = ["jump", "run", "sit", "stand", "walk"]
+    for entry in [*results["top"], *results["timeline"], *results["views"][0]["top"]]:
+        assert names[entry["class_id"]] == entry["label"]
+    assert len((out_folder / "frames.csv").read_text().splitlines()) == 1 + 70
     assert results["timeline"][0]["start_s"] == 0
     assert results["timeline"][-1]["end_s"] == pytest.approx(70 / 30, abs=0.1)
     assert len(results["views"]) == 2  # a window of 64 frames, moved by half a second, and back to the end
@@ -99,6 +107,42 @@ def test_many_videos_with_a_broken_one(run, scene, tmp_path):
     assert not (tmp_path / "broken").exists()
 
 
+def test_many_videos_are_resumed_without_repeating_one(run, scene, tmp_path, monkeypatch):
+    given = [scene / "clip.mp4", scene / "other.mp4", "--clips", 1, "--crops", 1, "-o", tmp_path, "--json", "--resume"]
+    views, whole = Classifier._views, ["clip.mp4", "other.mp4"]
+    seen = []
+
+    def breaking(self, source):
+        seen.append(Path(source).name)
+        if seen[-1] == "other.mp4":
+            raise VideoError("as if the disk had gone")
+        return views(self, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "_views", breaking)
+        assert run(*given)[0] == 2
+    assert seen == whole
+    seen.clear()
+    monkeypatch.setattr(
+        Classifier, "_views", lambda self, source: seen.append(Path(source).name) or views(self, source)
+    )
+    code, out, err = run(*given)
+    assert code == 0, err
+    assert seen == ["other.mp4"]
+    assert [Path(video["video"]).name for video in json.loads(out)["videos"]] == whole
+    assert json.loads((tmp_path / "results.json").read_text())["failed"] == []
+
+
+def test_a_part_of_a_video(run, scene, tmp_path):
+    for more in ([], ["--timeline"]):
+        code, out, err = run(
+            scene / "clip.mp4", *more, "--start", 10, "--end", "1.5s", "-o", tmp_path / "out", "--json"
+        )
+        assert code == 0, err
+        assert all(10 / 30 <= view["time_s"] <= 1.5 for view in json.loads(out)["views"])
+        assert len((tmp_path / "out" / "frames.csv").read_text().splitlines()) == 1 + 35
+
+
 def test_an_ensemble(run, scene):
     code, out, err = run(
         scene / "clip.mp4",
@@ -124,7 +168,10 @@ def test_an_ensemble(run, scene):
         (["clip.mp4", "--labels", "kinetics400"], "kinetics400 has 400 labels, slow_r50_4x16 has 5 classes"),
         (["clip.mp4", "--crops", "2"], "crops=2"),
         (["clip.mp4", "--model", "slow_r50"], "unknown model 'slow_r50'; did you mean"),
-        (["clip.mp4", "--every", "0", "--timeline"], "every_s=0.0"),
+        (["clip.mp4", "--every", "0", "--timeline"], "'0' is no number from 0.01"),
+        (["clip.mp4", "--every", "nan", "--timeline"], "'nan' is no number"),
+        (["clip.mp4", "--resume"], "(--resume)"),
+        (["clip.mp4", "--start", "9s"], "no frame from start=9s"),
         (["clip.mp4", "--precision", "fp8"], "fp8"),
         (["clip.mp4", "--clips", "0"], "--clips"),
     ],

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import twospeed
-from tests.cli.test_track import fails
+from tests.cli.commands import fails
 from tests.conftest import GOLDENS
 from tests.video.footage import numbered
-from twospeed.cli import action_overlay
 from twospeed.cli.main import exit_code
 from twospeed.data.benchmarks.ava import read_detections
+from twospeed.output import action_overlay
 from twospeed.weights.load import save_model
 
 AVA = GOLDENS / "ava_metric"
@@ -64,8 +64,11 @@ def test_detect_writes_all_it_promises_and_its_csv_can_be_scored(place, tmp_path
     assert rows.boxes_xyxy[0] == pytest.approx([4 / 48, 4 / 32, 20 / 48, 30 / 32], abs=1e-6)
     with av.open(str(out / "overlay.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 60
+    assert len((out / "frames.csv").read_text().splitlines()) == 1 + 60
     record = json.loads((out / "run.json").read_text())
     assert record["finished"] is True
+    assert record["inputs"].keys() == {"video", "boxes"}
+    assert set(record["files"]) == {"results.json", "detections.csv", "overlay.mp4", "frames.csv"}
     assert record["model"] == "slow_r50_4x16_ava"
     assert len(record["weights_sha256"]) == 64
     truth = tmp_path / "truth.csv"
@@ -107,6 +110,21 @@ def test_sizes_mirrored_clips_and_networks_are_averaged(place, tmp_path, capsys)
     both = ("--size", 48, "--scales", "32,48")
     assert "exclude each other" in fails(capsys, "detect", place / "clip.mp4", *model(place), *both)
     assert "--scales 32,x" in fails(capsys, "detect", place / "clip.mp4", *model(place), "--scales", "32,x")
+
+
+def test_a_part_of_a_video_and_a_finished_run(place, tmp_path, capsys):
+    options = ("--boxes", place / "people.csv", *model(place), "-o", tmp_path, "--json", "-q")
+    assert run("detect", place / "clip.mp4", *options, "--start", "0.5s", "--end", "00:01.9") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [keyframe["time_s"] for keyframe in document["keyframes"]] == [1]
+    frames = len((tmp_path / "frames.csv").read_text().splitlines()) - 1
+    assert frames == len(images(tmp_path / "overlay.mp4")) == 35
+    again = ("--start", "0.5s", "--end", "00:01.9", "--resume")
+    assert run("detect", place / "clip.mp4", *options, *again) == 0
+    assert json.loads(capsys.readouterr().out) == document
+    assert "end '00:01.9', now it is None" in fails(
+        capsys, "detect", place / "clip.mp4", *options, "--start", "0.5s", "--resume"
+    )
 
 
 def test_a_pipe_has_an_overlay_too(place, tmp_path, monkeypatch):
@@ -157,7 +175,7 @@ def test_bad_input_is_one_line(place, tmp_path, capsys):
         late: "late.csv:3: the keyframe at 9 s is out of range",
         outside: "outside.csv:2: box 4, 4, 200, 30 lies outside of the image of 48x32 pixels",
         broken: "broken.csv:2: 6 columns; a row of predicted boxes is",
-        tmp_path / "none.csv": "no boxes at",
+        tmp_path / "none.csv": "none.csv: no such file",
     }
     for file, message in said.items():
         assert message in fails(capsys, "detect", clip, "--boxes", file, *model(place), "-o", out, "-q")

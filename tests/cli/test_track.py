@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import csv
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import av
@@ -17,45 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.cli.commands import SIZE, fails, twospeed
 from tests.conftest import heed_ctrl_c
-from twospeed.cli.main import exit_code
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano
-from twospeed.pipelines.track import Tracker
-from twospeed.video.indexed_png import read_label_map, write_indexed_png
+from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
-
-SIZE = (96, 128)
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    """A folder with a clip of 12 frames, its frames as images, and the masks of frames 0 and 6."""
-    folder = tmp_path_factory.mktemp("scene")
-    (folder / "frames").mkdir()
-    with VideoWriter(folder / "clip.mp4", 10, quality=10) as writer:
-        for index, (image, labels) in enumerate(render_clip(2, frames=12, height=SIZE[0], width=SIZE[1], objects=2)):
-            writer.write(image)
-            Image.fromarray(image).save(folder / "frames" / f"{index:05d}.jpg", quality=95)
-            if index in (0, 6):
-                write_indexed_png(folder / f"mask{index}.png", labels)
-    return folder
-
-
-def twospeed(*arguments: object) -> int:
-    return exit_code([str(a) for a in arguments])
-
-
-def fails(capsys, *arguments: object) -> str:
-    """Run a command that must fail with exit code 2 and one line on stderr; return the line."""
-    capsys.readouterr()
-    assert twospeed(*arguments) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("twospeed: ")
-    assert captured.out == ""
-    return lines[0]
 
 
 def test_track_writes_all_it_promises(scene, tmp_path, capsys):
@@ -79,7 +48,23 @@ def test_track_writes_all_it_promises(scene, tmp_path, capsys):
     assert record["model"] == "track_nano"
     assert len(record["weights_sha256"]) == 64
     assert record["options"]["memory_every"] == 5
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert record["versions"]["torch"] == metadata.version("torch")
+    listed = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"run.json"}
+    assert set(record["files"]) == listed
+    for name in ("masks/00003.png", "frames.csv"):
+        content = (out / name).read_bytes()
+        assert record["files"][name] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    clip = (scene / "clip.mp4").read_bytes()
+    assert len(clip) < 1 << 20
+    assert record["inputs"]["video"]["sha256"] == hashlib.sha256(clip).hexdigest()
+    assert record["inputs"]["mask of frame 0"]["path"] == str(scene / "mask0.png")
+    assert record["summary"]["objects"] == summary["objects"]
+    rows = list(csv.DictReader((out / "frames.csv").read_text().splitlines()))
+    assert [int(row["output_index"]) for row in rows] == [int(row["source_index"]) for row in rows] == [*range(12)]
+    assert [float(row["time_s"]) for row in rows] == pytest.approx([i / 10 for i in range(12)], abs=1e-6)
+    assert rows[0]["keyframe"] == "1"
+    assert rows[0]["file_name"] == ""
+    assert len({row["pts"] for row in rows}) == 12
     assert not list(out.rglob(".*"))
 
 
@@ -101,11 +86,35 @@ def test_a_folder_of_masks_named_by_frame(scene, tmp_path):
 
 
 def test_results_of_an_earlier_run_are_replaced(scene, tmp_path):
-    stale = tmp_path / "masks" / "00099.png"
-    stale.parent.mkdir()
-    stale.write_bytes(b"old")
-    assert twospeed("track", scene / "clip.mp4", "--point", "30,30", "--size", 64, "-q", "-o", tmp_path) == 0
-    assert not stale.exists()
+    command = ("track", scene / "clip.mp4", "--point", "30,30", "--size", 64, "-q", "--no-overlay", "-o", tmp_path)
+    assert twospeed(*command) == 0
+    assert (tmp_path / "masks" / "00011.png").exists()
+    (tmp_path / "masks" / "notes.txt").write_text("of somebody")
+    assert twospeed(*command, "--end", 5) == 0
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{i:05d}.png" for i in range(5)] + [
+        "notes.txt"
+    ]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert sorted(record["files"]) == ["frames.csv", *(f"masks/{i:05d}.png" for i in range(5))]
+
+
+def test_masks_are_named_after_the_images_of_a_folder_and_a_part_keeps_its_numbers(scene, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in range(5):
+        (frames / f"shot_{i + 1:03d}.jpg").write_bytes((scene / "frames" / f"{i:05d}.jpg").read_bytes())
+    options = ("--mask", scene / "mask0.png", "--size", 64, "-q", "--no-overlay")
+    assert twospeed("track", frames, *options, "-o", tmp_path / "a", "--start", 2) == 0
+    assert sorted(path.stem for path in (tmp_path / "a" / "masks").iterdir()) == ["shot_003", "shot_004", "shot_005"]
+    rows = [list(row.values())[:3] for row in csv.DictReader((tmp_path / "a" / "frames.csv").read_text().splitlines())]
+    assert rows == [["0", "2", "shot_003"], ["1", "3", "shot_004"], ["2", "4", "shot_005"]]
+    clip = ("track", scene / "clip.mp4", *options, "-o", tmp_path / "b")
+    assert twospeed(*clip, "--start", "0.2s", "--end", "00:00:00.5") == 0
+    assert sorted(path.stem for path in (tmp_path / "b" / "masks").iterdir()) == ["00002", "00003", "00004"]
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["options"]["first_masks"] == [2]
+    # Masks named as the images of the folder are prompts for those images
+    assert twospeed("track", frames, "--mask", tmp_path / "a" / "masks", *options[2:], "-o", tmp_path / "c") == 0
+    assert json.loads((tmp_path / "c" / "run.json").read_text())["options"]["first_masks"] == [2, 3, 4]
 
 
 def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
@@ -236,43 +245,6 @@ def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
         assert abs(sum(1 for _ in overlay.decode(video=0)) - len(masks)) <= 1
 
 
-def test_a_killed_run_goes_on_where_it_ended(scene, tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out"
-    command = ["track", scene / "frames", "--mask", scene / "mask0.png", "--mask", f"6={scene / 'mask6.png'}"]
-    command += ["--size", 96, "-q", "-o", out]
-    assert twospeed(*command, "--resume") == 0, "nothing to go on from: an ordinary run"
-    whole = {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
-
-    (out / "overlay.mp4").unlink()
-    record = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps(record | {"finished": False, "frames": 8}))  # as a killed run leaves it
-    for index in range(8, 12):
-        (out / "masks" / f"{index:05d}.png").unlink()
-    write_indexed_png(out / "masks" / "00007.png", np.zeros(SIZE, np.uint8))  # as if all were hidden for a moment
-    computed = []
-    step = Tracker.step
-    monkeypatch.setattr(Tracker, "step", lambda self, *a, **k: computed.append(1) or step(self, *a, **k))
-    kept = (out / "masks" / "00003.png").stat().st_mtime_ns
-    assert twospeed(*command, "--resume") == 0
-    assert len(computed) == 2 + 4, "the two frames with masks, and what was missing"
-    assert (out / "masks" / "00003.png").stat().st_mtime_ns == kept
-    for index in range(8, 12):
-        before = np.asarray(Image.open(io.BytesIO(whole[f"{index:05d}.png"])))
-        assert (read_label_map(out / "masks" / f"{index:05d}.png") == before).mean() > 0.97
-    assert json.loads((out / "run.json").read_text())["finished"] is True
-    with av.open(str(out / "overlay.mp4")) as overlay:
-        assert sum(1 for _ in overlay.decode(video=0)) == 12
-
-    capsys.readouterr()
-    computed.clear()
-    assert twospeed(*command, "--resume") == 0
-    assert "finished already, 12 frames" in capsys.readouterr().err
-    assert not computed
-    assert "memory_every 5, now it is 3" in fails(capsys, *command, "--resume", "--memory-every", 3)
-    (out / "run.json").write_text("{")
-    assert "leave --resume out" in fails(capsys, *command, "--resume")
-
-
 @pytest.mark.slow
 def test_a_video_on_standard_input(scene, tmp_path):
     command = [sys.executable, "-m", "twospeed", "track", "-", "--mask", str(scene / "mask0.png"), "-q", "--size", "64"]
@@ -302,7 +274,7 @@ def test_convert_recognises_and_keeps_every_weight(tmp_path, capsys):
     assert all(torch.equal(v, state[k]) for k, v in create_model("track_nano", target).state_dict().items())
     assert "must end in .safetensors" in fails(capsys, "convert", target, "-o", tmp_path / "a.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    assert "say which model it is with --model" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
+    assert "name the model with --model" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
 
 
 def test_models_lists_and_tells(capsys):

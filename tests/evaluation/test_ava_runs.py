@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twospeed
-from tests.cli.test_track import fails
+from tests.cli.commands import fails
 from tests.video.footage import LOSSLESS, numbered, numbered_image
 from twospeed.cli.main import exit_code
 from twospeed.data.benchmarks.ava import BoxRows, read_detections, write_rows

@@ -10,9 +10,10 @@ import torch
 import twospeed
 from tests.video.footage import LOSSLESS, film, numbered
 from twospeed.errors import InputError, VideoError, WeightsUnavailable
+from twospeed.output.action_overlay import between
 from twospeed.pipelines import person_boxes
 from twospeed.pipelines.detect import Detector
-from twospeed.pipelines.people import PersonLinker, between
+from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import given_boxes
 from twospeed.results import ActionBoxes
 from twospeed.video.sampling import keyframe_clip

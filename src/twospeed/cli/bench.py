@@ -1,44 +1,51 @@
-"""`twospeed bench`: frames per second and memory of a model on this machine, saying what the clock counts."""
+"""`twospeed bench`: frames per second and memory of a model on this machine, with what the times include."""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Annotated
 
 import typer
 
+from twospeed.cli.options import Device, Json, whole
+from twospeed.cli.printing import print_json, print_line
 from twospeed.errors import InputError
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Model name; `twospeed models` lists them.")] = "track_nano",
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frames.")] = "854x480",
-    frames: Annotated[int, typer.Option(min=2, help="Frames (track, segment) or clips (classify) on the clock.")] = 20,
-    memory_frames: Annotated[int, typer.Option(min=1, help="Track: frames in memory while timing.")] = 10,
-    objects: Annotated[int, typer.Option(min=1, max=50, help="Track: objects.")] = 1,
+    model: Annotated[str, typer.Argument(metavar="NAME", help="Model; `twospeed models` lists them.")] = "track_nano",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Width and height of the frames in pixels.")] = "854x480",
+    frames: Annotated[
+        int,
+        typer.Option(metavar="N", parser=whole(2, 10**6), help="Frames, or clips for classify, that are timed."),
+    ] = 20,
+    memory_frames: Annotated[
+        int, typer.Option(metavar="N", parser=whole(1, 10**5), help="Track: frames in memory while timing.")
+    ] = 10,
+    objects: Annotated[int, typer.Option(metavar="N", parser=whole(1, 50), help="Track: objects.")] = 1,
     keyframe_every: Annotated[
-        int, typer.Option(min=1, help="Segment: the image network runs on every n-th frame.")
+        int, typer.Option(metavar="N", parser=whole(1), help="Segment: the image network runs on every N-th frame.")
     ] = 4,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    device: Device = None,
+    json_output: Json = False,
 ) -> None:
     """Time a model on generated images with random weights: nothing is downloaded or decoded.
 
-    Track: the clock counts `Tracker.step` (upload, network, memory read, masks at the frame's size on the host), with
-    the memory filled first; not decoding, not files. Segment: `Segmenter.step`, whole keyframe intervals alone, a
-    frame's share of each. Classify: one clip through the network, from tensor to scores.
+    Track: the time of `Tracker.step` (upload, network, memory, masks at the frame's size on the host), with the memory
+    filled first; without decoding and files. Segment: `Segmenter.step` over whole keyframe intervals, a frame's share
+    of each. Classify: one clip through the network, from tensor to scores.
     """
-    import torch
-
-    from twospeed.cli.job import print_json
     from twospeed.weights.catalog import find
 
     entry = find(model)
-    try:
-        width, height = (int(part) for part in size.lower().split("x"))
-    except ValueError:
-        raise InputError(f"--size is {size!r}; give WIDTHxHEIGHT, such as 854x480") from None
+    sides = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", size.lower())
+    if sides is None:
+        raise InputError(f"--size is {size!r}; give WIDTHxHEIGHT of up to 9999 pixels, such as 854x480")
+    width, height = int(sides[1]), int(sides[2])
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if entry.task == "track":
         seconds, counts = _time_tracker(model, width, height, frames, memory_frames, objects, device), "Tracker.step"
@@ -67,7 +74,7 @@ def bench(
         print_json(facts)
         return
     for key, value in facts.items():
-        typer.echo(f"{key:<15} {value}")
+        print_line(f"{key:<15} {value}")
 
 
 def _time_tracker(

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import json
+import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twospeed.cli.options import (
+    Damaged,
+    Device,
+    End,
+    Json,
+    Labels,
+    ManyWeights,
+    Overlay,
+    Overwrite,
+    Precision,
+    Quiet,
+    Resume,
+    Start,
+    check_range,
+    check_weights,
+    identities,
+    is_live,
+    models_and_weights,
+    number,
+    whole,
+)
+from twospeed.cli.printing import print_json, print_line, print_note
+from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, TwospeedError
+from twospeed.files import read_text
 
 if TYPE_CHECKING:
+    from twospeed.output.folder import ResultFolder
+    from twospeed.output.run import Run
     from twospeed.results import ActionScores
 
 EPILOG = """
@@ -20,229 +47,329 @@ EPILOG = """
 `twospeed classify clip.mp4` prints the likeliest actions: 10 clips x 3 crops, as the papers test.
 
 `twospeed classify hour.mp4 --timeline -o out` slides a window over the video at constant memory and writes
-`out/timeline.png`, `out/results.json`, `out/overlay.mp4`, `out/run.json`.
+`out/timeline.png`, `out/results.json`, `out/overlay.mp4`, `out/frames.csv`, `out/run.json`.
 
 `twospeed classify clip.mp4 --model slowfast_r50_8x8 --weights SLOWFAST_8x8_R50.pyth --labels names.txt` uses a
-checkpoint that you have, from PySlowFast or PyTorchVideo, by its own names.
+checkpoint of PySlowFast or PyTorchVideo as it is.
 
 `twospeed classify a.mp4 b.mp4 folder/ --model slowfast_r50_8x8 --model slowfast_r101_8x8` averages two networks over
-many videos; a broken one is reported, the others are finished.
+many videos; a broken one is reported, the others are finished. With `-o out --resume` a second run of the same command
+repeats only what is missing.
 """
 
 
 def classify(
     video: Annotated[
         list[str],
-        typer.Argument(help="Video files, a folder of videos or of images, a camera's number, or - for stdin."),
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Video files, folders of videos or of images, a camera's number, an address, or - for standard input.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model name; `twospeed models --task classify` lists them. Several make an ensemble. "
-            "[default: slowfast_r50_8x8]"
+            metavar="NAME",
+            help="Model; `twospeed models --task classify` lists them. Repeat it to average several. "
+            "[default: slowfast_r50_8x8]",
         ),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="'default', 'random', or a checkpoint: twospeed's .safetensors or the authors' file. One for each "
-            "model. [default: default]"
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="File of class names, one on each line. [default: what the weights learned]")
-    ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips spread over the video.")] = 10,
+    weights: ManyWeights = None,
+    labels: Labels = None,
+    clips: Annotated[
+        int,
+        typer.Option(metavar="N", parser=whole(1, 10_000), help="Clips spread over the video. Fewer are faster."),
+    ] = 10,
     crops: Annotated[
-        int | None, typer.Option(help="1 (centre) or 3 (along the longer side). [default: 3; 1 with --timeline]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole(1, 3),
+            help="Views of each clip: 1 (centre) or 3 (along the longer side). [default: 3; 1 with --timeline]",
+        ),
     ] = None,
     timeline: Annotated[
-        bool, typer.Option("--timeline", help="Slide a window over the whole video instead of --clips.")
+        bool,
+        typer.Option("--timeline", help="Slide a window over the whole video instead of --clips: what happens when."),
     ] = False,
-    every: Annotated[float, typer.Option(help="Timeline: seconds from one window to the next.")] = 1.0,
+    every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", parser=number(0.01, 1e6), help="With --timeline: time from one window to the next."
+        ),
+    ] = 1.0,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Timeline: list every action while its probability is at least this. [default: the likeliest]"
+            metavar="P",
+            parser=number(0, 1),
+            help="With --timeline: list every action while its probability is at least P. [default: the likeliest]",
         ),
     ] = None,
-    smooth: Annotated[int, typer.Option(help="Timeline: windows averaged around each, an odd number.")] = 1,
-    top: Annotated[int, typer.Option(min=1, help="Actions to list.")] = 5,
+    smooth: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=whole(1, 9999), help="With --timeline: average N windows, an odd number, around each."
+        ),
+    ] = 1,
+    top: Annotated[int, typer.Option(metavar="N", parser=whole(1), help="Actions to list, likeliest first.")] = 5,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: print only]")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", help="Folder for the results. [default: print only, write nothing]"
+        ),
     ] = None,
-    overlay: Annotated[bool, typer.Option(help="With -o: write overlay.mp4, the video with its actions.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="bf16 where the processor is fast at it.")
-    ] = "fp32",
-    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    start: Start = None,
+    end: End = None,
+    damaged: Damaged = "error",
+    overlay: Overlay = True,
+    device: Device = None,
+    precision: Precision = "fp32",
+    json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Name what happens in videos, and when.
 
-    Prints the likeliest actions with their probabilities, and a timeline. Cameras and stdin are always classified by
-    a sliding window. Exit code 2 when a video could not be classified; all others are finished.
+    Prints the likeliest actions with their probabilities, and a timeline. Cameras and standard input are always
+    classified by a sliding window. Exit code 2 when a video could not be classified; all others are finished.
     """
-    from twospeed.cli.job import Job, print_json
-    from twospeed.pipelines.classify import DEFAULT_MODEL, Classifier
-    from twospeed.weights.load import weights_sha256
+    from twospeed.output.folder import ResultFolder
+    from twospeed.video.sources import find_source
 
-    names = model or [DEFAULT_MODEL]
-    given: list[Any] = [None if name == "random" else name for name in weights or ["default"]]
-    if len(given) == 1:
-        given *= len(names)
-    crops = crops or (1 if timeline else 3)
-    sources = _sources(video)
-    classifier = Classifier(
-        names, clips, crops, weights=given, labels=labels, timeline=timeline, every_s=every, threshold=threshold,
-        smooth=smooth, precision=precision, device=device,
-    )  # fmt: skip
-    folders = _folders(output, sources)
-    sums = [weights_sha256(name, each) for name, each in zip(names, given, strict=True) if each is not None]
-    options = {
-        "sources": [str(source) for source in sources],
-        "weights": [each or "random" for each in given],
-        "labels": labels,
-        "clips": None if timeline else clips,
-        "crops": crops,
-        "timeline": timeline,
-        "every_s": every if timeline else None,
-        "threshold": threshold,
-        "smooth": smooth,
-        "precision": precision,
-        "device": str(classifier.device),
-    }
-    job = Job(
-        "classify",
-        model=" + ".join(names),
-        weights_sha256=" + ".join(name for name in sums if name) or None,
-        options=options,
-        output=output,
-        total=None if timeline else classifier.frames_per_video * len(sources),
-        quiet=quiet,
-    )
-    found: list[dict[str, Any]] = []
-    failed: list[tuple[str, TwospeedError]] = []
-    with job:
-        results = classifier.classify_many(sources, lambda *_: job.advance(classifier.frames_seen - job.frames))
-        for number, (source, result) in enumerate(results):
+    names, given = models_and_weights(model or ["slowfast_r50_8x8"], weights, "classify")
+    if crops == 2:
+        raise InputError("crops=2: choose 1 (centre) or 3 (along the longer side)")
+    if smooth % 2 == 0:
+        raise InputError(f"smooth={smooth}: give an odd number of windows")
+    if resume and output is None:
+        raise InputError(
+            "nothing was written without an output folder, so that nothing can be resumed", option="resume"
+        )
+    if len(video) == 1 and not is_live(video[0]) and not Path(video[0]).is_dir():
+        find_source(video[0])  # of several videos broken ones are reported, the others are finished
+    if resume and any(map(is_live, video)):
+        raise InputError("live sources cannot be read a second time, so that they cannot be resumed", option="resume")
+    check_range(start, end)
+    check_weights(name for name in given if name is not None)
+    with ExitStack() as stack:
+        sources = _sources(video)
+        folders = _folders(output, sources, overlay, overwrite, resume)
+        whole_run = None
+        if len(folders) == 1:
+            stack.enter_context(folders[0])
+        elif output is not None:
+            whole_run = stack.enter_context(
+                ResultFolder(output, ["results.json"], inputs=map(Path, sources), overwrite=overwrite)
+            )
+            for folder in folders:
+                with folder:  # files of others are found before anything is computed
+                    pass
+        from twospeed.pipelines.classify import Classifier
+        from twospeed.results import Progress
+        from twospeed.weights.load import weights_sha256
+
+        classifier = Classifier(
+            names, clips, crops or (1 if timeline else 3), weights=given, labels=labels, timeline=timeline,
+            every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=device,
+            start=start, end=end, damaged=damaged,
+        )  # fmt: skip
+        sums = [weights_sha256(name, each) for name, each in zip(names, given, strict=True) if each is not None]
+        settings: dict[str, Any] = {
+            "model": " + ".join(names),
+            "weights_sha256": " + ".join(each for each in sums if each) or None,
+            "options": {
+                "weights": [each or "random" for each in given],
+                "labels": labels,
+                "clips": None if timeline else clips,
+                "crops": classifier.crops,
+                "timeline": timeline,
+                "every_s": every if timeline else None,
+                "threshold": threshold,
+                "smooth": smooth,
+                "precision": precision,
+                "start": start,
+                "end": end,
+                "damaged": damaged,
+                "overlay": overlay,
+                "top": top,
+                "device": str(classifier.device),
+            },
+        }
+        on_progress = stack.enter_context(show_progress(quiet))
+        found: dict[int, dict[str, Any]] = {}
+        failed: dict[str, TwospeedError] = {}
+        begun = since = time.perf_counter()
+        for place, folder in enumerate(folders if resume else ()):
+            with _held(folder):
+                if _run(sources[place], folder, labels, settings, begun).finished_frames is not None:
+                    found[place] = json.loads(read_text(folder.path / "results.json"))
+        todo = [place for place in range(len(sources)) if place not in found]
+        total = None if timeline else classifier.frames_per_video * len(todo)
+
+        def tick(*_: object) -> None:
+            seconds = time.perf_counter() - begun
+            on_progress(Progress("classify", classifier.frames_seen, total, "frames", seconds))
+
+        seen = 0
+        results = classifier.classify_many([sources[place] for place in todo], tick)
+        for place, (source, result) in zip(todo, results, strict=True):
             if isinstance(result, TwospeedError):
-                failed.append((str(source), result))
                 if len(sources) == 1:
                     raise result
-                typer.echo(f"twospeed: {result}", err=True)
+                failed[str(source)] = result
+                print_note(f"twospeed: {result}")
                 continue
-            described = describe(str(source), " + ".join(names), result, top)
-            found.append(described)
+            found[place] = describe(str(source), settings["model"], result, top)
             if not json_output:
+                _print_table(found[place], len(sources) > 1)
+            if folders:
+                with _held(folders[place]):
+                    run = _run(str(source), folders[place], labels, settings, since)
+                    _write(run, str(source), found[place], result, overlay, classifier.frames_seen - seen)
+            since, seen = time.perf_counter(), classifier.frames_seen
+        documents = [found[place] for place in sorted(found)]
+        failures = [{"video": name, "error": str(error)} for name, error in failed.items()]
+        document = documents[0] if len(sources) == 1 else {"videos": documents, "failed": failures}
+        if json_output:
+            print_json(document)
+        elif not todo:
+            for described in documents:
                 _print_table(described, len(sources) > 1)
-            if output is not None:
-                _write(folders[number], source, described, result, top, overlay)
-    if output is not None and len(sources) > 1:
-        from twospeed.cli.job import write_json
-
-        failures = [{"video": name, "error": str(error)} for name, error in failed]
-        write_json(output / "results.json", {"videos": found, "failed": failures})
-    if json_output:
-        failures = [{"video": name, "error": str(error)} for name, error in failed]
-        print_json(found[0] if len(sources) == 1 else {"videos": found, "failed": failures})
+        if whole_run is not None:
+            with _run(None, whole_run, labels, settings, begun) as run:
+                run.advance(classifier.frames_seen)
+                run.write_json("results.json", document)
     if failed:
-        raise InputError(f"{len(failed)} of {len(sources)} videos could not be classified; the first: {failed[0][1]}")
+        first = next(iter(failed.values()))
+        raise InputError(f"{len(failed)} of {len(sources)} videos could not be classified; the first: {first}")
     if not quiet and output is not None:
-        typer.echo(f"{len(found)} of {len(sources)} videos: {output}", err=True)
+        print_note(f"{output}: {len(found)} of {len(sources)} videos")
 
 
 classify.__doc__ = (classify.__doc__ or "") + "\n" + EPILOG
 
 
 def describe(video: str, model: str, scores: ActionScores, top: int) -> dict[str, Any]:
-    """Return what `results.json` says of one video."""
+    """Return the content of `results.json` for one video. class_id: the class's place among the labels, from 0."""
+    ids = {label: place for place, label in reversed([*enumerate(scores.labels)])}
+
+    def best(probabilities: Any) -> list[dict[str, Any]]:
+        order = (-probabilities).argsort(kind="stable")[:top].tolist()
+        return [
+            {"label": scores.labels[c], "class_id": c, "probability": round(float(probabilities[c]), 6)} for c in order
+        ]
+
     rows = scores.view_probabilities
-    views = []
-    for i, time_s in enumerate(scores.view_times_s.tolist()):
-        assert rows is not None
-        best = rows[i].argsort()[::-1][:top].tolist()
-        listed = [{"label": scores.labels[c], "probability": round(float(rows[i, c]), 6)} for c in best]
-        views.append({"time_s": round(time_s, 3), "top": listed})
+    views = [] if rows is None else zip(scores.view_times_s.tolist(), rows, strict=True)
     return {
         "video": video,
         "model": model,
-        "top": [{"label": label, "probability": round(p, 6)} for label, p in scores.top(top)],
+        "top": best(scores.probabilities),
         "timeline": [
-            {key: round(value, 6) if isinstance(value, float) else value for key, value in span.items()}
-            for span in map(dataclasses.asdict, scores.timeline)
+            {
+                "label": span.label,
+                "class_id": ids[span.label],
+                "start_s": round(span.start_s, 6),
+                "end_s": round(span.end_s, 6),
+                "probability": round(span.probability, 6),
+            }
+            for span in scores.timeline
         ],
-        "views": views,
+        "views": [{"time_s": round(time_s, 3), "top": best(row)} for time_s, row in views],
     }
 
 
-def _sources(given: Sequence[str]) -> list[Any]:
-    """Paths as their videos; `-` and camera numbers as they are."""
+def _sources(given: list[str]) -> list[str]:
+    """Paths as the videos in them; cameras, addresses and standard input as they are."""
     from twospeed.pipelines.classify import videos_in
 
-    sources: list[Any] = []
+    sources: list[str] = []
     for item in given:
-        live = item == "-" or (item.isdecimal() and not Path(item).exists())
-        sources += [item] if live else videos_in([item])
+        sources += [item] if is_live(item) else map(str, videos_in([item]))
     return sources
 
 
-def _folders(output: Path | None, sources: list[Any]) -> list[Path]:
+def _folders(
+    output: Path | None, sources: list[str], overlay: bool, overwrite: bool, resume: bool
+) -> list[ResultFolder]:
     """The folder of each video's results: the output itself, or one inside for each of several."""
-    from twospeed.cli.job import make_folder
-
     if output is None:
         return []
-    make_folder(output)
-    if len(sources) == 1:
-        return [output]
+    from twospeed.output.folder import ResultFolder
+
     taken: dict[str, int] = {}
     folders = []
     for source in sources:
-        stem = Path(str(source)).stem or "stdin"
+        stem = Path(source).stem or "stdin"
         taken[stem] = taken.get(stem, 0) + 1
-        folders.append(output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}"))
+        place = output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}") if len(sources) > 1 else output
+        drawn = ["overlay.mp4"] if overlay and not is_live(source) else []
+        names = ["results.json", "timeline.png", *drawn]
+        inputs = [] if is_live(source) else [Path(source)]
+        folders.append(ResultFolder(place, names, inputs=inputs, overwrite=overwrite, resume=resume))
     return folders
+
+
+def _held(folder: ResultFolder) -> AbstractContextManager[object]:
+    """Hold a folder's lock, unless it is held all the time."""
+    return nullcontext() if folder.locked else folder
+
+
+def _run(source: str | None, folder: ResultFolder, labels: str | None, settings: dict[str, Any], since: float) -> Run:
+    from twospeed.output.run import Run
+    from twospeed.video.sources import find_source
+
+    files = {"labels": Path(labels)} if labels is not None and Path(labels).is_file() else {}
+    return Run(
+        "classify",
+        **settings,
+        inputs=identities(files, None if source is None else find_source(source)),
+        folder=folder,
+        since=since,
+    )
+
+
+def _write(run: Run, source: str, described: dict[str, Any], scores: ActionScores, overlay: bool, frames: int) -> None:
+    """Write the results of one video. Its frames are read once, for overlay.mp4 and frames.csv."""
+    import numpy as np
+
+    from twospeed.output.overlay import draw_caption
+    from twospeed.output.timeline import plot_timeline
+    from twospeed.video.reader import open_video
+
+    top = run.record().options["top"]
+    with run:
+        run.advance(frames)
+        run.write_json("results.json", described)
+        title = Path(described["video"]).name
+        run.write("timeline.png", lambda path: plot_timeline(path, scores, title=title, top=top))
+        rows = scores.view_probabilities
+        if is_live(source) or rows is None:
+            return
+        best = min(top, 3)
+        captions = [[f"{scores.labels[c]}  {100 * row[c]:.1f} %" for c in row.argsort()[::-1][:best]] for row in rows]
+        part = run.record().options
+        with open_video(source, part["start"], part["end"], damaged=part["damaged"]) as reader:
+            for frame in reader:
+                run.add_frame(frame)
+                if overlay:
+                    nearest = int(np.abs(scores.view_times_s - frame.time_s).argmin())
+                    image = draw_caption(frame.image, captions[nearest])
+                    run.write_overlay(image, frame.time_s, reader.info.frame_rate)
 
 
 def _print_table(described: dict[str, Any], named: bool) -> None:
     if named:
-        typer.echo(described["video"])
+        print_line(described["video"])
     width = max(len(entry["label"]) for entry in [*described["top"], *described["timeline"]])
     for entry in described["top"]:
         bar = "█" * round(24 * entry["probability"])
-        typer.echo(f"  {entry['label']:<{width}}  {100 * entry['probability']:5.1f} %  {bar}".rstrip())
+        print_line(f"  {entry['label']:<{width}}  {100 * entry['probability']:5.1f} %  {bar}".rstrip())
     if described["timeline"]:
-        typer.echo("  from to (s)")
+        print_line("  from to (s)")
     for span in described["timeline"]:
         when = f"{span['start_s']:8.1f} {span['end_s']:8.1f}"
-        typer.echo(f"  {when}  {span['label']:<{width}}  {100 * span['probability']:5.1f} %")
-
-
-def _write(folder: Path, source: Any, described: dict[str, Any], scores: ActionScores, top: int, overlay: bool) -> None:
-    from twospeed.cli.job import make_folder, write_json
-    from twospeed.output.timeline import plot_timeline
-
-    make_folder(folder)
-    write_json(folder / "results.json", described)
-    plot_timeline(folder / "timeline.png", scores, title=Path(described["video"]).name, top=top)
-    if overlay and isinstance(source, Path):
-        write_overlay(source, scores, folder / "overlay.mp4", min(top, 3))
-
-
-def write_overlay(source: Path, scores: ActionScores, path: Path, top: int) -> None:
-    """Write the video with the likeliest actions of the nearest temporal view on every frame."""
-    import numpy as np
-
-    from twospeed.output.overlay import draw_caption
-    from twospeed.video.reader import open_video
-    from twospeed.video.writer import VideoWriter
-
-    rows = scores.view_probabilities
-    assert rows is not None
-    captions = [[f"{scores.labels[c]}  {100 * row[c]:.1f} %" for c in row.argsort()[::-1][:top]] for row in rows]
-    with open_video(source) as reader, VideoWriter(path, reader.info.frame_rate, keep_partial=True) as writer:
-        for frame in reader:
-            nearest = int(np.abs(scores.view_times_s - frame.time_s).argmin())
-            writer.write(draw_caption(frame.image, captions[nearest]), frame.time_s)
+        print_line(f"  {when}  {span['label']:<{width}}  {100 * span['probability']:5.1f} %")

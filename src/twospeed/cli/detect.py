@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twospeed.cli.options import parse_ints
-from twospeed.errors import InputError, TwospeedError
+from twospeed.cli.options import (
+    Damaged,
+    Device,
+    End,
+    Json,
+    Labels,
+    ManyWeights,
+    Output,
+    Overlay,
+    Overwrite,
+    Precision,
+    Quiet,
+    Resume,
+    Start,
+    Video,
+    check_files,
+    check_range,
+    check_resume,
+    check_weights,
+    default_output,
+    files_of,
+    identities,
+    models_and_weights,
+    number,
+    parse_ints,
+    parse_numbers,
+    whole,
+)
+from twospeed.cli.printing import print_json, print_line, print_note
+from twospeed.cli.progress import show_progress
+from twospeed.errors import InputError
+from twospeed.files import read_text
 
 if TYPE_CHECKING:
-    from twospeed.results import ActionBoxes
+    from twospeed.output.run import Run
+    from twospeed.results import ActionBoxes, Frame
+    from twospeed.video.sources import Source
 
 EPILOG = """
 **Examples**
 
-`twospeed detect clip.mp4` finds people once a second and says what each does; results go to `clip_detect/`.
+`twospeed detect clip.mp4` detects people once a second and what each of them does; results go to `clip_detect/`.
 
 `twospeed detect clip.mp4 --boxes people.csv -o out` takes people's boxes from a file: AVA's csv
 (video,second,x1,y1,x2,y2,action,score), a csv with a header (time_s,x1,y1,x2,y2,score), or JSON.
@@ -27,159 +61,211 @@ EPILOG = """
 `twospeed detect clip.mp4 --scales 224,256,320 --flip` averages the scores of sizes and mirrored clips; several
 `--model` (each with its `--weights`) average networks.
 
-`twospeed detect 1j20qq1JyX4.mkv --boxes ava_detection_val_boxes_and_labels.csv --start 900` detects on a video of AVA.
+`twospeed detect 1j20qq1JyX4.mkv --boxes ava_detection_val_boxes_and_labels.csv --boxes-start 900` detects on a video of
+AVA, whose lists count from second 900.
 """
 
 
 def detect(
-    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
+    video: Video,
     boxes: Annotated[
         Path | None,
-        typer.Option(help="File of people's boxes: AVA csv, csv with a header, or JSON. [default: detect people]"),
+        typer.Option(
+            metavar="FILE",
+            help="File of people's boxes: AVA csv, csv with a header, or JSON. [default: people are detected]",
+        ),
     ] = None,
     box: Annotated[
         list[str] | None,
-        typer.Option("--box", help="x,y,width,height in pixels, the same at every keyframe. Repeatable."),
+        typer.Option("--box", metavar="X,Y,W,H", help="A box in pixels that holds at every keyframe. Repeatable."),
     ] = None,
+    boxes_start: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            parser=number(-1e9, 1e9),
+            help="What the file of boxes calls the first second of the video: 900 for videos cut as AVA's.",
+        ),
+    ] = 0.0,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model name; `twospeed models --task detect` lists them. Give several to average their scores. "
-            "[default: slowfast_r50_8x8_ava]"
+            metavar="NAME",
+            help="Model; `twospeed models --task detect` lists them. Repeat it to average the scores of several. "
+            "[default: slowfast_r50_8x8_ava]",
         ),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
+    weights: ManyWeights = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    start: Start = None,
+    end: End = None,
+    damaged: Damaged = "error",
+    size: Annotated[
+        int | None,
         typer.Option(
-            help="'default', 'random', or a checkpoint: twospeed's .safetensors or the authors' file. One for each "
-            "model, or one for all. [default: default]"
+            metavar="PIXELS", parser=whole(32, 8192), help="Shorter side at which the network works. [default: 256]"
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Shorter side for the network, in pixels. [default: 256]")] = None,
     scales: Annotated[
-        str | None, typer.Option(help="Average the scores of these sizes, e.g. 224,256,320.", metavar="N,N")
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Average the scores of several sizes, such as 224,256,320: slower, often better."
+        ),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored clips too.")] = False,
-    labels: Annotated[
-        str | None, typer.Option(help="File of class names, one on each line. [default: AVA's 80]")
-    ] = None,
-    every: Annotated[float, typer.Option(help="Seconds from one keyframe to the next.")] = 1.0,
-    threshold: Annotated[float, typer.Option(help="People with a lower score are left out.")] = 0.8,
-    start: Annotated[
-        float, typer.Option(help="What the boxes' file calls the video's first second (900 for AVA's videos).")
-    ] = 0.0,
-    top: Annotated[int, typer.Option(min=1, help="Actions to tell of each person.")] = 3,
-    min_score: Annotated[float, typer.Option(help="Overlay and table: only actions with at least this score.")] = 0.3,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: CLIP_detect]")
-    ] = None,
-    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4: boxes, ids and actions.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="bf16 where the processor is fast at it.")
-    ] = "fp32",
-    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no table.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored clips: twice the time.")] = False,
+    labels: Labels = None,
+    every: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", parser=number(0.01, 1e6), help="Time from one keyframe to the next."),
+    ] = 1.0,
+    threshold: Annotated[
+        float,
+        typer.Option(metavar="P", parser=number(0, 1), help="Leave out people with a lower score (0 to 1)."),
+    ] = 0.8,
+    top: Annotated[
+        int, typer.Option(metavar="N", parser=whole(1), help="Actions to list for each person, likeliest first.")
+    ] = 3,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            metavar="P", parser=number(0, 1), help="Show only actions with at least this score in overlay and table."
+        ),
+    ] = 0.3,
+    overlay: Overlay = True,
+    device: Device = None,
+    precision: Precision = "fp32",
+    json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Say who does what in a video, keyframe by keyframe.
+    """Find what people do in a video, keyframe by keyframe.
 
-    Writes `results.json`, `detections.csv` (as AVA's server takes it), `overlay.mp4` and `run.json`. Each person keeps
-    one number as long as the boxes overlap from keyframe to keyframe.
+    Writes `results.json`, `detections.csv` (as AVA's server takes it), `overlay.mp4`, `frames.csv` and `run.json`. Each
+    person keeps one number as long as the boxes overlap from keyframe to keyframe. `--resume` starts an interrupted run
+    again from its beginning.
     """
-    from twospeed.cli.job import Job, print_json, write_json
-    from twospeed.pipelines.detect import DEFAULT_MODEL, Detector
-    from twospeed.video.reader import probe
-    from twospeed.weights.load import weights_sha256
+    from twospeed.output.folder import ResultFolder
+    from twospeed.video.sources import find_source
 
+    source = find_source(video)
+    check_resume(resume, source)
+    check_range(start, end)
     if boxes is not None and box:
         raise InputError("--boxes and --box exclude each other: give people's boxes in one way")
     if size is not None and scales:
         raise InputError(f"--size {size} and --scales exclude each other: the sizes of --scales are averaged")
-    names = model or [DEFAULT_MODEL]
-    given: list[str | None] = [None if name == "random" else name for name in weights or ["default"]]
-    given = given * len(names) if len(given) == 1 else given
-    info = probe(video) if video != "-" and Path(video).exists() else None
-    detector = Detector(
-        names,
-        boxes if boxes is not None else _static(box or []),
-        every,
-        weights=given,
-        threshold=threshold,
-        start_s=start,
-        scales=parse_ints("--scales", scales) or ((size,) if size is not None else ()),
-        flip=flip,
-        labels=labels,
-        precision=precision,
-        device=device,
-    )
-    sums = [weights_sha256(each, source) for each, source in zip(names, given, strict=True) if source is not None]
-    folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_detect")
-    job = Job(
-        "detect",
-        model=detector.actions.name,
-        weights_sha256=" + ".join(each for each in sums if each) or None,
-        options={
-            "source": video,
-            "weights": [source or "random" for source in given],
-            "boxes": None if boxes is None else str(boxes),
-            "box": box or None,
-            "labels": labels,
-            "every_s": every,
-            "threshold": threshold,
-            "start_s": start,
-            "size": size,
-            "scales": scales,
-            "flip": flip,
-            "precision": precision,
-            "device": str(detector.device),
-        },
-        output=folder,
-        total=None if info is None else info.frame_count,
-        quiet=quiet,
-    )
-    name = "stdin" if video == "-" else Path(video).stem
-    if None in given and not quiet:
-        typer.echo("the weights are random: actions mean nothing", err=True)
-    with job:
-        rate = None if info is None else info.frame_rate
-        shown = {"top": top, "min_score": min_score, "hold_s": every, "rate": rate} if overlay else None
-        found = write_results(video, folder, detector, job, name=name, start_s=start, overlay=shown)
-        document = describe(found, name, job.model, top)
-        if found:
-            write_json(folder / "results.json", document)
-    if not found:
-        raise InputError(f"{video} has no keyframe; is it shorter than the first box's time?")
+    sizes = parse_ints("--scales", scales) or ((size,) if size is not None else ())
+    static = [(x, y, x + w, y + h) for x, y, w, h in (parse_numbers("--box", b, "x,y,width,height") for b in box or [])]
+    names, given = models_and_weights(model or ["slowfast_r50_8x8_ava"], weights, "detect")
+    check_weights(name for name in given if name is not None)
+    files = {role: path for role, path in (("boxes", boxes), ("labels", _path(labels))) if path is not None}
+    if boxes is not None:
+        check_files([boxes], InputError)
+    outputs = ["results.json", "detections.csv", *(["overlay.mp4"] if overlay else [])]
+    with ResultFolder(
+        default_output(output, source, "detect"),
+        outputs,
+        inputs=[*files.values(), *files_of(source)],
+        overwrite=overwrite,
+        resume=resume,
+    ) as folder:
+        from twospeed.output.run import Run
+        from twospeed.pipelines.detect import Detector
+        from twospeed.weights.load import weights_sha256
+
+        detector = Detector(
+            names,
+            boxes if boxes is not None else static or None,
+            every,
+            weights=given,
+            threshold=threshold,
+            start_s=boxes_start,
+            scales=sizes,
+            flip=flip,
+            labels=labels,
+            precision=precision,
+            device=device,
+        )
+        sums = [weights_sha256(each, file) for each, file in zip(names, given, strict=True) if file is not None]
+        if None in given and not quiet:
+            print_note("the weights are random: the actions have no meaning")
+        with show_progress(quiet) as on_progress:
+            run = Run(
+                "detect",
+                model=detector.actions.name,
+                weights_sha256=" + ".join(each for each in sums if each) or None,
+                options={
+                    "weights": [file or "random" for file in given],
+                    "box": box or None,
+                    "labels": labels,
+                    "every_s": every,
+                    "threshold": threshold,
+                    "boxes_start_s": boxes_start,
+                    "size": size,
+                    "scales": scales,
+                    "flip": flip,
+                    "precision": precision,
+                    "start": start,
+                    "end": end,
+                    "damaged": damaged,
+                    "overlay": overlay,
+                    "top": top,
+                    "device": str(detector.device),
+                },
+                inputs=identities(files, source),
+                folder=folder,
+                on_progress=on_progress,
+            )
+            if run.finished_frames is not None:
+                document = json.loads(read_text(folder.path / "results.json"))
+            else:
+                name = source.stem or "stdin"
+                shown = {"min_score": min_score, "hold_s": every} if overlay else None
+                part = {"start": start, "end": end, "damaged": damaged}
+                found = write_results(
+                    source, part, detector, run, name=name, start_s=boxes_start, top=top, overlay=shown
+                )
+                document = describe(found, name, detector.actions.name, top)
     if json_output:
         print_json(document)
     elif not quiet:
         _print_table(document, min_score)
-        typer.echo(f"{len(found)} keyframes, {len(document['people'])} people: {folder}", err=True)
+        already = "finished already, " if run.finished_frames is not None else ""
+        print_note(f"{folder.path}: {already}{len(document['keyframes'])} keyframes, {len(document['people'])} people")
 
 
 detect.__doc__ = (detect.__doc__ or "") + "\n" + EPILOG
 
 
 def write_results(
-    source: str, folder: Path, detector: Any, job: Any, *, name: str, start_s: float, overlay: dict[str, Any] | None
+    source: Source,
+    part: dict[str, Any],
+    detector: Any,
+    run: Run,
+    *,
+    name: str,
+    start_s: float,
+    top: int,
+    overlay: dict[str, Any] | None,
 ) -> list[ActionBoxes]:
     """Write detections.csv and overlay.mp4 as results come, and return them (a few numbers for each person).
 
-    overlay: None for no video. The folder appears with what is written first, so that bad input leaves nothing behind;
-    an interruption, or a video that breaks off, leaves whole keyframes and results.json of those.
+    overlay: None for no video. An interruption, or a video that breaks off, leaves whole keyframes and results.json of
+    those. Raises InputError for a video without a keyframe.
     """
-    from twospeed.cli.action_overlay import ActionOverlay
-    from twospeed.cli.job import make_folder, write_json
     from twospeed.data.benchmarks.ava import write_detections
+    from twospeed.output.action_overlay import ActionOverlay
 
     found: list[ActionBoxes] = []
-    with ExitStack() as stack:
-        file = drawn = None
+    run.at_end(lambda: run.write_json("results.json", describe(found, name, detector.actions.name, top)))
+    with run, ExitStack() as stack:
+        drawn = None
         if overlay is not None:
-            top, least = overlay["top"], overlay["min_score"]
+            least = overlay["min_score"]
             drawn = stack.enter_context(
                 ActionOverlay(
-                    lambda: make_folder(folder) / "overlay.mp4",
-                    overlay["rate"],
+                    lambda image, time_s: run.write_overlay(image, time_s, detector.info.frame_rate),
                     lambda result, row: [
                         f"{action['label']} {action['score']:.2f}"
                         for action in _best(result.action_scores[row], result.labels, top)
@@ -188,22 +274,32 @@ def write_results(
                     overlay["hold_s"],
                 )
             )
-        try:
-            for result in detector.detect(source, None if drawn is None else drawn.add_frame):
-                if file is None:
-                    make_folder(folder)
-                    file = stack.enter_context((folder / "detections.csv").open("w", encoding="utf-8"))
-                fractions = result.boxes_xyxy.astype(float) / detector.image_size
-                write_detections(file, name, start_s + result.time_s, fractions, result.action_scores)
-                found.append(result)
-                if drawn is not None:
-                    drawn.add_result(result)
-                job.advance(detector.frames_read - job.frames)
-        except (KeyboardInterrupt, TwospeedError):
-            if found:
-                write_json(folder / "results.json", describe(found, name, job.model, 3))
-            raise
-    job.advance(detector.frames_read - job.frames)
+        waiting: list[Frame] = []
+
+        def on_frame(frame: Frame) -> None:
+            if not found:  # before the first result nothing is written
+                waiting.append(replace(frame, image=frame.image[:1, :1].copy()))
+            else:
+                run.add_frame(frame)
+            if drawn is not None:
+                drawn.add_frame(frame)
+
+        results = detector.detect(source, on_frame, **part)
+        run.total = detector.info.frame_count
+        for result in results:
+            if not found:
+                file = stack.enter_context(run.path("detections.csv").open("w", encoding="utf-8"))
+                for frame in waiting:
+                    run.add_frame(frame)
+            fractions = result.boxes_xyxy.astype(float) / detector.image_size
+            write_detections(file, name, start_s + result.time_s, fractions, result.action_scores)
+            found.append(result)
+            if drawn is not None:
+                drawn.add_result(result)
+            run.advance(detector.frames_read - run.frames)
+        if not found:
+            raise InputError(f"{source.name} has no keyframe; is it shorter than the first box's time?")
+        run.advance(detector.frames_read - run.frames)
     return found
 
 
@@ -215,17 +311,17 @@ def describe(found: list[ActionBoxes], video: str, model: str, top: int) -> dict
     sums: dict[int, list[Any]] = {}  # id -> [keyframes, first_s, last_s, summed scores]
     for result in found:
         people = []
-        for row, number in enumerate(result.track_ids):
+        for row, person_id in enumerate(result.track_ids):
             scores = result.action_scores[row]
             people.append(
                 {
-                    "id": number,
+                    "id": person_id,
                     "box_xyxy": [round(float(value), 2) for value in result.boxes_xyxy[row]],
                     "person_score": round(float(result.person_scores[row]), 4),
                     "actions": _best(scores, result.labels, top),
                 }
             )
-            person = sums.setdefault(number, [0, result.time_s, result.time_s, np.zeros(len(scores))])
+            person = sums.setdefault(person_id, [0, result.time_s, result.time_s, np.zeros(len(scores))])
             person[0] += 1
             person[2] = result.time_s
             person[3] = person[3] + scores
@@ -235,13 +331,13 @@ def describe(found: list[ActionBoxes], video: str, model: str, top: int) -> dict
         "model": model,
         "people": [
             {
-                "id": number,
+                "id": person_id,
                 "keyframes": count,
                 "first_s": round(first, 6),
                 "last_s": round(last, 6),
                 "actions": _best(total / count, found[0].labels, top),
             }
-            for number, (count, first, last, total) in sorted(sums.items())
+            for person_id, (count, first, last, total) in sorted(sums.items())
         ],
         "keyframes": keyframes,
     }
@@ -254,20 +350,13 @@ def _best(scores: Any, labels: tuple[str, ...], top: int) -> list[dict[str, Any]
 
 def _print_table(document: dict[str, Any], min_score: float) -> None:
     for keyframe in document["keyframes"]:
-        typer.echo(f"{keyframe['time_s']:8.2f} s" + ("" if keyframe["people"] else "  nobody"))
+        print_line(f"{keyframe['time_s']:8.2f} s" + ("" if keyframe["people"] else "  nobody"))
         for person in keyframe["people"]:
             said = ", ".join(f"{a['label']} {a['score']:.2f}" for a in person["actions"] if a["score"] >= min_score)
             corners = " ".join(f"{value:.0f}" for value in person["box_xyxy"])
-            typer.echo(f"    person {person['id']} ({corners}): {said or 'nothing above --min-score'}")
+            print_line(f"    person {person['id']} ({corners}): {said or 'no action with --min-score or more'}")
 
 
-def _static(texts: list[str]) -> list[list[float]] | None:
-    """`x,y,width,height` texts -> xyxy boxes that hold at every keyframe; None where none are given."""
-    found = []
-    for text in texts:
-        try:
-            x, y, width, height = (float(part) for part in text.split(","))
-        except ValueError as error:
-            raise InputError(f"--box is {text!r}; give x,y,width,height in pixels, such as 40,20,120,220") from error
-        found.append([x, y, x + width, y + height])
-    return found or None
+def _path(name: str | None) -> Path | None:
+    """The file of labels, where a file is meant and not a known list."""
+    return Path(name) if name is not None and Path(name).is_file() else None

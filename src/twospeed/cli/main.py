@@ -1,14 +1,18 @@
-"""The door `twospeed`: a file per command, and the one place where an error becomes one line and an exit code.
+"""The command line: a module for each command, and the one place where an error becomes one line and an exit code.
 
-Exit codes: 0 done, 1 unexpected fault, 2 bad usage or bad input (one line on stderr), 130 interrupted (finished frames
-are kept).
+Exit codes: 0 done; 1 a fault of ours; 2 bad usage or bad input (one line on stderr); 130 interrupted by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP (finished frames are kept).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -22,10 +26,13 @@ from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import app as evaluate
 from twospeed.cli.models import models
+from twospeed.cli.printing import print_note
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
 from twospeed.cli.train import CONTEXT_SETTINGS, train
 from twospeed.errors import TwospeedError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="twospeed",
@@ -34,7 +41,6 @@ app = typer.Typer(
         "Start with `twospeed demo`, then `twospeed track CLIP --mask FIRST.png`."
     ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,37 +76,64 @@ app.command()(bench)
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; what `twospeed` starts."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # terminals that lack a character
     sys.exit(exit_code(sys.argv[1:] if arguments is None else arguments))
 
 
 def exit_code(arguments: list[str]) -> int:
     """Run a command line and return its exit code: the one place that turns errors into lines."""
+    received: list[int] = []  # typer turns KeyboardInterrupt into an exit code of its own
     try:
-        result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
+        with _signals(received):
+            result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except TwospeedError as error:
         flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
         return _fail(f"{error}{flag}")
     except TyperException as error:
-        return _fail(f"{error.format_message()} (`twospeed --help` and `twospeed COMMAND --help` tell more)")
+        return _fail(f"{error.format_message()} (`twospeed COMMAND --help` lists the options)")
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our pipe has left
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return _fail(
-                f"cannot write {error.filename or 'the results'} ({error.strerror}); free space, or choose another -o"
-            )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            return _fail(f"cannot write {error.filename or 'the results'} ({error.strerror}); free space")
+        if error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{str(error.filename)[:80]}...: no file can have such a long name")
         raise
-    if code == 130:
-        print("twospeed: interrupted; finished frames are kept", file=sys.stderr)
+    if code == _INTERRUPTED:
+        print_note("twospeed: interrupted; finished frames are kept")
+        return 128 + received[0] if received else code
     return code
 
 
+@contextlib.contextmanager
+def _signals(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, with its finished frames kept; their numbers are collected."""
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP on purpose
+                kept[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
 def _fail(message: str) -> int:
-    print("twospeed: " + " ".join(message.split()), file=sys.stderr)
+    print_note("twospeed: " + " ".join(message.split()))
     return 2
 
 

@@ -1,19 +1,29 @@
-"""`twospeed models`: what exists."""
+"""`twospeed models`: the models that exist, and what is known of each."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from twospeed.cli.options import Json
+from twospeed.cli.printing import print_json, print_line
+
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model: tell all that is known of it.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only classify, detect, track or segment.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One model, described in full. [default: all, a line each]"),
+    ] = None,
+    task: Annotated[
+        Literal["classify", "detect", "track", "segment"] | None, typer.Option(help="List the models of one task.")
+    ] = None,
+    json_output: Json = False,
 ) -> None:
-    """List the models, or tell all about one: parameters, multiply-adds, weights, licence, published scores."""
-    from twospeed.cli.job import print_json
+    """List the models, or describe one: parameters, multiply-adds, weights, licence, published scores.
+
+    `twospeed models --task track` lists the models that track; `twospeed models stcn` describes one.
+    """
     from twospeed.weights.catalog import CATALOG, find, list_models
 
     if name is not None:
@@ -23,15 +33,15 @@ def models(
         else:
             width = max(len(key) for key in facts)
             for key, value in facts.items():
-                typer.echo(f"{key:<{width}}  {value}")
+                print_line(f"{key:<{width}}  {value}")
         return
-    names = list_models(task)  # type: ignore[arg-type]  # checked there
+    names = list_models(task)
     if json_output:
         print_json([{"name": n, "task": CATALOG[n].task, "summary": CATALOG[n].summary} for n in names])
         return
     width = max(len(n) for n in names)
     for n in sorted(names, key=lambda n: (CATALOG[n].task, n)):
-        typer.echo(f"{CATALOG[n].task:<9} {n:<{width}}  {CATALOG[n].summary}")
+        print_line(f"{CATALOG[n].task:<9} {n:<{width}}  {CATALOG[n].summary}")
 
 
 def _facts(entry: Any) -> dict[str, str]:

@@ -1,13 +1,241 @@
-"""Reading what people type after an option."""
+"""Options that several commands share, each written once, with the types that check what people type.
+
+Everything here is checked before torch is loaded: a wrong number or a missing file is reported at once.
+"""
 
 from __future__ import annotations
 
-from twospeed.errors import InputError
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from twospeed.errors import CheckpointError, InputError, MaskError
+
+if TYPE_CHECKING:
+    from twospeed.video.sources import Source
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+def whole(least: int, most: int = 10**9) -> Callable[[object], int]:
+    """Return a type for whole numbers in a range, written in ASCII digits."""
+
+    def parse(given: object) -> int:
+        text = str(given)  # defaults come as numbers
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            raise typer.BadParameter(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[object], float]:
+    """Return a type for finite numbers in a range. above: `least` itself is refused."""
+
+    def parse(given: object) -> float:
+        text = str(given)
+        value = float(text) if _NUMBER.fullmatch(text) else math.nan
+        if not math.isfinite(value) or not least <= value <= most or (above and value == least):
+            low = f"above {least:g}" if above else f"from {least:g}"
+            high = "" if most == math.inf else f" up to {most:g}" if above else f" to {most:g}"
+            raise typer.BadParameter(f"{text!r} is no number {low}{high}")
+        return value
+
+    return parse
 
 
 def parse_ints(option: str, text: str | None) -> tuple[int, ...]:
-    """Read numbers between commas; none for None. Raises InputError for what is no whole number."""
+    """Read whole numbers between commas; none for None. Raises InputError."""
+    parts = text.split(",") if text else []
+    if not all(_WHOLE.fullmatch(part) for part in parts):
+        raise InputError(f"{option} {text}: expected whole numbers separated by commas")
+    return tuple(int(part) for part in parts)
+
+
+def parse_numbers(option: str, text: str, names: str) -> tuple[float, ...]:
+    """Read numbers between commas, as many as `names` ("x,y") has. Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != len(names.split(",")) or not all(_NUMBER.fullmatch(part) for part in parts):
+        example = {2: "60,40", 4: "10,20,100,80"}[len(names.split(","))]
+        raise InputError(f"{option} is {text!r}; give {names} in pixels, such as {example}")
+    return tuple(float(part) for part in parts)
+
+
+Video = Annotated[
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        help="A video file, a folder of images, a camera's number (0 is the first), an address (rtsp://, https://), "
+        "or - for standard input.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="Folder for the results; created if it is missing. [default: VIDEO_COMMAND, such as clip_track]",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace files in the output folder that no earlier run wrote, or that were changed since. Without it "
+        "such files stop the command; results of an earlier run are always replaced.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue an interrupted run in the output folder: finished frames are kept. Options and inputs must be "
+        "the same. A run that has finished is not repeated.",
+    ),
+]
+Overlay = Annotated[
+    bool,
+    typer.Option(help="Write overlay.mp4, the video with the results drawn on it. Without it the command is faster."),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Where to begin: a frame number (250), seconds (10.5s) or a time (HH:MM:SS). [default: the first frame]",
+    ),
+]
+End = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Where to stop, in the same units; this frame is left out. [default: the last frame]"
+    ),
+]
+Damaged = Annotated[
+    Literal["error", "skip"],
+    typer.Option(
+        help="What to do with a frame that cannot be decoded: stop with an error and keep finished frames, or skip it."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where networks run: cpu, cuda, cuda:1, mps. [default: a graphics card if there is one, else cpu]",
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"],
+    typer.Option(
+        help="Number format of the network. bf16 is faster on processors and cards made for it, with slightly "
+        "different results."
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="'default' (the weights that come with the model), or a checkpoint: a .safetensors of twospeed or the "
+        "authors' own file.",
+    ),
+]
+ManyWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="'default', 'random' (to try things out), or a checkpoint: a .safetensors of twospeed or the authors' own "
+        "file. Repeat it for several models; one alone holds for all. [default: default]",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Text file of class names, one on each line. [default: those of the weights]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no summary.")]
+
+
+def is_live(video: str) -> bool:
+    """Say whether a source is no file: standard input, an address, or a camera."""
+    return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not _there(Path(video)))
+
+
+def check_files(paths: Iterable[Path], error: type[InputError] = MaskError) -> None:
+    """Raise an error at once for a file that is missing."""
+    for path in paths:
+        if not _there(path):
+            raise error(f"{path}: no such file")
+
+
+def check_weights(weights: Iterable[str]) -> None:
+    """Raise CheckpointError at once where a file of weights is missing."""
+    for name in weights:
+        if name not in ("default", "random") and not _there(Path(name)):
+            raise CheckpointError(f"no checkpoint at {name}")
+
+
+def models_and_weights(names: list[str], weights: list[str] | None, task: str) -> tuple[list[str], list[str | None]]:
+    """Pair models with their weights; None are random ones. Raises InputError for a model of another task."""
+    from twospeed.weights.catalog import find
+
+    for name in names:
+        if (entry := find(name)).task != task:
+            raise InputError(f"{name} is made for the task {entry.task}; `twospeed models --task {task}` lists others")
+    given = [None if name == "random" else name for name in weights or ["default"]]
+    given = given * len(names) if len(given) == 1 else given
+    if len(given) != len(names):
+        raise InputError(f"{len(names)} models with {len(given)} weights: give one for each, in the same order")
+    return names, given
+
+
+def check_range(start: str | None, end: str | None) -> None:
+    """Raise InputError for positions that cannot be read."""
+    from twospeed.video.sources import parse_position
+
+    for name, position in (("start", start), ("end", end)):
+        if position is not None:
+            parse_position(position, name)
+
+
+def _there(path: Path) -> bool:
     try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected whole numbers separated by commas") from error
+        return path.exists()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise InputError(f"{path}: no file can have this name ({getattr(error, 'strerror', None) or error})") from error
+
+
+def default_output(output: Path | None, source: Source, command: str) -> Path:
+    """Return the folder for a command's results, named after the video unless given."""
+    if output is not None:
+        return output
+    stem = source.stem or {"camera": source.name.replace(" ", ""), "network": "stream"}.get(source.kind, "stdin")
+    return Path(f"{stem}_{command}")
+
+
+def check_resume(resume: bool, source: Source) -> None:
+    """Raise InputError for a source that cannot be read a second time."""
+    if resume and not source.stored:
+        raise InputError(f"{source.name} cannot be read a second time, so that it cannot be resumed", option="resume")
+
+
+def files_of(source: Source) -> list[Path]:
+    """Return the files that a source is read from; none for live ones."""
+    if not source.stored:
+        return []
+    return [source.target] if isinstance(source.target, Path) else list(source.target)
+
+
+def identities(files: Mapping[str, Path], source: Source | None = None) -> dict[str, Any]:
+    """Identify inputs by their content, for run.json."""
+    from twospeed.output.record import identify
+
+    found = {role: {"path": str(path), **identify([path])} for role, path in files.items()}
+    if source is not None:
+        found["video"] = {"path": source.name, **identify(files_of(source))}
+    return found

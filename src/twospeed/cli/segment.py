@@ -3,120 +3,226 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twospeed.cli.options import (
+    Damaged,
+    Device,
+    End,
+    Json,
+    Output,
+    Overlay,
+    Overwrite,
+    Quiet,
+    Resume,
+    Start,
+    Video,
+    Weights,
+    check_range,
+    check_resume,
+    check_weights,
+    default_output,
+    files_of,
+    identities,
+    number,
+    whole,
+)
+from twospeed.cli.printing import print_json, print_note
+from twospeed.cli.progress import show_progress
 from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
 
 if TYPE_CHECKING:
-    from twospeed.results import ClassMap, Frame, LabelMap
+    from twospeed.output.run import Run
+    from twospeed.results import ClassMap, Frame
 
 EPILOG = """
 **Examples**
 
 `twospeed segment drive.mp4` writes `drive_segment/overlay.mp4`, `labels/00000.png` ... (values are class numbers), the
-classes' areas over time (`areas.json`, `areas.png`) and `run.json`, with the network that ships: 11 classes of driving.
+classes' areas over time (`areas.json`, `areas.png`), `frames.csv` and `run.json`, with the network that comes with
+twospeed: 11 classes of driving.
 
-`twospeed segment drive.mp4 --weights gsvnet.safetensors` takes other weights; they tell which model they are of.
+`twospeed segment drive.mp4 --weights gsvnet.safetensors` uses other weights; the model is recognised from them.
 
-`twospeed segment drive.mp4 --weights gsv.tar --keyframe-weights swiftnet.pt` takes the authors' files as they are.
+`twospeed segment drive.mp4 --weights gsv.tar --keyframe-weights swiftnet.pt` uses the authors' files as they are.
 
-`twospeed segment frames/ --weights gsvnet.safetensors --drift 1.5` takes keyframes where propagation drifts.
+`twospeed segment frames/ --weights gsvnet.safetensors --drift 1.5` computes keyframes where propagation drifts.
 """
 
 
 def segment(
-    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
+    video: Video,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model name; `twospeed models --task segment` lists them. "
-            "[default: the one that the weights are of; segment_nano without any]"
+            metavar="NAME",
+            help="Model; `twospeed models --task segment` lists them. [default: the model of the weights; segment_nano "
+            "without --weights]",
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="'default', or a checkpoint: twospeed's .safetensors or the authors' file.")
-    ] = "default",
+    weights: Weights = "default",
     keyframe_weights: Annotated[
-        Path | None, typer.Option(help="The keyframe network's own file, beside GSVNet's .tar as --weights.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of the keyframe network, beside the authors' GSVNet .tar as --weights."
+        ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: CLIP_segment]")
-    ] = None,
-    keyframe_every: Annotated[int, typer.Option(min=1, help="The image network runs on every n-th frame.")] = 4,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    start: Start = None,
+    end: End = None,
+    damaged: Damaged = "error",
+    keyframe_every: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=whole(1),
+            help="Run the image network on every N-th frame and propagate its result in between. 1 is the most "
+            "accurate and slowest; larger numbers are faster.",
+        ),
+    ] = 4,
     drift: Annotated[
-        float | None, typer.Option(help="Take keyframes where propagation drifts by more than this, instead.")
+        float | None,
+        typer.Option(
+            metavar="X",
+            parser=number(0, above=True),
+            help="Run the image network where propagation has drifted by more than X (mean difference of pixels, in "
+            "standard deviations) instead of every N-th frame. Try 1.5.",
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
-    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the labels.")] = True,
-    json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+    device: Device = None,
+    overlay: Overlay = True,
+    json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Give every pixel of every frame a class: road, car, person, ..."""
-    from twospeed.cli.job import Job, print_json
-    from twospeed.pipelines.segment import Segmenter, on_drift
-    from twospeed.video.reader import open_video
+    from twospeed.output.folder import ResultFolder
+    from twospeed.video.sources import find_source
     from twospeed.weights.catalog import find
-    from twospeed.weights.load import create_model, weights_sha256
 
-    model = model or _model_of(weights, keyframe_weights)
-    entry = find(model)
-    if entry.task != "segment":
-        raise InputError(f"{model} does not segment; `twospeed models --task segment` lists those that do")
-    if weights == "default" and entry.weights is None:
-        raise WeightsUnavailable(
-            f"no weights are shipped or published for {model}; pass --weights FILE, a checkpoint that you have"
-        )
-    extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
-    segmenter = Segmenter(
-        create_model(model, weights, **extra),
-        keyframe_every if drift is None else on_drift(drift),
-        device=device,
-    )
-    folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_segment")
-    with open_video(video) as reader:
-        frames = iter(reader)
-        first = next(frames)
-        job = Job(
-            "segment",
-            model=model,
-            weights_sha256=weights_sha256(model, weights),
-            options={
-                "source": video,
-                "keyframe_every": keyframe_every if drift is None else None,
-                "drift": drift,
-                "device": str(segmenter.device),
-            },
-            output=folder,
-            total=reader.info.frame_count,
-            quiet=quiet,
-        )
-        areas = _write_results(
-            _steps(segmenter, chain([first], frames)), folder, segmenter=segmenter, rate=reader.info.frame_rate,
-            job=job, overlay=overlay,
-        )  # fmt: skip
+    source = find_source(video)
+    check_resume(resume, source)
+    check_range(start, end)
+    check_weights([weights, *([] if keyframe_weights is None else [str(keyframe_weights)])])
+    if model is not None:
+        _check_model(find(model), weights)
+    names = ["areas.json", "areas.png", *(["overlay.mp4"] if overlay else [])]
+    given = [] if keyframe_weights is None else [keyframe_weights]
+    with ResultFolder(
+        default_output(output, source, "segment"),
+        names,
+        images=["labels"],
+        inputs=[*given, *files_of(source)],
+        overwrite=overwrite,
+        resume=resume,
+    ) as folder:
+        from twospeed.output.overlay import draw_classes, draw_legend
+        from twospeed.output.run import Run
+        from twospeed.pipelines.segment import Segmenter, on_drift
+        from twospeed.video.reader import open_video
+        from twospeed.weights.load import create_model, weights_sha256
+
+        model = model or _model_of(weights, keyframe_weights)
+        _check_model(find(model), weights)
+        extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        policy = keyframe_every if drift is None else on_drift(drift)
+        segmenter = Segmenter(create_model(model, weights, **extra), policy, device=device)
+
+        def draw(frame: Frame, result: ClassMap) -> Any:
+            import numpy as np
+
+            assert segmenter.labels is not None
+            colours = segmenter.labels.colours or ()
+            seen = np.unique(result.labels).tolist()
+            drawn = draw_classes(frame.image, result.labels, colours)
+            return draw_legend(drawn, [segmenter.labels.names[i] for i in seen], [colours[i] for i in seen])
+
+        with show_progress(quiet) as on_progress, open_video(source, start, end, damaged=damaged) as reader:
+            run = Run(
+                "segment",
+                model=model,
+                weights_sha256=weights_sha256(model, weights),
+                options={
+                    "keyframe_every": keyframe_every if drift is None else None,
+                    "drift": drift,
+                    "start": start,
+                    "end": end,
+                    "damaged": damaged,
+                    "overlay": overlay,
+                    "device": str(segmenter.device),
+                },
+                inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
+                folder=folder,
+                total=reader.info.frame_count,
+                on_progress=on_progress,
+            )
+            if run.finished_frames is None:
+                areas = Areas(segmenter, run)
+                run.at_end(areas.write)
+                results = _steps(segmenter, reader, run)
+                rate = reader.info.frame_rate
+                run.label_frames("labels", results, areas.add, draw=draw if overlay else None, rate=rate)
+    summary = run.summary()
     if json_output:
-        record = job.record(finished=True)
-        print_json(
-            {
-                "output": str(folder),
-                "frames": record.frames,
-                "keyframes": areas["keyframes"],
-                "seconds": record.seconds,
-                "frames_per_second": record.frames_per_second,
-                "mean_area": {name: sum(row) / len(row) for name, row in areas["areas"].items()},
-            }
-        )
+        print_json(summary)
     elif not quiet:
-        speed = job.record().frames_per_second
-        typer.echo(f"{job.frames} frames, {areas['keyframes']} keyframes, {speed:.1f} frames/s: {folder}", err=True)
+        already = "finished already, " if run.finished_frames is not None else ""
+        speed = f"{summary['frames_per_second']:.1f} frames/s"
+        print_note(f"{folder.path}: {already}{summary['frames']} frames, {summary['keyframes']} keyframes, {speed}")
 
 
 segment.__doc__ = (segment.__doc__ or "") + "\n" + EPILOG
+
+
+class Areas:
+    """How much of each frame every class takes: `areas.json`, `areas.png`, and the summary of the run."""
+
+    def __init__(self, segmenter: Any, run: Run) -> None:
+        self._segmenter, self._run = segmenter, run
+        self._times: list[float] = []
+        self._shares: list[Any] = []
+        self._keyframes = 0
+
+    def add(self, frame: Frame, result: ClassMap) -> None:
+        """Count the pixels of a frame's classes."""
+        import numpy as np
+
+        counts = np.bincount(result.labels.ravel(), minlength=len(self._segmenter.labels))
+        self._times.append(round(frame.time_s, 6))
+        self._shares.append((counts / result.labels.size).astype(np.float32))
+        self._keyframes += result.is_keyframe
+
+    def write(self) -> None:
+        """Write the table and its plot."""
+        import numpy as np
+
+        from twospeed.output.areas import plot_areas
+
+        run, labels = self._run, self._segmenter.labels
+        rows = zip(labels, np.stack(self._shares, 1), strict=True)
+        areas = {name: [round(float(value), 6) for value in row] for name, row in rows}
+        run.summarise(
+            {
+                "keyframes": self._keyframes,
+                "mean_area": {name: sum(row) / len(row) for name, row in areas.items()},
+            }
+        )
+        run.write_json("areas.json", {"keyframes": self._keyframes, "time_s": self._times, "areas": areas})
+        title = run.folder.path.name if run.folder is not None else ""
+        run.write("areas.png", lambda path: plot_areas(path, self._times, areas, labels, title=title))
+
+
+def _check_model(entry: Any, weights: str) -> None:
+    if entry.task != "segment":
+        raise InputError(f"{entry.name} does not segment; `twospeed models --task segment` lists those that do")
+    if weights == "default" and entry.weights is None:
+        raise WeightsUnavailable(
+            f"no weights are shipped or published for {entry.name}; pass --weights FILE, a checkpoint that you have"
+        )
 
 
 def _model_of(weights: str, keyframe_weights: Path | None) -> str:
@@ -131,70 +237,26 @@ def _model_of(weights: str, keyframe_weights: Path | None) -> str:
     state, metadata = read_state(path)
     name = metadata.get("model") or recognise(state)
     if name is None:
-        raise CheckpointError(f"{path}: its keys belong to no family known here; say which model it is with --model")
+        raise CheckpointError(f"{path}: its keys belong to no model known here; name the model with --model")
     return f"gsvnet_{name}" if keyframe_weights is not None and f"gsvnet_{name}" in CATALOG else name
 
 
-def _steps(segmenter: Any, frames: Iterable[Frame]) -> Iterator[tuple[Frame, ClassMap]]:
-    for frame in frames:
-        yield frame, segmenter.step(frame.image, time_s=frame.time_s)
-
-
-def _write_results(
-    results: Iterable[tuple[Frame, ClassMap]], folder: Path, *, segmenter: Any, rate: Any, job: Any, overlay: bool
-) -> dict[str, Any]:
-    """Write labels and overlay as they come; return, write and draw each class's share of every frame (0..1).
-
-    The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves a
-    playable overlay, all finished labels and their areas. Labels of an earlier run in the same folder are replaced.
-    """
+def _steps(segmenter: Any, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ClassMap]]:
+    """Segment. A resumed run reads the labels before its last keyframe and computes from there, exactly as before."""
     import numpy as np
 
-    from twospeed.cli.job import make_folder, write_json
-    from twospeed.output.areas import plot_areas
-    from twospeed.output.overlay import draw_classes, draw_legend
-    from twospeed.video.indexed_png import write_indexed_png
-    from twospeed.video.writer import VideoWriter
+    from twospeed.results import ClassMap
+    from twospeed.video.indexed_png import read_label_map
 
-    areas: dict[str, Any] = {}
-    times: list[float] = []
-    shares: list[Any] = []
-    keyframes = 0
-    writer: VideoWriter | None = None
-    try:
-        with ExitStack() as stack:
-            for frame, result in results:
-                if job.frames == 0:
-                    for old in make_folder(folder / "labels").glob("*.png"):
-                        if old.stem.isdigit():
-                            old.unlink()
-                    stack.enter_context(job)
-                    if overlay:
-                        writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
-                        stack.enter_context(writer)
-                labels: LabelMap = segmenter.labels
-                write_indexed_png(folder / "labels" / f"{frame.index:05d}.png", result.labels)
-                counts = np.bincount(result.labels.ravel(), minlength=len(labels))
-                if writer is not None:
-                    seen = np.flatnonzero(counts).tolist()
-                    colours = labels.colours or ()
-                    drawn = draw_classes(frame.image, result.labels, colours)
-                    writer.write(
-                        draw_legend(drawn, [labels.names[i] for i in seen], [colours[i] for i in seen]), frame.time_s
-                    )
-                times.append(round(frame.time_s, 6))
-                shares.append((counts / result.labels.size).astype(np.float32))
-                keyframes += result.is_keyframe
-                job.advance()
-    finally:
-        if shares:
-            areas = {
-                "keyframes": keyframes,
-                "time_s": times,
-                "areas": {
-                    n: [round(float(v), 6) for v in row] for n, row in zip(labels, np.stack(shares, 1), strict=True)
-                },
-            }
-            write_json(folder / "areas.json", areas)
-            plot_areas(folder / "areas.png", times, areas["areas"], labels, title=folder.name)
-    return areas
+    restart = max((i for i, entry in enumerate(run.kept) if entry["restarts"]), default=0)
+    for position, frame in enumerate(frames):
+        if position < restart and segmenter.labels is not None:
+            entry, size = run.kept[position], frame.image.shape[:2]
+            assert run.folder is not None
+            labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
+            scores = np.zeros((len(segmenter.labels), 0, 0), np.float32)
+            yield frame, ClassMap(labels, scores, entry["restarts"], frame.index, frame.time_s)
+        else:
+            if position == restart:
+                segmenter.reset()
+            yield frame, segmenter.step(frame.image, time_s=frame.time_s)

@@ -2,285 +2,389 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import chain, count, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twospeed.cli.options import (
+    Damaged,
+    Device,
+    End,
+    Json,
+    Output,
+    Overlay,
+    Overwrite,
+    Precision,
+    Quiet,
+    Resume,
+    Start,
+    Video,
+    Weights,
+    check_files,
+    check_range,
+    check_resume,
+    check_weights,
+    default_output,
+    files_of,
+    identities,
+    number,
+    parse_numbers,
+    whole,
+)
+from twospeed.cli.printing import print_json, print_note
+from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, MaskError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twospeed.results import Frame, ObjectMasks, OnProgress, Progress
+    from twospeed.output.run import Run
+    from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.trackers import VideoTracker
+    from twospeed.results import Frame, ObjectMasks
+    from twospeed.video.sources import Source
 
-_MARKS = ("mask", "box", "point", "snap")
-_MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision", "resume")
-_FINDING = ("merged", "min_score")
-_NOTHING_TO_LEARN = "--finetune learns the first frame's mask; give --mask FIRST.png, --box x,y,w,h or --point x,y"
+_PROMPTS = ("mask", "box", "point", "snap")
+_MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
+_DETECTIONS = ("merged", "min_score")
+SECONDS_BETWEEN_STATES = 30.0
+_NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
 
 EPILOG = """
 **Examples**
 
-`twospeed track clip.mp4 --mask first.png` writes `clip_track/overlay.mp4`, `masks/00000.png` ... and `run.json`.
+`twospeed track clip.mp4 --mask first.png` writes `clip_track/overlay.mp4`, `masks/00000.png` ..., `frames.csv` and
+`run.json`.
 
 `twospeed track clip.mp4 --box 120,40,200,160 -o out` starts from a box (x,y,width,height in pixels of the first frame).
 
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
 
-`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video;
-the same line with `--resume` goes on after a crash.
+`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video is;
+after a crash the same command with `--resume` continues it.
 
-`twospeed track clip.mp4 --mask first.png --finetune 30` practises on made-up motion of the first frame before it goes
-on: it takes some seconds, more on a CPU, and often gives better masks.
+`twospeed track clip.mp4 --mask first.png --finetune 30` fine-tunes the network on synthetic motion of the first frame
+before tracking: some seconds more, longer without a graphics card, and often better masks.
 
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 
-`twospeed track clip.mp4 --model slowfast_maskrcnn_3_7 --weights w.safetensors` finds the objects by itself.
+`twospeed track clip.mp4 --model slowfast_maskrcnn_3_7 --weights w.safetensors` finds objects without any prompt.
 
-`twospeed track clip.mp4 --mask first.png --model slowfast_maskrcnn_3_7 --weights w.safetensors --finetune 200` learns
-the objects of the first frame's mask, then follows them.
+`twospeed track clip.mp4 --mask first.png --model slowfast_maskrcnn_3_7 --weights w.safetensors --finetune 200`
+fine-tunes that network on the objects of the first frame's mask, then tracks them.
 """
 
 
 def track(
     context: typer.Context,
-    video: Annotated[str, typer.Argument(help="A video file, a folder of images, a camera's number, or - for stdin.")],
+    video: Video,
     mask: Annotated[
         list[str] | None,
         typer.Option(
             "--mask",
-            help="Label image of the first frame (palette PNG: index = object; black and white: one object). "
-            "FRAME=FILE for another frame, a folder for several (files named by frame). Repeatable.",
+            metavar="[FRAME=]FILE",
+            help="Image of labels for the first frame (palette PNG: index = object; black and white: one object), or "
+            "for frame number FRAME. A folder gives several: files named by frame number, or as the images of the "
+            "video's folder. Repeatable.",
         ),
     ] = None,
     box: Annotated[
         list[str] | None,
         typer.Option(
-            "--box", help="x,y,width,height around an object of the first frame; GrabCut makes the mask. Repeatable."
+            "--box",
+            metavar="X,Y,W,H",
+            help="Box around an object of the first frame, in pixels from the top left; GrabCut turns it into a mask. "
+            "Repeatable, one object each.",
         ),
     ] = None,
     point: Annotated[
         list[str] | None,
         typer.Option(
             "--point",
-            help="x,y on an object of the first frame; GrabCut guesses the mask by colour, look at it. Repeatable.",
+            metavar="X,Y",
+            help="Point on an object of the first frame, in pixels; GrabCut guesses the mask by colour, so check the "
+            "first mask. Repeatable, one object each.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model name; `twospeed models` lists them.")] = "track_nano",
-    weights: Annotated[
-        str, typer.Option(help="'default', or a checkpoint: twospeed's .safetensors or the authors' file.")
-    ] = "default",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the results. [default: CLIP_track]")
-    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model; `twospeed models --task track` lists them.")
+    ] = "track_nano",
+    weights: Weights = "default",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    start: Start = None,
+    end: End = None,
+    damaged: Damaged = "error",
     size: Annotated[
         int | None,
         typer.Option(
             show_default=False,
-            help="Shorter side in pixels at which the network works; 0 takes the video's own. "
-            "[default: 480; slowfast_maskrcnn 800]",
+            metavar="PIXELS",
+            parser=whole(0, 8192),
+            help="Shorter side at which the network works; 0 is the video's own. Smaller is faster, larger finds "
+            "smaller objects. [default: 480; slowfast_maskrcnn 800]",
         ),
     ] = None,
-    memory_every: Annotated[int, typer.Option(min=1, help="Remember every n-th frame.")] = 5,
-    include_last: Annotated[bool, typer.Option(help="Also remember the last frame until the next one.")] = False,
-    top_k: Annotated[int, typer.Option(help="Memory matches kept per cell; 0 keeps all.")] = 20,
+    memory_every: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=whole(1),
+            help="Keep every N-th frame in memory. Smaller follows fast changes better and is slower.",
+        ),
+    ] = 5,
+    include_last: Annotated[
+        bool, typer.Option(help="Also keep the last frame in memory until the next one. STM was published so.")
+    ] = False,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            metavar="K", parser=whole(0), help="Matches in memory that count for each cell of the image; 0 counts all."
+        ),
+    ] = 20,
     max_memory_frames: Annotated[
-        int | None, typer.Option(min=1, help="Most frames remembered at once: bounds memory on long videos.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole(1),
+            help="Most frames in memory at once: set it for long videos (20 is a good value). [default: no limit]",
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if present]")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor is fast at it.")] = "fp32",
+    device: Device = None,
+    precision: Precision = "fp32",
     merged: Annotated[
-        bool, typer.Option(help="Without a mask: one foreground, not single objects linked over time.")
+        bool, typer.Option(help="Models without prompts: one foreground instead of single objects.")
     ] = False,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Without a mask: least score of a new object, 0.5 if left out; merged, of any detection."),
+        typer.Option(
+            metavar="P",
+            parser=number(0, 1),
+            help="Models without prompts: least score (0 to 1) of a new object, or with --merged of any detection. "
+            "[default: 0.5; with --merged that of the network]",
+        ),
     ] = None,
     finetune: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Learn the first mask in so many iterations before the rest is tracked: 30 for track_nano, 2000 for "
-            "slowfast_maskrcnn.",
+            metavar="N",
+            parser=whole(1),
+            help="Fine-tune on synthetic motion of the first frame for N iterations before tracking. Slower to start, "
+            "often better masks. Try 30 for track_nano, 2000 for slowfast_maskrcnn. [default: off]",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last mask that an interrupted run left in the folder.")
+    snap: Annotated[
+        bool, typer.Option(help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first.")
     ] = False,
-    snap: Annotated[bool, typer.Option(help="Clean anti-aliased or coloured masks to flat labels first.")] = False,
-    overlay: Annotated[bool, typer.Option(help="Write overlay.mp4 next to the masks.")] = True,
-    json_output: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+    overlay: Overlay = True,
+    json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Track objects through a video, from a mask, box or point on its first frame, or without any."""
-    from twospeed.cli.job import Job, print_json
-    from twospeed.pipelines.track import Tracker, make_tracker
-    from twospeed.pipelines.trackers import VideoTracker, needs_masks
-    from twospeed.video.reader import open_video
-    from twospeed.weights.load import weights_sha256
+    from twospeed.output.folder import ResultFolder
+    from twospeed.video.sources import find_source
+    from twospeed.weights.catalog import find
 
-    if not needs_masks(model):
-        if finetune is None:
-            _refuse(context, "finds objects by itself", _MARKS, or_else=", or learn it: --finetune 200")
-        elif not (mask or box or point):
-            raise InputError(_NOTHING_TO_LEARN)
-        _refuse(context, "remembers no masks", _MEMORY)
-    else:
-        _refuse(context, "follows objects that are marked", _FINDING)
-        if not (mask or box or point):
+    source = find_source(video)
+    check_resume(resume, source)
+    check_range(start, end)
+    files = _mask_files(mask or [], source)
+    boxes = [parse_numbers("--box", text, "x,y,width,height") for text in box or []]
+    points = [parse_numbers("--point", text, "x,y") for text in point or []]
+    entry, prompted = find(model), bool(files or boxes or points)
+    if entry.task != "track":
+        raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
+    if entry.needs_masks:
+        _refuse(context, "tracks objects that are given", _DETECTIONS)
+        if not prompted:
             raise InputError(
-                f"{model} follows objects that are marked; give --mask FIRST.png, --box x,y,w,h or --point x,y "
-                "(or --model slowfast_maskrcnn_3_7, which finds objects by itself)"
+                f"{model} tracks objects that are given; {_NO_PROMPT} (or --model slowfast_maskrcnn_3_7, which needs "
+                "none)"
             )
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"--precision is {precision!r}; choose fp32 or bf16")
+    else:
+        _refuse(context, "keeps no masks in memory", _MEMORY)
+        if finetune is None:
+            _refuse(context, "finds objects without prompts", _PROMPTS, or_else=", or add --finetune 200")
+        elif not prompted:
+            raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
+    check_weights([weights])
+    names = ["overlay.mp4"] if overlay else []
+    with ResultFolder(
+        default_output(output, source, "track"),
+        names,
+        images=["masks"],
+        inputs=[*files.values(), *files_of(source)],
+        overwrite=overwrite,
+        resume=resume,
+    ) as folder:
+        from twospeed.output.overlay import draw_masks
+        from twospeed.output.run import Run
+        from twospeed.pipelines.track import make_tracker
+        from twospeed.video.reader import open_video
+        from twospeed.weights.load import weights_sha256
 
-    common: dict[str, Any] = {"weights": weights, "device": device}
-    if finetune is not None:
-        common |= {"finetune": finetune, "on_progress": _learning(quiet)}
+        options: dict[str, Any] = {"box": boxes, "point": points, "snap": snap, "finetune": finetune}
+        options |= {"start": start, "end": end, "damaged": damaged, "overlay": overlay}
+        with show_progress(quiet) as on_progress:
 
-    def finder(size: int | None) -> VideoTracker:
-        return make_tracker(model, size=size, merged=merged, min_score=min_score, **common)
-
-    tracker: VideoTracker | None = None
-    options: dict[str, Any] = {"source": video}
-    if needs_masks(model):
-        memory: dict[str, Any] = {
-            "memory_every": memory_every,
-            "include_last": include_last,
-            "top_k": top_k or None,
-            "max_memory_frames": max_memory_frames,
-            "size": 480 if size is None else size or None,
-            "precision": precision,
-        }
-        tracker = make_tracker(model, **memory, **common)
-        options |= memory | ({} if finetune is None else {"finetune": finetune})
-    elif size != 0:
-        tracker = finder(size)
-    folder = output or Path(f"{'stdin' if video == '-' else Path(video).stem or Path(video).resolve().name}_track")
-    with open_video(video) as reader:
-        frames = iter(reader)
-        first = next(frames)
-        masks = _read_masks(mask or [], snap, first.image.shape[:2])
-        if tracker is None:  # the video's own size, known only now
-            tracker = finder(min(first.image.shape[:2]))
-        if not isinstance(tracker, Tracker):
-            options |= {"size": tracker.model.min_size, "merged": merged, "min_score": min_score}
-        if box or point:
-            masks[0] = _prompted(first.image, masks.get(0), box or [], point or [])
-        if finetune is not None and not isinstance(tracker, Tracker):
-            options["finetune"] = finetune
-            if 0 not in masks:
-                raise InputError(_NOTHING_TO_LEARN)
-            if later := sorted(masks)[1:]:
-                raise InputError(f"--finetune learns the first frame's mask; leave a mask of frame {later[0]} out")
-        job = Job(
-            "track",
-            model=model,
-            weights_sha256=weights_sha256(model, weights),
-            options=options | {"device": str(tracker.device), "first_masks": sorted(masks)},
-            output=folder,
-            total=reader.info.frame_count,
-            quiet=quiet,
-        )
-        earlier = job.earlier() if resume else None
-        if earlier is not None and earlier["finished"] and not json_output:
-            return typer.echo(f"{folder}: finished already, {earlier['frames']} frames", err=True)
-        kept = [] if earlier is None else _finished_masks(folder)
-        every = chain([first], frames)
-        results = _steps(tracker, every, masks, kept) if isinstance(tracker, Tracker) else tracker.run(every, masks)
-        areas = write_results(results, folder, rate=reader.info.frame_rate, job=job, overlay=overlay, kept=len(kept))
-    if unused := [index for index in masks if index >= job.frames]:
-        raise InputError(f"--mask for frame {unused[0]}, but {video} has {job.frames} frames (0 to {job.frames - 1})")
+            settings: dict[str, Any] = {"weights": weights, "device": device}
+            if finetune is not None:
+                settings |= {"finetune": finetune, "on_progress": on_progress}
+            tracker = None
+            if entry.needs_masks:
+                memory: dict[str, Any] = {
+                    "memory_every": memory_every,
+                    "include_last": include_last,
+                    "top_k": top_k or None,
+                    "max_memory_frames": max_memory_frames,
+                    "size": 480 if size is None else size or None,
+                    "precision": precision,
+                }
+                options |= memory
+                tracker = make_tracker(model, **memory, **settings)
+            else:
+                settings |= {"merged": merged, "min_score": min_score}
+                options |= {"size": size, "merged": merged, "min_score": min_score}
+                if size != 0:  # the video's own size is known only with its first frame
+                    tracker = make_tracker(model, size=size, **settings)
+            with open_video(source, start, end, damaged=damaged) as reader:
+                frames = iter(reader)
+                first = next(frames)
+                masks = _read_masks(files, first.index, snap, first.image.shape[:2])
+                if tracker is None:
+                    tracker = make_tracker(model, size=min(first.image.shape[:2]), **settings)
+                if boxes or points:
+                    masks[first.index] = _prompted(first.image, masks.get(first.index), boxes, points)
+                if finetune is not None and not entry.needs_masks:
+                    if first.index not in masks:
+                        raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
+                    if later := sorted(masks.keys() - {first.index}):
+                        raise InputError(
+                            f"--finetune learns the first frame's mask; leave a mask of frame {later[0]} out"
+                        )
+                roles = {
+                    f"mask of frame {first.index if index is None else index}": path for index, path in files.items()
+                }
+                run = Run(
+                    "track",
+                    model=model,
+                    weights_sha256=weights_sha256(model, weights),
+                    options=options | {"device": str(tracker.device), "first_masks": sorted(masks)},
+                    inputs=identities(roles, source),
+                    folder=folder,
+                    total=reader.info.frame_count,
+                    on_progress=on_progress,
+                )
+                if run.finished_frames is None:
+                    areas = Areas(run)
+                    run.at_end(areas.summarise)
+                    results = _results(tracker, chain([first], frames), masks, run)
+                    run.label_frames(
+                        "masks",
+                        results,
+                        areas.add,
+                        draw=(lambda frame, result: draw_masks(frame.image, result.labels)) if overlay else None,
+                        rate=reader.info.frame_rate,
+                    )
+    summary = run.summary()
     if json_output:
-        record = job.record(finished=True)
-        objects = [{"id": i, "frames_visible": n, "mean_area": round(a, 1)} for i, (n, a) in sorted(areas.items())]
-        print_json(
-            {
-                "output": str(folder),
-                "frames": record.frames,
-                "seconds": record.seconds,
-                "frames_per_second": record.frames_per_second,
-                "objects": objects,
-            }
-        )
-    elif not quiet:
-        speed = job.record().frames_per_second
-        typer.echo(f"{job.frames} frames, {len(areas)} objects, {speed:.1f} frames/s: {folder}", err=True)
+        print_json(summary)
+    elif not quiet or run.finished_frames is not None:
+        already = "finished already, " if run.finished_frames is not None else ""
+        speed = f"{summary['frames_per_second']:.1f} frames/s"
+        print_note(f"{folder.path}: {already}{summary['frames']} frames, {len(summary['objects'])} objects, {speed}")
 
 
 track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG
 
 
-def write_results(
-    results: Iterable[tuple[Frame, ObjectMasks]],
-    folder: Path,
-    *,
-    rate: Any,
-    job: Any,
-    overlay: bool = True,
-    kept: int = 0,
-) -> dict[int, tuple[int, float]]:
-    """Write masks and overlay as they come, count them in `job`; returns {object: (frames visible, mean area)}.
+class Areas:
+    """How often and how large each object is seen: the summary of a run."""
 
-    The folder appears with the first result, so that bad input leaves nothing behind; an interruption leaves a
-    playable overlay and all finished masks. Masks of an earlier run in the same folder are replaced, but for the
-    first `kept`, which a resumed run goes on from.
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
+
+    def add(self, frame: Frame, result: ObjectMasks) -> None:
+        """Count the pixels of a frame's objects."""
+        import numpy as np
+
+        counts = np.bincount(result.labels.ravel(), minlength=256)
+        for object_id in result.object_ids:
+            seen = self._objects.setdefault(object_id, [0, 0, 0])
+            area = int(counts[object_id])
+            seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
+
+    def summarise(self) -> None:
+        """Put the objects into the record of the run."""
+        objects = [
+            {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
+            for object_id, (frames, visible, pixels) in sorted(self._objects.items())
+        ]
+        self._run.summarise({"objects": objects})
+
+
+def _results(
+    tracker: VideoTracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run
+) -> Iterator[tuple[Frame, ObjectMasks]]:
+    """Track. A resumed run reads its first masks from its files and computes from its last saved state, exactly.
+
+    Raises InputError at the end for masks of frames that the video does not have.
     """
+    from twospeed.pipelines.track import Tracker
+
+    indices: list[int] = []  # of the first and the last frame
+
+    def counted() -> Iterator[Frame]:
+        for frame in frames:
+            indices[1:] = [frame.index]
+            yield frame
+
+    numbered = counted()
+    if isinstance(tracker, Tracker):
+        yield from _resumable(tracker, numbered, masks, run)
+    else:
+        yield from tracker.run(numbered, masks)
+    first, last = indices[0], indices[-1]
+    if outside := [index for index in sorted(masks) if not first <= index <= last]:
+        count = f"{last - first + 1} frames ({first} to {last})"
+        raise InputError(f"--mask for frame {outside[0]}, but the video has {count}")
+
+
+def _resumable(
+    tracker: Tracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run
+) -> Iterator[tuple[Frame, ObjectMasks]]:
+    """Track with `Tracker`, whose state is saved now and then."""
     import numpy as np
 
-    from twospeed.cli.job import make_folder
-    from twospeed.output.overlay import draw_masks
-    from twospeed.video.indexed_png import write_indexed_png
-    from twospeed.video.writer import VideoWriter
-
-    pixels: dict[int, list[int]] = {}
-    writer: VideoWriter | None = None
-    with ExitStack() as stack:
-        for frame, result in results:
-            if job.frames == 0:
-                _clear(make_folder(folder / "masks"), kept)
-                stack.enter_context(job)
-                if overlay:
-                    writer = VideoWriter(folder / "overlay.mp4", rate, keep_partial=True)
-                    stack.enter_context(writer)
-            if frame.index >= kept:
-                write_indexed_png(folder / "masks" / f"{frame.index:05d}.png", result.labels)
-            if writer is not None:
-                writer.write(draw_masks(frame.image, result.labels), frame.time_s)
-            counts = np.bincount(result.labels.ravel(), minlength=256)
-            for object_id in result.object_ids:
-                pixels.setdefault(object_id, []).append(int(counts[object_id]))
-            job.advance()
-    return {i: (sum(n > 0 for n in areas), sum(areas) / len(areas)) for i, areas in pixels.items()}
-
-
-def _steps(
-    tracker: Any, frames: Iterable[Frame], masks: dict[int, Any], kept: list[Path]
-) -> Iterator[tuple[Frame, ObjectMasks]]:
-    """Track; the first frames are replayed from the masks that an earlier run left."""
+    from twospeed.results import ObjectMasks
     from twospeed.video.indexed_png import read_label_map
 
-    for frame in frames:
-        given = masks.get(frame.index)
-        if frame.index < len(kept):
-            labels = read_label_map(kept[frame.index], allow_empty=True, expect_size=frame.image.shape[:2])
-            yield frame, tracker.replay(frame.image, labels, given, time_s=frame.time_s)
-        else:
-            yield frame, tracker.step(frame.image, given, time_s=frame.time_s)
-
-
-def _finished_masks(folder: Path) -> list[Path]:
-    """List the masks, without gaps from frame 0 on, that an interrupted run left."""
-    files = (folder / "masks" / f"{index:05d}.png" for index in count())
-    return list(takewhile(Path.exists, files))
+    assert run.folder is not None
+    restart, saved, pause = run.folder.saved_state(), time.perf_counter(), SECONDS_BETWEEN_STATES
+    if restart:
+        tracker.load_state(run.folder.state(restart))
+    for position, frame in enumerate(frames):
+        if position < restart:
+            entry, size = run.kept[position], frame.image.shape[:2]
+            labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
+            ids = tuple(entry["objects"])
+            nothing = np.zeros((0, *size), np.float32)
+            yield frame, ObjectMasks(labels, nothing, ids, frame.index, frame.time_s)
+            continue
+        yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
+        now = time.perf_counter()
+        if now - saved > pause:
+            with run.folder.new_state(position + 1) as path:
+                tracker.save_state(path)
+            saved = time.perf_counter()
+            pause = max(SECONDS_BETWEEN_STATES, 20 * (saved - now))  # large memories take their time
 
 
 def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
@@ -292,75 +396,66 @@ def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_el
             raise InputError(f"{context.params['model']} {reason}; leave --{name} out{or_else}")
 
 
-def _learning(quiet: bool) -> OnProgress:
-    """Show how far fine-tuning is: on a terminal in one line, elsewhere every ten seconds."""
-    terminal, last = sys.stderr.isatty(), time.perf_counter()
-
-    def show(progress: Progress) -> None:
-        nonlocal last
-        loss = progress.values["loss"]
-        text = f"track: fine-tuning, {progress.done} of {progress.total} {progress.unit}, loss {loss:.2f}"
-        if not quiet and terminal:
-            end = "\n" if progress.done == progress.total else ""
-            print(f"\r{text}", end=end, file=sys.stderr, flush=True)
-        elif not quiet and time.perf_counter() - last > 10:
-            last = time.perf_counter()
-            print(text, file=sys.stderr)
-
-    return show
+def _mask_files(given: list[str], source: Source) -> dict[int | None, Path]:
+    """`FILE`, `FRAME=FILE` or a folder -> files by frame; None is the first frame that is read."""
+    files: dict[int | None, Path] = {}
+    for item in given:
+        frame, equals, name = item.partition("=")
+        numbered = bool(equals) and frame.isascii() and frame.isdecimal()
+        path = Path(name) if numbered else Path(item)
+        check_files([path])
+        found = _masks_in(path, source) if path.is_dir() else {int(frame) if numbered else None: path}
+        for index, file in found.items():
+            if index in files:
+                raise InputError(f"{file} is a second mask for frame {index or 0}; give one label image for a frame")
+            files[index] = file
+    return files
 
 
-def _clear(folder: Path, kept: int) -> None:
-    for old in folder.glob("*.png"):
-        if old.stem.isdigit() and int(old.stem) >= kept:
-            old.unlink()
+def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
+    """Masks named as the images of the video's folder, where all of them are, or by frame numbers."""
+    masks = {file.stem: file for file in sorted(folder.glob("*.png"))}
+    if masks and source.kind == "images":
+        places = {image.stem: index for index, image in enumerate(files_of(source))}
+        if masks.keys() <= places.keys():
+            return {places[stem]: file for stem, file in masks.items()}
+    numbered: dict[int | None, Path] = {
+        int(stem): file for stem, file in masks.items() if stem.isascii() and stem.isdecimal()
+    }
+    if not numbered:
+        raise MaskError(f"{folder} holds no mask named by its frame, such as 00000.png")
+    return numbered
 
 
-def _read_masks(given: list[str], snap: bool, size: tuple[int, int]) -> dict[int, NDArray[np.uint8]]:
-    """`FILE`, `FRAME=FILE` or a folder of files named by frame -> {frame: labels}."""
+def _read_masks(
+    files: dict[int | None, Path], first: int, snap: bool, size: tuple[int, int]
+) -> dict[int, NDArray[np.uint8]]:
+    """Read masks by frame; those without a number belong to frame `first`."""
     from twospeed.video.indexed_png import read_label_map
 
     masks: dict[int, NDArray[np.uint8]] = {}
-    for item in given:
-        frame, equals, name = item.partition("=")
-        path = Path(name) if equals and frame.isdigit() else Path(item)
-        if path.is_dir():
-            files = {int(file.stem): file for file in path.glob("*.png") if file.stem.isdigit()}
-            if not files:
-                raise MaskError(f"{path} holds no mask named by its frame, such as 00000.png")
-        else:
-            files = {int(frame) if equals and frame.isdigit() else 0: path}
-        for index, file in files.items():
-            if index in masks:
-                raise InputError(f"{file} is a second mask for frame {index}; give one label image a frame")
-            masks[index] = read_label_map(file, snap=snap, expect_size=size)
+    for frame, file in files.items():
+        index = first if frame is None else frame
+        if index in masks:
+            raise InputError(f"{file} is a second mask for frame {index}; give one label image for a frame")
+        masks[index] = read_label_map(file, snap=snap, expect_size=size)
     return masks
 
 
 def _prompted(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8] | None, boxes: list[str], points: list[str]
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8] | None,
+    boxes: list[tuple[float, ...]],
+    points: list[tuple[float, ...]],
 ) -> NDArray[np.uint8]:
     """Add an object for each box and point to the first frame's labels (earlier ones keep their pixels)."""
     import numpy as np
 
     from twospeed.pipelines.prompts import mask_from_box, mask_from_point
 
-    found = [mask_from_box(image, _numbers("--box", text, 4)) for text in boxes]  # type: ignore[arg-type]
-    found += [mask_from_point(image, _numbers("--point", text, 2)) for text in points]  # type: ignore[arg-type]
+    found = [mask_from_box(image, box) for box in boxes]  # type: ignore[arg-type]  # of four numbers each
+    found += [mask_from_point(image, point) for point in points]  # type: ignore[arg-type]  # of two
     labels = np.zeros(image.shape[:2], np.uint8) if labels is None else labels.copy()
     for object_mask in found:
         labels[object_mask & (labels == 0)] = int(labels.max()) + 1
     return labels
-
-
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        wanted = "x,y,width,height" if count == 4 else "x,y"
-        raise InputError(
-            f"{option} is {text!r}; give {wanted} in pixels, such as {'10,20,100,80' if count == 4 else '60,40'}"
-        )
-    return numbers

@@ -20,9 +20,10 @@ from twospeed.results import Frame
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
+from twospeed.video.containers import Damaged
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
 from twospeed.video.sampling import TRAINED_RATE, clip_span, uniform_clip
-from twospeed.video.sources import SourceLike, find_source
+from twospeed.video.sources import GRACE_S, PositionLike, SourceLike, find_source, parse_position
 
 # Images larger than this multiple of the wanted short side are scaled down while they are decoded
 LARGE = 1.5
@@ -81,7 +82,8 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
 class UniformViews(Sequence[View]):
     """The test views of a file or folder: `clips` spread uniformly, for each sampling; only their frames are decoded.
 
-    Views may be read in any order and from several threads. A video shorter than a clip repeats its last frame, as the
+    Views may be read in any order and from several threads. start, end: the part that counts, as `open_video` takes
+    them; times stay those of the whole video. A video shorter than a clip repeats its last frame, as the
     authors' loaders do, or raises ClipTooShort. Raises VideoError when a view is read.
     """
 
@@ -93,17 +95,25 @@ class UniformViews(Sequence[View]):
         crops: int,
         *,
         pad: Literal["repeat_last", "error"],
+        start: PositionLike | None = None,
+        end: PositionLike | None = None,
     ) -> None:
-        self.source = find_source(source)
+        self.source, self.start, self.end = find_source(source), start, end
         self.samplings, self.clips, self.crops, self.pad = samplings, clips, crops, pad
 
     def __len__(self) -> int:
         return self.clips * len(self.samplings)
 
     @cached_property
-    def _facts(self) -> tuple[NDArray[np.float64], float | None, int]:
-        """Times of all frames, frames per second (None for folders), pixels of the shorter side."""
+    def _facts(self) -> tuple[NDArray[np.float64], int, float | None, int]:
+        """Times of the part's frames, the first one's index, frames per second (None for folders), shorter side."""
         times_s = frame_times(self.source, rate=TRAINED_RATE)  # of a folder of images; files have their own
+        first, last = _place(times_s, self.start, 0), _place(times_s, self.end, len(times_s))
+        if first >= last:
+            raise VideoError(
+                f"{self.source.name}: no frame from start={self.start} to end={self.end}", option="start"
+            )
+        times_s = times_s[first:last]
         info = probe(self.source)
         rate = None
         if self.source.kind != "images" and len(times_s) > 1 and times_s[-1] > times_s[0]:
@@ -116,25 +126,33 @@ class UniformViews(Sequence[View]):
                     f"{span:.0f} frames, the video has {len(times_s)}; choose pad='repeat_last', or a network of "
                     "shorter clips"
                 )
-        return times_s, rate, min(info.width, info.height)
+        return times_s, first, rate, min(info.width, info.height)
 
     def __getitem__(self, index: int) -> View:  # type: ignore[override]  # slices are not needed
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, which = divmod(index, len(self.samplings))
         sampling = self.samplings[which]
-        times_s, rate, short_side = self._facts
+        times_s, first, rate, short_side = self._facts
         indices = uniform_clip(number, self.clips, len(times_s), sampling.frames, sampling.stride, rate)
-        frames = torch.from_numpy(read_frames(self.source, indices, short_side=_reduced(short_side, sampling)))
+        frames = torch.from_numpy(read_frames(self.source, indices + first, short_side=_reduced(short_side, sampling)))
         start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
         return View(number, which, start_s, end_s, prepare(frames, sampling, self.crops))
 
 
 def sliding_views(
-    source: SourceLike, samplings: Sequence[Sampling], every_s: float, crops: int
+    source: SourceLike,
+    samplings: Sequence[Sampling],
+    every_s: float,
+    crops: int,
+    *,
+    start: PositionLike | None = None,
+    end: PositionLike | None = None,
+    damaged: Damaged = "error",
 ) -> Generator[View, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
 
+    start, end, damaged: as of `open_video`; times stay those of the whole video.
     The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
     video shorter than a window repeats its last frame. Raises VideoError where the image changes its size.
     """
@@ -148,7 +166,8 @@ def sliding_views(
     longest = max(sampling.span_s for sampling in samplings)
     held: deque[Frame] = deque()
     number = 0
-    with closing(open_video(source, short_side=reduce, rate=assumed)) as reader:
+    first_s = 0.0
+    with closing(open_video(source, start, end, short_side=reduce, rate=assumed, damaged=damaged)) as reader:
         rate = float(reader.info.frame_rate or TRAINED_RATE)
         for frame in reader:
             if held and frame.image.shape != held[-1].image.shape:
@@ -156,18 +175,20 @@ def sliding_views(
                     f"{source.name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
                     "cut the video there, or re-encode it at one size"
                 )
+            if start is not None and not held:
+                first_s = frame.time_s
             held.append(frame)
             # The frame that has just come is the first one after the window, so the window's frames are complete.
-            while frame.time_s > number * every_s + longest - 0.5 / rate:
-                yield from _window(held, samplings, number, number * every_s + longest / 2, rate, crops)
+            while frame.time_s > first_s + number * every_s + longest - 0.5 / rate:
+                yield from _window(held, samplings, number, first_s + number * every_s + longest / 2, rate, crops)
                 number += 1
             while len(held) > 1 and held[1].time_s < frame.time_s - longest - 1 / rate:
                 held.popleft()
     if not held:
         return
     end_s = held[-1].time_s + 1 / rate
-    if number == 0 or end_s > (number - 1) * every_s + longest + 0.5 / rate:
-        yield from _window(held, samplings, number, max(end_s - longest / 2, longest / 2), rate, crops)
+    if number == 0 or end_s > first_s + (number - 1) * every_s + longest + 0.5 / rate:
+        yield from _window(held, samplings, number, max(end_s - longest / 2, first_s + longest / 2), rate, crops)
 
 
 def _window(
@@ -183,6 +204,14 @@ def _window(
         images: NDArray[np.uint8] = np.stack([held[i].image for i in chosen])
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
         yield View(number, which, first_s, last_s, prepare(torch.from_numpy(images), sampling, crops))
+
+
+def _place(times_s: NDArray[np.float64], position: PositionLike | None, otherwise: int) -> int:
+    """Index of the first frame at a position or behind it."""
+    if position is None:
+        return otherwise
+    found = parse_position(position)
+    return min(found, len(times_s)) if isinstance(found, int) else int(np.searchsorted(times_s, found - GRACE_S))
 
 
 def _reduced(short_side: int, sampling: Sampling) -> int | None:

@@ -34,7 +34,8 @@ from twospeed.pipelines.action_views import Sampling, UniformViews, View, slidin
 from twospeed.pipelines.inputs import Model, check_precision, network_for
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
-from twospeed.video.sources import SourceLike, find_source
+from twospeed.video.containers import Damaged
+from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
 Precision = Literal["fp32", "bf16"]
@@ -72,7 +73,8 @@ class Classifier:
     `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a window over
     the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
     `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
-    "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16. device: None
+    "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16. start, end: the
+    part of each video, and damaged: what to do at broken frames of a timeline, as `open_video` takes them. device: None
     chooses CUDA if present. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as
     `create_model` does.
     """
@@ -94,6 +96,9 @@ class Classifier:
         precision: Precision = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
+        start: PositionLike | None = None,
+        end: PositionLike | None = None,
+        damaged: Damaged = "error",
     ) -> None:
         if clips < 1:
             raise InputError(f"clips={clips}: give at least 1")
@@ -108,6 +113,7 @@ class Classifier:
         spans([], [], np.zeros((0, 0), np.float32), [], threshold=threshold, smooth=smooth)  # refuses bad numbers now
         self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
         self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
+        self.start, self.end, self.damaged = start, end, damaged
         self.device = resolve_device(device)
         self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
         first = self._members[0]
@@ -194,8 +200,12 @@ class Classifier:
     def _views(self, source: SourceLike) -> Iterator[View]:
         found = find_source(source)
         if self.timeline or not found.stored:
-            return sliding_views(found, self.samplings, self.every_s, self.crops)
-        views = UniformViews(found, self.samplings, self.clips, self.crops, pad=self.pad)
+            return sliding_views(
+                found, self.samplings, self.every_s, self.crops, start=self.start, end=self.end, damaged=self.damaged
+            )
+        views = UniformViews(
+            found, self.samplings, self.clips, self.crops, pad=self.pad, start=self.start, end=self.end
+        )
         return iter(views) if self.workers == 1 else read_ahead(views.__getitem__, range(len(views)), self.workers)
 
     @torch.inference_mode()

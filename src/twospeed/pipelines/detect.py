@@ -26,11 +26,12 @@ from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
-from twospeed.results import ActionBoxes, Frame
+from twospeed.results import ActionBoxes, Frame, VideoInfo
 from twospeed.transforms.spatial import CropTransform
+from twospeed.video.containers import Damaged
 from twospeed.video.reader import frame_times, open_video
 from twospeed.video.sampling import TRAINED_RATE
-from twospeed.video.sources import SourceLike, find_source
+from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
 DEFAULT_MODEL = "slowfast_r50_8x8_ava"
@@ -104,20 +105,32 @@ class Detector:
         self.labels, self.device = self.actions.labels, self.actions.device
         self._find_people = person_detector(self.device) if boxes is None else boxes if callable(boxes) else None
         self.frames_read = 0  # of the video in work
+        self.info: VideoInfo | None = None  # of the same
         self.image_size = np.ones(4)  # its width, height, width, height
 
-    def detect(self, source: SourceLike, on_frame: Callable[[Frame], None] | None = None) -> Iterator[ActionBoxes]:
+    def detect(
+        self,
+        source: SourceLike,
+        on_frame: Callable[[Frame], None] | None = None,
+        *,
+        start: PositionLike | None = None,
+        end: PositionLike | None = None,
+        damaged: Damaged = "error",
+    ) -> Iterator[ActionBoxes]:
         """Yield one result for each keyframe of a file, a folder of images, a camera or a pipe, in order.
 
         on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of images
         has 30 a second, as AVA's frames. Frames before the first or after the last repeat that one, as AVA's authors
-        do. Keyframes without people give empty results. Raises VideoError; InputError for given boxes outside of the
-        image or keyframes outside of the video (for files before anything is computed, for streams at their end).
+        do. Keyframes without people give empty results. start, end, damaged: as of `open_video`; keyframes outside of
+        the part are left out. `info` is what is known of the video. Raises VideoError; InputError for given boxes
+        outside of the image or keyframes outside of the video (for files before anything is computed, for streams at
+        their end).
         """
         found = find_source(source)
         given = None
         folder_rate = TRAINED_RATE if found.kind == "images" else None
-        reader = open_video(found, rate=folder_rate)
+        reader = open_video(found, start, end, rate=folder_rate, damaged=damaged)
+        self.info = reader.info
         if self._find_people is None:
             rate = None if reader.info.frame_rate is None else float(reader.info.frame_rate)
             try:
@@ -129,10 +142,16 @@ class Detector:
             except BaseException:
                 reader.close()
                 raise
-        return self._results(reader, given, found.name, on_frame)
+        return self._results(reader, given, found.name, on_frame, until_end=end is None)
 
     def _results(
-        self, reader: Any, given: GivenBoxes | None, name: str, on_frame: Callable[[Frame], None] | None = None
+        self,
+        reader: Any,
+        given: GivenBoxes | None,
+        name: str,
+        on_frame: Callable[[Frame], None] | None = None,
+        *,
+        until_end: bool = True,
     ) -> Iterator[ActionBoxes]:
         offsets = [clip_offsets_s(*sampling) for sampling in self.actions.samplings]
         first_s, last_s = min(float(times[0]) for times in offsets), max(float(times[-1]) for times in offsets)
@@ -155,6 +174,8 @@ class Detector:
                         "cut the video there, or re-encode it at one size"
                     )
                 if previous is None:
+                    while frame.index and upcoming is not None and upcoming[1] < frame.time_s - grace:
+                        upcoming = next(times, None)  # before the part
                     height, width = frame.image.shape[:2]
                     transforms = self.actions.transforms(height, width)
                     self.image_size = np.array([width, height, width, height], np.float64)
@@ -183,7 +204,7 @@ class Detector:
                 upcoming = next(times, None)
             while waiting:
                 yield self._result(waiting.popleft(), held, grace, linker)
-        if given is not None and given.times_s and upcoming is not None:
+        if until_end and given is not None and given.times_s and upcoming is not None:
             self._check_times(given, previous.time_s, rate, name)
 
     def _keyframe_times(self, given: GivenBoxes | None) -> Iterator[tuple[int, float]]:

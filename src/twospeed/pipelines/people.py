@@ -1,4 +1,4 @@
-"""Give people the same number from keyframe to keyframe, and say where they are in between.
+"""Give people the same number from keyframe to keyframe.
 
 A simple, well-known tracker: boxes of one keyframe are assigned to the people known so far so that the sum of overlaps
 is largest (Hungarian method), pairs that overlap too little are new people, and people not seen for a while are
@@ -7,7 +7,6 @@ forgotten, so that memory does not grow with the video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.ops.boxes import box_iou
-from twospeed.results import ActionBoxes
 
 Boxes = NDArray[np.floating[Any]]
 
@@ -56,35 +54,3 @@ class PersonLinker:
         self._missing = [0] * len(boxes) + [self._missing[i] + 1 for i in kept]
         self._ids = ids + [self._ids[i] for i in kept]
         return tuple(ids)
-
-
-def between(
-    before: ActionBoxes | None, after: ActionBoxes | None, time_s: float, hold_s: float
-) -> tuple[Boxes, Sequence[tuple[ActionBoxes, int]]]:
-    """Return where people are between two keyframes: boxes (n, 4) in pixels, and whose rows (result, row) they are.
-
-    A person of both keyframes moves in a straight line; one of a single keyframe is shown until half way to the other,
-    or for hold_s where there is none. The row is that of the nearer keyframe.
-    """
-    boxes: list[Any] = []
-    rows: list[tuple[ActionBoxes, int]] = []
-    if before is not None and after is not None and after.time_s > before.time_s:
-        share = (time_s - before.time_s) / (after.time_s - before.time_s)
-        later = {number: row for row, number in enumerate(after.track_ids)}
-        for row, number in enumerate(before.track_ids):
-            other = later.pop(number, None)
-            if other is not None:
-                boxes.append((1 - share) * before.boxes_xyxy[row] + share * after.boxes_xyxy[other])
-                rows.append((before, row) if share < 0.5 else (after, other))
-            elif share < 0.5:
-                boxes.append(before.boxes_xyxy[row])
-                rows.append((before, row))
-        if share >= 0.5:
-            boxes += [after.boxes_xyxy[row] for row in later.values()]
-            rows += [(after, row) for row in later.values()]
-    else:
-        only = before if before is not None else after
-        if only is not None and abs(time_s - only.time_s) <= hold_s:
-            boxes = list(only.boxes_xyxy)
-            rows = [(only, row) for row in range(len(boxes))]
-    return np.array(boxes).reshape(-1, 4), rows

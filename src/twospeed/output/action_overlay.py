@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,9 +13,7 @@ from numpy.typing import NDArray
 
 from twospeed.output.overlay import draw_boxes
 from twospeed.output.palette import object_colours
-from twospeed.pipelines.people import between
 from twospeed.results import ActionBoxes, Frame
-from twospeed.video.writer import VideoWriter
 
 MOST_BYTES = 256_000_000  # of waiting frames: about 600 of 1920x1080
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -31,24 +28,22 @@ class ActionOverlay(AbstractContextManager["ActionOverlay"]):
     """Draw frames as soon as the keyframes on both sides of them are known.
 
     Between two keyframes boxes move in straight lines, so that a frame waits for the keyframe after it, compressed.
-    When more than `MOST_BYTES` wait, the oldest are drawn by the keyframe before them alone. open_path: called when the
-    first frame is written; makes the folder and says where the video goes. texts: what is written at the box of a row
-    of a result. hold_s: how long a box is shown where there is no other keyframe. Close it by leaving its `with` block;
-    when that is left by an exception what has been drawn is kept.
+    When more than `MOST_BYTES` wait, the oldest are drawn by the keyframe before them alone. write: called with each
+    image, uint8 (H, W, 3), and its time in seconds. texts: what is written at the box of a row of a result. hold_s: how
+    long a box is shown where there is no other keyframe. Leaving its `with` block without an error draws what still
+    waits.
     """
 
     def __init__(
         self,
-        open_path: Callable[[], Path],
-        rate: Any,
+        write: Callable[[NDArray[np.uint8], float], None],
         texts: Callable[[ActionBoxes, int], list[str]],
         hold_s: float,
     ) -> None:
-        self._open_path, self._rate, self._texts, self._hold_s = open_path, rate, texts, hold_s
+        self._write, self._texts, self._hold_s = write, texts, hold_s
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._last: ActionBoxes | None = None
-        self._writer: VideoWriter | None = None
 
     def add_frame(self, frame: Frame) -> None:
         """Take the next frame."""
@@ -69,8 +64,6 @@ class ActionOverlay(AbstractContextManager["ActionOverlay"]):
         if kind is None:
             while self._waiting:
                 self._draw(None)
-        if self._writer is not None:
-            self._writer.close()
 
     def _draw(self, after: ActionBoxes | None) -> None:
         time_s, jpeg = self._waiting.popleft()
@@ -81,6 +74,36 @@ class ActionOverlay(AbstractContextManager["ActionOverlay"]):
             texts = [[f"person {result.track_ids[row]}", *self._texts(result, row)] for result, row in rows]
             colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
             image = draw_boxes(image, boxes, texts, colours)
-        if self._writer is None:
-            self._writer = VideoWriter(self._open_path(), self._rate, keep_partial=True)
-        self._writer.write(image, time_s)
+        self._write(image, time_s)
+
+
+def between(
+    before: ActionBoxes | None, after: ActionBoxes | None, time_s: float, hold_s: float
+) -> tuple[NDArray[np.floating], Sequence[tuple[ActionBoxes, int]]]:
+    """Return where people are between two keyframes: boxes (n, 4) in pixels, and whose rows (result, row) they are.
+
+    A person of both keyframes moves in a straight line; one of a single keyframe is shown until half way to the other,
+    or for hold_s where there is none. The row is that of the nearer keyframe.
+    """
+    boxes: list[Any] = []
+    rows: list[tuple[ActionBoxes, int]] = []
+    if before is not None and after is not None and after.time_s > before.time_s:
+        share = (time_s - before.time_s) / (after.time_s - before.time_s)
+        later = {number: row for row, number in enumerate(after.track_ids)}
+        for row, number in enumerate(before.track_ids):
+            other = later.pop(number, None)
+            if other is not None:
+                boxes.append((1 - share) * before.boxes_xyxy[row] + share * after.boxes_xyxy[other])
+                rows.append((before, row) if share < 0.5 else (after, other))
+            elif share < 0.5:
+                boxes.append(before.boxes_xyxy[row])
+                rows.append((before, row))
+        if share >= 0.5:
+            boxes += [after.boxes_xyxy[row] for row in later.values()]
+            rows += [(after, row) for row in later.values()]
+    else:
+        only = before if before is not None else after
+        if only is not None and abs(time_s - only.time_s) <= hold_s:
+            boxes = list(only.boxes_xyxy)
+            rows = [(only, row) for row in range(len(boxes))]
+    return np.array(boxes).reshape(-1, 4), rows

@@ -1,0 +1,65 @@
+"""Progress of everything long: bars on a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from twospeed.cli.printing import print_note
+
+if TYPE_CHECKING:
+    from twospeed.results import OnProgress, Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
+    """Give what every `on_progress` takes: it shows how far a task is, on stderr. quiet: shows nothing."""
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            tasks: dict[str, Any] = {}
+
+            def draw(progress: Progress) -> None:
+                if progress.task not in tasks:
+                    tasks[progress.task] = bars.add_task(progress.task, unit=progress.unit, detail="")
+                bars.update(
+                    tasks[progress.task], completed=progress.done, total=progress.total, detail=_detail(progress)
+                )
+
+            yield draw
+    else:
+        last = dict[str, float]()  # task -> seconds at its last line
+
+        def print_lines(progress: Progress) -> None:
+            if progress.seconds - last.get(progress.task, 0.0) > _SECONDS_BETWEEN_LINES:
+                last[progress.task] = progress.seconds
+                of_total = f" of {progress.total}" if progress.total else ""
+                rate = f", {progress.done / progress.seconds:.1f}/s"
+                print_note(
+                    f"{progress.task}: {progress.done}{of_total} {progress.unit}{rate} {_detail(progress)}".rstrip()
+                )
+
+        yield print_lines
+
+
+def _detail(progress: Progress) -> str:
+    return " ".join([*(f"{name} {value:.4g}" for name, value in progress.values.items()), progress.message]).strip()
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[detail]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

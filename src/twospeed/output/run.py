@@ -1,0 +1,233 @@
+"""One run of a job: counts frames, reports progress, and leaves masks, overlay, tables and `run.json` in its folder."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.environment import installed_versions
+from twospeed.errors import InputError, TwospeedError
+from twospeed.files import write_json
+from twospeed.output.folder import FRAMES, ResultFolder
+from twospeed.output.record import Identity, RunRecord
+from twospeed.results import ClassMap, Frame, ObjectMasks, OnProgress, Progress
+from twospeed.video.indexed_png import write_indexed_png
+from twospeed.video.writer import VideoWriter
+
+OVERLAY = "overlay.mp4"
+COLUMNS = ("output_index", "source_index", "file_name", "time_s", "pts", "keyframe", "confidence")
+
+R = TypeVar("R", ObjectMasks, ClassMap)
+
+
+class Run(AbstractContextManager["Run"]):
+    """Use as a context manager around the loop over a video, inside that of its folder.
+
+    Nothing is written before the first result. When the block is left, whatever the reason, finished frames stay: the
+    overlay plays, frames.csv and run.json agree with the files. Before the first frame an error leaves nothing.
+
+    folder: where results go; None writes none. total: frames to come, if known. since: time.perf_counter() when
+    the work began, where that was before the block. options, inputs: see `RunRecord`.
+    Raises InputError where an earlier run that is resumed had other settings or inputs, OutputError.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        model: str,
+        weights_sha256: str | None,
+        options: Mapping[str, Any],
+        inputs: Mapping[str, Identity] | None = None,
+        folder: ResultFolder | None = None,
+        total: int | None = None,
+        on_progress: OnProgress = lambda progress: None,
+        since: float | None = None,
+    ) -> None:
+        self._record = RunRecord(command, model, weights_sha256, dict(options), dict(inputs or {}))
+        self.folder, self.total, self._on_progress = folder, total, on_progress
+        self.frames = self.rows = 0
+        self._begun = False
+        self._since, self._started, self._ended = since, time.perf_counter(), 0.0
+        self._overlay: VideoWriter | None = None
+        self._writers = ExitStack()
+        self._at_end: list[Callable[[], None]] = []
+        self.kept: list[dict[str, Any]] = []
+        if folder is not None and folder.earlier is not None:
+            if difference := self._record.difference(folder.earlier):
+                raise InputError(
+                    f"{folder.path} holds a run with {difference}; give the same options, begin anew, or choose "
+                    "another folder",
+                    option="resume",
+                )
+            self.kept = folder.kept
+
+    @property
+    def finished_frames(self) -> int | None:
+        """Frames of the run to be resumed if it has finished already, else None."""
+        earlier = None if self.folder is None else self.folder.earlier
+        return earlier["frames"] if earlier is not None and earlier["finished"] else None
+
+    def __enter__(self) -> Run:
+        self._started = self._since or time.perf_counter()
+        return self
+
+    def advance(self, frames: int = 1) -> None:
+        """Count frames that are finished, and report them."""
+        self._begin()
+        self.frames += frames
+        seconds = time.perf_counter() - self._started
+        self._on_progress(Progress(self._record.command, self.frames, self.total, "frames", seconds))
+
+    def label_frames(
+        self,
+        into: str,
+        results: Iterable[tuple[Frame, R]],
+        on_result: Callable[[Frame, R], None] = lambda frame, result: None,
+        *,
+        draw: Callable[[Frame, R], NDArray[np.uint8]] | None = None,
+        rate: Any = None,
+    ) -> None:
+        """Run a job that labels every frame: write labels, overlay and table as results come.
+
+        into: folder of the labels. draw: makes the overlay's image; None for no overlay. rate: of the source.
+        on_result: called with each frame and its result.
+        """
+        with self:
+            for frame, result in results:
+                self.write_labels(into, frame, result)
+                if draw is not None:
+                    self.write_overlay(draw(frame, result), frame.time_s, rate)
+                on_result(frame, result)
+                self.advance()
+
+    def add_frame(self, frame: Frame) -> None:
+        """Add a line to frames.csv for a frame without labels."""
+        self._begin()
+        if self.folder is not None:
+            self.folder.note({"row": self._row(frame, None)})
+
+    def write_labels(self, into: str, frame: Frame, result: ObjectMasks | ClassMap) -> None:
+        """Write a frame's labels as a palette PNG, with its line in frames.csv.
+
+        The file is named after the image in folders, else by the frame's number in the source, as DAVIS does. Where the
+        run that is resumed left it, it is kept.
+        """
+        self._begin()
+        if self.folder is None:
+            return
+        if self.rows < len(self.kept):
+            self.rows += 1
+            return
+        name = f"{into}/{frame.name or f'{frame.index:05d}'}.png"
+        facts = {"restarts": getattr(result, "is_keyframe", False), "objects": getattr(result, "object_ids", ())}
+        with self.folder.file(name, row=self._row(frame, result), **facts) as temporary:
+            write_indexed_png(temporary, result.labels)
+
+    def write_overlay(self, image: NDArray[np.uint8], time_s: float, rate: Any) -> None:
+        """Append an image to overlay.mp4. rate: of the source, frames per second."""
+        self._begin()
+        assert self.folder is not None
+        if self._overlay is None:
+            self._overlay = VideoWriter(self.folder.claim(OVERLAY), rate, keep_partial=True)
+            self._writers.enter_context(self._overlay)
+        self._overlay.write(image, time_s)
+
+    def path(self, name: str) -> Path:
+        """Return where a file goes that is written over a while, in the run's folder; it counts once the run ends."""
+        self._begin()
+        assert self.folder is not None
+        self._at_end.insert(0, lambda: self.folder.settle(name))  # type: ignore[union-attr]
+        return self.folder.claim(name)
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a whole file by a function that is given a path."""
+        self._begin()
+        assert self.folder is not None
+        with self.folder.file(name) as temporary:
+            write(temporary)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the run's folder."""
+        self.write(name, lambda path: write_json(path, content))
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call this when the block is left and any frame is done, also after an error: for tables of what is done."""
+        self._at_end.append(call)
+
+    def summarise(self, summary: Mapping[str, Any]) -> None:
+        """Keep what the job prints at its end in run.json; a run that has finished is described by it."""
+        self._record = replace(self._record, summary=dict(summary))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the job prints at its end; of a run that has finished before, what it has printed then."""
+        assert self.folder is not None
+        earlier = self.folder.earlier if self.finished_frames is not None else None
+        record = asdict(self.record()) if earlier is None else earlier
+        numbers = {name: record[name] for name in ("frames", "seconds", "frames_per_second")}
+        return {"output": str(self.folder.path), **numbers, **record.get("summary", {})}
+
+    def record(self, *, finished: bool = False) -> RunRecord:
+        """Describe the run so far; once the block is left, as it was then."""
+        seconds = (self._ended or time.perf_counter()) - self._started
+        computed = self.frames - len(self.kept)
+        return replace(
+            self._record,
+            versions=installed_versions(),
+            frames=self.frames,
+            seconds=round(seconds, 3),
+            frames_per_second=round(computed / seconds, 3) if seconds > 0 else 0.0,
+            finished=finished,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = time.perf_counter()
+        try:
+            self._writers.__exit__(kind, error, trace)
+            if self.folder is None or not self._begun:
+                return
+            if kind is not None and not self.frames:
+                self.folder.discard()
+                return
+            if self._overlay is not None:
+                self.folder.settle(OVERLAY)
+            for call in self._at_end:
+                call()
+            with self.folder.file(FRAMES) as temporary:
+                self._write_frames(temporary)
+            self.folder.finish(self.record(finished=kind is None))
+        except TwospeedError:
+            if kind is None:  # else the error that is under way says more
+                raise
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            if self.folder is not None:
+                self.folder.begin(self.record())
+
+    def _row(self, frame: Frame, result: Any) -> list[Any]:
+        confidence = getattr(result, "confidence", None)
+        pairs = () if confidence is None else zip(result.object_ids, confidence, strict=True)
+        sure = ";".join(f"{number}:{value:.4f}" for number, value in pairs)
+        self.rows += 1
+        name, time_s = frame.name or "", round(frame.time_s, 6)
+        return [self.rows - 1, frame.index, name, time_s, frame.pts, int(frame.is_keyframe), sure]
+
+    def _write_frames(self, path: Path) -> None:
+        assert self.folder is not None
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            table.writerows(entry["row"] for entry in self.folder.journal() if "row" in entry)
