@@ -53,6 +53,7 @@ _PROMPTS = ("mask", "box", "point", "snap")
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
 _DETECTIONS = ("merged", "min_score")
 SECONDS_BETWEEN_STATES = 30.0
+SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
 
 EPILOG = """
@@ -383,7 +384,7 @@ def _resumable(
             with run.folder.new_state(position + 1) as path:
                 tracker.save_state(path)
             saved = time.perf_counter()
-            pause = max(SECONDS_BETWEEN_STATES, 20 * (saved - now))  # large memories take their time
+            pause = max(SECONDS_BETWEEN_STATES, (saved - now) / SHARE_OF_STATES)
 
 
 def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
