@@ -205,10 +205,10 @@ def test_evaluate_ava_says_what_is_missing_or_broken(tmp_path, capsys):
     found, truth = ("--predictions", AVA / "detections.csv"), ("--ground-truth", AVA / "groundtruth.csv")
     assert "give --predictions" in fails(capsys, "evaluate", "ava", *truth)
     assert "give --ground-truth" in fails(capsys, "evaluate", "ava", *found)
-    assert "choose activitynet or pyslowfast" in fails(capsys, "evaluate", "ava", *found, *truth, "--rules", "coco")
-    assert "ava has no --top-k" in fails(capsys, "evaluate", "ava", *found, *truth, "--top-k", 3)
+    assert "'coco' is not one of 'activitynet', 'pyslowfast'" in fails(capsys, "evaluate", "ava", *found, *truth, "--rules", "coco")
+    assert "No such option: --top-k" in fails(capsys, "evaluate", "ava", *found, *truth, "--top-k", 3)
     assert "--size belongs to a run of a --model" in fails(capsys, "evaluate", "ava", *found, *truth, "--size", 3)
-    assert "davis16 has no --rules" in fails(capsys, "evaluate", "davis16", "--rules", "coco")
+    assert "No such option: --rules" in fails(capsys, "evaluate", "davis16", "--rules", "coco")
     other = tmp_path / "other.csv"
     other.write_text("other,0902,0.1,0.1,0.5,0.5,12,0\n")
     assert "share no keyframe" in fails(capsys, "evaluate", "ava", *found, "--ground-truth", other)

@@ -162,7 +162,7 @@ def test_the_command_line(network, clip, tmp_path, capsys):
         ([*weights, "--finetune", 2], "learns the first frame's mask; give --mask"),
         ([*weights, "--finetune", 2, "--mask", f"1={mask}"], "learns the first frame's mask; give --mask"),
         ([*weights, *learn, "--mask", f"2={mask}"], "a mask of frame 2"),
-        ([*weights, "--mask", mask], "leave --mask out, or learn it: --finetune 200"),
+        ([*weights, "--mask", mask], "leave --mask out, or add --finetune 200"),
         (learn, "no weights are published for slowfast_maskrcnn_1_1"),
     ):
         code, lines = run(*more)

@@ -268,6 +268,6 @@ def test_the_command_line(model, clip, tmp_path, capsys):
     assert (out / "overlay.mp4").is_file()
     assert '"size": 48' in (out / "run.json").read_text()
     assert "no weights are published for slowfast_maskrcnn_3_7" in fails(capsys, *command)
-    assert "finds objects by itself; leave --mask out" in fails(capsys, *command, "--mask", masks[0])
+    assert "finds objects without prompts; leave --mask out" in fails(capsys, *command, "--mask", masks[0])
     assert "leave --memory-every out" in fails(capsys, *command, "--memory-every", 3)
     assert "leave --merged out" in fails(capsys, "track", tmp_path / "clip.mp4", "--mask", masks[0], "--merged")

@@ -258,7 +258,8 @@ def track(
                 first = next(frames)
                 masks = _read_masks(files, first.index, snap, first.image.shape[:2])
                 if tracker is None:
-                    tracker = make_tracker(model, size=min(first.image.shape[:2]), **settings)
+                    options["size"] = min(first.image.shape[:2])
+                    tracker = make_tracker(model, size=options["size"], **settings)
                 if boxes or points:
                     masks[first.index] = _prompted(first.image, masks.get(first.index), boxes, points)
                 if finetune is not None and not entry.needs_masks:

@@ -110,9 +110,7 @@ class UniformViews(Sequence[View]):
         times_s = frame_times(self.source, rate=TRAINED_RATE)  # of a folder of images; files have their own
         first, last = _place(times_s, self.start, 0), _place(times_s, self.end, len(times_s))
         if first >= last:
-            raise VideoError(
-                f"{self.source.name}: no frame from start={self.start} to end={self.end}", option="start"
-            )
+            raise VideoError(f"{self.source.name}: no frame from start={self.start} to end={self.end}", option="start")
         times_s = times_s[first:last]
         info = probe(self.source)
         rate = None
