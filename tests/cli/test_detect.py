@@ -205,7 +205,9 @@ def test_evaluate_ava_says_what_is_missing_or_broken(tmp_path, capsys):
     found, truth = ("--predictions", AVA / "detections.csv"), ("--ground-truth", AVA / "groundtruth.csv")
     assert "give --predictions" in fails(capsys, "evaluate", "ava", *truth)
     assert "give --ground-truth" in fails(capsys, "evaluate", "ava", *found)
-    assert "'coco' is not one of 'activitynet', 'pyslowfast'" in fails(capsys, "evaluate", "ava", *found, *truth, "--rules", "coco")
+    assert "'coco' is not one of 'activitynet', 'pyslowfast'" in fails(
+        capsys, "evaluate", "ava", *found, *truth, "--rules", "coco"
+    )
     assert "No such option: --top-k" in fails(capsys, "evaluate", "ava", *found, *truth, "--top-k", 3)
     assert "--size belongs to a run of a --model" in fails(capsys, "evaluate", "ava", *found, *truth, "--size", 3)
     assert "No such option: --rules" in fails(capsys, "evaluate", "davis16", "--rules", "coco")
