@@ -153,3 +153,10 @@ def test_the_real_sequences(davis16: Path):
     assert data.official == 20
     assert sum(len(sample.frames) for sample in data) == 867
     assert set(np.unique(data[0].labels("00000"))) == {0, 1}
+
+
+def test_a_mask_of_too_many_pixels_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.fromarray(np.zeros((30, 30), np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(DatasetError, match=r"m\.png: not a readable image \(Image size \(900 pixels\) exceeds"):
+        read_label_file(tmp_path / "m.png")

@@ -271,7 +271,7 @@ def test_the_plans_are_the_authors():
     [
         ({"crop": (100,)}, "multiple of 16"),
         ({"batch": (0,)}, "batch is 0; give a number above 0"),
-        ({"crop": (64, 96)}, "crop has 2 values for 1 phases"),
+        ({"crop": (64, 96)}, "crop has 2 values, but there are 1 phases"),
         ({"bootstrap_to": 0.1}, "a start before the end"),
         ({"minutes": 5.0}, "give one"),
         ({"iterations": None}, "give one"),

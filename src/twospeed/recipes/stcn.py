@@ -212,7 +212,7 @@ class StcnConfig:
         phases = len(self.phase_borders) + 1
         for name, values in (("crop", self.crop), ("batch", self.batch)):
             if len(values) not in (1, phases):
-                raise InputError(f"{name} has {len(values)} values for {phases} phases; give 1 or {phases}")
+                raise InputError(f"{name} has {len(values)} values, but there are {phases} phases: give 1 or as many")
         if any(size % self.replicas for size in self.batch):
             raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
         if self.replicas > 1 and self.batch_per_forward is not None:

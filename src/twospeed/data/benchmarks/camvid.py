@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twospeed.data.benchmarks.folders import files_by_stem, listing
-from twospeed.data.benchmarks.label_files import read_indices
+from twospeed.data.benchmarks.label_files import BROKEN_IMAGE, read_indices
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
 from twospeed.results import LabelMap
@@ -211,7 +211,7 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             colours = np.asarray(image.convert("RGB"), np.uint32)
-    except (OSError, SyntaxError) as error:
+    except BROKEN_IMAGE as error:
         raise DatasetError(f"{path}: not a readable label image ({error})") from error
     numbers = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
     known = _numbers(colour for group in (*_COLOURS_OF, _VOID_COLOURS) for colour in group)

@@ -11,6 +11,9 @@ from PIL import Image, UnidentifiedImageError
 
 from twospeed.errors import DatasetError
 
+BROKEN_IMAGE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are no images, broken or too large."""
+
 VOID = 255
 """Label of pixels that an annotation leaves undecided."""
 
@@ -31,7 +34,7 @@ def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
             mode = image.mode
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such mask") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, zlib.error) as error:  # as Pillow reports broken files
+    except BROKEN_IMAGE as error:
         raise DatasetError(f"{path}: not a readable image ({error})") from error
     raise DatasetError(
         f"{path}: an image of mode {mode}, not a label map; "
