@@ -45,8 +45,8 @@ from twospeed.files import make_folder, write_text
 from twospeed.pipelines.finetune import FineTuning
 from twospeed.pipelines.trackers import needs_masks
 from twospeed.recipes import slowfast_maskrcnn
-from twospeed.training.resume import check_same, checkpoints
-from twospeed.training.run_folder import resolved
+from twospeed.training.checkpoint import check_same, checkpoints
+from twospeed.training.log import resolved
 from twospeed.weights.imports import check_there
 
 logger = logging.getLogger(f"twospeed.{__name__}")

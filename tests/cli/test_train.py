@@ -140,3 +140,33 @@ def test_the_trial_of_stcn_trains_and_resumes_from_the_command_line(capsys, tmp_
     assert exit_code(["train", "stcn", *options, *out, "--resume"]) == 0
     assert (tmp_path / "run" / "train.csv").read_text().count("\n") == 3
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_a_training_is_tried_before_it_runs(capsys, tmp_path):
+    small = (
+        f"--train {set_of(tmp_path)} --val none --num-classes 8 --workers 0 --short-side 32,32 --crop 32 --epochs 3 "
+        "--batch 2 --batch-per-forward 2 --bn-clips 2 --precise-bn-batches 0 --device cpu --model slow_r50_4x16".split()
+    )
+    small = [*small, "--model-options", '{"width": 8, "frames": 2, "frame_stride": 1}', "--out", str(tmp_path / "run")]
+    assert exit_code(["train", RECIPE, *small, "--validate"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "slowfast_kinetics: settings, data and start weights are usable"
+    assert lines[1] == "would train: epochs 3, batch 2, lr 0.1; on cpu"
+    assert lines[2].endswith("run, which is new")
+    assert "loss" in lines[3]
+    assert not (tmp_path / "run").exists()
+    assert "8 samples do not fill one step of 16" in refused(capsys, RECIPE, *small, "--batch", "16", "--validate")
+
+
+def test_a_training_that_diverges_is_one_line_and_writes_no_weights(capsys, tmp_path):
+    small = (
+        f"--train {set_of(tmp_path)} --val none --num-classes 8 --workers 0 --short-side 32,32 --crop 32 --epochs 1 "
+        "--batch 2 --batch-per-forward 2 --bn-clips 2 --warm-up-epochs 0 --precise-bn-batches 0 --device cpu "
+        "--lr inf --log-every 100 --model slow_r50_4x16 --model-options".split()
+    )
+    small = [*small, '{"width": 8, "frames": 2, "frame_stride": 1}', "--out", str(tmp_path / "run")]
+    line = refused(capsys, RECIPE, *small)
+    assert "not finite" in line
+    assert line.endswith("(--lr)")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not list((tmp_path / "run").glob("checkpoint*"))

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from twospeed.errors import CheckpointError, InputError, OutputError
+from twospeed.training.checkpoint import checkpoints
 from twospeed.training.distributed import Process
-from twospeed.training.resume import checkpoints
 from twospeed.training.run import Run
 
 ALONE = Process(0, 1, torch.device("cpu"))

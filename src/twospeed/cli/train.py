@@ -7,8 +7,11 @@ import difflib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import sys
+import tempfile
+import time
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,24 +33,43 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def train(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="Name of a recipe, or path of a copied one.")] = None,
-    list_recipes: Annotated[bool, typer.Option("--list", help="Name the recipes and what they train.")] = False,
-    preset: Annotated[str | None, typer.Option(help="Start from one of the recipe's presets.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Start from a config.json of another run.")] = None,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and what they train.")] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Start from one of the recipe's presets. Default: the recipe's own settings.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Start from the config.json of another run, to repeat or vary it.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --out from its last checkpoint, with its settings. Without a checkpoint the "
+            "training starts from the beginning.",
+        ),
     ] = False,
     fields: Annotated[
-        bool, typer.Option("--fields", help="Show the settings and their values; train nothing.")
+        bool, typer.Option("--fields", help="Print the settings and their values; train nothing.")
     ] = False,
-    copy: Annotated[Path | None, typer.Option(help="Write the recipe's script to this file, to edit and run.")] = None,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate",
+            help="Check settings, data folders and start weights, take one step in a temporary folder, and report what "
+            "would run. Use it before a long training.",
+        ),
+    ] = False,
+    copy: Annotated[
+        Path | None, typer.Option(help="Write the recipe's script, its loop included, to this file, to edit and run.")
+    ] = None,
 ) -> None:
-    """Train a network: RECIPE [--field value ...]. Every setting of the recipe is an option.
+    """Train a network: RECIPE [--setting value ...]. Every setting of the recipe is an option (see --fields).
 
     On several processes: torchrun --nproc-per-node 8 -m twospeed.cli.main train RECIPE ...
     """
     if list_recipes or recipe is None:
         if recipe is None and not list_recipes:
-            raise InputError(f"which recipe? {', '.join(available())}; `twospeed train --list` says what they train")
+            raise InputError(f"which recipe? {', '.join(available())}; `twospeed train --list` describes them")
         width = max(map(len, available()), default=0)
         for name, summary in available().items():
             typer.echo(f"{name:<{width}}  {summary}")
@@ -69,9 +91,63 @@ def train(
         for field in dataclasses.fields(changed):
             typer.echo(f"--{field.name.replace('_', '-')} {shown(getattr(changed, field.name))}")
         return
+    show_log()
+    if validate:
+        for line in validate_settings(module, recipe, changed):
+            typer.echo(line)
+        return
     folder = module.train(changed, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(folder))
+
+
+def show_log() -> None:
+    """Print what the package logs to stderr, a line each."""
+    package = logging.getLogger("twospeed")
+    if not any(isinstance(handler, _Lines) for handler in package.handlers):
+        package.addHandler(_Lines())
+    package.setLevel(logging.INFO)
+
+
+class _Lines(logging.StreamHandler[typing.TextIO]):
+    """Writes to the stderr of the moment, with the time."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def validate_settings(module: ModuleType, recipe: str, settings: Any) -> list[str]:
+    """Take one step of a training in a temporary folder; returns lines for people. Raises what the training would."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    if "stop_after_steps" not in names:
+        raise InputError(f"{recipe}: has no setting stop_after_steps, so that one step cannot be tried")
+    out = Path(settings.out)
+    state = "is new"
+    if any(out.glob("checkpoint_*.pt")):
+        state = "holds a run, which can be resumed"
+    elif (out / "metrics.jsonl").exists():
+        state = "holds a run without a checkpoint, which would start from the beginning if resumed"
+    with tempfile.TemporaryDirectory(prefix="twospeed-validate-") as folder:
+        trial = {"out": Path(folder) / "run", "stop_after_steps": 1, "log_every": 1}
+        started = time.perf_counter()
+        run = module.train(dataclasses.replace(settings, **trial))
+        seconds = time.perf_counter() - started
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first: dict[str, Any] = next((row for row in rows if "loss" in row), {})
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in first.items() if isinstance(value, int | float))
+    lengths = ("iterations", "epochs", "detector_epochs", "minutes")
+    plan = ", ".join(f"{name} {shown(getattr(settings, name))}" for name in (*lengths, "batch", "lr") if name in names)
+    return [
+        f"{recipe}: settings, data and start weights are usable",
+        f"would train: {plan}; on {getattr(settings, 'device', None) or 'the GPU where there is one, else the CPU'}",
+        f"would write into {out}, which {state}",
+        f"one step, with setting up: {seconds:.1f} s; {numbers}",
+    ]
 
 
 def load_recipe(name: str) -> ModuleType:

@@ -80,10 +80,10 @@ class SegmentNanoConfig:
     rows_2: int = 33
     rows_3: int = 45  # in the last part; the whole frame of 480 x 360
     lr: float = 2e-3
-    warm_up_share: float = 0.03  # part of the run in which the rate rises
+    warm_up: float = 0.03  # part of the run in which the rate rises
     weight_decay: float = 0.02
     clip_gradient: float = 5.0  # largest L2 norm
-    average_decay: float = 0.999  # of the averaged weights that are validated and exported
+    ema_decay: float = 0.999  # of the averaged weights that are validated and exported
     freeze_norm: float = 0.9  # share of the run after which batch norm keeps its statistics
     focus: float = 0.5  # share of views drawn around a class that is picked evenly
     balance: float = 0.33  # class weights are (median frequency / frequency) to this power
@@ -258,7 +258,7 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: Run, saved: Mapping[str, A
 
     def rate(progress: float) -> float:
         cosine = lambda at: half_cosine(at, base=stage.lr, length=1.0)  # noqa: E731
-        return with_warm_up(progress, cosine, warm_up=config.warm_up_share, start=0.01 * stage.lr)
+        return with_warm_up(progress, cosine, warm_up=config.warm_up, start=0.01 * stage.lr)
 
     frozen = False
     replicas = ThreadedReplicas(model, config.replicas, lambda replica: stage.prepare(replica, frozen))
@@ -273,7 +273,7 @@ def fit(stage: Stage, config: SegmentNanoConfig, run: Run, saved: Mapping[str, A
         run.check_finite(stage.first_step + stage.iteration + 1, lr=stage.lr, loss=parts["loss"])
         parts["gradient"] = float(gradient_norm(model, clip=config.clip_gradient))
         optimizer.step()
-        move_average(average, model, min(config.average_decay, (1 + stage.iteration) / (10 + stage.iteration)))
+        move_average(average, model, min(config.ema_decay, (1 + stage.iteration) / (10 + stage.iteration)))
 
         spent = time.perf_counter() - started
         stage.iteration += 1

@@ -8,7 +8,6 @@ r-th part of each batch that a single process would have seen whole.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -160,9 +159,3 @@ def wait_for_all() -> None:
 def gradients_stay_here(model: nn.Module, *, unless: bool) -> Any:
     """Accumulate without exchanging gradients, but for the last forward of a step."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not unless else nullcontext()
-
-
-def note(process: Process, text: str) -> None:
-    """Say something to whoever watches; the first process only."""
-    if process.is_main:
-        print(text, file=sys.stderr, flush=True)

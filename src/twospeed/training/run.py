@@ -41,8 +41,7 @@ from torch import Tensor, nn
 from twospeed.errors import CheckpointError, InputError
 from twospeed.files import lock_file, make_folder
 from twospeed.results import OnProgress, Progress
-from twospeed.training.distributed import Process, gather
-from twospeed.training.resume import (
+from twospeed.training.checkpoint import (
     Generators,
     check_same,
     checkpoints,
@@ -50,7 +49,8 @@ from twospeed.training.resume import (
     restore_random_state,
     save_checkpoint,
 )
-from twospeed.training.run_folder import RunFolder, Value, resolved
+from twospeed.training.distributed import Process, gather
+from twospeed.training.log import RunLog, Value, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Run:
         self.total_steps: int | None = None  # for progress; the recipe sets it where it knows it
         self._saved = saved or {}
         self._on_progress = on_progress
-        self._folder: RunFolder | None = None
+        self._folder: RunLog | None = None
         self._started = self._saved_at = time.monotonic()
         self._interrupted: int = 0  # signal number
         self._exit = contextlib.ExitStack()
@@ -271,7 +271,7 @@ class Run:
     def _begin(self, step: int) -> None:
         if self._folder is None:
             at = self._saved["step"] if self.resumes else None
-            self._folder = RunFolder(self.path, self.config, resume_step=at, active=self.process.is_main)
+            self._folder = RunLog(self.path, self.config, resume_step=at, active=self.process.is_main)
 
     @contextlib.contextmanager
     def _heed_signals(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ import torch
 from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.files import atomic_file
 from twospeed.training.distributed import Process, gather, wait_for_all
-from twospeed.training.run_folder import resolved
+from twospeed.training.log import resolved
 
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 
@@ -96,14 +96,6 @@ def save_checkpoint(
 def checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a run folder, oldest first."""
     return sorted(p for p in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(p.name))
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Return the newest checkpoint of a run. Raises CheckpointError when there is none."""
-    found = checkpoints(folder)
-    if not found:
-        raise CheckpointError(f"{folder}: holds no checkpoint to resume from; start anew without resuming")
-    return found[-1]
 
 
 def check_same(config: Any, saved: Mapping[str, Any], *, may_change: Collection[str]) -> None:

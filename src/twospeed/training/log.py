@@ -1,12 +1,4 @@
-"""What a training leaves behind: its resolved configuration, its origin, its metrics line by line.
-
-RUN/config.json       every field of the configuration, as used; can be fed back
-RUN/origin.json       command, commit, versions, machine
-RUN/metrics.jsonl     all metrics, one JSON object per line: {"kind": "train", "step": 10, ...}
-RUN/<kind>.csv        the same rows of one kind as a table (train.csv, validation.csv, ...)
-RUN/tensorboard/      the same as curves, where tensorboard is installed
-RUN/checkpoint_*.pt   for --resume
-"""
+"""What a training logs in its folder: configuration, origin, and metrics as lines, tables and curves (see `run`)."""
 
 from __future__ import annotations
 
@@ -20,16 +12,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
-from twospeed.errors import InputError, OutputError
+from twospeed.errors import OutputError
 from twospeed.files import write_json, write_text
 
 Value = int | float | str
 
 
-class RunFolder:
+class RunLog:
     """Writes metrics while a training runs; a context manager.
 
-    resume_step: None starts a new run, in a folder that has none yet. A number continues one: rows written
+    resume_step: None starts a new log. A number continues one: rows written
     after that step (between the last checkpoint and the interruption) are removed, so that the curve has each
     step once. active: False writes nothing (all ranks but the first).
     """
@@ -41,8 +33,6 @@ class RunFolder:
         self._tensorboard: Any = None
         if not active:
             return
-        if resume_step is None and (path / "metrics.jsonl").exists():
-            raise InputError(f"{path}: holds a run already; resume it, or choose another folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if resume_step is None:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from twospeed.errors import CheckpointError, InputError, OutputError
+from twospeed.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.distributed import Process
-from twospeed.training.resume import checkpoints, load_checkpoint, save_checkpoint
 from twospeed.training.seed import seed_everything
 
 ALONE = Process(0, 1, torch.device("cpu"))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from twospeed.errors import InputError
-from twospeed.training.run_folder import RunFolder, resolved
+from twospeed.training.log import RunLog, resolved
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ def read(path):
 
 
 def test_config_origin_and_metrics(tmp_path):
-    with RunFolder(tmp_path / "run", Config()) as run:
+    with RunLog(tmp_path / "run", Config()) as run:
         run.log("train", 1, loss=2.25, lr=0.1)
         run.log("train", 2, loss=1 / 3, lr=0.1)
         run.log("validation", 2, top1=0.5)
@@ -47,7 +46,7 @@ def test_curves_reach_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with RunFolder(tmp_path, Config()) as run:
+    with RunLog(tmp_path, Config()) as run:
         run.log("train", 1, loss=0.5)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -55,13 +54,13 @@ def test_curves_reach_tensorboard(tmp_path):
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
-    with RunFolder(tmp_path, Config()) as run:
+    with RunLog(tmp_path, Config()) as run:
         for step in (1, 2, 3):
             run.log("train", step, loss=step / 3)
         run.log("validation", 3, top1=0.1)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # cut while writing
-    with RunFolder(tmp_path, Config(), resume_step=2) as run:
+    with RunLog(tmp_path, Config(), resume_step=2) as run:
         run.log("train", 3, loss=1.0)
     assert [(r["step"], float(r["loss"])) for r in read(tmp_path / "train.csv")] == [
         ("1", 1 / 3),
@@ -71,17 +70,15 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
     assert not (tmp_path / "validation.csv").exists()
 
 
-def test_a_second_run_does_not_overwrite_the_first(tmp_path):
-    with RunFolder(tmp_path, Config()) as run:
+def test_rows_of_a_kind_have_the_same_fields(tmp_path):
+    with RunLog(tmp_path, Config()) as run:
         run.log("train", 1, loss=1.0)
         with pytest.raises(ValueError, match="have the fields"):
             run.log("train", 2, other=1.0)
-    with pytest.raises(InputError, match="holds a run already"):
-        RunFolder(tmp_path, Config())
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    with RunFolder(tmp_path / "run", Config(), active=False) as run:
+    with RunLog(tmp_path / "run", Config(), active=False) as run:
         run.log("train", 1, loss=1.0)
     assert not (tmp_path / "run").exists()
 
