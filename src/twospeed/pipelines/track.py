@@ -301,14 +301,14 @@ class Tracker(VideoTracker):
             probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
             probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
-        if sees_last_frame(model):
-            # As it is after loading: the layout in memory decides how sums are rounded
-            state.last, state.replayed = (features.key.contiguous(), probabilities[1:].contiguous()), None
         given = bool(prompt.ids or prompt.gone)
         if given or state.since_memory + 1 >= self.memory_every or self.include_last:
             self._remember(frame, features, probabilities[1:], padding, given=given)
         else:
             state.since_memory += 1
+        if sees_last_frame(model):
+            # As it is after loading: the layout in memory decides how sums are rounded
+            state.last, state.replayed = (features.key.contiguous(), probabilities[1:].contiguous()), None
         state.object_ids, state.gone = object_ids, gone
         return probabilities
 
