@@ -1,4 +1,4 @@
-"""Write a video that plays everywhere: H.264, yuv420p, index first.
+"""Write a video that plays everywhere: H.264, yuv420p, index first; or one with alpha for editors and web pages.
 
 with VideoWriter("overlay.mp4", rate=reader.info.frame_rate) as writer:
     for frame in reader:
@@ -13,7 +13,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -23,9 +23,13 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, OutputError
+from twospeed.video.audio import AudioTrack
 from twospeed.video.containers import ASSUMED_RATE
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+ALPHA_FORMATS = {".mov": "mov", ".webm": "webm"}
+
+Alpha = Literal["straight", "premultiplied"]
 
 BT709 = 1  # the same number for matrix, primaries and transfer curve (ISO 23091-2)
 LIMITED_RANGE = 1
@@ -41,6 +45,12 @@ class VideoWriter:
     `with` block closes; leaving it by an exception discards what was written, unless it is KeyboardInterrupt or
     keep_partial is true: then the frames so far become a playable file. Without one frame no file appears.
 
+    audio_from: a video file whose sound is kept: copied where the container takes its codec, else as AAC; it starts
+    with the first frame written, by `time_s` in seconds from that file's first image, and ends with the last. A file
+    without sound gives none.
+    alpha: frames are RGBA, with colours "straight" or "premultiplied" by alpha. The file is ProRes 4444 (.mov) or VP9
+    (.webm); both store straight colours. `quality` and `preset` are of x264 and not used then.
+
     Colours are tagged and converted as BT.709, limited range. H.264 in 4:2:0 wants even sizes: an odd width or height
     is padded by one pixel, a copy of the last column or row.
     Raises OutputError where the file cannot be written (no folder, no permission, full disk), with nothing left
@@ -55,12 +65,21 @@ class VideoWriter:
         quality: int = 20,
         preset: str = "veryfast",
         keep_partial: bool = False,
+        audio_from: str | os.PathLike[str] | None = None,
+        alpha: Alpha | None = None,
     ) -> None:
         self.path = Path(path)
         self.frames_written = 0
         self._keep_partial = keep_partial
-        if self.path.suffix.lower() not in FORMATS:
-            raise InputError(f"{self.path}: a video is written as {', '.join(FORMATS)}, not {self.path.suffix!r}")
+        if alpha not in (None, "straight", "premultiplied"):
+            raise InputError(f"alpha={alpha!r} is neither 'straight' nor 'premultiplied'", option="alpha")
+        formats, kind = (FORMATS, "a video") if alpha is None else (ALPHA_FORMATS, "a video with alpha")
+        if self.path.suffix.lower() not in formats:
+            raise InputError(f"{self.path}: {kind} is written as {', '.join(formats)}, not {self.path.suffix!r}")
+        self._format = formats[self.path.suffix.lower()]
+        self._alpha = alpha
+        self._audio_from = None if audio_from is None else Path(audio_from)
+        self._audio: AudioTrack | None = None
         rate = ASSUMED_RATE if rate is None else rate
         if not 0 < rate < float("inf"):
             raise InputError(f"rate must be a positive number of frames per second, not {rate}")
@@ -73,6 +92,7 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._container: Any = None
         self._stream: Any = None
+        self._pixels = "yuv420p"
         self._reformatter = VideoReformatter()
         self._shape: tuple[int, ...] | None = None
         self._first_s: float | None = None
@@ -87,15 +107,16 @@ class VideoWriter:
         self._remove = weakref.finalize(self, _unlink, self._partial)
 
     def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
-        """Append one frame: uint8 (H, W, 3), RGB, of the first frame's size.
+        """Append one frame: uint8 (H, W, 3), RGB, or (H, W, 4), RGBA, with alpha, of the first frame's size.
 
         time_s: when it is shown, in seconds on any clock that runs forward (the first frame is shown at 0); None puts
         it one frame of the rate after the one before. A time that is not later than the last is moved just behind it.
         """
         if self._closed:
             raise OutputError(f"{self.path}: is closed, no more frames can be written")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(f"a frame is uint8 (H, W, 3), not {image.dtype} {image.shape}")
+        channels = 3 if self._alpha is None else 4
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or not image.size:
+            raise InputError(f"a frame is uint8 (H, W, {channels}), not {image.dtype} {image.shape}")
         if self._shape is None:
             self._shape = image.shape
         elif image.shape != self._shape:
@@ -111,6 +132,7 @@ class VideoWriter:
             decoded.pts = tick
             decoded.time_base = Fraction(1, self._ticks_per_second)
             self._container.mux(self._stream.encode(decoded))
+            self._mux_audio(tick)
         except (av.error.FFmpegError, OSError) as error:
             self._discard()
             raise self._failure(error) from None
@@ -128,7 +150,12 @@ class VideoWriter:
         try:
             try:
                 self._container.mux(self._stream.encode(None))
+                if self._audio is not None and self._last_tick is not None:
+                    self._mux_audio(self._last_tick + round(self._ticks_per_second / self._rate))
+                    for packet in self._audio.finish():
+                        self._container.mux(packet)
             finally:
+                self._close_audio()
                 self._container.close()
             with self._partial.open("rb+") as file:
                 os.fsync(file.fileno())  # some file systems report a full disk only now
@@ -139,26 +166,49 @@ class VideoWriter:
         self._remove.detach()
 
     def _open(self, height: int, width: int) -> None:
-        suffix = self.path.suffix.lower()
-        options = {} if FORMATS[suffix] == "matroska" else {"movflags": "+faststart"}
-        container = av.open(f"file:{self._partial}", mode="w", format=FORMATS[suffix], options=options)
+        options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
+        container = av.open(f"file:{self._partial}", mode="w", format=self._format, options=options)
         self._container = container
-        stream: Any = container.add_stream("libx264", rate=self._rate, options=self._encoder_options)
+        codec, pixels, encoder_options = "libx264", "yuv420p", self._encoder_options
+        if self._alpha is not None and self._format == "mov":
+            codec, pixels, encoder_options = "prores_ks", "yuva444p10le", {"profile": "4444"}
+        elif self._alpha is not None:
+            codec, pixels = "libvpx-vp9", "yuva420p"
+            encoder_options = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "auto-alt-ref": "0"}
+        stream: Any = container.add_stream(codec, rate=self._rate, options=encoder_options)
         stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = self._pixels = pixels
+        if pixels == "yuva420p":
+            stream.metadata["alpha_mode"] = "1"
         context = stream.codec_context
         context.time_base = Fraction(1, self._ticks_per_second)
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         self._stream = stream
+        if self._audio_from is not None:
+            self._audio = AudioTrack(self._audio_from, container, self._format)
+
+    def _mux_audio(self, until: int) -> None:
+        """Mux the sound up to this tick of the output."""
+        if self._audio is not None:
+            start_s = self._first_s or 0.0
+            for packet in self._audio.packets(start_s, start_s + until / self._ticks_per_second):
+                self._container.mux(packet)
+
+    def _close_audio(self) -> None:
+        if self._audio is not None:
+            self._audio.close()
 
     def _image(self, image: NDArray[np.uint8]) -> Any:
         height, width = image.shape[:2]
         if height % 2 or width % 2:
             image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        if self._alpha == "premultiplied":
+            image = _straight(image)
+        layout = "rgb24" if self._alpha is None else "rgba"
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
         return self._reformatter.reformat(
-            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+            rgb, format=self._pixels, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
 
     def _tick(self, time_s: float | None) -> int:
@@ -176,6 +226,7 @@ class VideoWriter:
     def _discard(self) -> None:
         """Close without result: no file at `path`, none beside it."""
         self._closed = True
+        self._close_audio()
         if self._container is not None:
             with suppress(av.error.FFmpegError, OSError):
                 self._container.close()
@@ -201,6 +252,13 @@ class VideoWriter:
                 self.close()
         else:
             self._discard()
+
+
+def _straight(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Divide the colours of RGBA by alpha; what is fully transparent becomes black."""
+    alpha = image[..., 3:].astype(np.float32)
+    colours = image[..., :3] * (255 / np.maximum(alpha, 1))
+    return np.concatenate([np.minimum(colours + 0.5, 255).astype(np.uint8), image[..., 3:]], axis=2)
 
 
 def _unlink(path: Path) -> None:
