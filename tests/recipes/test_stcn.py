@@ -305,7 +305,7 @@ def test_half_precision_is_for_gpus(video):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(video, tmp_path):
-    config = dataclasses.replace(video, iterations=2, bootstrap_from=2, bootstrap_to=3)
+    config = dataclasses.replace(video, iterations=2, bootstrap_from=2, bootstrap_to=3, lr=1e-6)
     alone = rows(train(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
