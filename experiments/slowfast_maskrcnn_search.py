@@ -38,7 +38,6 @@ import torch
 
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError, OutputError
-from twospeed.evaluation.configurations import REPORT
 from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.files import make_folder, write_text
@@ -53,6 +52,7 @@ logger = logging.getLogger(f"twospeed.{__name__}")
 
 Settings = tuple[tuple[str, Any], ...]
 
+CONFIGURATIONS = tuple(f"slowfast_maskrcnn_{name}" for name in ("1_1", "3_3", "7_7", "1_7", "3_7"))
 HEADS = ("detector.roi_heads",)
 FREEZE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
@@ -80,7 +80,7 @@ class SlowFastMaskRCNNSearchConfig:
 
     davis: Path = Path("DAVIS")  # in the official layout
     stage: Literal["finetune", "training"] = "finetune"
-    models: tuple[str, ...] = tuple(REPORT)
+    models: tuple[str, ...] = CONFIGURATIONS
     grid: Mapping[str, Any] = field(default_factory=dict)  # setting -> list of values, as JSON; empty: the report's
     base: Mapping[str, Any] = field(default_factory=dict)  # settings that all experiments share, as JSON
 

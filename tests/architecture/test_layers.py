@@ -19,7 +19,7 @@ LAYERS = [
     "weights data training output",
     "pipelines",
     "evaluation",
-    "recipes",
+    "papers recipes",
     "cli",
 ]
 RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer.split()}

@@ -26,6 +26,7 @@ from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import app as evaluate
 from twospeed.cli.models import models
+from twospeed.cli.papers import papers
 from twospeed.cli.printing import print_note
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
@@ -72,6 +73,7 @@ app.add_typer(evaluate, name="evaluate")
 app.command()(convert)
 app.command()(models)
 app.command()(bench)
+app.command()(papers)
 
 
 def run(arguments: list[str] | None = None) -> None:
