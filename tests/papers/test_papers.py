@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_commands_are_those_that_evaluate_takes(run, tmp_path, capsys):
     missing = tmp_path / "missing"
     words = run.arguments(str(missing), {key: "random" for _, key in run.models}, "scores.json", str(tmp_path / "o"))
     assert str(missing) in fails(capsys, *words)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_commands_that_train_are_those_that_train_takes(paper, capsys):
+    for command in dict.fromkeys(line for weights in read_paper(paper).weights.values() for line in weights.train):
+        program, *words = shlex.split(command)
+        assert program == "twospeed"
+        assert exit_code([*words, "--fields"]) == 0, f"{command}: {capsys.readouterr().err}"
 
 
 def test_the_papers_numbers():

@@ -43,10 +43,10 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a run needs: what they are, the command that trains them, and what the paper says of the hours."""
+    """Weights that a run needs: what they are, the commands that train them, and what the paper says of the hours."""
 
     about: str
-    train: str
+    train: tuple[str, ...]
     hours: str
 
 
@@ -105,7 +105,9 @@ def read_paper(name: str) -> Paper:
     content = tomllib.loads(text)
     tables = tuple(_table(entry) for entry in content["tables"])
     runs = {key: _run(key, entry) for key, entry in content["runs"].items()}
-    weights = {key: Weights(**entry) for key, entry in content["weights"].items()}
+    weights = {
+        key: Weights(entry["about"], tuple(entry["train"]), entry["hours"]) for key, entry in content["weights"].items()
+    }
     return Paper(name, content["title"], content["authors"], tables, runs, weights)
 
 

@@ -150,7 +150,8 @@ def _how(paper: Paper, name: str, cells: list[str]) -> list[str]:
     lines = [f"to fill {', '.join(cells)}:", f"  {run.command()}", f"  {what}"]
     for key in dict.fromkeys(key for _, key in run.models):
         weights = paper.weights[key]
-        lines.append(f"  {key.upper()}: {weights.about}; {weights.train}; hours: {weights.hours}")
+        lines.append(f"  {key.upper()}: {weights.about}; hours to train: {weights.hours}")
+        lines += [f"    {command}" for command in weights.train]
     return [*lines, *([f"  note: {run.note}"] if run.note else [])]
 
 
