@@ -1,4 +1,4 @@
-"""Progress of everything long: bars on a terminal, a line every ten seconds elsewhere."""
+"""Progress of everything long: bars on a terminal; elsewhere a line every ten seconds and for each new message."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
             yield draw
     else:
         last = dict[str, float]()  # task -> seconds at its last line
+        messages = dict[str, str]()  # task -> its last message
 
         def print_lines(progress: Progress) -> None:
-            if progress.seconds - last.get(progress.task, 0.0) > _SECONDS_BETWEEN_LINES:
-                last[progress.task] = progress.seconds
+            is_news = bool(progress.message) and progress.message != messages.get(progress.task)
+            if is_news or progress.seconds - last.get(progress.task, 0.0) > _SECONDS_BETWEEN_LINES:
+                last[progress.task], messages[progress.task] = progress.seconds, progress.message
                 of_total = f" of {progress.total}" if progress.total else ""
-                rate = f", {progress.done / progress.seconds:.1f}/s"
+                rate = f", {progress.done / progress.seconds:.1f}/s" if progress.seconds else ""
                 print_note(
                     f"{progress.task}: {progress.done}{of_total} {progress.unit}{rate} {_detail(progress)}".rstrip()
                 )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from twospeed.cli.evaluation_progress import progress_shown
 from twospeed.cli.options import parse_ints
+from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def refuse(why: str, **options: Any) -> None:
 
 def run(evaluate: Callable[[OnProgress], Report], json_file: str | None, quiet: bool) -> None:
     """Evaluate with progress shown, then write and print the report."""
-    with progress_shown(quiet) as on_progress:
+    with show_progress(quiet) as on_progress:
         report = evaluate(on_progress)
     if json_file == "-":
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
