@@ -138,7 +138,7 @@ class SlowFastMaskRCNNDavisConfig:
         if min(self.detector_epochs, self.epochs) < 0 or self.detector_batch < 1:
             raise InputError("epochs cannot be negative, and a batch has at least 1 frame")
         if self.weights is None and self.nano_start and self.model_options.get("backbone") != "nano":
-            raise InputError('nano_start is for the narrow backbone: add --model-options \'{"backbone": "nano"}\'')
+            raise InputError('nano_start is for the narrow backbone: add {"backbone": "nano"} to model_options')
 
 
 def small() -> SlowFastMaskRCNNDavisConfig:
