@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import runpy
 import sys
@@ -116,9 +117,19 @@ def test_train_on_your_own_masks(run, scene, tmp_path, capsys):
     assert set(row) == {"step", "minutes", "v2", "mean"}
 
 
+def test_a_network_of_ones_own_runs_in_each_job(capsys):
+    run("own_network.py")
+    objects, classes, best, people = map(ast.literal_eval, capsys.readouterr().out.splitlines())
+    assert objects[0]["box_xywh"] == [48, 32, 32, 32], "the square moved 46 pixels, cells are 16 wide"
+    assert [found["name"] for found in classes] == ["other", "red"]
+    assert classes[1]["share"] == 32 * 32 / (96 * 128)
+    assert best[0][0] == "red"
+    assert people[0]["actions"][0]["label"] == "red"
+
+
 def test_each_is_short_and_tested():
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     for script in scripts:
         assert len(script.read_text().splitlines()) < 60, script.name
         assert f'"{script.name}"' in Path(__file__).read_text()
