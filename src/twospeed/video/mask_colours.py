@@ -138,7 +138,8 @@ def _solid_values(values: NDArray[np.uint8]) -> tuple[int, int]:
 def _refusal(name: str, found: int, kind: str) -> MaskError:
     return MaskError(
         f"{name}: {found} {kind} found, more than a mask of flat colours has: it is smoothed or compressed, and read "
-        f"as it is would give dozens of objects; save a palette PNG, or clean it with --snap (snap=True)"
+        f"as it is would give dozens of objects; save a palette PNG, or clean it with snap=True",
+        option="snap",
     )
 
 
