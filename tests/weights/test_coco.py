@@ -49,8 +49,9 @@ def test_offline_one_line_says_how_to_give_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(coco.store, "_fetch", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setenv("TWOSPEED_CACHE", str(tmp_path))
-    with pytest.raises(WeightsUnavailable, match=r"put it at .*or name it: --coco FILE; --coco none") as error:
+    with pytest.raises(WeightsUnavailable, match=r"put it at .*, or give its path; 'none' starts without") as error:
         coco.start_from_coco(build(2))
+    assert error.value.option == "coco"
     assert "\n" not in str(error.value)
 
 

@@ -41,7 +41,7 @@ def coco_file() -> Path:
     try:
         return store.default_weights(_ENTRY)
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error}, or name it: --coco FILE; --coco none starts without") from error
+        raise WeightsUnavailable(f"{error}, or give its path; 'none' starts without", option="coco") from error
 
 
 def start_from_coco(model: nn.Module, file: Path | str | None = None) -> Path:
