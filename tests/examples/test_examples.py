@@ -117,7 +117,7 @@ def test_train_on_your_own_masks(run, scene, tmp_path, capsys):
     assert set(row) == {"step", "minutes", "v2", "mean"}
 
 
-def test_a_network_of_ones_own_runs_in_each_job(capsys):
+def test_a_network_of_ones_own_runs_in_each_job(run, capsys):
     run("own_network.py")
     objects, classes, best, people = map(ast.literal_eval, capsys.readouterr().out.splitlines())
     assert objects[0]["box_xywh"] == [48, 32, 32, 32], "the square moved 46 pixels, cells are 16 wide"
