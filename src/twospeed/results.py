@@ -239,6 +239,20 @@ class ObjectMasks(Result):
         return png
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedFrame:
+    """Masks of one frame as files of annotations hold them.
+
+    video: its short name, "" where there is none. name: of the frame, its image's file name without suffix. index: of
+    the frame in its source, as far as it is known, else its place in the file.
+    """
+
+    video: str
+    name: str
+    index: int
+    masks: ObjectMasks
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassMap(Result):
     """What every pixel of one frame is.

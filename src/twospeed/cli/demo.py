@@ -48,7 +48,7 @@ def demo(
     rate = 20
     scores: list[NDArray[np.floating]] = []
     with (
-        ResultFolder(output, ["clip.mp4", "overlay.mp4"], images=["masks"], overwrite=overwrite) as folder,
+        ResultFolder(output, ["clip.mp4", "overlay.mp4", "masks/*.png"], overwrite=overwrite) as folder,
         show_progress(quiet) as on_progress,
     ):
         from twospeed.data.clips.synthetic import render_clip

@@ -25,6 +25,7 @@ from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import app as evaluate
+from twospeed.cli.masks import masks
 from twospeed.cli.models import models
 from twospeed.cli.papers import papers
 from twospeed.cli.printing import print_note
@@ -70,6 +71,7 @@ app.command()(track)
 app.command()(segment)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
 app.add_typer(evaluate, name="evaluate")
+app.command()(masks)
 app.command()(convert)
 app.command()(models)
 app.command()(bench)

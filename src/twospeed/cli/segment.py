@@ -110,12 +110,11 @@ def segment(
     check_weights([weights, *([] if keyframe_weights is None else [str(keyframe_weights)])])
     if model is not None:
         _check_model(find(model), weights)
-    names = ["areas.json", "areas.png", *(["overlay.mp4"] if overlay else [])]
+    names = ["labels/*.png", "areas.json", "areas.png", *(["overlay.mp4"] if overlay else [])]
     given = [] if keyframe_weights is None else [keyframe_weights]
     with ResultFolder(
         default_output(output, source, "segment"),
         names,
-        images=["labels"],
         inputs=[*given, *files_of(source)],
         overwrite=overwrite,
         resume=resume,

@@ -215,11 +215,10 @@ def track(
         elif not prompted:
             raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
     check_weights([weights])
-    names = ["overlay.mp4"] if overlay else []
+    names = ["masks/*.png", *(["overlay.mp4"] if overlay else [])]
     with ResultFolder(
         default_output(output, source, "track"),
         names,
-        images=["masks"],
         inputs=[*files.values(), *files_of(source)],
         overwrite=overwrite,
         resume=resume,

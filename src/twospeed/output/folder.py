@@ -34,8 +34,8 @@ _LEFTOVER = re.compile(r"\..+\.\d+(\.\d+)?\.partial(\.\w+)?")
 class ResultFolder(AbstractContextManager["ResultFolder"]):
     """One run's folder. Entering it checks and locks it, `begin` creates what is missing, `finish` ends the run.
 
-    path: the folder. names: of the files that the run may write, within the folder. images: folders within it whose
-    PNG files all belong to the run. inputs: files and folders that the run reads; none of them may be among these.
+    path: the folder. names: of the files that the run may write, within the folder; `masks/*.png` are all PNG files in
+    masks/. inputs: files and folders that the run reads; none of them may be among these.
     overwrite: replace also files of such names that no earlier run wrote, or that were changed since. resume: continue
     an earlier run that was interrupted; `earlier` is then its record, if there is one.
 
@@ -47,14 +47,13 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         path: Path,
         names: Sequence[str],
         *,
-        images: Sequence[str] = (),
         inputs: Iterable[Path] = (),
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
         self.path, self.work = path, path
         self.earlier: dict[str, Any] | None = None
-        self._names, self._images = (*names, FRAMES, RECORD), tuple(images)
+        self._names = (*names, FRAMES, RECORD)
         self._inputs, self._overwrite, self._resume = list(inputs), overwrite, resume
         self._replaceable: dict[str, Identity | None] = {}
         self._lock: IO[str] | None = None
@@ -253,8 +252,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
             if (self.path / RECORD).is_file():
                 read_record(self.path / RECORD)
                 ours[RECORD] = None
-        present = [self.path / name for name in self._names]
-        present += [file for images in self._images for file in sorted((self.path / images).glob("*.png"))]
+        present = [file for name in self._names for file in self._matching(name)]
         for file in present:
             if not file.exists():
                 continue
@@ -269,11 +267,15 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                 )
             self._replaceable[name] = current
 
+    def _matching(self, name: str) -> list[Path]:
+        return sorted(self.path.glob(name)) if "*" in name else [self.path / name]
+
     def _refuse_inputs(self) -> None:
-        names = {(self.path / name).resolve() for name in (*self._names, *self._images)}
+        many = {(self.path / name).parent.resolve() for name in self._names if "*" in name}
+        names = {(self.path / name).resolve() for name in self._names if "*" not in name} | many
         for given in self._inputs:
             real = given.resolve()
-            if real in names or real.parent in {(self.path / images).resolve() for images in self._images}:
+            if real in names or real.parent in many:
                 raise OutputError(f"{given} is an input, the results would replace it; choose another folder")
 
     def _swap(self, record: Mapping[str, Any], *, again: bool = False) -> None:
@@ -311,7 +313,6 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
     def _clean(self) -> None:
         """Remove temporary files that killed runs left."""
         folders = {self.path, *((self.path / name).parent for name in self._names)}
-        folders |= {self.path / images for images in self._images}
         folders |= {self.path / BESIDE / folder.relative_to(self.path) for folder in folders}
         for folder in folders:
             if folder.is_dir():

@@ -8,6 +8,7 @@ import zlib
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +74,9 @@ def _as_labels(labels: NDArray[np.integer] | NDArray[np.bool_], name: str) -> ND
 
 
 def read_label_map(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     *,
+    name: str | None = None,
     expect_size: tuple[int, int] | None = None,
     snap: bool = False,
     allow_empty: bool = False,
@@ -91,30 +93,32 @@ def read_label_map(
     An anti-aliased, blurred or JPEG-compressed mask has dozens of levels along its edges, and each would become an
     object; such files raise MaskError with the number found, unless `snap` is true, which gives every pixel the
     nearest of the mask's dominant colours first (a flat mask is left as it is).
-    expect_size: (H, W) that the mask must have, its frame's; a mask that is off by one pixel, rounded when somebody
-    scaled it, is stretched to it (nearest). allow_empty: accept a mask of background alone.
+    path: may be an open binary file; `name` is then its name in messages. expect_size: (H, W) that the mask must have,
+    its frame's; a mask that is off by one pixel, rounded when somebody scaled it, is stretched to it (nearest).
+    allow_empty: accept a mask of background alone.
     Raises MaskError also for files that are missing, unreadable, of another size, or without an object.
     """
-    file = Path(path)
+    file = Path(path) if isinstance(path, str | os.PathLike) else path
+    name = name or str(path)
     try:
         with Image.open(file) as image:
-            labels = _labels_of(image, str(file), snap)
+            labels = _labels_of(image, name, snap)
     except FileNotFoundError:
-        raise MaskError(f"{file}: no such file") from None
+        raise MaskError(f"{name}: no such file") from None
     except UnidentifiedImageError:
-        raise MaskError(f"{file}: is not an image; a mask is best a palette PNG") from None
+        raise MaskError(f"{name}: is not an image; a mask is best a palette PNG") from None
     except (OSError, SyntaxError, zlib.error) as error:  # what Pillow raises for broken files
-        raise MaskError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise MaskError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if expect_size is not None and labels.shape != tuple(expect_size):
         if all(abs(have - want) <= 1 for have, want in zip(labels.shape, expect_size, strict=True)):
             labels = np.array(Image.fromarray(labels).resize(expect_size[::-1], Image.Resampling.NEAREST))
         else:
             raise MaskError(
-                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]}, "
+                f"{name}: the mask is {labels.shape[1]}x{labels.shape[0]}, "
                 f"its frame {expect_size[1]}x{expect_size[0]}; draw the mask at the frame's size"
             )
     if not allow_empty and not labels.any():
-        raise MaskError(f"{file}: the mask has no object, every pixel is 0 (background)")
+        raise MaskError(f"{name}: the mask has no object, every pixel is 0 (background)")
     return labels
 
 

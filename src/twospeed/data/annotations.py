@@ -1,0 +1,434 @@
+"""Masks of videos from files: folders of PNGs and runs, COCO, YouTube-VIS, CVAT, labelme, YOLO, submissions in a zip.
+
+Whatever the format, frames come out as `ObjectMasks`, whose confidence is the file's score, or 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from twospeed.errors import InputError
+from twospeed.files import read_text
+from twospeed.ops.polygons import fill_rings
+from twospeed.ops.rle import decompress, mask_of
+from twospeed.results import AnnotatedFrame, ObjectMasks
+from twospeed.video.indexed_png import read_label_map
+
+MOST_ID = 254  # 255 is void in label maps
+_MOST_PIXELS = 1 << 28
+_OBJECT = re.compile(r"object (\d{1,3})")
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """One object, or a part of it, in one frame. number: its id, where the format has one."""
+
+    label: str
+    mask: NDArray[np.bool_]
+    number: int | None = None
+    score: float = 1.0
+
+
+def read_annotations(path: Path, *, image_size: tuple[int, int] | None = None) -> Iterator[AnnotatedFrame]:
+    """Read the masks of a file or folder, frame by frame; what it is, is found out from its content.
+
+    path: a folder of a `track` run, of label PNGs, of such folders (one for each video), of labelme's JSON, or of YOLO
+    labels (with `labels/`); a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images; a
+    .zip of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without images.
+
+    Objects keep the ids that the file has (`track_id`, `group_id`, names such as "object 3"); else each label is an
+    object, and each further shape of that label in the same image is another. Where objects overlap, later ones win.
+    Raises InputError for what cannot be read, MaskError for a PNG that holds no labels.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        return _read_folder(path, image_size)
+    if path.suffix.lower() == ".zip":
+        return _read_zip(path)
+    if path.suffix.lower() == ".xml":
+        return _read_xml(path)
+    if path.suffix.lower() == ".json":
+        return _read_json(path)
+    raise InputError(f"{path}: is no file of annotations; give .json, .xml, .zip, or a folder of masks")
+
+
+def _read_folder(path: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
+    if (path / "run.json").is_file():
+        if not (path / "masks").is_dir():
+            raise InputError(f"{path}: is a run without masks/; only `track` writes masks of objects")
+        return _read_run(path)
+    if pngs := sorted(path.glob("*.png")):
+        return _read_pngs(path.resolve().name, pngs)
+    if (path / "labels").is_dir() and list((path / "labels").glob("*.txt")):
+        return _read_yolo(path, image_size)
+    if files := sorted((path / "labelme").glob("*.json")) or sorted(path.glob("*.json")):
+        return _read_labelme(files)
+    if folders := [folder for folder in sorted(path.iterdir()) if folder.is_dir() and list(folder.glob("*.png"))]:
+        return (frame for folder in folders for frame in _read_pngs(folder.name, sorted(folder.glob("*.png"))))
+    raise InputError(
+        f"{path}: holds no masks: neither label PNGs, nor folders of them, labelme's JSON or YOLO's labels"
+    )
+
+
+def _read_run(path: Path) -> Iterator[AnnotatedFrame]:
+    """Read the masks of a run with their times and confidence, as its table has them."""
+    video = path.resolve().name.removesuffix("_track")
+    with _reading(path / "frames.csv"):
+        for row in csv.DictReader(read_text(path / "frames.csv").splitlines()):
+            name = row["file_name"] or f"{int(row['source_index']):05d}"
+            labels = read_label_map(path / "masks" / f"{name}.png", allow_empty=True)
+            sure = dict(pair.split(":") for pair in row["confidence"].split(";") if pair)
+            ids, scores = [int(i) for i in sure], [float(score) for score in sure.values()]
+            masks = _masks(labels, ids, scores, float(row["time_s"]))
+            yield AnnotatedFrame(video, name, int(row["source_index"]), masks)
+
+
+def _read_pngs(video: str, files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
+    for position, file in enumerate(files):
+        yield _label_frame(video, file.stem, position, read_label_map(file, allow_empty=True))
+
+
+def _label_frame(video: str, name: str, position: int, labels: NDArray[np.uint8]) -> AnnotatedFrame:
+    ids = [i for i in np.unique(labels).tolist() if 0 < i <= MOST_ID]
+    return AnnotatedFrame(video, name, _index(name, position), _masks(labels, ids, [1.0] * len(ids)))
+
+
+def _read_xml(path: Path) -> Iterator[AnnotatedFrame]:
+    with path.open("rb") as file:
+        yield from _read_cvat(file, str(path))
+
+
+def _read_zip(path: Path) -> Iterator[AnnotatedFrame]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            if xml := [name for name in names if name.rpartition("/")[2] == "annotations.xml"]:
+                with archive.open(xml[0]) as file:
+                    yield from _read_cvat(file, f"{path}/{xml[0]}")
+                return
+            pngs = sorted(name for name in names if name.lower().endswith(".png"))
+            if not pngs:
+                raise InputError(f"{path}: holds neither label PNGs nor annotations.xml")
+            counts: Counter[str] = Counter()
+            for name in pngs:
+                folder, _, file_name = name.rpartition("/")
+                video = folder.rpartition("/")[2]
+                with archive.open(name) as file:
+                    labels = read_label_map(
+                        io.BytesIO(file.read(_MOST_PIXELS)), allow_empty=True, name=f"{path}/{name}"
+                    )
+                yield _label_frame(video, file_name[:-4], counts[folder], labels)
+                counts[folder] += 1
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as a zip file ({error})") from error
+
+
+def _read_json(path: Path) -> Iterator[AnnotatedFrame]:
+    document = _json(path)
+    if "shapes" in document:
+        return _read_labelme([path])
+    if "annotations" not in document:
+        raise InputError(f"{path}: is neither COCO, YouTube-VIS nor labelme: it has no 'annotations' and no 'shapes'")
+    return _read_youtube_vis(path, document) if "videos" in document else _read_coco(path, document)
+
+
+def _read_coco(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]:
+    numbering = _Numbering(path)
+    with _reading(path):
+        names = _category_names(document)
+        by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
+        for annotation in document["annotations"]:
+            if annotation["image_id"] not in by_image:
+                raise InputError(
+                    f"{path}: an annotation is of image {annotation['image_id']!r}, which it does not list"
+                )
+            by_image[annotation["image_id"]].append(annotation)
+        for position, image in enumerate(document["images"]):
+            size, name = _size(image, path), _stem(image["file_name"])
+            shapes = [
+                _Shape(
+                    names.get(annotation["category_id"], str(annotation["category_id"])),
+                    _coco_mask(annotation.get("segmentation"), size, f"{path}: annotation {annotation.get('id')}"),
+                    annotation.get("track_id"),
+                    float(annotation.get("score", 1.0)),
+                )
+                for annotation in by_image[image["id"]]
+            ]
+            index = image.get("frame_index", _index(name, position))
+            masks = numbering.masks(shapes, size, float(image.get("time_s", 0)))
+            yield AnnotatedFrame(image.get("video", ""), name, index, masks)
+
+
+def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]:
+    with _reading(path):
+        names = _category_names(document)
+        for video in document["videos"]:
+            numbering, size = _Numbering(path), _size(video, path)
+            annotations = [one for one in document["annotations"] if one["video_id"] == video["id"]]
+            for position, file_name in enumerate(video["file_names"]):
+                name = _stem(file_name)
+                shapes = [
+                    _Shape(
+                        names.get(one["category_id"], str(one["category_id"])),
+                        _coco_mask(one["segmentations"][position], size, f"{path}: annotation {one['id']}"),
+                        # Two objects may be of one class, and one need not be seen in the first frame
+                        None if _OBJECT.fullmatch(names.get(one["category_id"], "")) else number,
+                        float(one.get("score", 1.0)),
+                    )
+                    for number, one in enumerate(annotations, start=1)
+                    if one["segmentations"][position] is not None
+                ]
+                folder = file_name.rpartition("/")[0].rpartition("/")[2]
+                masks = numbering.masks(shapes, size)
+                yield AnnotatedFrame(video.get("name", folder), name, _index(name, position), masks)
+
+
+def _category_names(document: dict[str, Any]) -> dict[Any, str]:
+    return {category["id"]: str(category["name"]) for category in document.get("categories", ())}
+
+
+def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """Return the mask (H, W) of polygons or of run lengths, compressed or not."""
+    if not segmentation:
+        raise InputError(f"{where} has no segmentation; only masks and polygons are read, not boxes alone")
+    if isinstance(segmentation, list):
+        found = np.zeros(size, bool)
+        for polygon in segmentation:
+            found |= fill_rings([np.asarray(polygon, np.float64).reshape(-1, 2)], *size)
+        return found
+    counts = segmentation["counts"]
+    if tuple(segmentation["size"]) != size:
+        raise InputError(f"{where} is of {segmentation['size']}, its image of {list(size)} (height, width)")
+    return mask_of(decompress(counts) if isinstance(counts, str) else [int(count) for count in counts], *size)
+
+
+def _read_labelme(files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
+    numbering = _Numbering(files[0].parent)
+    for position, path in enumerate(files):
+        document = _json(path)
+        with _reading(path):
+            if "shapes" not in document:
+                raise InputError(f"{path}: has no 'shapes', so that it is no file of labelme")
+            size = _checked_size(document["imageHeight"], document["imageWidth"], path)
+            shapes = [
+                _Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
+                for shape in document["shapes"]
+            ]
+            masks = numbering.masks(shapes, size)
+        yield AnnotatedFrame("", path.stem, _index(path.stem, position), masks)
+
+
+def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
+    points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+    kind = shape.get("shape_type", "polygon")
+    if kind == "polygon":
+        return fill_rings([points], *size)
+    if kind == "rectangle":
+        return fill_rings([_box(*points.min(0), *points.max(0))], *size)
+    if kind == "circle":
+        turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)
+        radius = float(np.linalg.norm(points[1] - points[0]))
+        return fill_rings([points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)], *size)
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+            inside = np.array(image.convert("L")) > 0
+        left, top = np.floor(points[0]).astype(int).tolist()
+        found = np.zeros(size, bool)
+        part = found[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
+        part |= inside[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
+        return found
+    raise InputError(f"{path}: a shape of type {kind!r} has no area; use polygon, rectangle, circle or mask")
+
+
+def _read_cvat(file: IO[bytes], name: str) -> Iterator[AnnotatedFrame]:
+    numbering = _Numbering(Path(name))
+    position = 0
+    with _reading(name):
+        for _, element in ElementTree.iterparse(file):
+            if element.tag == "track":
+                raise InputError(f"{name}: holds tracks of CVAT for video; export it as 'CVAT for images 1.1'")
+            if element.tag != "image":
+                continue
+            size = _checked_size(int(element.attrib["height"]), int(element.attrib["width"]), name)
+            shapes = [_cvat_shape(shape, size, name) for shape in element if shape.tag != "tag"]
+            frame = _stem(element.attrib["name"])
+            yield AnnotatedFrame("", frame, _index(frame, position), numbering.masks(shapes, size))
+            position += 1
+            element.clear()
+    if not position:
+        raise InputError(f"{name}: holds no image, so that it is no file of CVAT for images")
+
+
+def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int], name: str) -> _Shape:
+    given = shape.attrib
+    number = next((one.text for one in shape.iter("attribute") if one.get("name") == "track_id"), None)
+    if shape.tag == "mask":
+        height, width, top, left = (int(given[key]) for key in ("height", "width", "top", "left"))
+        counts = [int(count) for count in given["rle"].split(",")]
+        if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
+            raise InputError(f"{name}: a mask of {width}x{height} at {left},{top} is not within its image")
+        mask = np.zeros(size, bool)
+        mask[top : top + height, left : left + width] = mask_of(counts, width, height).T  # row by row
+    elif shape.tag == "polygon":
+        points = [[float(value) for value in point.split(",")] for point in given["points"].split(";")]
+        mask = fill_rings([np.array(points)], *size)
+    elif shape.tag == "box":
+        mask = fill_rings([_box(*(float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr")))], *size)
+    else:
+        raise InputError(f"{name}: a <{shape.tag}> has no area that is read; use mask, polygon or box")
+    return _Shape(given["label"], mask, None if number is None else int(number))
+
+
+def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
+    settings: dict[str, str] = {}
+    for file in sorted(folder.glob("*.y*ml")):
+        settings |= dict(re.findall(r"^(image_width|image_height): *(\d+) *$", read_text(file), re.MULTILINE))
+    if image_size is None and len(settings) == 2:
+        image_size = int(settings["image_height"]), int(settings["image_width"])
+    images = {image.stem: image for image in sorted((folder / "images").glob("*"))}
+    numbering = _Numbering(folder)
+    for position, file in enumerate(sorted((folder / "labels").glob("*.txt"))):
+        size = image_size
+        if file.stem in images:
+            try:
+                with Image.open(images[file.stem]) as image:
+                    size = image.height, image.width
+            except (OSError, UnidentifiedImageError) as error:
+                raise InputError(f"{images[file.stem]}: cannot be read as an image ({error})") from error
+        if size is None:
+            raise InputError(f"{file}: YOLO's labels state no size; put the images into images/", option="image_size")
+        height, width = _checked_size(*size, file)
+        shapes = []
+        with _reading(file):
+            for line in read_text(file).splitlines():
+                number, *values = line.split()
+                if len(values) < 6:
+                    raise InputError(f"{file}: a line of {1 + len(values)} values is no polygon (class and 3 points)")
+                # The corners are pixels, as Ultralytics takes them
+                points = np.floor(np.array(values, np.float64).reshape(-1, 2) * (width, height) + 1e-6)
+                corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
+                mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 1).astype(bool)
+                shapes.append(_Shape(f"object {int(number) + 1}", mask))
+            masks = numbering.masks(shapes, (height, width))
+        yield AnnotatedFrame("", file.stem, _index(file.stem, position), masks)
+
+
+class _Numbering:
+    """Gives objects their ids in all frames of one file. Raises InputError for more than 254 objects."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ids: dict[Any, int] = {}
+        self._used: set[int] = set()
+
+    def masks(self, shapes: Iterable[_Shape], size: tuple[int, int], time_s: float = 0.0) -> ObjectMasks:
+        """Put shapes together to the labels of one frame."""
+        labels = np.zeros(size, np.uint8)
+        scores: dict[int, float] = {}
+        occurrences: Counter[str] = Counter()
+        for shape in shapes:
+            if shape.number is None:
+                occurrences[shape.label] += 1
+            named = _OBJECT.fullmatch(shape.label)
+            number = shape.number if named is None or shape.number is not None else int(named[1])
+            second = shape.number is None and occurrences[shape.label] > 1
+            key = ("number", number) if number is not None and not second else (shape.label, occurrences[shape.label])
+            object_id = self._id(key, number)
+            labels[shape.mask] = object_id
+            scores[object_id] = shape.score
+        ids = sorted(scores)
+        return _masks(labels, ids, [scores[i] for i in ids], time_s)
+
+    def _id(self, key: Any, wanted: int | None) -> int:
+        if key not in self._ids:
+            free = next((i for i in range(1, MOST_ID + 1) if i not in self._used), None)
+            if isinstance(wanted, int) and 0 < wanted <= MOST_ID and wanted not in self._used:
+                free = wanted
+            if free is None:
+                raise InputError(f"{self._path}: more than {MOST_ID} objects, which is the most that labels can hold")
+            self._ids[key] = free
+            self._used.add(free)
+        return self._ids[key]
+
+
+def _masks(labels: NDArray[np.uint8], ids: Sequence[int], scores: Sequence[float], time_s: float = 0.0) -> ObjectMasks:
+    def planes() -> NDArray[np.float32]:
+        return np.stack([~np.isin(labels, ids), *(labels == i for i in ids)]).astype(np.float32)
+
+    return ObjectMasks(labels, planes, tuple(ids), time_s=time_s, confidence=np.array(scores, np.float32))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: is no JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: holds a {type(document).__name__}, annotations are an object with keys")
+    return document
+
+
+class _reading:  # noqa: N801  # reads as a verb where it is used
+    """Turn what a file lacks, or has wrong, into an InputError."""
+
+    def __init__(self, path: object) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        wrong = (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, SyntaxError, binascii.Error)
+        if isinstance(error, wrong) and not isinstance(error, InputError):
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{self._path}: is not as its format says ({what})") from error
+
+
+def _size(entry: dict[str, Any], path: Path) -> tuple[int, int]:
+    return _checked_size(entry["height"], entry["width"], path)
+
+
+def _checked_size(height: Any, width: Any, path: object) -> tuple[int, int]:
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        raise InputError(f"{path}: an image of {width}x{height} pixels; sizes are whole numbers from 1")
+    if height * width > _MOST_PIXELS:
+        raise InputError(f"{path}: an image of {width}x{height} pixels is too large")
+    return height, width
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> NDArray[np.float64]:
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+
+
+def _stem(file_name: str) -> str:
+    name = str(file_name).replace("\\", "/").rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+def _index(name: str, position: int) -> int:
+    """Return the number at the end of a frame's name, else its place."""
+    number = re.search(r"([0-9]{1,9})$", name)
+    return position if number is None else int(number[1])

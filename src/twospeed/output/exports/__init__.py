@@ -1,0 +1,36 @@
+"""Masks in the formats that annotation tools, trainers and benchmarks read: a file of this package for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twospeed.errors import InputError
+from twospeed.output.exports.base import Export, Files
+from twospeed.output.exports.coco import CocoExport
+from twospeed.output.exports.cvat import CvatExport
+from twospeed.output.exports.labelme import LabelmeExport
+from twospeed.output.exports.png import PngExport
+from twospeed.output.exports.submission import DavisExport, YouTubeVosExport
+from twospeed.output.exports.yolo import YoloExport
+from twospeed.output.exports.youtube_vis import YouTubeVisExport
+
+__all__ = ["EXPORTS", "Export", "Files", "check_formats"]
+
+EXPORTS: dict[str, type[Export]] = {
+    "coco": CocoExport,
+    "youtube-vis": YouTubeVisExport,
+    "davis": DavisExport,
+    "youtube-vos": YouTubeVosExport,
+    "yolo-seg": YoloExport,
+    "cvat": CvatExport,
+    "labelme": LabelmeExport,
+    "png": PngExport,
+}
+
+
+def check_formats(names: Sequence[str], option: str = "export") -> tuple[str, ...]:
+    """Return the names of formats without doubles. Raises InputError for one that is not known."""
+    for name in names:
+        if name not in EXPORTS:
+            raise InputError(f"{name!r} is no format; choose from {', '.join(EXPORTS)}", option=option)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,122 @@
+"""What every format of exported masks offers: frames go in one by one, at constant memory, and files come out whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.ops.rle import compress, run_lengths
+from twospeed.results import AnnotatedFrame, ObjectMasks
+
+Files = Callable[[str], AbstractContextManager[Path]]
+"""Gives a temporary path for a file's name; the file appears under that name when the block ends without an error."""
+
+
+class Export(AbstractContextManager["Export"], ABC):
+    """Masks of one video after the other in one format.
+
+    files: where files go, by their names. image_suffix: of the images that frames are named after. Leaving the `with`
+    block closes; leaving it by an exception leaves no unfinished file behind.
+    """
+
+    patterns: ClassVar[tuple[str, ...]]
+    """Names of the files that are written; `*` where there are many."""
+
+    several_videos: ClassVar[bool] = False
+    """Whether frames of several videos, one after the other, have a place in one export."""
+
+    def __init__(self, files: Files, image_suffix: str = ".jpg") -> None:
+        self._files, self._image_suffix = files, image_suffix
+        self._open = ExitStack()
+        self._closed = False
+
+    @abstractmethod
+    def add(self, frame: AnnotatedFrame) -> None:
+        """Take the next frame."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is known only at the end."""
+
+    def close(self) -> None:
+        """Finish the files: all frames so far are in them. Closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            with self._open:
+                self._finish()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif not self._closed:
+            self._closed = True
+            self._open.__exit__(kind, error, trace)
+
+    def _path(self, name: str) -> Path:
+        """Return where to write a file that appears at the end."""
+        return self._open.enter_context(self._files(name))
+
+    def _text(self, name: str) -> IO[str]:
+        """Open a text file that appears at the end."""
+        return self._open.enter_context(self._path(name).open("w", encoding="utf-8", newline="\n"))
+
+    def _spool(self, beside: IO[str]) -> IO[str]:
+        """Open a nameless file for what comes later in a file that is being written, on the same disk."""
+        return self._open.enter_context(
+            tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=Path(beside.name).parent)
+        )
+
+
+def append(spool: IO[str], to: IO[str]) -> None:
+    """Copy what was spooled to the end of a file."""
+    spool.seek(0)
+    shutil.copyfileobj(spool, to)
+
+
+def dumps(content: Any) -> str:
+    """Return compact JSON."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+def seen(masks: ObjectMasks) -> list[tuple[int, float, NDArray[np.bool_]]]:
+    """Return id, confidence and mask (H, W) of every object of which something is seen."""
+    counts = np.bincount(masks.labels.ravel(), minlength=256)
+    scores = masks.confidence.tolist()
+    return [
+        (i, round(score, 4), masks.labels == i)
+        for i, score in zip(masks.object_ids, scores, strict=True)
+        if 0 < i < 255 and counts[i]
+    ]
+
+
+def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask (H, W) as COCO has it: segmentation (compressed run lengths), area and bbox."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return {
+        "segmentation": {"size": list(mask.shape), "counts": compress(run_lengths(mask))},
+        "area": int(np.count_nonzero(mask)),
+        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+    }
+
+
+def object_name(object_id: int) -> str:
+    """Return the label of an object, from which readers know its id."""
+    return f"object {object_id}"
+
+
+def categories(ids: set[int]) -> list[dict[str, Any]]:
+    """Return COCO's categories: each object is one, as masks of given objects have no class."""
+    return [{"id": i, "name": object_name(i), "supercategory": "object"} for i in sorted(ids)]

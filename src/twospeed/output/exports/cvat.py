@@ -1,0 +1,64 @@
+"""CVAT for images 1.1: https://docs.cvat.ai/docs/other/xml_format/."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.output.exports.base import Export, Files, append, object_name, seen
+from twospeed.output.palette import object_colours
+from twospeed.results import AnnotatedFrame
+
+
+class CvatExport(Export):
+    """One XML file: a mask for each object of each image, as run lengths of its box, row by row, outside first."""
+
+    patterns = ("cvat.xml",)
+
+    def __init__(self, files: Files, image_suffix: str = ".jpg") -> None:
+        super().__init__(files, image_suffix)
+        self._file = self._text("cvat.xml")
+        self._images = self._spool(self._file)
+        self._frames = 0
+        self._ids: set[int] = set()
+
+    def add(self, frame: AnnotatedFrame) -> None:
+        """As `Export.add`."""
+        height, width = frame.masks.labels.shape
+        write = self._images.write
+        name = quoteattr(frame.name + self._image_suffix)
+        write(f'  <image id="{self._frames}" name={name} width="{width}" height="{height}">\n')
+        self._frames += 1
+        for object_id, _, mask in seen(frame.masks):
+            self._ids.add(object_id)
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+            lengths = ", ".join(map(str, _row_lengths(mask[top:bottom, left:right])))
+            write(
+                f'    <mask label="{object_name(object_id)}" source="auto" occluded="0" rle="{lengths}" '
+                f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}" z_order="0">\n    </mask>\n'
+            )
+        write("  </image>\n")
+
+    def _finish(self) -> None:
+        labels = "".join(
+            f"        <label><name>{object_name(i)}</name><color>#{bytes(object_colours()[i]).hex()}</color>"
+            "<type>mask</type><attributes></attributes></label>\n"
+            for i in sorted(self._ids)
+        )
+        self._file.write(
+            '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>\n    <task>\n'
+            f"      <name>twospeed</name>\n      <size>{self._frames}</size>\n      <mode>annotation</mode>\n"
+            f"      <labels>\n{labels}      </labels>\n    </task>\n  </meta>\n"
+        )
+        append(self._images, self._file)
+        self._file.write("</annotations>\n")
+
+
+def _row_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    pixels = np.ascontiguousarray(mask).ravel()
+    borders = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts: list[int] = np.diff(np.concatenate([[0], borders, [pixels.size]])).tolist()
+    return [0, *counts] if pixels[0] else counts
