@@ -120,6 +120,23 @@ def test_position_average_follows_the_authors():
     assert torch.allclose(position_average(logits, "logits")[0], torch.softmax(torch.tensor([2.0, 0.5]), 0))
 
 
+def test_a_network_of_ones_own_computes_in_bfloat16_where_that_is_asked_for(tmp_path):
+    class Convolving(ColourNetwork):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.seen = torch.nn.Conv3d(3, 3, 1), []
+
+        def forward(self, clip):
+            self.seen.append(self.conv(clip).dtype)
+            return super().forward(clip)
+
+    path = write_colours(tmp_path / "red.mp4", ("red", 20))
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        network = Convolving()
+        classify(path, network, clips=1, crops=1, labels=LABELS, precision=precision)
+        assert network.seen == [dtype]
+
+
 def test_a_timeline_finds_when_each_action_starts_and_ends(tmp_path):
     path = write_colours(tmp_path / "v.mp4", ("red", 90), ("green", 60), ("red", 60))
     scores = classify(path, ColourNetwork(), crops=1, timeline=True, every_s=0.2, labels=LABELS)

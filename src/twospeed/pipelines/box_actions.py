@@ -21,8 +21,9 @@ from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
+from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
-from twospeed.pipelines.inputs import Model, check_precision, network_for
+from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
 from twospeed.weights.catalog import Preprocessing
@@ -44,6 +45,7 @@ class _Member:
     preprocessing: Preprocessing
     short_sides: tuple[int, ...]
     known_labels: str | None
+    autocast: torch.dtype  # float32: run as it is
 
 
 class BoxActions:
@@ -134,7 +136,8 @@ class BoxActions:
                 clip = frames.transpose(0, 1)[None]  # (1, 3, T, H, W)
                 for transform in [plain, dataclasses.replace(plain, flip=True)] if self.flip else [plain]:
                     placed = transform.boxes(boxes, inclusive=True).to(self.device)
-                    logits = network(clip.flip(-1) if transform.flip else clip, [placed])
+                    with autocast(self.device, member.autocast):
+                        logits = network(clip.flip(-1) if transform.flip else clip, [placed])
                     total += logits.float().sigmoid().cpu()
         return (total / self.passes).numpy()
 
@@ -160,4 +163,4 @@ def _member(
     if entry is not None:
         known, name, chosen = entry.labels, entry.name, preprocessing or entry.preprocessing
     ready = optimise(network.eval(), dtype).to(device)
-    return _Member(name, ready, chosen, scales or (chosen.short_side or 256,), known)
+    return _Member(name, ready, chosen, scales or (chosen.short_side or 256,), known, autocast_type(ready, dtype))

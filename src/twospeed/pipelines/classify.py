@@ -28,10 +28,11 @@ from twospeed.environment import resolve_device
 from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
+from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
-from twospeed.pipelines.inputs import Model, check_precision, network_for
+from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.containers import Damaged
@@ -56,6 +57,7 @@ class _Member:
     name: str
     known_labels: str | None
     num_classes: int
+    autocast: torch.dtype  # float32: run as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,8 @@ class Classifier:
         for member in self._members:
             if self.samplings[view.sampling] != member.sampling:
                 continue
-            logits = member.network(clip)
+            with autocast(self.device, member.autocast):
+                logits = member.network(clip)
             scores = position_average(logits, member.average).double()
             total += scores.cpu().numpy() / len(self._members)
             self.frames_seen += clip.shape[0] * clip.shape[2]
@@ -326,7 +329,8 @@ def _member(
     name, prepared = type(network).__name__, preprocessing or KINETICS
     if entry is not None:
         name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
-    ready: Any = optimise(network.eval(), check_precision(precision))
+    dtype = check_precision(precision)
+    ready: Any = optimise(network.eval(), dtype)
     sampling = Sampling(
         frames=ready.frames,
         stride=ready.frame_stride,
@@ -337,4 +341,5 @@ def _member(
         crop=prepared.crop or prepared.short_side or 256,
     )
     average = getattr(ready, "average", prepared.average)
-    return _Member(ready.to(device), sampling, average, name, known_labels, ready.num_classes)
+    kind = autocast_type(ready, dtype)
+    return _Member(ready.to(device), sampling, average, name, known_labels, ready.num_classes, kind)

@@ -89,6 +89,15 @@ def entry_for(task: Task, name: str) -> Entry:
     return entry
 
 
+def autocast_type(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which `ops.bf16.autocast` runs a network: float32, as it is, where its weights have `dtype`.
+
+    Those that `optimise` makes for bfloat16 compute in it by themselves, and their head in float32.
+    """
+    own = any(value.dtype == dtype for value in (*network.parameters(), *network.buffers()))
+    return torch.float32 if own else dtype
+
+
 def check_precision(precision: str) -> torch.dtype:
     """Return the type of "fp32" or "bf16". Raises InputError for another one."""
     types = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -84,7 +84,9 @@ from twospeed.models.stcn.network import STCN
 from twospeed.models.stm import convert as stm_names
 from twospeed.models.stm.network import STM
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
+from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.track import Tracker
+from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
@@ -678,8 +680,10 @@ def validate(network: nn.Module, sequences: Sequence[SequenceSample], config: St
 # ---------------------------------------------------------------- the loop
 
 
-def train(config: StcnConfig, *, resume: bool = False) -> Path:
+def train(config: StcnConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train and return the run folder. Every process of a torchrun calls this.
+
+    resume: continue from the last checkpoint in config.out. on_progress: called with every row of the log.
 
     Raises DatasetError, InputError and CheckpointError before the first step for what does not fit together.
     """
@@ -687,7 +691,9 @@ def train(config: StcnConfig, *, resume: bool = False) -> Path:
     held_out = validation_sequences(config)
     with (
         processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+        Run.start_or_resume(
+            config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress
+        ) as run,
     ):
         if process.world > 1 and (config.minutes is not None or config.replicas > 1):
             raise InputError("minutes and replicas are for one process; with several, give iterations and replicas=1")
@@ -748,7 +754,7 @@ def _fit(
                 continue
             with (
                 gradients_stay_here(model, unless=part + 1 == plan.forwards),
-                torch.autocast(process.device.type, kind, enabled=kind != torch.float32),
+                autocast(process.device, kind),
             ):
                 loss, _, jaccard = step_loss(model, tensors, batch.objects, config, keep)
             scaler.scale(loss / plan.forwards).backward()

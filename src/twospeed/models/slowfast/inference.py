@@ -12,8 +12,10 @@ What changes, and why it is faster on a CPU:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
+from twospeed.ops.bf16 import CheckedConvolutions, convolution_is_right
 from twospeed.ops.fuse import fuse_batch_norm
 
 LAST = torch.channels_last
@@ -77,7 +80,7 @@ class FusedConv(nn.Module):
 
     def _convolve(self, x: Tensor, add_to: Tensor | None) -> Tensor:
         where = (self.padding, self.stride, self.dilation, 1)
-        if x.device.type == "cpu" and fused_kernels(x.dtype):
+        if x.device.type == "cpu" and fused_kernels(x.dtype) and self._is_right(x, where):
             if add_to is not None:
                 summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
                     add_to, x, self.weight, self.bias, *where, "add", 1.0, "relu" if self.relu else None, [], None
@@ -92,6 +95,16 @@ class FusedConv(nn.Module):
         if add_to is not None:
             y = y.add_(add_to)
         return y.relu_() if self.relu else y
+
+    def _is_right(self, x: Tensor, where: tuple[list[int], list[int], list[int], int]) -> bool:
+        """Return whether this machine computes the fused convolution rightly in bfloat16 (see `ops.bf16`)."""
+        return x.dtype != torch.bfloat16 or convolution_is_right(fused_convolution, x, self.weight, where, {})
+
+
+def fused_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> Tensor:
+    """Convolve by the kernel of torch's compiler, without a sum or ReLU. where: padding, stride, dilation, groups."""
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, "none", [], "")
+    return y
 
 
 @functools.cache
@@ -241,6 +254,10 @@ class FusedSlowFast(nn.Module):
     def features(self, clip: Tensor) -> list[Tensor]:
         """Return the res5 features of every pathway: (N, C, T, H/32, W/32) each, channels last in memory."""
         check_clip(clip, self.alpha, self.frames)
+        with CheckedConvolutions() if self.dtype == torch.bfloat16 else contextlib.nullcontext():
+            return self._features(clip)
+
+    def _features(self, clip: Tensor) -> list[Tensor]:
         frames = clip.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()  # (N, T, H, W, 3): no copy if made so
         x = [frames]
         if len(self.pathways) == 2:
