@@ -171,10 +171,11 @@ def classify(
         from twospeed.results import Progress
         from twospeed.weights.load import weights_sha256
 
+        on_progress = stack.enter_context(show_progress(quiet))
         classifier = Classifier(
             names, clips, crops or (1 if timeline else 3), weights=given, labels=labels, timeline=timeline,
             every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=device,
-            start=start, end=end, damaged=damaged,
+            start=start, end=end, damaged=damaged, on_progress=on_progress,
         )  # fmt: skip
         sums = [weights_sha256(name, each) for name, each in zip(names, given, strict=True) if each is not None]
         settings: dict[str, Any] = {
@@ -198,7 +199,6 @@ def classify(
                 "device": str(classifier.device),
             },
         }
-        on_progress = stack.enter_context(show_progress(quiet))
         found: dict[int, dict[str, Any]] = {}
         failed: dict[str, TwospeedError] = {}
         begun = since = time.perf_counter()

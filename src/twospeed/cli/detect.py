@@ -174,23 +174,24 @@ def detect(
         from twospeed.pipelines.detect import Detector
         from twospeed.weights.load import weights_sha256
 
-        detector = Detector(
-            names,
-            boxes if boxes is not None else static or None,
-            every,
-            weights=given,
-            threshold=threshold,
-            start_s=boxes_start,
-            scales=sizes,
-            flip=flip,
-            labels=labels,
-            precision=precision,
-            device=device,
-        )
-        sums = [weights_sha256(each, file) for each, file in zip(names, given, strict=True) if file is not None]
-        if None in given and not quiet:
-            print_note("the weights are random: the actions have no meaning")
         with show_progress(quiet) as on_progress:
+            detector = Detector(
+                names,
+                boxes if boxes is not None else static or None,
+                every,
+                weights=given,
+                threshold=threshold,
+                start_s=boxes_start,
+                scales=sizes,
+                flip=flip,
+                labels=labels,
+                precision=precision,
+                device=device,
+                on_progress=on_progress,
+            )
+            sums = [weights_sha256(each, file) for each, file in zip(names, given, strict=True) if file is not None]
+            if None in given and not quiet:
+                print_note("the weights are random: the actions have no meaning")
             run = Run(
                 "detect",
                 model=detector.actions.name,

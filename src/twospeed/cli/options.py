@@ -70,8 +70,8 @@ Video = Annotated[
     str,
     typer.Argument(
         metavar="VIDEO",
-        help="A video file, a folder of images, a camera's number (0 is the first), an address (rtsp://, https://), "
-        "or - for standard input.",
+        help="A video file, a folder of images, a camera's number (0 is the first), an address (rtsp://, http://, "
+        "https://: a file or a stream, read while it is received), or - for standard input.",
         show_default=False,
     ),
 ]
@@ -176,7 +176,7 @@ def check_files(paths: Iterable[Path], error: type[InputError] = MaskError) -> N
 def check_weights(weights: Iterable[str]) -> None:
     """Raise CheckpointError at once where a file of weights is missing."""
     for name in weights:
-        if name not in ("default", "random") and not _there(Path(name)):
+        if name not in ("default", "random") and "://" not in name and not _there(Path(name)):
             raise CheckpointError(f"no checkpoint at {name}")
 
 

@@ -129,7 +129,6 @@ def segment(
         _check_model(find(model), weights)
         extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
         policy = keyframe_every if drift is None else on_drift(drift)
-        segmenter = Segmenter(create_model(model, weights, **extra), policy, device=device)
 
         def draw(frame: Frame, result: ClassMap) -> Any:
             import numpy as np
@@ -140,31 +139,33 @@ def segment(
             drawn = draw_classes(frame.image, result.labels, colours)
             return draw_legend(drawn, [segmenter.labels.names[i] for i in seen], [colours[i] for i in seen])
 
-        with show_progress(quiet) as on_progress, open_video(source, start, end, damaged=damaged) as reader:
-            run = Run(
-                "segment",
-                model=model,
-                weights_sha256=weights_sha256(model, weights),
-                options={
-                    "keyframe_every": keyframe_every if drift is None else None,
-                    "drift": drift,
-                    "start": start,
-                    "end": end,
-                    "damaged": damaged,
-                    "overlay": overlay,
-                    "device": str(segmenter.device),
-                },
-                inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
-                folder=folder,
-                total=reader.info.frame_count,
-                on_progress=on_progress,
-            )
-            if run.finished_frames is None:
-                areas = Areas(segmenter, run)
-                run.at_end(areas.write)
-                results = _steps(segmenter, reader, run)
-                rate = reader.info.frame_rate
-                run.label_frames("labels", results, areas.add, draw=draw if overlay else None, rate=rate)
+        with show_progress(quiet) as on_progress:
+            segmenter = Segmenter(create_model(model, weights, on_progress=on_progress, **extra), policy, device=device)
+            with open_video(source, start, end, damaged=damaged) as reader:
+                run = Run(
+                    "segment",
+                    model=model,
+                    weights_sha256=weights_sha256(model, weights),
+                    options={
+                        "keyframe_every": keyframe_every if drift is None else None,
+                        "drift": drift,
+                        "start": start,
+                        "end": end,
+                        "damaged": damaged,
+                        "overlay": overlay,
+                        "device": str(segmenter.device),
+                    },
+                    inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
+                    folder=folder,
+                    total=reader.info.frame_count,
+                    on_progress=on_progress,
+                )
+                if run.finished_frames is None:
+                    areas = Areas(segmenter, run)
+                    run.at_end(areas.write)
+                    results = _steps(segmenter, reader, run)
+                    rate = reader.info.frame_rate
+                    run.label_frames("labels", results, areas.add, draw=draw if overlay else None, rate=rate)
     summary = run.summary()
     if json_output:
         print_json(summary)
@@ -229,10 +230,11 @@ def _model_of(weights: str, keyframe_weights: Path | None) -> str:
     from twospeed.weights.catalog import CATALOG
     from twospeed.weights.imports import read_state
     from twospeed.weights.load import recognise
+    from twospeed.weights.store import local_file
 
     if weights == "default" and keyframe_weights is None:
         return "segment_nano"
-    path = Path(weights) if keyframe_weights is None else keyframe_weights
+    path = local_file(weights) if keyframe_weights is None else keyframe_weights
     state, metadata = read_state(path)
     name = metadata.get("model") or recognise(state)
     if name is None:

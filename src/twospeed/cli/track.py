@@ -232,9 +232,9 @@ def track(
         options: dict[str, Any] = {"box": boxes, "point": points, "snap": snap, "finetune": finetune}
         options |= {"start": start, "end": end, "damaged": damaged, "overlay": overlay}
         with show_progress(quiet) as on_progress:
-            settings: dict[str, Any] = {"weights": weights, "device": device}
+            settings: dict[str, Any] = {"weights": weights, "device": device, "on_progress": on_progress}
             if finetune is not None:
-                settings |= {"finetune": finetune, "on_progress": on_progress}
+                settings["finetune"] = finetune
             tracker = None
             if entry.needs_masks:
                 memory: dict[str, Any] = {

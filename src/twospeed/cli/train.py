@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
 from twospeed.recipes import available, resolve_recipe, source
 
@@ -96,7 +98,9 @@ def train(
         for line in validate_settings(module, recipe, changed):
             typer.echo(line)
         return
-    folder = module.train(changed, resume=resume)
+    reports = "on_progress" in inspect.signature(module.train).parameters  # recipes of one's own may not
+    with show_progress() as on_progress:
+        folder = module.train(changed, resume=resume, **({"on_progress": on_progress} if reports else {}))
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(folder))
 

@@ -184,7 +184,7 @@ def evaluate_ava_model(
     frames = AvaFrames(data, (split,))
     frames.check(keyframes)
 
-    networks = Networks(model, weights, task="detect")
+    networks = Networks(model, weights, task="detect", on_progress=on_progress)
     actions = BoxActions(model, weights=weights, scales=scales, flip=flip, device=device, precision=precision)
     classes = len(actions.labels)
     if classes < max(names):

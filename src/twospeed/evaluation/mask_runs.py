@@ -277,7 +277,7 @@ class TrackerRun(Run):
         options: Mapping[str, Any] | None = None,
         on_progress: OnProgress = lambda progress: None,
     ):
-        networks = Networks(model, weights, task="track")
+        networks = Networks(model, weights, task="track", on_progress=on_progress)
         super().__init__(benchmark, networks, {**asdict(settings), **(options or {})}, on_progress)
         self.options = settings
         self._build = build_tracker or _default_tracker(device)

@@ -301,7 +301,7 @@ def evaluate_kinetics(
         raise InputError(
             f"{data}: its lines hold no labels, so scores can only be written: give a folder for them", option="output"
         )
-    networks = Networks(models, weights, task="classify")
+    networks = Networks(models, weights, task="classify", on_progress=on_progress)
     return _evaluate_networks(networks, videos, clips, crops, workers, device, precision, output, resume, on_progress)
 
 

@@ -77,11 +77,18 @@ class Networks:
     """The networks of one evaluation: as given, by name, and with the checksums of their weights.
 
     model: a catalogue name or a network, or several. weights: one source for all, or one for each, as `create_model`
-    takes them. task: that of all named networks. Raises InputError when numbers or tasks differ; WeightsUnavailable for
-    weights that are not there.
+    takes them. task: that of all named networks. on_progress: called while weights are downloaded. Raises InputError
+    when numbers or tasks differ; WeightsUnavailable for weights that are not there.
     """
 
-    def __init__(self, model: Model | Sequence[Model], weights: Any = "default", *, task: str):
+    def __init__(
+        self,
+        model: Model | Sequence[Model],
+        weights: Any = "default",
+        *,
+        task: str,
+        on_progress: OnProgress | None = None,
+    ):
         self.given: list[Any] = listed(model)
         sources = listed(weights)
         self.weights = sources * len(self.given) if len(sources) == 1 else sources
@@ -98,7 +105,9 @@ class Networks:
                 if (its := find(name).task) != task:
                     raise InputError(f"{name} is made for the task {its}; choose a network for the task {task}")
             self.checksums = tuple(
-                weights_sha256(one, source) if isinstance(one, str) and source is not None else None
+                weights_sha256(one, source, on_progress=on_progress)
+                if isinstance(one, str) and source is not None
+                else None
                 for one, source in zip(self.given, self.weights, strict=True)
             )
 

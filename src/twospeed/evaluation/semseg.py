@@ -183,7 +183,8 @@ class _SegmentationRun(Run):
     ):
         from twospeed.pipelines.segment import Segmenter
 
-        super().__init__(benchmark, Networks(model, weights, task="segment"), asdict(settings), on_progress)
+        networks = Networks(model, weights, task="segment", on_progress=on_progress)
+        super().__init__(benchmark, networks, asdict(settings), on_progress)
         self.chosen, self.options = BENCHMARKS[benchmark], settings
         extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
         (self.model,) = self.networks.built(**extra)

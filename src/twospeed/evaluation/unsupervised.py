@@ -65,7 +65,7 @@ class UnsupervisedRun(Run):
         device: str | None = None,
         on_progress: OnProgress = lambda progress: None,
     ):
-        networks = Networks(model, weights, task="track")
+        networks = Networks(model, weights, task="track", on_progress=on_progress)
         super().__init__(benchmark, networks, {**asdict(settings), "merged": merged}, on_progress)
         if len(networks.given) != 1:
             raise InputError(

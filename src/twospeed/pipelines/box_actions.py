@@ -24,6 +24,7 @@ from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
+from twospeed.results import OnProgress
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
 from twospeed.weights.catalog import Preprocessing
@@ -55,7 +56,8 @@ class BoxActions:
     `frame_stride`, `num_classes`), its catalogue name, or several of either: scores are averaged. weights: for names,
     as `create_model` takes them; one for each of several networks. scales: shorter sides in pixels whose scores are
     averaged; none: the one of the catalogue. flip: average with mirrored clips too. labels: names of the classes, None
-    takes the catalogue's. precision: "bf16" computes in bfloat16. device: None chooses CUDA if present. Raises
+    takes the catalogue's. precision: "bf16" computes in bfloat16. device: None chooses CUDA if present.
+    on_progress: called while weights are downloaded. Raises
     InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
@@ -70,6 +72,7 @@ class BoxActions:
         precision: Literal["fp32", "bf16"] = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         dtype = check_precision(precision)
         if scales and min(scales) < SMALLEST:
@@ -83,7 +86,7 @@ class BoxActions:
         if not models or len(given) != len(models):
             raise InputError(f"{len(models)} networks with {len(given)} weights: give one for each, in the same order")
         self._members = [
-            _member(model, source, preprocessing, tuple(scales), dtype, self.device)
+            _member(model, source, preprocessing, tuple(scales), dtype, self.device, on_progress)
             for model, source in zip(models, given, strict=True)
         ]
         first = self._members[0]
@@ -157,8 +160,9 @@ def _member(
     scales: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
+    on_progress: OnProgress | None,
 ) -> _Member:
-    network, entry = network_for("detect", model, weights, CLIP_NETWORK)
+    network, entry = network_for("detect", model, weights, CLIP_NETWORK, on_progress)
     known, name, chosen = None, type(network).__name__, preprocessing or AVA
     if entry is not None:
         known, name, chosen = entry.labels, entry.name, preprocessing or entry.preprocessing

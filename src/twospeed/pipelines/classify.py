@@ -77,8 +77,8 @@ class Classifier:
     `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
     "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16. start, end: the
     part of each video, and damaged: what to do at broken frames of a timeline, as `open_video` takes them. device: None
-    chooses CUDA if present. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as
-    `create_model` does.
+    chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make
+    no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Classifier:
         start: PositionLike | None = None,
         end: PositionLike | None = None,
         damaged: Damaged = "error",
+        on_progress: OnProgress | None = None,
     ) -> None:
         if clips < 1:
             raise InputError(f"clips={clips}: give at least 1")
@@ -117,7 +118,7 @@ class Classifier:
         self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
         self.start, self.end, self.damaged = start, end, damaged
         self.device = resolve_device(device)
-        self._members = _members(model_or_name, weights, preprocessing, precision, self.device)
+        self._members = _members(model_or_name, weights, preprocessing, precision, self.device, on_progress)
         first = self._members[0]
         for member in self._members[1:]:
             if member.num_classes != first.num_classes:
@@ -268,11 +269,12 @@ def classify(
 ) -> ActionScores:
     """Name what happens in one video: probabilities of all classes, and a timeline.
 
-    options: as `Classifier` takes them. on_progress: called after each view. To classify many videos make one
-    `Classifier`, so that the network is built once. Raises VideoError (missing, unreadable, no image, changing size),
-    ClipTooShort (with pad="error"), InputError, CheckpointError, WeightsUnavailable.
+    options: as `Classifier` takes them. on_progress: called while weights are downloaded and after each view. To
+    classify many videos make one `Classifier`, so that the network is built once. Raises VideoError (missing,
+    unreadable, no image, changing size), ClipTooShort (with pad="error"), InputError, CheckpointError,
+    WeightsUnavailable.
     """
-    return Classifier(model_or_name, clips, crops, **options).classify(source, on_progress)
+    return Classifier(model_or_name, clips, crops, on_progress=on_progress, **options).classify(source, on_progress)
 
 
 def position_average(logits: Tensor, average: Literal["probabilities", "logits"]) -> Tensor:
@@ -308,6 +310,7 @@ def _members(
     preprocessing: Preprocessing | None,
     precision: Precision,
     device: torch.device,
+    on_progress: OnProgress | None,
 ) -> list[_Member]:
     models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
     if not models:
@@ -316,16 +319,21 @@ def _members(
     if several and len(weights) != len(models):
         raise InputError(f"{len(models)} networks with {len(weights)} weights: give one for each, in the same order")
     return [
-        _member(model, weights[number] if several else weights, preprocessing, precision, device)
+        _member(model, weights[number] if several else weights, preprocessing, precision, device, on_progress)
         for number, model in enumerate(models)
     ]
 
 
 def _member(
-    model: Model, weights: Any, preprocessing: Preprocessing | None, precision: Precision, device: torch.device
+    model: Model,
+    weights: Any,
+    preprocessing: Preprocessing | None,
+    precision: Precision,
+    device: torch.device,
+    on_progress: OnProgress | None,
 ) -> _Member:
     known_labels = None
-    network, entry = network_for("classify", model, weights, CLIP_NETWORK)
+    network, entry = network_for("classify", model, weights, CLIP_NETWORK, on_progress)
     name, prepared = type(network).__name__, preprocessing or KINETICS
     if entry is not None:
         name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing

@@ -9,6 +9,7 @@ section 5). One pass, at constant memory: only the frames of the clips in work a
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -26,7 +27,7 @@ from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
-from twospeed.results import ActionBoxes, Frame, VideoInfo
+from twospeed.results import ActionBoxes, Frame, OnProgress, Progress, VideoInfo
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.containers import Damaged
 from twospeed.video.reader import frame_times, open_video
@@ -57,7 +58,7 @@ class _Held:
 class Detector:
     """Networks that are ready to say what people do, for one video after another.
 
-    model_or_name, weights, scales, flip, labels, precision, device, preprocessing: as
+    model_or_name, weights, scales, flip, labels, precision, device, preprocessing, on_progress: as
     `twospeed.pipelines.box_actions.BoxActions` takes them. boxes: where people are: in any form that `given_boxes`
     reads; a function from an image, uint8 (H, W, 3) RGB, to (boxes (n, 4) xyxy in pixels, scores (n,)); None detects
     them with Faster R-CNN. every_s: seconds from one keyframe to the next, the first at 0; with boxes that have times
@@ -82,6 +83,7 @@ class Detector:
         precision: Literal["fp32", "bf16"] = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         if not every_s > 0:
             raise InputError(f"every_s={every_s}: give seconds above 0")
@@ -101,9 +103,12 @@ class Detector:
             precision=precision,
             device=device,
             preprocessing=preprocessing,
+            on_progress=on_progress,
         )
         self.labels, self.device = self.actions.labels, self.actions.device
-        self._find_people = person_detector(self.device) if boxes is None else boxes if callable(boxes) else None
+        self._find_people = boxes if callable(boxes) else None
+        if boxes is None:
+            self._find_people = person_detector(self.device, on_progress=on_progress)
         self.frames_read = 0  # of the video in work
         self.info: VideoInfo | None = None  # of the same
         self.image_size = np.ones(4)  # its width, height, width, height
@@ -286,15 +291,28 @@ def detect(
     model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
     boxes: Any = None,
     every_s: float = 1.0,
+    *,
+    on_progress: OnProgress | None = None,
     **options: Unpack[DetectOptions],
 ) -> Iterator[ActionBoxes]:
     """Find who does what in one video: an iterator of one `ActionBoxes` for each keyframe.
 
-    boxes, every_s and options: as `Detector` takes them; boxes=None detects people with torchvision's Faster R-CNN. To
-    go through many videos make one `Detector`, so that the network is built once. Raises VideoError, InputError,
-    DatasetError (files of boxes), CheckpointError, WeightsUnavailable; what can be known beforehand at once.
+    boxes, every_s and options: as `Detector` takes them; boxes=None detects people with torchvision's Faster R-CNN.
+    on_progress: called while weights are downloaded and after each keyframe, with the frames read. To go through many
+    videos make one `Detector`, so that the network is built once. Raises VideoError, InputError, DatasetError (files of
+    boxes), CheckpointError, WeightsUnavailable; what can be known beforehand at once.
     """
-    return Detector(model_or_name, boxes, every_s, **options).detect(source)
+    detector = Detector(model_or_name, boxes, every_s, on_progress=on_progress, **options)
+    found, started = detector.detect(source), time.perf_counter()
+
+    def results() -> Iterator[ActionBoxes]:
+        for result in found:
+            if on_progress is not None and detector.info is not None:
+                seconds = time.perf_counter() - started
+                on_progress(Progress("detect", detector.frames_read, detector.info.frame_count, "frames", seconds))
+            yield result
+
+    return results()
 
 
 def _hold(

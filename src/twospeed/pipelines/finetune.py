@@ -144,9 +144,9 @@ class OneShotTracker(VideoTracker):
     n // 2 + 1 frames are held until then. model_or_name: a network of the slowfast_maskrcnn family, or its catalogue
     name (then with `weights`). finetune: iterations, or how it learns; None as published, 2,000 iterations. device,
     size, merged, min_score: of `UnsupervisedTracker`; merged takes all detections for the one object there is.
-    on_progress: of `fine_tune`. Every video begins with the same network. Memory does not grow with the video.
-    Raises InputError for options that make no sense, WeightsUnavailable for a name without weights.
-    Differs: the report's first frame is predicted and scored, ours is given.
+    on_progress: of `fine_tune`, and called while weights are downloaded. Every video begins with the same network.
+    Memory does not grow with the video. Raises InputError for options that make no sense, WeightsUnavailable for a name
+    without weights. Differs: the report's first frame is predicted and scored, ours is given.
     """
 
     needs_masks = True
@@ -172,7 +172,7 @@ class OneShotTracker(VideoTracker):
                 f"{name_of(model_or_name)} is fine-tuned by Tracker(..., finetune=...); OneShotTracker is for networks "
                 "that find objects without masks"
             )
-        network = network_of(model_or_name, weights, size).eval().to(self.device)
+        network = network_of(model_or_name, weights, size, on_progress).eval().to(self.device)
         if not isinstance(network, SlowFastMaskRCNN):
             raise InputError(f"{type(network).__name__} cannot be fine-tuned; choose slowfast_maskrcnn_3_7")
         self.model = network

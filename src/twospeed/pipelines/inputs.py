@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from twospeed.errors import InputError
 from twospeed.models.protocol import lacks
+from twospeed.results import OnProgress
 from twospeed.weights.catalog import Entry, Task, find
 from twospeed.weights.load import create_model
 
@@ -55,16 +56,22 @@ def image_tensor(image: Image, device: torch.device) -> Tensor:
 
 
 def network_for(
-    task: Task, model_or_name: Model, weights: Any, members: tuple[str, ...], **options: Any
+    task: Task,
+    model_or_name: Model,
+    weights: Any,
+    members: tuple[str, ...],
+    on_progress: OnProgress | None = None,
+    **options: Any,
 ) -> tuple[nn.Module, Entry | None]:
     """Return the network of a job, built where a name is given, and its line of the catalogue, if any.
 
-    members: what the pipeline calls. Raises InputError for a network of another job, and as `create_model` does.
+    members: what the pipeline calls. on_progress, options: of `create_model`. Raises InputError for a network of
+    another job, and as `create_model` does.
     """
     entry = None
     if isinstance(model_or_name, str):
         entry = entry_for(task, model_or_name)
-        network = create_model(model_or_name, weights, **options)
+        network = create_model(model_or_name, weights, on_progress=on_progress, **options)
     else:
         network = model_or_name
     if not isinstance(network, nn.Module):

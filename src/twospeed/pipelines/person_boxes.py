@@ -28,10 +28,12 @@ import torch
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.ava import TOLERANCE, BoxRows, read_predicted_boxes
-from twospeed.errors import InputError, WeightsUnavailable
+from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
 from twospeed.ops.boxes import clip_boxes, xywh_to_xyxy
+from twospeed.results import OnProgress
 from twospeed.weights import store
 from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.imports import read_state
 
 Found: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]  # boxes (n, 4) in pixels, scores (n,)
 PersonDetector: TypeAlias = Callable[[NDArray[np.uint8]], Found]
@@ -296,14 +298,17 @@ _DETECTOR = Entry(
 )
 
 
-def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.05) -> PersonDetector:
+def person_detector(
+    device: torch.device | str = "cpu", *, threshold: float = 0.05, on_progress: OnProgress | None = None
+) -> PersonDetector:
     """Return torchvision's Faster R-CNN as a function from an image, uint8 (H, W, 3) RGB, to people's boxes.
 
     Its COCO weights are taken from torch's or twospeed's cache, or fetched once. threshold: lowest score returned.
-    Raises WeightsUnavailable, saying how to give boxes, when they are neither here nor fetchable.
+    on_progress: called while they are downloaded. Raises WeightsUnavailable, saying how to give boxes, when they are
+    neither here nor fetchable.
     """
     try:
-        path = store.default_weights(_DETECTOR)
+        path = store.default_weights(_DETECTOR, on_progress=on_progress)
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
             f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}",
@@ -312,7 +317,12 @@ def person_detector(device: torch.device | str = "cpu", *, threshold: float = 0.
     from torchvision.models.detection import fasterrcnn_resnet50_fpn  # slow to import: not before it is of use
 
     network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=threshold)
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    state, _ = read_state(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: not torchvision's Faster R-CNN with ResNet-50 and pyramid ({why})") from error
     network = network.eval().to(device)
 
     @torch.inference_mode()

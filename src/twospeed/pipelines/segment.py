@@ -5,6 +5,7 @@ Source: GSVNet (Lee, Chen, Peng, ICME 2021). When to take a keyframe is a small 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
@@ -29,7 +30,7 @@ from twospeed.ops.full_labels import full_size_labels
 from twospeed.ops.warp import backward_warp
 from twospeed.output.palette import class_colours
 from twospeed.pipelines.inputs import Image, image_tensor, network_for
-from twospeed.results import ClassMap, LabelMap
+from twospeed.results import ClassMap, LabelMap, OnProgress, Progress
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
 
@@ -95,8 +96,9 @@ class Segmenter:
     how its scores are resized, False where it has none); or a catalogue name (with `weights`). keyframe_every: every
     how many frames the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the
     classes; Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if
-    present. Networks of this package run as an optimised copy: training them further does not change it. Raises
-    InputError for options that make no sense, WeightsUnavailable when a name has no default weights.
+    present. on_progress: called while weights are downloaded. Networks of this package run as an optimised copy:
+    training them further does not change it. Raises InputError for options that make no sense, WeightsUnavailable when
+    a name has no default weights.
     """
 
     def __init__(
@@ -107,10 +109,11 @@ class Segmenter:
         weights: Any = "default",
         labels: LabelMap | None = None,
         device: str | torch.device | None = None,
+        on_progress: OnProgress | None = None,
     ):
         self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
         self.device = resolve_device(device)
-        model, _ = network_for("segment", model_or_name, weights, ())
+        model, _ = network_for("segment", model_or_name, weights, (), on_progress)
         self._of_video = not lacks(model, VIDEO_SEGMENTATION)
         others = (CLIP_NETWORK, FRAME_DETECTOR, MASK_MEMORY)
         callable_itself = type(model).forward is not nn.Module.forward
@@ -220,12 +223,26 @@ class SegmentOptions(TypedDict, total=False):
 def segment(
     source: SourceLike,
     model_or_name: nn.Module | str = "segment_nano",
+    *,
+    on_progress: OnProgress | None = None,
     **options: Unpack[SegmentOptions],
 ) -> Iterator[ClassMap]:
     """Label the frames of a video, one result a frame, in constant memory.
 
-    source: anything `open_video` takes. options: of `Segmenter`.
-    Raises VideoError, InputError, WeightsUnavailable, CheckpointError; all but the video's before the first frame.
+    source: anything `open_video` takes. options: of `Segmenter`. on_progress: called while
+    weights are downloaded and after each frame. Raises VideoError, InputError, WeightsUnavailable, CheckpointError; all
+    but the video's before the first frame.
     """
-    segmenter = Segmenter(model_or_name, **options)
-    return (segmenter.step(frame.image, time_s=frame.time_s) for frame in open_video(source))
+    segmenter = Segmenter(model_or_name, on_progress=on_progress, **options)
+    reader = open_video(source)
+
+    def results() -> Iterator[ClassMap]:
+        started = time.perf_counter()
+        for done, frame in enumerate(reader, 1):
+            result = segmenter.step(frame.image, time_s=frame.time_s)
+            if on_progress is not None:
+                seconds = time.perf_counter() - started
+                on_progress(Progress("segment", done, reader.info.frame_count, "frames", seconds))
+            yield result
+
+    return results()

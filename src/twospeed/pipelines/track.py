@@ -83,7 +83,8 @@ class Tracker(VideoTracker):
     4 size^2 pixels, so that very wide ones shrink further; None takes the input's own size. kernel_sigma: Gaussian of
     kernelized reading, in cells (7 at size 600 is the published multi-scale setting). precision: "bf16" autocasts the
     convolutions. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for
-    so many iterations, or as the settings say, before tracking; on_progress is called after each of them.
+    so many iterations, or as the settings say, before tracking; on_progress is called after each of them,
+    and while weights are downloaded.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
@@ -127,7 +128,7 @@ class Tracker(VideoTracker):
                 f"{name_of(model_or_name)} finds objects without masks; use UnsupervisedTracker, or choose "
                 "track_nano, stcn or stm"
             )
-        network, _ = network_for("track", model_or_name, weights, MASK_MEMORY)
+        network, _ = network_for("track", model_or_name, weights, MASK_MEMORY, on_progress)
         self._given = network.eval().to(self.device)
         self.finetune = TrackerFineTuning(iterations=finetune) if isinstance(finetune, int) else finetune
         self._on_progress = on_progress

@@ -24,7 +24,7 @@ from twospeed.ops.masks import soft_aggregate
 from twospeed.pipelines.inputs import Image, Model, image_tensor, network_for
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
-from twospeed.results import ObjectMasks
+from twospeed.results import ObjectMasks, OnProgress
 
 _LONGEST_SIDE = 1333 / 800  # of the shorter one, as published
 
@@ -36,14 +36,16 @@ def scaled_to(size: int) -> dict[str, Any]:
     return {"min_size": size, "max_size": round(size * _LONGEST_SIDE)}
 
 
-def network_of(model_or_name: Model, weights: Any, size: int | None) -> nn.Module:
+def network_of(
+    model_or_name: Model, weights: Any, size: int | None, on_progress: OnProgress | None = None
+) -> nn.Module:
     """Build a network that finds objects from its name, or pass one on. Raises InputError for a size given too late."""
     options: dict[str, Any] = {} if size is None else scaled_to(size)
     if size is not None and not isinstance(model_or_name, str):
         raise InputError(
             f"size is {size}, but the network is built already; build it with create_model(name, min_size={size})"
         )
-    return network_for("track", model_or_name, weights, FRAME_DETECTOR, **options)[0]
+    return network_for("track", model_or_name, weights, FRAME_DETECTOR, on_progress, **options)[0]
 
 
 class UnsupervisedTracker(VideoTracker):
@@ -54,7 +56,7 @@ class UnsupervisedTracker(VideoTracker):
     published. merged: one object, the union of all detections of a frame, as the report scores DAVIS-2016; otherwise
     objects are linked over time. min_score: merged, least score of a detection that counts (None: all that the network
     gives, score_thresh); linked, least score that begins a new object (None: 0.5). max_objects: most objects of a
-    video, when linked. device: None chooses CUDA if present.
+    video, when linked. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
 
     Memory use does not depend on how many frames have passed. Raises InputError for options that make no sense, and
     WeightsUnavailable for a name without weights: none are published.
@@ -72,6 +74,7 @@ class UnsupervisedTracker(VideoTracker):
         merged: bool = False,
         min_score: float | None = None,
         max_objects: int = 20,
+        on_progress: OnProgress | None = None,
     ):
         super().__init__()
         if min_score is not None and not 0 <= min_score <= 1:
@@ -84,7 +87,7 @@ class UnsupervisedTracker(VideoTracker):
             raise InputError(
                 f"{name_of(model_or_name)} follows masks that are given; use Tracker, or choose slowfast_maskrcnn_3_7"
             )
-        self.model: Any = optimise(network_of(model_or_name, weights, size).eval().to(self.device))
+        self.model: Any = optimise(network_of(model_or_name, weights, size, on_progress).eval().to(self.device))
         self.reset()
 
     @property

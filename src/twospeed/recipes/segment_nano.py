@@ -420,15 +420,6 @@ def validate_distances(model: GSVNet, data: Labelled, farthest: int = 4, every: 
     return {**by_distance, "interval_4": mean_iou(matrices[:4].sum(0))}
 
 
-def export(model: GSVNet, path: Path, source: Mapping[str, str]) -> None:
-    """Write the weights, those of convolutions in half precision; the loader brings them back to single."""
-    shipped = copy.deepcopy(model)
-    for parameter in shipped.parameters():
-        if parameter.ndim > 1:
-            parameter.data = parameter.data.half()
-    save_model(shipped, path, model_name="segment_nano", source=source)
-
-
 def propagation_stage(
     config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled, first_step: int
 ) -> Stage:
@@ -454,7 +445,8 @@ def propagation_stage(
         run.note(f"distances { ({name: round(value, 3) for name, value in scores.items()}) }")
         if scores["interval_4"] > best:
             source = {"step": str(step), "camvid_val_interval_4_mIoU": f"{scores['interval_4']:.4f}"}
-            export(average, config.out / "segment_nano.safetensors", source)
+            path = config.out / "segment_nano.safetensors"
+            save_model(average, path, model_name="segment_nano", source=source, half_precision=True)
         return scores["interval_4"]
 
     def prepare(replica: nn.Module, frozen: bool) -> None:

@@ -99,7 +99,7 @@ from twospeed.weights.imports import read_state
 from twospeed.weights.load import build as build_model
 from twospeed.weights.load import create_model, save_model
 
-MAY_CHANGE = ("validate_every", "cache")
+MAY_CHANGE = ("validate_every", "cache", "half_precision")
 """Settings that may differ when a run is resumed, besides those of every recipe."""
 
 NORM_EPOCH = 1_000_000  # samples for batch-norm statistics come from an epoch that is never trained
@@ -188,6 +188,7 @@ class StcnConfig:
 
     # Run
     out: Path = Path("runs/stcn_s03")
+    half_precision: bool = False  # of the weights that are written, which then take half the space: for shipping
     seed: int = 0
     device: str | None = None  # none: a GPU where there is one
     log_every: int = 100  # iterations
@@ -296,7 +297,7 @@ def nano() -> StcnConfig:
         warm_up=0.02, weight_decay=1e-2, clip_gradient=1.0, ema_decay=0.998, bootstrap_from=0.2, bootstrap_to=0.7,
         bootstrap_keep=0.25, overlap_weight=0.5, match_weight=0.3, replicas=2, validate_every=300,
         held_out=("blackswan", "cows", "goat", "paragliding-launch"), out=Path("runs/track_nano"), device="cpu",
-        log_every=20, checkpoint_minutes=3.0,
+        half_precision=True, log_every=20, checkpoint_minutes=3.0,
     )  # fmt: skip
 
 
@@ -691,9 +692,7 @@ def train(config: StcnConfig, *, resume: bool = False, on_progress: OnProgress |
     held_out = validation_sequences(config)
     with (
         processes(config.device) as process,
-        Run.start_or_resume(
-            config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress
-        ) as run,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
     ):
         if process.world > 1 and (config.minutes is not None or config.replicas > 1):
             raise InputError("minutes and replicas are for one process; with several, give iterations and replicas=1")
@@ -805,7 +804,8 @@ def export(
             at.best = scores["mean"]
             names.append("weights")
     for name in names:
-        save_model(network, config.out / f"{name}.safetensors", model_name=config.network, source=about)
+        path = config.out / f"{name}.safetensors"
+        save_model(network, path, model_name=config.network, source=about, half_precision=config.half_precision)
 
 
 def _shared_backward(

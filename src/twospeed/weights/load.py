@@ -134,10 +134,13 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def weights_sha256(name: str, weights: WeightsSource) -> str | None:
-    """Checksum of the file that `create_model(name, weights)` reads; None when it reads none. Raises as it does."""
+def weights_sha256(name: str, weights: WeightsSource, *, on_progress: OnProgress | None = None) -> str | None:
+    """Checksum of the file that `create_model(name, weights)` reads; None when it reads none.
+
+    on_progress, and what is raised: as of `create_model`.
+    """
     if weights == "default":
-        return store.sha256(store.default_weights(find(name)))
+        return store.sha256(store.default_weights(find(name), on_progress=on_progress))
     if not isinstance(weights, str | Path):
         return None
     path = store.local_file(weights)
@@ -283,14 +286,19 @@ def save_model(
     *,
     model_name: str | None = None,
     source: Mapping[str, str] | None = None,
+    half_precision: bool = False,
 ) -> None:
     """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
 
     model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights cannot
-    tell are kept too, where the network states them in `recorded_options`. Raises CheckpointError, and writes nothing,
-    for weights with NaN, infinity or negative variances; OutputError when the file cannot be written.
+    tell are kept too, where the network states them in `recorded_options`. half_precision: write convolutions and
+    matrices in 16 bits, half the size; `create_model` brings them back to 32. Raises CheckpointError, and writes
+    nothing, for weights with NaN, infinity or negative variances; OutputError when the file cannot be written.
     """
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    if half_precision:
+        matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        state = {key: value.half() if key in matrices else value for key, value in state.items()}
     faults = [(key, fault) for key, value in state.items() if (fault := _fault(key, value, value.dtype))]
     if faults:
         raise CheckpointError(
