@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ _LONGEST_TEXT = 1 << 30  # bytes; AVA's largest list has 200 MB
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes that name when the block ends without an error.
 
-    The temporary name keeps the suffix, begins with a dot and holds the process id, so that two writers do not share
-    it. After an error nothing is left and an older file of that name is as it was. The file gets the usual permissions
-    of a new file. Raises OutputError where the disk refuses.
+    The temporary name keeps the suffix, begins with a dot and holds the numbers of process and thread, so that two
+    writers do not share it. After an error nothing is left and an older file of that name is as it was. The file gets
+    the usual permissions of a new file. Raises OutputError where the disk refuses.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.partial{path.suffix}")
     try:
         with _disk_errors(path):
             yield temporary

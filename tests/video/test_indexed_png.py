@@ -112,7 +112,7 @@ def test_full_disk_keeps_the_older_file(tmp_path):
         "except OutputError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert "a.png: cannot be written (File too large)" in run.stdout
+    assert "a.png (File too large); free space" in run.stdout
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -130,14 +130,13 @@ class SnippetSample:
 class ClipSample:
     """One clip of a labelled video, ready for a network.
 
-    views: float32 (S, 3, T, H, W), normalised; S = 1 in training, the spatial crops of a test. label: class
-    number. video: index in the data set's list. clip: which of the video's test clips (0 in training).
+    views: float32 (S, 3, T, H, W), normalised; S = 1 in training. label: class number. video: index in the data set's
+    list.
     """
 
     views: Tensor
     label: int
     video: int
-    clip: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ class BrokenSample:
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """Clips of a batch: views float32 (N, S, 3, T, H, W), labels, videos, clips int64 (N,), and those that broke.
+    """Clips of a batch: views float32 (N, S, 3, T, H, W), labels, videos int64 (N,), and those that broke.
 
     N is smaller than what was asked for by len(broken), and may be 0 (views is then None).
     """
@@ -159,7 +158,6 @@ class ClipBatch:
     views: Tensor | None
     labels: Tensor
     videos: Tensor
-    clips: Tensor
     broken: tuple[BrokenSample, ...] = ()
 
     def __len__(self) -> int:
@@ -225,6 +223,5 @@ def collate_clips(samples: Sequence[ClipSample | BrokenSample]) -> ClipBatch:
         torch.stack([sample.views for sample in whole]) if whole else None,
         torch.tensor([sample.label for sample in whole], dtype=torch.int64),
         torch.tensor([sample.video for sample in whole], dtype=torch.int64),
-        torch.tensor([sample.clip for sample in whole], dtype=torch.int64),
         broken,
     )

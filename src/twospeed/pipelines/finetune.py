@@ -9,7 +9,6 @@ mirrored from its future.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +29,11 @@ from twospeed.models.slowfast_maskrcnn.loss import (
     window_losses,
 )
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
+from twospeed.pipelines.finetune_tracker import iterate
 from twospeed.pipelines.inputs import image_tensor
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker, network_of
-from twospeed.results import ObjectMasks, OnProgress, Progress
+from twospeed.results import ObjectMasks, OnProgress
 from twospeed.transforms.spatial import draw_affine
 
 Image = NDArray[np.uint8]
@@ -110,30 +110,25 @@ def fine_tune(
     marked = torch.from_numpy(labels).to(device)
     scale = settings.scale if settings.scale is not None else 0.4 if network.window == 1 else 0.25
     rng = np.random.default_rng(settings.seed)
-    started = time.perf_counter()
+
+    def loss() -> torch.Tensor:
+        images, target = _varied(film, marked, rng, settings, scale)
+        # Each frame is computed once, although it is seen twice; batch norm is frozen, so that nothing changes
+        features = _mirrored(encode_stretch(network, images), network.window)
+        losses = window_losses(network, features, [target_of(target)])
+        return torch.stack(list(losses.values())).sum()
+
+    def step(done: int) -> None:
+        if done % settings.per_step == 0 or done == settings.iterations:
+            if settings.clip_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(learning, settings.clip_gradient)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
     # torchvision draws the regions that enter a loss from the global generator
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        for done in range(settings.iterations):
-            images, target = _varied(film, marked, rng, settings, scale)
-            # Each frame is computed once, although it is seen twice; batch norm is frozen, so that nothing changes
-            features = _mirrored(encode_stretch(network, images), network.window)
-            losses = window_losses(network, features, [target_of(target)])
-            total = torch.stack(list(losses.values())).sum()
-            value = float(total.detach())
-            if not np.isfinite(value):
-                raise InputError(f"iteration {done}: the loss is {value}; lower lr (now {settings.lr})")
-            total.backward()
-            if (done + 1) % settings.per_step == 0 or done + 1 == settings.iterations:
-                if settings.clip_gradient is not None:
-                    torch.nn.utils.clip_grad_norm_(learning, settings.clip_gradient)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            if on_progress is not None:
-                seconds = time.perf_counter() - started
-                on_progress(
-                    Progress("fine-tune", done + 1, settings.iterations, "iterations", seconds, {"loss": value})
-                )
+        iterate(settings.iterations, loss, step, lr=settings.lr, on_progress=on_progress)
     return network.eval().requires_grad_(False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -74,11 +75,11 @@ def fine_tune_tracker(
         device = next(network.parameters()).device
         network = copy.deepcopy(network).to(memory_format=torch.channels_last).eval().requires_grad_(True)
         following = UnrolledPropagation(cast("MaskMemoryNetwork", network))
-        started = time.perf_counter()
         lr = settings.lr or (1e-4 if sum(p.numel() for p in network.parameters()) < SMALL else 1e-5)
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
-        for done in range(settings.iterations):
+
+        def loss() -> torch.Tensor:
             drawn = [samples.draw(rng, size=settings.crop) for _ in range(settings.batch)]
             objects = [sample.objects for sample in drawn]
             frames = torch.from_numpy(np.stack([sample.frames for sample in drawn])).to(device)
@@ -86,17 +87,38 @@ def fine_tune_tracker(
             masks = torch.stack([maps[:, 0] == k + 1 for k in range(max(objects))], 1).float()
             present = masks.flatten(2).any(2).float()
             log_odds = following(frames.permute(0, 1, 4, 2, 3).float() / 255, masks, present)
-            loss = propagation_loss(log_odds, maps, objects, keep=settings.keep)
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise InputError(f"iteration {done}: the loss is {value}; lower lr (now {lr})")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            return propagation_loss(log_odds, maps, objects, keep=settings.keep)
+
+        def step(done: int) -> None:
             optimizer.step()
             schedule.step()
-            if on_progress is not None:
-                seconds = time.perf_counter() - started
-                on_progress(
-                    Progress("fine-tune", done + 1, settings.iterations, "iterations", seconds, {"loss": value})
-                )
+            optimizer.zero_grad(set_to_none=True)
+
+        iterate(settings.iterations, loss, step, lr=lr, on_progress=on_progress)
     return network.requires_grad_(False)
+
+
+def iterate(
+    iterations: int,
+    loss: Callable[[], torch.Tensor],
+    step: Callable[[int], None],
+    *,
+    lr: float,
+    on_progress: OnProgress | None,
+) -> None:
+    """Run a fine-tuning: in each iteration the loss, its gradients, and `step` with the number of iterations done.
+
+    lr: for the message. on_progress: called after each iteration, with the loss. Raises InputError when a loss is not
+    finite.
+    """
+    started = time.perf_counter()
+    for done in range(iterations):
+        total = loss()
+        value = float(total.detach())
+        if not np.isfinite(value):
+            raise InputError(f"iteration {done}: the loss is {value}; lower lr (now {lr})", option="lr")
+        torch.autograd.backward(total)
+        step(done + 1)
+        if on_progress is not None:
+            seconds = time.perf_counter() - started
+            on_progress(Progress("fine-tune", done + 1, iterations, "iterations", seconds, {"loss": value}))

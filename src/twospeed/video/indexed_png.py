@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 import zlib
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from twospeed.errors import InputError, MaskError, OutputError
+from twospeed.errors import InputError, MaskError
+from twospeed.files import atomic_file
 from twospeed.video import mask_colours
 
 # Level 3 writes a 480p mask in about half the time of the default level; sizes stay in kilobytes.
@@ -47,17 +46,8 @@ def write_indexed_png(path: str | os.PathLike[str], labels: NDArray[np.integer] 
     target = Path(path)
     image = Image.fromarray(_as_labels(labels, str(target)))
     image.putpalette(davis_palette().tobytes())
-    partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        image.save(partial, format="PNG", compress_level=COMPRESSION_LEVEL, bits=8)
-        partial.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"{target}: cannot be written ({error.strerror or error}); is there room, "
-            f"and may you write in {target.parent}?"
-        ) from None
+    with atomic_file(target) as temporary:
+        image.save(temporary, format="PNG", compress_level=COMPRESSION_LEVEL, bits=8)
 
 
 def _as_labels(labels: NDArray[np.integer] | NDArray[np.bool_], name: str) -> NDArray[np.uint8]:

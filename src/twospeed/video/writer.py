@@ -8,7 +8,6 @@ with VideoWriter("overlay.mp4", rate=reader.info.frame_rate) as writer:
 from __future__ import annotations
 
 import os
-import weakref
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +22,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, OutputError
+from twospeed.files import atomic_file
 from twospeed.video.audio import AudioTrack
 from twospeed.video.containers import ASSUMED_RATE
 
@@ -89,7 +89,6 @@ class VideoWriter:
         # Ticks that divide one frame of the rate exactly and are fine enough (1/90000 s) for any time in between.
         self._ticks_per_second = self._rate.numerator * -(-90_000 // self._rate.numerator)
         self._encoder_options = {"preset": preset, "crf": str(quality)}
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._container: Any = None
         self._stream: Any = None
         self._pixels = "yuv420p"
@@ -100,11 +99,13 @@ class VideoWriter:
         self._closed = False
         if self.path.is_dir():
             raise OutputError(f"{self.path}: is a folder; name a file in it")
+        self._file = atomic_file(self.path)
+        self._partial = self._file.__enter__()
         try:
             self._partial.open("wb").close()  # so that a missing folder or permission shows before any work is done
         except OSError as error:
+            self._remove()
             raise self._failure(error) from None
-        self._remove = weakref.finalize(self, _unlink, self._partial)
 
     def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
         """Append one frame: uint8 (H, W, 3), RGB, or (H, W, 4), RGBA, with alpha, of the first frame's size.
@@ -159,11 +160,10 @@ class VideoWriter:
                 self._container.close()
             with self._partial.open("rb+") as file:
                 os.fsync(file.fileno())  # some file systems report a full disk only now
-            self._partial.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             self._remove()
             raise self._failure(error) from None
-        self._remove.detach()
+        self._file.__exit__(None, None, None)
 
     def _open(self, height: int, width: int) -> None:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
@@ -232,6 +232,10 @@ class VideoWriter:
                 self._container.close()
         self._remove()
 
+    def _remove(self) -> None:
+        with suppress(_Discarded):
+            self._file.__exit__(_Discarded, _Discarded(), None)
+
     def _failure(self, error: BaseException) -> OutputError:
         reason = getattr(error, "strerror", None) or str(error)
         return OutputError(
@@ -261,6 +265,5 @@ def _straight(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([np.minimum(colours + 0.5, 255).astype(np.uint8), image[..., 3:]], axis=2)
 
 
-def _unlink(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
+class _Discarded(Exception):
+    """Ends the file's context so that nothing is left of it."""

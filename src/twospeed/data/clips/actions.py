@@ -1,6 +1,6 @@
 """Labelled videos: Kinetics lists and csv files, folders of class folders (UCF-101, HMDB-51), frame folders.
 
-Lists say which videos exist; `TrainClips` and `TestViews` decode only the frames that a clip needs. A video
+Lists say which videos exist; `TrainClips` decodes only the frames that a clip needs. A video
 that is missing or damaged raises; `CountBroken` turns that into a counted `BrokenSample` where a recipe
 chooses so.
 """
@@ -23,9 +23,8 @@ from twospeed.data.samples import BrokenSample, ClipSample
 from twospeed.errors import VideoError
 from twospeed.transforms.colour import ColourTransform, normalise
 from twospeed.transforms.spatial import draw_train_crop
-from twospeed.transforms.views import view_crops
 from twospeed.video.reader import frame_times, probe, read_frames
-from twospeed.video.sampling import random_clip, uniform_clip
+from twospeed.video.sampling import random_clip
 
 Key = int | tuple[int, int]  # index, or (epoch, index): what a draw depends on besides the seed
 
@@ -122,65 +121,22 @@ class TrainClips(Dataset[ClipSample]):
         return ClipSample(clip[None], video.label, index)
 
 
-class TestViews(Dataset[ClipSample]):
-    """The test views of each video: element i is clip i % clips of video i // clips, with all its crops.
-
-    Ten clips of three 256-pixel crops are the papers' protocol. Raises VideoError for a video that cannot be
-    read.
-    """
-
-    __test__ = False  # not a test for pytest to collect
-
-    def __init__(
-        self,
-        videos: Sequence[LabelledVideo],
-        shape: ClipShape,
-        *,
-        clips: int = 10,
-        crops: int = 3,
-        short_side: int = 256,
-        crop: int = 256,
-    ) -> None:
-        self.videos = videos
-        self.shape = shape
-        self.clips = clips
-        self.crops = crops
-        self.short_side = short_side
-        self.crop = crop
-        self._facts = _Facts()
-
-    def __len__(self) -> int:
-        return len(self.videos) * self.clips
-
-    def __getitem__(self, index: int) -> ClipSample:
-        number, clip = divmod(index, self.clips)
-        video = self.videos[number]
-        count, rate, short = self._facts.of(video.path)
-        indices = uniform_clip(clip, self.clips, count, self.shape.frames, self.shape.stride, rate)
-        frames = decode(video.path, indices, short, self.short_side)
-        views = view_crops(*frames.shape[-2:], short_side=self.short_side, crop=self.crop, crops=self.crops)
-        stacked = torch.stack([view.frames(frames) for view in views])  # (S, 3, T, H, W)
-        normal = normalise(stacked, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=1)
-        return ClipSample(normal, video.label, number, clip)
-
-
 class CountBroken(Dataset[ClipSample | BrokenSample]):
     """A data set of clips whose unreadable videos come out as `BrokenSample` instead of an exception.
 
     Nothing takes their place: whoever iterates counts and reports them.
     """
 
-    def __init__(self, clips: TrainClips | TestViews) -> None:
+    def __init__(self, clips: TrainClips) -> None:
         self.clips = clips
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, key: Key) -> ClipSample | BrokenSample:
-        index = key[1] if isinstance(key, tuple) else key
-        video = index // self.clips.clips if isinstance(self.clips, TestViews) else index
+        video = key[1] if isinstance(key, tuple) else key
         try:
-            return self.clips[key]  # type: ignore[index]
+            return self.clips[key]
         except VideoError as error:
             return BrokenSample(video, self.clips.videos[video].path, str(error))
 
