@@ -1,23 +1,29 @@
 """Files as users expect them: a file is written whole or not at all, and text is read in one way.
 
 Everything that leaves the program goes through `atomic_file`, `write_text` or `write_json`; every text file
-that comes in goes through `read_text`.
+that comes in goes through `read_text` or `read_json`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from twospeed.errors import InputError, OutputError, TwospeedError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _LONGEST_TEXT = 1 << 30  # bytes; AVA's largest list has 200 MB
+_MOST_ARRAY_BYTES = 1 << 31  # Kinetics-700's scores of all videos have 100 MB
 
 
 @contextlib.contextmanager
@@ -28,9 +34,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     writers do not share it. After an error nothing is left and an older file of that name is as it was. The file gets
     the usual permissions of a new file. Raises OutputError where the disk refuses.
     """
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file in it")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.partial{path.suffix}")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             yield temporary
             _usual_permissions(temporary)
             temporary.replace(path)
@@ -47,7 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             temporary.mkdir(parents=True)
             yield temporary
@@ -69,7 +77,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def make_folder(path: Path) -> Path:
     """Create an output folder and its parents. Raises OutputError where that is not possible or it is not writable."""
-    with _disk_errors(path):
+    with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
         raise OutputError(f"no permission to write into {path}; choose another folder")
@@ -82,7 +90,7 @@ def lock_file(path: Path, message: str) -> Iterator[None]:
 
     message: what InputError says when another process holds it. Raises OutputError where the file cannot be made.
     """
-    with _disk_errors(path):
+    with disk_errors(path):
         file = path.open("ab")
     with file:
         try:
@@ -121,8 +129,71 @@ def read_text(path: Path, *, most_bytes: int = _LONGEST_TEXT) -> str:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
+def read_json(path: Path, error_type: type[InputError] = InputError) -> Any:
+    """Read a JSON file. Raises error_type where it cannot be read as `read_text` does, or is not JSON."""
+    try:
+        return parse_json(read_text(path), path)
+    except InputError as error:
+        raise error_type(str(error)) from error
+
+
+def parse_json(text: str, where: object) -> Any:
+    """Parse JSON. Raises InputError for what is none, is nested too deeply, or has numbers of thousands of digits."""
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: not JSON that can be read (nested too deeply)") from error
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON that can be read ({error})") from error
+
+
+def read_arrays(path: Path, error_type: type[InputError] = InputError) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz file by name: numbers and texts, no pickles.
+
+    Raises error_type for a file that cannot be read, or whose arrays are not as large as their headers say, which is
+    checked before memory is taken.
+    """
+    import numpy as np
+
+    try:
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            if (total := sum(entry.file_size for entry in archive.infolist())) > _MOST_ARRAY_BYTES:
+                raise error_type(f"{path}: holds {total} bytes; up to {_MOST_ARRAY_BYTES} are read")
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
+                    shape, fortran, kind = read(file)
+                    data = file.read()
+                if kind.hasobject or math.prod(shape) * kind.itemsize != len(data):
+                    raise ValueError(f"{entry.filename}: {len(data)} bytes for {kind} {shape}")
+                array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+                arrays[entry.filename.removesuffix(".npy")] = array
+        return arrays
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
+        raise error_type(f"{path}: cannot be read as arrays ({type(error).__name__}: {error})") from error
+
+
+def _header_2(file: IO[bytes]) -> Any:
+    import numpy as np
+
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 40:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says while `path` is written into OutputError with its name."""
     try:
         yield
     except OSError as error:

@@ -162,7 +162,7 @@ def test_a_training_that_diverges_is_one_line_and_writes_no_weights(capsys, tmp_
     small = (
         f"--train {set_of(tmp_path)} --val none --num-classes 8 --workers 0 --short-side 32,32 --crop 32 --epochs 1 "
         "--batch 2 --batch-per-forward 2 --bn-clips 2 --warm-up-epochs 0 --precise-bn-batches 0 --device cpu "
-        "--lr inf --log-every 100 --model slow_r50_4x16 --model-options".split()
+        "--lr 1e38 --log-every 100 --model slow_r50_4x16 --model-options".split()
     )
     small = [*small, '{"width": 8, "frames": 2, "frame_stride": 1}', "--out", str(tmp_path / "run")]
     line = refused(capsys, RECIPE, *small)

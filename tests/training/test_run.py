@@ -68,7 +68,8 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(config, tmp_path):
         assert (config.out / name).read_text() == (tmp_path / "straight" / name).read_text()
 
 
-def test_killed_before_its_first_checkpoint_it_starts_from_the_beginning(config, tmp_path, caplog):
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_before_its_first_checkpoint_it_starts_from_the_beginning(config, tmp_path, caplog, resume):
     straight = train(replace(config, out=tmp_path / "straight"))
     never = replace(config, checkpoint_minutes=60.0)
 
@@ -78,9 +79,7 @@ def test_killed_before_its_first_checkpoint_it_starts_from_the_beginning(config,
 
     with pytest.raises(RuntimeError, match="killed"):
         train(never, after_step=crash)
-    with pytest.raises(InputError, match="holds a run already; resume it"):
-        train(never)
-    assert train(never, resume=True) == straight
+    assert train(never, resume=resume) == straight
     assert "no checkpoint yet; the training starts from the beginning" in caplog.text
     assert (config.out / "train.csv").read_text() == (tmp_path / "straight" / "train.csv").read_text()
 

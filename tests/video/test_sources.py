@@ -16,7 +16,7 @@ import pytest
 from tests.video.footage import number_of, numbered, numbered_image
 from twospeed.errors import InputError, VideoError
 from twospeed.results import Frame
-from twospeed.video import network, pixels
+from twospeed.video import network, pixels, sources
 from twospeed.video.reader import frame_times, open_video, probe, read_frames, read_reverse
 from twospeed.video.sources import find_source, parse_position
 
@@ -135,13 +135,25 @@ def test_pattern_of_one_video(clip):
         find_source(str(clip.parent / "*.avi"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="makes pipes")
+def test_named_pipe_is_read_as_a_stream(tmp_path, clip):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(clip.read_bytes()))
+    writer.start()
+    frames = list(open_video(tmp_path / "pipe"))
+    writer.join()
+    assert len(frames) == len(list(open_video(clip)))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="makes pipes and devices")
 @pytest.mark.parametrize("use", [open_video, probe, frame_times, lambda path: read_frames(path, [0])])
-def test_special_files_are_not_waited_for(tmp_path, use):
+def test_special_files_are_not_waited_for(tmp_path, use, monkeypatch):
+    monkeypatch.setattr(sources, "PIPE_S", 0.1)
     os.mkfifo(tmp_path / "pipe.mp4")
-    for path in (tmp_path / "pipe.mp4", "/dev/zero"):
-        with pytest.raises(VideoError, match="is no regular file"):
-            use(path)
+    with pytest.raises(VideoError, match="nothing has been written into this pipe"):
+        use(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is no regular file"):
+        use("/dev/zero")
     os.mkfifo(tmp_path / "1.png")
     with pytest.raises(VideoError, match="holds no images"):
         use(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -34,7 +33,7 @@ from twospeed.cli.options import (
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, TwospeedError
-from twospeed.files import read_text
+from twospeed.files import read_json
 
 if TYPE_CHECKING:
     from twospeed.output.folder import ResultFolder
@@ -205,7 +204,7 @@ def classify(
         for place, folder in enumerate(folders if resume else ()):
             with _held(folder):
                 if _run(sources[place], folder, labels, settings, begun).finished_frames is not None:
-                    found[place] = json.loads(read_text(folder.path / "results.json"))
+                    found[place] = read_json(folder.path / "results.json")
         todo = [place for place in range(len(sources)) if place not in found]
         total = None if timeline else classifier.frames_per_video * len(todo)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from twospeed.cli.options import (
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError
-from twospeed.files import read_text
+from twospeed.files import disk_errors, read_json
 
 if TYPE_CHECKING:
     from twospeed.output.run import Run
@@ -157,6 +156,8 @@ def detect(
         raise InputError(f"--size {size} and --scales exclude each other: the sizes of --scales are averaged")
     sizes = parse_ints("--scales", scales) or ((size,) if size is not None else ())
     static = [(x, y, x + w, y + h) for x, y, w, h in (parse_numbers("--box", b, "x,y,width,height") for b in box or [])]
+    if small := [text for text, (x, y, right, bottom) in zip(box or [], static, strict=True) if right <= 1 >= bottom]:
+        raise InputError(f"--box is {small[0]!r}; give x,y,width,height in pixels, not fractions of the image")
     names, given = models_and_weights(model or ["slowfast_r50_8x8_ava"], weights, "detect")
     check_weights(name for name in given if name is not None)
     files = {role: path for role, path in (("boxes", boxes), ("labels", _path(labels))) if path is not None}
@@ -219,7 +220,7 @@ def detect(
                 on_progress=on_progress,
             )
             if run.finished_frames is not None:
-                document = json.loads(read_text(folder.path / "results.json"))
+                document = read_json(folder.path / "results.json")
             else:
                 name = source.stem or "stdin"
                 shown = {"min_score": min_score, "hold_s": every} if overlay else None
@@ -289,7 +290,9 @@ def write_results(
         run.total = detector.info.frame_count
         for result in results:
             if not found:
-                file = stack.enter_context(run.path("detections.csv").open("w", encoding="utf-8"))
+                table = run.path("detections.csv")
+                stack.enter_context(disk_errors(table))
+                file = stack.enter_context(table.open("w", encoding="utf-8"))
                 for frame in waiting:
                     run.add_frame(frame)
             fractions = result.boxes_xyxy.astype(float) / detector.image_size

@@ -114,6 +114,8 @@ def exit_code(arguments: list[str]) -> int:
             return _fail(f"cannot write {error.filename or 'the results'} ({error.strerror}); free space")
         if error.errno == errno.ENAMETOOLONG:
             return _fail(f"{str(error.filename)[:80]}...: no file can have such a long name")
+        if error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror or error}; check the path and its permissions")
         raise
     if code == _INTERRUPTED:
         print_note("twospeed: interrupted; finished frames are kept")

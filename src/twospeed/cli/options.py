@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
+_FARTHEST = 1e9  # pixels
+
 
 def whole(least: int, most: int = 10**9) -> Callable[[object], int]:
     """Return a type for whole numbers in a range, written in ASCII digits."""
@@ -60,7 +62,8 @@ def parse_ints(option: str, text: str | None) -> tuple[int, ...]:
 def parse_numbers(option: str, text: str, names: str) -> tuple[float, ...]:
     """Read numbers between commas, as many as `names` ("x,y") has. Raises InputError."""
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != len(names.split(",")) or not all(_NUMBER.fullmatch(part) for part in parts):
+    sound = all(_NUMBER.fullmatch(part) and abs(float(part)) < _FARTHEST for part in parts)
+    if len(parts) != len(names.split(",")) or not sound:
         example = {2: "60,40", 4: "10,20,100,80"}[len(names.split(","))]
         raise InputError(f"{option} is {text!r}; give {names} in pixels, such as {example}")
     return tuple(float(part) for part in parts)

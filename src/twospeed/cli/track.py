@@ -401,7 +401,7 @@ def _mask_files(given: list[str], source: Source) -> dict[int | None, Path]:
     files: dict[int | None, Path] = {}
     for item in given:
         frame, equals, name = item.partition("=")
-        numbered = bool(equals) and frame.isascii() and frame.isdecimal()
+        numbered = bool(equals) and frame.isascii() and frame.isdecimal() and len(frame) < 19
         path = Path(name) if numbered else Path(item)
         check_files([path])
         found = _masks_in(path, source) if path.is_dir() else {int(frame) if numbered else None: path}
@@ -419,9 +419,12 @@ def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
         places = {image.stem: index for index, image in enumerate(files_of(source))}
         if masks.keys() <= places.keys():
             return {places[stem]: file for stem, file in masks.items()}
-    numbered: dict[int | None, Path] = {
-        int(stem): file for stem, file in masks.items() if stem.isascii() and stem.isdecimal()
-    }
+    numbered: dict[int | None, Path] = {}
+    for stem, file in masks.items():
+        if stem.isascii() and stem.isdecimal():
+            if (frame := int(stem)) in numbered:
+                raise InputError(f"{file} is a second mask for frame {frame}, beside {numbered[frame].name}")
+            numbered[frame] = file
     if not numbered:
         raise MaskError(f"{folder} holds no mask named by its frame, such as 00000.png")
     return numbered

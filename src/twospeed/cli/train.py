@@ -9,7 +9,9 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -24,6 +26,7 @@ import typer
 
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
+from twospeed.files import parse_json, read_json
 from twospeed.recipes import available, resolve_recipe, source
 
 # For the registration: what follows the recipe are its own settings, which only the recipe knows.
@@ -166,7 +169,10 @@ def load_recipe(name: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # dataclasses look their module up
         sys.path.append(str(path.resolve().parent))  # processes that load data or share work import it, too
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+            raise InputError(f"{path}:{getattr(error, 'lineno', None) or 1}: is no Python script ({error})") from error
         if not hasattr(module, "train"):
             raise InputError(f"{path}: has no function train(config, *, resume=False)")
         return module
@@ -195,8 +201,10 @@ def copy_recipe(name: str, target: Path) -> None:
 
 def settings_type(module: ModuleType) -> type[Any]:
     """Return the dataclass that a recipe's `train` takes."""
-    hints = typing.get_type_hints(module.train)
-    return typing.cast(type[Any], next(iter(hints.values())))
+    hints = list(typing.get_type_hints(module.train).values())
+    if not hints or not dataclasses.is_dataclass(hints[0]):
+        raise InputError(f"{module.__name__}: train(config: Settings, ...) needs a dataclass of settings as type hint")
+    return typing.cast(type[Any], hints[0])
 
 
 def starting_settings(module: ModuleType, recipe: str, preset: str | None, config: Path | None) -> Any:
@@ -213,10 +221,9 @@ def starting_settings(module: ModuleType, recipe: str, preset: str | None, confi
 
 def read_config(path: Path, kind: type[Any]) -> dict[str, Any]:
     """Read a config.json as typed settings. Raises InputError for unknown settings and values of another type."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as settings ({error})") from error
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: settings are a JSON object, not {shown(values)[:40]}")
     hints = typing.get_type_hints(kind)
     unknown = [name for name in values if name not in hints]
     if unknown:
@@ -289,7 +296,7 @@ def _converted(value: Any, hint: Any) -> Any:
             raise ValueError(value)
         return tuple(_converted(item, kind) for item, kind in zip(items, inside, strict=True))
     if origin is not None and issubclass(origin, Mapping):
-        content = json.loads(value) if isinstance(value, str) else value
+        content = parse_json(value, "this text") if isinstance(value, str) else value
         return dict(content) if isinstance(content, Mapping) else _fail(value)
     if isinstance(value, list | tuple | Mapping) or value is None:
         raise ValueError(value)
@@ -297,7 +304,11 @@ def _converted(value: Any, hint: Any) -> Any:
         text = str(value).lower()
         return True if text in _TRUE else False if text in _FALSE else _fail(value)
     if hint is int:
-        return int(value) if isinstance(value, int) else int(str(value).replace("_", ""))
+        text = str(value).replace("_", "")
+        return int(text) if re.fullmatch("[+-]?[0-9]{1,18}", text) else _fail(value)
+    if hint is float:
+        number = float(value)
+        return number if math.isfinite(number) and str(value).isascii() else _fail(value)
     return hint(value)
 
 

@@ -22,7 +22,7 @@ from twospeed.errors import DatasetError, InputError, TwospeedError, VideoError
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Clock, Model, Networks, Run, check_source, listed
 from twospeed.evaluation.score_files import Scores, read_scores, write_scores
-from twospeed.files import atomic_file, make_folder
+from twospeed.files import atomic_file, make_folder, parse_json, read_arrays
 from twospeed.metrics.topk import TopK, topk
 from twospeed.results import OnProgress
 
@@ -141,12 +141,14 @@ def _write_part(path: Path, part: VideoScores) -> None:
 
 
 def _read_part(path: Path) -> VideoScores:
-    with np.load(path, allow_pickle=False) as content:
-        arrays: dict[str, dict[int, Any]] = {"p": {}, "r": {}}
-        for name in content.files:
-            if name != "broken":
-                arrays[name[0]][int(name[1:])] = content[name]
-        broken = {int(number): reason for number, reason in json.loads(str(content["broken"])).items()}
+    content = read_arrays(path)
+    arrays: dict[str, dict[int, Any]] = {"p": {}, "r": {}}
+    try:
+        for name in content.keys() - {"broken"}:
+            arrays[name[0]][int(name[1:])] = content[name]
+        broken = {int(number): reason for number, reason in parse_json(str(content["broken"]), path).items()}
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is no part of this run ({error}); remove it and resume once more") from error
     return VideoScores(arrays["p"], arrays["r"], broken)
 
 

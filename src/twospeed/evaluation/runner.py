@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twospeed.errors import InputError
 from twospeed.evaluation.report import Report
-from twospeed.files import make_folder, write_json
+from twospeed.files import make_folder, read_json, write_json
 from twospeed.results import OnProgress, Progress
 
 if TYPE_CHECKING:
@@ -206,7 +206,9 @@ def claim(folder: Path, description: Mapping[str, Any], *, resume: bool) -> None
     plain = json.loads(json.dumps(description, default=str))
     note = make_folder(folder) / SETTINGS_FILE
     if note.is_file():
-        before = json.loads(note.read_text(encoding="utf-8"))
+        before = read_json(note)
+        if not isinstance(before, dict):
+            raise InputError(f"{note}: does not describe a run; choose another folder", option="output")
         if not resume:
             raise InputError(f"{folder}: holds results already; resume them, or choose another folder", option="resume")
         if changed := sorted(key for key in {*plain, *before} if plain.get(key) != before.get(key)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import DatasetError
-from twospeed.files import atomic_file, make_folder
+from twospeed.files import atomic_file, make_folder, read_arrays, read_json, read_text
 
 Scores = NDArray[np.float32]
 
@@ -33,22 +32,25 @@ def read_scores(path: Path) -> dict[str, Scores]:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as content:
-                rows = list(zip((str(name) for name in content["videos"]), content["scores"], strict=True))
+            content = read_arrays(path, DatasetError)
+            rows = list(zip((str(name) for name in content["videos"]), content["scores"], strict=True))
         elif path.suffix == ".json":
-            rows = [(name, np.asarray(row, dtype=np.float64)) for name, row in json.loads(path.read_text()).items()]
+            rows = [(name, np.asarray(row, dtype=np.float64)) for name, row in read_json(path, DatasetError).items()]
         elif path.suffix == ".csv":
             rows = list(_csv_rows(path))
         else:
             raise DatasetError(f"{path}: scores are read from .npz, .json or .csv")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        if isinstance(error, DatasetError):
-            raise
+    except DatasetError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
         raise DatasetError(f"{path}: cannot be read as scores ({type(error).__name__}: {error})") from error
     table: dict[str, Scores] = {}
     width = 0
     for name, row in rows:
-        values = np.asarray(row, dtype=np.float32)
+        try:
+            values = np.asarray(row, dtype=np.float32)
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"{path}: the scores of {name} are no numbers ({error})") from error
         values = values.mean(axis=0) if values.ndim == 2 else values
         width = width or values.size
         if values.ndim != 1 or values.size != width or not width or not np.isfinite(values).all():
@@ -62,13 +64,12 @@ def read_scores(path: Path) -> dict[str, Scores]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            try:
-                values = np.array([float(value) for value in row[1:]])
-            except ValueError as error:
-                if number == 1:
-                    continue  # a header
-                raise DatasetError(f"{path}:{number}: {error}") from error
-            if row:
-                yield row[0], values
+    for number, row in enumerate(csv.reader(read_text(path).splitlines()), 1):
+        try:
+            values = np.array([float(value) for value in row[1:]])
+        except ValueError as error:
+            if number == 1:
+                continue  # a header
+            raise DatasetError(f"{path}:{number}: {error}") from error
+        if row:
+            yield row[0], values

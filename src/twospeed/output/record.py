@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from twospeed.errors import InputError, OutputError
+from twospeed.files import read_json
 
 Identity: TypeAlias = Mapping[str, Any]
 """{"bytes": size, "sha256": digest}; of an input also "path", as it was given."""
@@ -68,7 +69,7 @@ def _contents(inputs: Mapping[str, Identity]) -> dict[str, Any]:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a run.json. Raises OutputError for one that cannot be read or is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         dict(record["options"])
         for identity in (*record["files"].values(), *record["inputs"].values()):
             str(identity["bytes"]), str(identity["sha256"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twospeed.errors import InputError
+from twospeed.files import read_json
 from twospeed.papers.facts import Format, Paper, PaperTable, Row
 
 
@@ -119,10 +119,7 @@ def fill(
 def _document(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an evaluation's JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or "benchmark" not in content:
         raise InputError(f"{path}: is no evaluation's JSON; write it with `twospeed evaluate ... --json`")
     return content

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from twospeed.errors import InputError
+from twospeed.files import parse_json, read_text
 from twospeed.results import LabelMap
 
 Labels = LabelMap | Sequence[str] | str | os.PathLike[str]
@@ -32,10 +32,7 @@ def read_labels(labels: Labels) -> LabelMap:
     path = Path(labels)
     if not path.is_file():
         raise InputError(f"no list of labels at {path}; give a file with one name on each line, or 'kinetics400'")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable text file of labels ({error})") from error
+    text = read_text(path)
     if text.lstrip().startswith(("[", "{")):
         return _checked(_from_json(text, path), str(path))
     return _checked([line.strip() for line in text.splitlines()], str(path))
@@ -61,10 +58,7 @@ def label_names(labels: Labels | None, known: str | None, classes: int, model: s
 
 
 def _from_json(text: str, path: Path) -> list[str]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+    content = parse_json(text, path)
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return content
     if isinstance(content, dict) and all(type(index) is int for index in content.values()):

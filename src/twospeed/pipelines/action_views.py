@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -22,11 +23,15 @@ from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
 from twospeed.video.containers import Damaged
 from twospeed.video.reader import frame_times, open_video, probe, read_frames
-from twospeed.video.sampling import TRAINED_RATE, clip_span, uniform_clip
+from twospeed.video.sampling import LONGEST_PAUSE_S, TRAINED_RATE, clip_span, uniform_clip
 from twospeed.video.sources import GRACE_S, PositionLike, SourceLike, find_source, parse_position
+
+logger = logging.getLogger(__name__)
 
 # Images larger than this multiple of the wanted short side are scaled down while they are decoded
 LARGE = 1.5
+MOST_CLIP_BYTES = 1 << 29
+"""Memory that the frames of one clip may take, scaled, as float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +76,24 @@ def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
     """
     images = frames.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
     height, width = images.shape[-2:]
+    check_clip("the clip", height, width, sampling.short_side, len(images))
     scaled = scale_only(height, width, sampling.short_side).frames(images)
     normal = normalise(scaled, sampling.mean, sampling.std, order=sampling.order)
     height, width = normal.shape[-2:]
     places = view_crops(height, width, short_side=sampling.short_side, crop=sampling.crop, crops=crops)
     cut = [place.frames(normal).permute(0, 2, 3, 1) for place in places]
     return torch.stack(cut).permute(0, 4, 1, 2, 3)  # from (S, T, H, W, 3)
+
+
+def check_clip(name: str, height: int, width: int, short_side: int, frames: int) -> None:
+    """Raise VideoError for images so long that a clip of them, scaled, takes more memory than `MOST_CLIP_BYTES`."""
+    scale = short_side / min(height, width)
+    size = round(width * scale), round(height * scale)
+    if (wanted := 12 * frames * size[0] * size[1]) > MOST_CLIP_BYTES:
+        raise VideoError(
+            f"{name}: {frames} frames of {width}x{height}, scaled to {size[0]}x{size[1]}, take {wanted / 1e9:.1f} GB; "
+            "crop the video first"
+        )
 
 
 class UniformViews(Sequence[View]):
@@ -177,8 +194,17 @@ def sliding_views(
                 first_s = frame.time_s
             held.append(frame)
             # The frame that has just come is the first one after the window, so the window's frames are complete.
-            while frame.time_s > first_s + number * every_s + longest - 0.5 / rate:
-                yield from _window(held, samplings, number, first_s + number * every_s + longest / 2, rate, crops)
+            while frame.time_s > (window_s := first_s + number * every_s) + longest - 0.5 / rate:
+                if len(held) > 1 and window_s > held[-2].time_s + LONGEST_PAUSE_S:
+                    number = max(number + 1, math.ceil((frame.time_s - longest - first_s) / every_s))
+                    logger.warning(
+                        "%s: no frame between %.0f and %.0f s; nothing is computed there",
+                        source.name,
+                        held[-2].time_s,
+                        frame.time_s,
+                    )
+                    continue
+                yield from _window(held, samplings, number, window_s + longest / 2, rate, crops)
                 number += 1
             while len(held) > 1 and held[1].time_s < frame.time_s - longest - 1 / rate:
                 held.popleft()

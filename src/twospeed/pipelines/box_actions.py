@@ -23,6 +23,7 @@ from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
+from twospeed.pipelines.action_views import check_clip
 from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
 from twospeed.results import OnProgress
 from twospeed.transforms.colour import normalise
@@ -114,8 +115,13 @@ class BoxActions:
         return sum(len(member.short_sides) for member in self._members) * (2 if self.flip else 1)
 
     def transforms(self, height: int, width: int) -> list[CropTransform]:
-        """Return how images of this size are scaled for the networks, each way once."""
+        """Return how images of this size are scaled for the networks, each way once.
+
+        Raises VideoError where their clips would take too much memory.
+        """
         sides = dict.fromkeys(side for member in self._members for side in member.short_sides)
+        for side in sides:
+            check_clip("a clip", height, width, side, max(frames for frames, _ in self.samplings))
         return [scale_only(height, width, side) for side in sides]
 
     @torch.inference_mode()

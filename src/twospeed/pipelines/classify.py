@@ -36,6 +36,7 @@ from twospeed.pipelines.inputs import Model, autocast_type, check_precision, net
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.containers import Damaged
+from twospeed.video.sampling import LEAST_STEP_S
 from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
@@ -107,8 +108,8 @@ class Classifier:
             raise InputError(f"clips={clips}: give at least 1")
         if crops not in (1, 3):
             raise InputError(f"crops={crops}: choose 1 (centre) or 3 (along the longer side)")
-        if not every_s > 0:
-            raise InputError(f"every_s={every_s}: give seconds above 0")
+        if not every_s >= LEAST_STEP_S:
+            raise InputError(f"every_s={every_s}: give at least {LEAST_STEP_S} seconds", option="every")
         if pad not in ("repeat_last", "error"):
             raise InputError(f"pad={pad!r}: choose 'repeat_last' or 'error'")
         if workers < 1:
@@ -294,10 +295,14 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+        try:
+            entries = list(path.iterdir())
+            inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file())
+        except OSError as error:
+            raise VideoError(f"{path}: the folder cannot be read ({error.strerror})") from None
         if inside:
             found += inside
-        elif any(path.iterdir()):
+        elif entries:
             found.append(path)
         else:
             raise VideoError(f"{path}: the folder is empty; give a folder of videos or of images")

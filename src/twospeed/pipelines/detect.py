@@ -9,6 +9,8 @@ section 5). One pass, at constant memory: only the frames of the clips in work a
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +33,11 @@ from twospeed.results import ActionBoxes, Frame, OnProgress, Progress, VideoInfo
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.containers import Damaged
 from twospeed.video.reader import frame_times, open_video
-from twospeed.video.sampling import TRAINED_RATE
+from twospeed.video.sampling import LEAST_STEP_S, LONGEST_PAUSE_S, TRAINED_RATE
 from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "slowfast_r50_8x8_ava"
 
@@ -85,8 +89,8 @@ class Detector:
         preprocessing: Preprocessing | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        if not every_s > 0:
-            raise InputError(f"every_s={every_s}: give seconds above 0")
+        if not every_s >= LEAST_STEP_S:
+            raise InputError(f"every_s={every_s}: give at least {LEAST_STEP_S} seconds", option="every")
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold}: give a score from 0 to 1")
         if short_side is not None:
@@ -185,6 +189,17 @@ class Detector:
                     transforms = self.actions.transforms(height, width)
                     self.image_size = np.array([width, height, width, height], np.float64)
                 while previous is not None and upcoming is not None and frame.time_s > upcoming[1] + grace:
+                    grid = given is None or not given.times_s
+                    if grid and upcoming[1] > previous.time_s + LONGEST_PAUSE_S:
+                        logger.warning(
+                            "%s: no frame between %.0f and %.0f s; nothing is computed there",
+                            name,
+                            previous.time_s,
+                            frame.time_s,
+                        )
+                        times = self._keyframe_times(None, first=math.ceil((frame.time_s - grace) / self.every_s))
+                        upcoming = next(times, None)
+                        break
                     waiting.append(self._keyframe(previous, given, *upcoming))
                     upcoming = next(times, None)
                 while waiting and frame.time_s > waiting[0].time_s + last_s + grace:
@@ -212,10 +227,10 @@ class Detector:
         if until_end and given is not None and given.times_s and upcoming is not None:
             self._check_times(given, previous.time_s, rate, name)
 
-    def _keyframe_times(self, given: GivenBoxes | None) -> Iterator[tuple[int, float]]:
-        """Number and time of each keyframe: without end on a grid, or where boxes are given."""
+    def _keyframe_times(self, given: GivenBoxes | None, first: int = 0) -> Iterator[tuple[int, float]]:
+        """Number and time of each keyframe: without end on a grid, from `first` on, or where boxes are given."""
         if given is None or not given.times_s:
-            yield from ((number, number * self.every_s) for number in count())
+            yield from ((number, number * self.every_s) for number in count(first))
             return
         last_s = -np.inf
         for number, time_s in enumerate(given.times_s):

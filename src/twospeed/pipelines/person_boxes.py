@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.ava import TOLERANCE, BoxRows, read_predicted_boxes
 from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
+from twospeed.files import read_json
 from twospeed.ops.boxes import clip_boxes, xywh_to_xyxy
 from twospeed.results import OnProgress
 from twospeed.weights import store
@@ -102,9 +103,11 @@ def given_boxes(boxes: Any, *, video: str = "", start_s: float = 0.0, rate: floa
         rows = _from_array(boxes, "boxes", None)
     if not rows and not keyframes:
         raise InputError("no boxes given; give at least one, or none at all to have people detected")
+    if not all(map(math.isfinite, keyframes)):
+        raise InputError("a keyframe's time is not a finite number")
     for row in rows:
-        if not all(map(math.isfinite, (*row.xyxy, row.score))):
-            raise InputError(f"{row.where}: a coordinate or score is not a finite number")
+        if not all(map(math.isfinite, (*row.xyxy, row.score, row.time_s or 0.0))):
+            raise InputError(f"{row.where}: a coordinate, score or time is not a finite number")
         if not 0 <= row.score <= 1:
             raise InputError(f"{row.where}: score {row.score:g} is not from 0 to 1")
     normalised = max((max(row.xyxy) for row in rows), default=0.0) <= 1 + TOLERANCE
@@ -116,6 +119,8 @@ def given_boxes(boxes: Any, *, video: str = "", start_s: float = 0.0, rate: floa
     if rows and not timed[0]:
         return GivenBoxes((), (tuple(rows),), normalised)
     by_time: dict[float, list[Given]] = {}
+    if not all(map(math.isfinite, keyframes)):
+        raise InputError("a keyframe's time is not a finite number")
     for row in rows:
         if row.time_s is None and rate is None:
             raise InputError(f"{row.where}: boxes by frame need a source that states its frame rate; give time_s")
@@ -219,12 +224,7 @@ def _from_table(path: Path, header: list[str]) -> list[Given]:
 
 
 def _from_json(path: Path) -> tuple[list[Given], list[float]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    content = read_json(path)
     if isinstance(content, dict):
         content = content.get("keyframes", [content])
     if not isinstance(content, list):
@@ -264,7 +264,7 @@ def _from_entry(entry: Any, where: str) -> Iterable[Given]:
     else:
         raise InputError(f'{where} has no "boxes", "box" or "bbox"')
     rows = _from_array(boxes, where, None)
-    if "bbox" in entry and "box" not in entry and "boxes" not in entry:
+    if rows and "bbox" in entry and "box" not in entry and "boxes" not in entry:
         corners = xywh_to_xyxy(np.array([row.xyxy for row in rows]))
         rows = [Given(row.where, tuple(box), row.score) for row, box in zip(rows, corners.tolist(), strict=True)]
     if scores is not None and not isinstance(scores, list):

@@ -208,6 +208,7 @@ class StcnConfig:
             "iterations": self.iterations, "minutes": self.minutes, "batch": min(self.batch, default=0),
             "objects": min(self.objects, default=0), "replicas": self.replicas, "log_every": self.log_every,
             "checkpoint_minutes": self.checkpoint_minutes, "validate_stride": self.validate_stride,
+            "width": self.width,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not value > 0:

@@ -123,21 +123,22 @@ def load_checkpoint(
     their random states and their share of each batch would differ, so the restart could not be exact.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise CheckpointError(
             f"{path}: not a checkpoint of this package, or damaged ({type(error).__name__})"
         ) from error
-    if state.get("world") != process.world:
+    if not isinstance(state, dict) or not {"step", "world", "random"} <= state.keys():
+        raise CheckpointError(f"{path}: not a checkpoint of this package")
+    if state["world"] != process.world:
         raise InputError(
-            f"{path}: written by {state.get('world')} processes, this run has {process.world}; "
-            "resume with the same number"
+            f"{path}: written by {state['world']} processes, this run has {process.world}; resume with the same number"
         )
     if restore_random:
         restore_random_state(state["random"][process.rank], generators)
-    return state
+    return dict(state)
 
 
 def write_atomically(path: Path, state: Mapping[str, Any]) -> None:

@@ -113,10 +113,10 @@ class Run:
 
         resume: continue from the newest checkpoint that can be read; a damaged one is renamed to *.damaged and the one
         before is used. Without any checkpoint (a run that was killed before its first) the training starts from the
-        beginning. may_change: settings beyond MAY_CHANGE that a resumed run may have otherwise.
-        Raises InputError when the folder holds a run and resume is False, when another process trains into it, and for
-        other settings or another number of processes than before; CheckpointError when all checkpoints are damaged;
-        OutputError for a folder that cannot be written.
+        beginning, with or without resume. may_change: settings beyond MAY_CHANGE that a resumed run may have otherwise.
+        Raises InputError when the folder holds checkpoints or weights and resume is False, when another process trains
+        into it, and for other settings or another number of processes than before; CheckpointError when all checkpoints
+        are damaged; OutputError for a folder that cannot be written.
         """
         folder = config.out
         lock = contextlib.ExitStack()
@@ -128,12 +128,12 @@ class Run:
                 lock.enter_context(lock_file(folder / ".lock", f"{folder}: another training is writing here"))
                 lock.callback(_remove_if_empty, folder, existed)
                 kept = checkpoints(folder)
-                if not resume and (kept or (folder / "metrics.jsonl").exists()):
+                if not resume and (kept or any(folder.glob("*.safetensors"))):
                     raise InputError(
                         f"{folder}: holds a run already; resume it, or choose another folder", option="out"
                     )
                 found = _newest_readable(kept) if resume else None
-                if resume and found is None:
+                if found is None and (resume or (folder / "metrics.jsonl").exists()):
                     logger.warning("%s: no checkpoint yet; the training starts from the beginning", folder)
                     for old in (folder / "metrics.jsonl", *folder.glob("*.csv")):
                         old.unlink(missing_ok=True)  # rows of the attempt that left no checkpoint

@@ -11,6 +11,7 @@ from PIL import Image
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
+from twospeed.video.image_files import BROKEN_IMAGE
 from twospeed.video.pixels import check_pixels, scaled
 
 DEFAULT_MS = 100
@@ -51,7 +52,7 @@ def decode_animation(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
                 image.load()
                 yield shown_ms / 1000, np.array(image.convert("RGB"))
                 shown_ms += image.info.get("duration") or DEFAULT_MS
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         if isinstance(error, VideoError):
             raise
         raise VideoError(f"{path}: frame {number} cannot be decoded ({error}); fetch the file again") from None

@@ -8,26 +8,15 @@ its wheels leave some out.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from fractions import Fraction
 
 import cv2
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
+from twospeed.video.image_files import quiet_opencv
 from twospeed.video.pixels import scaled
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own warnings about missing devices off stderr: the error raised here says it in one line."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def read_camera(
@@ -38,7 +27,7 @@ def read_camera(
     rate: frames per second to ask the camera for; it may give another. Raises VideoError without such a camera.
     """
     name = f"camera {index}"
-    with _quiet_opencv():
+    with quiet_opencv():
         capture = cv2.VideoCapture(index)
         opened = capture.isOpened()
     if not opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable
 from fractions import Fraction
@@ -12,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video.containers import Damaged
-from twospeed.video.pixels import check_pixels, scaled
+from twospeed.video.image_files import png_is_damaged, quiet_opencv, stated_size
+from twospeed.video.pixels import scaled
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".dib", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -36,18 +35,16 @@ def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
 def list_images(folder: Path) -> list[Path]:
     """Return a folder's images in natural order.
 
-    Hidden files are passed over. Where files of two formats share their names (frames as 00000.jpg beside masks as
-    00000.png), only the more frequent format counts, .jpg where both are as many. Raises VideoError without images.
+    Hidden files are passed over; a link that leads nowhere is not: it would be a frame, and reading it is an error.
+    Where files of two formats share their names (frames as 00000.jpg beside masks as 00000.png), only the more frequent
+    format counts, .jpg where both are as many. Raises VideoError without images.
     """
     try:
         entries = sorted(folder.iterdir(), key=natural_order)
     except OSError as error:
         raise VideoError(f"{folder}: the folder cannot be read ({error.strerror})") from None
-    images = [
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    visible = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+    images = [path for path in visible if path.is_file() or _is_dangling(path)]
     if len({path.stem for path in images}) < len(images):
         frequency = Counter(path.suffix.lower() for path in images)
         chosen = max(frequency, key=lambda suffix: (frequency[suffix], suffix in {".jpg", ".jpeg"}, suffix))
@@ -56,6 +53,16 @@ def list_images(folder: Path) -> list[Path]:
         inside = f"{len(entries)} other entries" if entries else "nothing"
         raise VideoError(f"{folder}: the folder holds no images ({inside}); wanted .jpg, .png or the like")
     return images
+
+
+def _is_dangling(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # links in a circle
+        pass
+    return False
 
 
 def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8]:
@@ -69,28 +76,20 @@ def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on every system
     except OSError as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
-    if (size := _stated_size(path)) is not None:
-        check_pixels(str(path), *size)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    stated_size(path)
+    if data[:4].tobytes() == b"\x89PNG" and png_is_damaged(data.tobytes()):
+        raise VideoError(f"{path}: the image is damaged or cut off ({data.size} bytes)")
+    try:
+        with quiet_opencv():
+            bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        bgr = None
     if bgr is None:
         raise VideoError(f"{path}: is not an image that can be decoded ({data.size} bytes)")
     if data[:2].tobytes() == b"\xff\xd8" and _jpeg_is_cut(data.tobytes()):
         raise VideoError(f"{path}: the image is cut off ({data.size} bytes)")
     rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return scaled(rgb, short_side)
-
-
-def _stated_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) by an image's header, None where Pillow does not know the format: OpenCV judges those."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.size
-    except Image.DecompressionBombError as error:
-        raise VideoError(f"{path}: {error}; scale it down first") from None
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 def _jpeg_is_cut(data: bytes) -> bool:

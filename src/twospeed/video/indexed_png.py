@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from twospeed.errors import InputError, MaskError
 from twospeed.files import atomic_file
 from twospeed.video import mask_colours
+from twospeed.video.image_files import open_image
 
 # Level 3 writes a 480p mask in about half the time of the default level; sizes stay in kilobytes.
 COMPRESSION_LEVEL = 3
@@ -90,15 +90,8 @@ def read_label_map(
     """
     file = Path(path) if isinstance(path, str | os.PathLike) else path
     name = name or str(path)
-    try:
-        with Image.open(file) as image:
-            labels = _labels_of(image, name, snap)
-    except FileNotFoundError:
-        raise MaskError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
-        raise MaskError(f"{name}: is not an image; a mask is best a palette PNG") from None
-    except (OSError, SyntaxError, zlib.error) as error:  # what Pillow raises for broken files
-        raise MaskError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    with open_image(file, MaskError, name=name) as image:
+        labels = _labels_of(image, name, snap)
     if expect_size is not None and labels.shape != tuple(expect_size):
         if all(abs(have - want) <= 1 for have, want in zip(labels.shape, expect_size, strict=True)):
             labels = np.array(Image.fromarray(labels).resize(expect_size[::-1], Image.Resampling.NEAREST))

@@ -42,8 +42,8 @@ def labels_from_levels(
     levels: NDArray[np.integer | np.floating], name: str, *, snap: bool = False
 ) -> NDArray[np.uint8]:
     """Turn grey levels (H, W), 8 or 16 bits, into labels: 0 and full white are a binary mask, others are ids."""
-    if levels.dtype.kind == "f" and not np.array_equal(levels, np.round(levels)):
-        raise MaskError(f"{name}: holds fractions, a mask holds whole labels 0..255; save it as a palette PNG")
+    if levels.dtype.kind == "f" and not (np.isfinite(levels).all() and np.array_equal(levels, np.round(levels))):
+        raise MaskError(f"{name}: holds fractions or NaN, a mask holds whole labels 0..255; save a palette PNG")
     low, high = int(levels.min()), int(levels.max())
     if high == 65535 and np.isin(levels, (0, 65535)).all():
         return np.asarray(levels > 0, np.uint8)

@@ -24,6 +24,12 @@ Indices = NDArray[np.int64]
 
 TRAINED_RATE = 30.0  # frames per second to which T x tau of the papers refers
 
+LONGEST_PAUSE_S = 60.0
+"""Seconds without a new frame through which the last one counts as shown; nothing is computed in the rest of a gap."""
+
+LEAST_STEP_S = 0.001
+"""Least seconds from one result to the next: closer together than frames are, results only repeat."""
+
 
 def clip_span(frames: int, stride: int, frame_rate: float | None = None) -> float:
     """Return how many source frames a clip of `frames` at `stride` covers, at least 1.

@@ -102,10 +102,11 @@ def _named(text: str) -> Source:
         return _absent(text, protocol, error)
     if stat.S_ISDIR(status.st_mode):
         return Source("images", text, folders.list_images(path))
+    if stat.S_ISFIFO(status.st_mode):
+        return Source("stream", text, _named_pipe(path))
     if not stat.S_ISREG(status.st_mode):
         raise VideoError(
-            f"{path}: is no regular file but a pipe, device or socket; pipe its contents in as '-', or give a camera's "
-            "number"
+            f"{path}: is no regular file but a device or socket; pipe its contents in as '-', or give a camera's number"
         )
     if not status.st_size:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
@@ -155,6 +156,33 @@ def _standard_input() -> BinaryIO:
             raise VideoError("standard input is closed: pipe a video into it") from None
         return sys.stdin.buffer
 
+
+def _named_pipe(path: Path) -> BinaryIO:
+    """Open a named pipe, whose writer must come within `PIPE_S` seconds: opening it plainly would wait for ever."""
+    import select
+
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise VideoError(f"{path}: the pipe cannot be read ({error.strerror})") from None
+    waiting = select.poll()
+    waiting.register(handle, select.POLLIN | select.POLLHUP)
+    if not waiting.poll(1000 * PIPE_S):
+        os.close(handle)
+        raise VideoError(f"{path}: nothing has been written into this pipe for {PIPE_S} s")
+    os.set_blocking(handle, True)
+    return _Pipe(handle, "rb")
+
+
+class _Pipe(io.FileIO):
+    """A pipe that was opened here, so that nobody else closes it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+PIPE_S = 10
+"""Seconds to wait for the writer of a named pipe."""
 
 GRACE_S = 0.0005
 """Seconds by which a frame may miss a position in seconds: containers round to milliseconds, and so do people."""

@@ -7,6 +7,7 @@ with VideoWriter("overlay.mp4", rate=reader.info.frame_rate) as writer:
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -26,6 +27,8 @@ from twospeed.files import atomic_file
 from twospeed.video.audio import AudioTrack
 from twospeed.video.containers import ASSUMED_RATE
 
+logger = logging.getLogger(__name__)
+
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 ALPHA_FORMATS = {".mov": "mov", ".webm": "webm"}
 
@@ -33,6 +36,7 @@ Alpha = Literal["straight", "premultiplied"]
 
 BT709 = 1  # the same number for matrix, primaries and transfer curve (ISO 23091-2)
 LIMITED_RANGE = 1
+_LONGEST_FRAME = (1 << 31) - 1  # ticks; what MP4 can hold, hours
 
 
 class VideoWriter:
@@ -221,7 +225,13 @@ class VideoWriter:
             return self._last_tick + round(self._ticks_per_second / self._rate)
         if self._first_s is None:  # the frames before came without times
             self._first_s = time_s - self._last_tick / self._ticks_per_second - 1 / float(self._rate)
-        return max(self._last_tick + 1, round((time_s - self._first_s) * self._ticks_per_second))
+        tick = max(self._last_tick + 1, round((time_s - self._first_s) * self._ticks_per_second))
+        if (longer := tick - self._last_tick - _LONGEST_FRAME) > 0:
+            seconds = longer / self._ticks_per_second
+            logger.warning("%s: a gap in the times is shown %.0f s shorter, to fit into the file", self.path, seconds)
+            self._first_s += seconds
+            tick -= longer
+        return tick
 
     def _discard(self) -> None:
         """Close without result: no file at `path`, none beside it."""

@@ -21,13 +21,13 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from twospeed.data.benchmarks.folders import files_by_stem, listing
-from twospeed.data.benchmarks.label_files import BROKEN_IMAGE, read_indices
+from twospeed.data.benchmarks.folders import entries, files_by_stem, listing
+from twospeed.data.benchmarks.label_files import read_indices
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
 from twospeed.results import LabelMap
+from twospeed.video.image_files import open_image
 
 VOID = 11
 """Class of pixels that are not scored."""
@@ -161,7 +161,7 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
             "701_StillsRaw_full with LabeledApproved_full, or frames with label_id"
         )
     nested = not own_split and labels.name == "label_id" and image_folder.is_dir()
-    folders = [p for p in sorted(image_folder.iterdir()) if p.is_dir()] if nested else [image_folder]
+    folders = [p for p in entries(image_folder) if p.is_dir()] if nested else [image_folder]
     images: dict[tuple[str, int], Path] = {}
     for folder in folders or [image_folder]:
         images |= {_place(path): path for path in files_by_stem(folder, _IMAGES).values()}
@@ -208,11 +208,8 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
 
     Raises DatasetError for an unreadable image or a colour that is none of the 32.
     """
-    try:
-        with Image.open(path) as image:
-            colours = np.asarray(image.convert("RGB"), np.uint32)
-    except BROKEN_IMAGE as error:
-        raise DatasetError(f"{path}: not a readable label image ({error})") from error
+    with open_image(path, DatasetError) as image:
+        colours = np.asarray(image.convert("RGB"), np.uint32)
     numbers = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
     known = _numbers(colour for group in (*_COLOURS_OF, _VOID_COLOURS) for colour in group)
     classes = np.repeat(np.arange(VOID + 1, dtype=np.uint8), [len(group) for group in (*_COLOURS_OF, _VOID_COLOURS)])

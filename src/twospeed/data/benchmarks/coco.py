@@ -7,7 +7,6 @@ Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.folders import listing
-from twospeed.errors import DatasetError, InputError
-from twospeed.files import read_text
+from twospeed.errors import DatasetError
+from twospeed.files import read_json
 from twospeed.video.folders import read_image
 
 
@@ -55,14 +54,12 @@ def find_objects(root: Path | str, *, least: float = 0.01) -> list[CocoObject]:
     root = Path(root)
     listed = root / "instances.json"
     try:
-        content = json.loads(read_text(listed))
+        content = read_json(listed, DatasetError)
         images = {entry["id"]: entry for entry in content["images"]}
         found = [_object(root, images[entry["image_id"]], entry) for entry in content["annotations"]]
-    except InputError as error:
-        raise DatasetError(str(error)) from error
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{listed}:{error.lineno}: not JSON ({error.msg})") from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except DatasetError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(f"{listed}: not a COCO list (images, annotations with polygons): {error!r}") from error
     kept = [item for item, area in found if item.polygons and area >= least * item.size[0] * item.size[1]]
     if not kept:

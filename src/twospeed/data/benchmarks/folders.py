@@ -10,9 +10,17 @@ from twospeed.errors import DatasetError, InputError
 from twospeed.files import read_text
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted. Raises DatasetError where that cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DatasetError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+
+
 def subfolders(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder, sorted, hidden ones left out."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    return tuple(p.name for p in entries(folder) if p.is_dir() and not p.name.startswith("."))
 
 
 def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -22,7 +30,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes and p.name[0] != "."}
+    files = {p.stem: p for p in entries(folder) if p.suffix.lower() in suffixes and p.name[0] != "."}
     if not files:
         raise DatasetError(f"{folder}: holds no {' or '.join(suffixes)} file")
     return files

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from twospeed.errors import DatasetError
-
-BROKEN_IMAGE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for files that are no images, broken or too large."""
+from twospeed.video.image_files import open_image
 
 VOID = 255
 """Label of pixels that an annotation leaves undecided."""
@@ -23,19 +19,14 @@ def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
     Raises DatasetError for a missing file or one that is no label map.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "L", "1"):
-                return np.asarray(image, dtype=np.uint8), image.mode == "P"
-            if image.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
-                colours = np.array(image.convert("RGB"))
-                if (colours == colours[..., :1]).all():
-                    return np.ascontiguousarray(colours[..., 0]), False
-            mode = image.mode
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such mask") from error
-    except BROKEN_IMAGE as error:
-        raise DatasetError(f"{path}: not a readable image ({error})") from error
+    with open_image(path, DatasetError) as image:
+        if image.mode in ("P", "L", "1"):
+            return np.asarray(image, dtype=np.uint8), image.mode == "P"
+        if image.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
+            colours = np.array(image.convert("RGB"))
+            if (colours == colours[..., :1]).all():
+                return np.ascontiguousarray(colours[..., 0]), False
+        mode = image.mode
     raise DatasetError(
         f"{path}: an image of mode {mode}, not a label map; "
         "give a palette or 8-bit grey PNG whose values are object ids"

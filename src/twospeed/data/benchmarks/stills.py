@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twospeed.data.benchmarks.folders import find_resolution, listing, subfolders
+from twospeed.data.benchmarks.folders import entries, find_resolution, listing, subfolders
 from twospeed.data.benchmarks.label_files import read_foreground
 from twospeed.errors import DatasetError
 from twospeed.files import atomic_file, make_folder
@@ -143,8 +143,8 @@ def _pairs_of(name: str, layout: _Layout, folder: Path, only: Sequence[str]) -> 
     for images, masks in places:
         if not masks.is_dir():
             raise DatasetError(f"{images}: has no folder of masks {masks}")
-        marks = {p.stem.removesuffix("_gt"): p for p in masks.iterdir() if p.suffix.lower() == ".png"}
-        image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+        marks = {p.stem.removesuffix("_gt"): p for p in entries(masks) if p.suffix.lower() == ".png"}
+        image_files = [p for p in entries(images) if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != "."]
         if bare := [p.name for p in image_files if p.stem.removesuffix("_im") not in marks]:
             raise DatasetError(f"{images}: no mask .png in {masks} for {listing(bare)}")
         pairs += [StaticPair(p, marks[p.stem.removesuffix("_im")], name) for p in image_files]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from twospeed.data.benchmarks.folders import read_dataset_text, read_lines
+from twospeed.data.benchmarks.folders import entries, read_dataset_text, read_lines, subfolders
 from twospeed.errors import DatasetError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
@@ -64,6 +64,8 @@ def read_video_list(
         videos = list(_official(path, text, header, base, labels))
     else:
         videos = list(_plain(path, lines, base, separator, labels))
+    if not videos:
+        raise DatasetError(f"{path}: lists no videos")
     limit = num_classes if num_classes is not None else (len(labels) if labels is not None else None)
     for number, video in videos:
         if video.label < 0 or (limit is not None and video.label >= limit):
@@ -130,9 +132,7 @@ def read_class_folders(
     for name in names:
         if name not in known:
             raise DatasetError(f"{root / name}: not one of the {len(known)} given classes")
-        videos += [
-            LabelledVideo(video, known.index(name)) for video in sorted((root / name).iterdir()) if is_video(video)
-        ]
+        videos += [LabelledVideo(video, known.index(name)) for video in entries(root / name) if is_video(video)]
     if not videos:
         raise DatasetError(f"{root}: its {len(names)} class folders hold no video and no folder of images")
     return videos, known
@@ -185,7 +185,7 @@ def class_folders(root: Path) -> list[str]:
     """Return the sorted names of a folder's folders; hidden ones do not count."""
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder of class folders")
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = list(subfolders(root))
     if not names:
         raise DatasetError(f"{root}: holds no class folders")
     return names
@@ -196,7 +196,7 @@ def is_video(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
+        return any(p.suffix.lower() in IMAGE_SUFFIXES for p in entries(path))
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -300,4 +300,4 @@ def _official_path(
 
 
 def _contents(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    return {p.name for p in entries(folder)} if folder.is_dir() else set()

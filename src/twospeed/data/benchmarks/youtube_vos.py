@@ -10,7 +10,6 @@ Source: Xu et al., "YouTube-VOS: A Large-Scale Video Object Segmentation Benchma
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.benchmarks.folders import files_by_stem, listing, read_dataset_text, subfolders
+from twospeed.data.benchmarks.folders import files_by_stem, listing, subfolders
 from twospeed.data.samples import SequenceSample, VideoObject
 from twospeed.errors import DatasetError
+from twospeed.files import read_json
 
 # Classes of the training videos: objects of these are "seen", all others "unseen".
 # fmt: off
@@ -135,12 +135,13 @@ def first_masks(sample: SequenceSample) -> dict[str, NDArray[np.uint8]]:
 def _read_meta(path: Path) -> dict[str, dict[int, VideoObject]]:
     """Read videos and their objects by label. Raises DatasetError, naming the entry that is not as it should be."""
     try:
-        videos = json.loads(read_dataset_text(path))["videos"]
-        return {name: _read_objects(path, name, entry["objects"]) for name, entry in videos.items()}
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        videos = read_json(path, DatasetError)["videos"]
+        found = {name: _read_objects(path, name, entry["objects"]) for name, entry in videos.items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not a YouTube-VOS list (videos.<video>.objects.<id>)") from error
+    if not found:
+        raise DatasetError(f"{path}: lists no videos")
+    return found
 
 
 def _read_objects(path: Path, video: str, entries: Mapping[str, Any]) -> dict[int, VideoObject]:
@@ -149,9 +150,11 @@ def _read_objects(path: Path, video: str, entries: Mapping[str, Any]) -> dict[in
         if not re.fullmatch(r"[0-9]{1,3}", label) or not 0 < int(label) < 255:
             raise DatasetError(f"{path}: {video}: object id {label!r} is not a number from 1 to 254")
         frames = entry.get("frames")
-        if not frames:
-            raise DatasetError(f"{path}: {video}: object {label} lists no frames")
+        if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
+            raise DatasetError(f"{path}: {video}: object {label} has no list of frames' names")
         objects[int(label)] = VideoObject(int(label), entry.get("category", ""), tuple(sorted(frames)))
+    if not objects:
+        raise DatasetError(f"{path}: {video}: lists no objects")
     return objects
 
 
