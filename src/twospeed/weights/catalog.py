@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from twospeed.errors import InputError
 
-Task = Literal["classify", "detect", "track", "segment"]
-TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment")
+Task = Literal["classify", "detect", "track", "segment", "click"]
+TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment", "click")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +148,15 @@ _TRACK = (
         converter="twospeed.models.stcn.convert",
         paper=_STCN_PAPER,
         preprocessing=Preprocessing(short_side=480),
+    ),
+    Entry(
+        name="click_nano",
+        task="click",
+        summary="masks from points, boxes and masks to correct",
+        builder="twospeed.models.click.builders:click_nano",
+        converter="twospeed.models.click.convert",
+        paper="Sofiiuk, Petrov, Konushin: Reviving Iterative Training with Mask Guidance, ICIP 2022",
+        preprocessing=Preprocessing(short_side=320),
     ),
     Entry(
         name="stm",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.models.protocol import sees_last_frame
+from twospeed.ops.clicks import PLANES
 from twospeed.weights.catalog import find
 from twospeed.weights.load import build
 
@@ -36,6 +37,9 @@ def cost_of(name: str) -> Cost:
         with FlopCounterMode(display=False) as counter:
             if entry.task == "track":
                 what = _run_unsupervised_tracker(model) if hasattr(model, "slow_fast") else _run_tracker(model)
+            elif entry.task == "click":
+                model(torch.empty(1, 3, 320, 320), torch.empty(1, PLANES, 320, 320))
+                what = "one 320x320 window"
             elif entry.task == "segment":
                 what = _run_segmenter(model)
             else:
