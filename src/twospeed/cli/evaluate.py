@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from twospeed.cli.benchmarks.ava import ava
+from twospeed.cli.benchmarks.clicks import clicks
 from twospeed.cli.benchmarks.kinetics import kinetics
 from twospeed.cli.benchmarks.segmentation import camvid, cityscapes
 from twospeed.cli.benchmarks.vos import davis, youtube_vos
@@ -45,6 +46,7 @@ app.command(
     ),
 )(davis)
 app.command("youtube-vos")(youtube_vos)
+app.command()(clicks)
 app.command()(ava)
 app.command()(kinetics)
 app.command()(camvid)

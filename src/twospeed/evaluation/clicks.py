@@ -1,0 +1,135 @@
+"""How well masks are drawn from clicks and boxes: the clicks that a mask needs, on frames of DAVIS-2016.
+
+A simulated user clicks in the middle of the thickest error until the mask is good enough, as click networks are
+evaluated (RITM: Sofiiuk, Petrov and Konushin, ICIP 2022; the protocol goes back to Xu et al., CVPR 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twospeed.data.benchmarks.davis import Davis
+from twospeed.errors import InputError
+from twospeed.evaluation.report import Report, Table
+from twospeed.evaluation.runner import Networks, Run, coverage
+from twospeed.ops.clicks import Box, Point, next_click
+from twospeed.results import OnProgress
+
+GRABCUT = "grabcut"
+MOST_CLICKS = 20
+COLUMNS = ("NoC85", "NoC90", "IoU_box", "IoU_click1")
+
+
+class MaskFromPrompts(Protocol):
+    """What is evaluated: `ClickSegmenter`, or anything with its one call."""
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        points: Sequence[Point] = (),
+        box: Box | None = None,
+        start: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Return the mask, bool (H, W), of what points (x, y, +1 or -1), a box or a mask to correct mean."""
+        ...
+
+
+def evaluate_clicks(
+    data: Path | str,
+    *,
+    model: Any = "click_nano",
+    weights: Any = "default",
+    split: str = "val",
+    sequences: Sequence[str] | None = None,
+    every: int = 25,
+    on_progress: OnProgress = lambda progress: None,
+) -> Report:
+    """Score masks from prompts on every `every`-th frame of DAVIS-2016's sequences, the first frame included.
+
+    model: a catalogue name, a network, "grabcut", or an object with `MaskFromPrompts`' call. Scores are means over
+    sequences of means over their frames. NoC85, NoC90: clicks until the intersection over union is 0.85, 0.90, at most
+    20. IoU_box: from the box that just encloses the object. IoU_click1: from the first click, in the object's middle.
+    Raises InputError, DatasetError.
+    """
+    if every < 1:
+        raise InputError(f"every is {every}; give 1 or more frames", option="every")
+    segmenter, networks = _segmenter(model, weights)
+    run = Run("clicks", networks, {"every": every, "most_clicks": MOST_CLICKS}, on_progress)
+    samples = list(Davis(data, 2016, split, sequences=sequences))
+    rows: list[tuple[str, tuple[float, ...]]] = []
+    for number, sample in enumerate(samples, start=1):
+        scores = []
+        for frame in list(sample.annotations)[::every]:
+            truth = sample.labels(frame) == 1
+            if truth.any():
+                scores.append(score_frame(segmenter, sample.image(frame), truth, run))
+        rows.append((sample.name, tuple(np.mean(scores, 0).tolist()) if scores else (float("nan"),) * len(COLUMNS)))
+        run.progress("evaluate", number, len(samples), "sequences")
+    means = tuple(float(np.nanmean([row[i] for _, row in rows])) for i in range(len(COLUMNS)))
+    return run.report(
+        clock="one mask from its prompts, the network alone",
+        scores={
+            **dict(zip(COLUMNS, means, strict=True)),
+            "sequences": {name: dict(zip(COLUMNS, values, strict=True)) for name, values in rows},
+        },
+        table=Table(COLUMNS, (*rows, ("mean", means)), ("number", "number", "share", "share")),
+        protocol=(
+            f"clicks in the middle of the thickest error until the mask's intersection over union is 0.85 and 0.90, at "
+            f"most {MOST_CLICKS}; every {every}th frame, mean over sequences"
+        ),
+        coverage=coverage(len(samples), 20 if split == "val" else None, "sequences", "DAVIS-2016 val"),
+    )
+
+
+def score_frame(
+    segmenter: MaskFromPrompts, image: NDArray[np.uint8], truth: NDArray[np.bool_], run: Run
+) -> tuple[float, float, float, float]:
+    """Return the clicks to 0.85 and 0.90, and the intersection over union from a box and from the first click."""
+    ys, xs = np.nonzero(truth)
+    box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+    with run.clock.running():
+        boxed = segmenter.predict(image, box=box)
+    points: list[Point] = []
+    result = np.zeros_like(truth)
+    reached: dict[float, int] = {}
+    first = 0.0
+    while len(points) < MOST_CLICKS and 0.90 not in reached:
+        click = next_click(truth, result, points)
+        if click is None:  # nothing is wrong where no click was made yet
+            break
+        points.append(click)
+        with run.clock.running():
+            result = segmenter.predict(image, points, start=result if len(points) > 1 else None)
+        overlap = _overlap(result, truth)
+        if len(points) == 1:
+            first = overlap
+        for wanted in (0.85, 0.90):
+            if overlap >= wanted:
+                reached.setdefault(wanted, len(points))
+    return (
+        float(reached.get(0.85, MOST_CLICKS)),
+        float(reached.get(0.90, MOST_CLICKS)),
+        _overlap(boxed, truth),
+        first,
+    )
+
+
+def _overlap(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    return float((result & truth).sum() / (result | truth).sum())
+
+
+def _segmenter(model: Any, weights: Any) -> tuple[MaskFromPrompts, Networks]:
+    from twospeed.pipelines.click import ClickSegmenter
+    from twospeed.pipelines.grabcut import GrabCutSegmenter
+
+    if model == GRABCUT:
+        segmenter: MaskFromPrompts = GrabCutSegmenter()
+        return segmenter, Networks(segmenter, None, task="click")
+    networks = Networks(model, weights, task="click")
+    built = networks.built()[0]
+    return (built if hasattr(built, "predict") else ClickSegmenter(built)), networks
