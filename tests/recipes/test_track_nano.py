@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from twospeed.data.clips.synthetic import MovingObjects, render_clip
 from twospeed.data.clips.training_clip import stack_clips
 from twospeed.errors import CheckpointError, DatasetError, InputError
-from twospeed.models.stcn.builders import track_nano
-from twospeed.models.unrolled import UnrolledPropagation
+from twospeed.models.stcn.builders import track_nano, track_small
+from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
-from twospeed.recipes.stcn import StcnConfig, nano, train
+from twospeed.recipes.stcn import StcnConfig, nano, small, train
 from twospeed.weights.load import create_model
 
 
@@ -140,6 +140,42 @@ def test_parts_of_a_network_can_learn_at_a_rate_of_their_own(tiny):
     assert (decoder["lr"], decoder["weight_decay"]) == (1.0, tiny.weight_decay)
     with pytest.raises(InputError, match="rates name trunk; the parts of track_nano are key_encoder"):
         recipe.make_optimizer(dataclasses.replace(tiny, rates={"trunk": 0.2}), network)
+
+
+def test_parts_with_a_rate_of_0_stay_as_they_are():
+    network = track_small()
+    optimizer = recipe.make_optimizer(small(), network)
+    learns = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    of_encoder = {name: id(p) in learns for name, p in network.key_encoder.named_parameters()}
+    assert not any(of_encoder[name] for name in of_encoder if name.startswith(("stem.", "stages.0.", "stages.1.")))
+    assert all(of_encoder[name] for name in of_encoder if name.startswith(("stages.2.", "stages.3.", "stages.4.")))
+    assert not network.key_encoder.stem.weight.requires_grad  # no gradient is computed for it
+
+
+def test_a_damaged_frame_before_is_lost_or_has_a_false_copy():
+    masks = torch.zeros(4, 2, 32, 32)
+    masks[:, 0, 4:12, 4:12], masks[:, 1, 20:28, 20:28] = 1, 1
+    draws = torch.tensor([[0.3, 0.0, 0.5, 0.5], [0.1, 0.9, 0.5, 0.5], [0.7, 0.0, 0.5, 0.8], [1.2, 0.0, 0.0, 0.0]])
+    lost, one, copied, kept = spoiled(masks, draws)
+    assert lost.sum() == 0
+    assert torch.equal(one[1], masks[0, 1])
+    assert one[0].sum() == 0
+    assert copied[0].sum() > masks[0, 0].sum()
+    assert torch.equal(copied.maximum(masks[2]), copied)  # nothing is taken away
+    assert copied.sum(0).max() == 1  # no place belongs to two objects
+    assert torch.equal(kept, masks[3])
+
+
+def test_the_damage_changes_what_is_learned_and_is_drawn_the_same_again(tiny, tmp_path):
+    config = dataclasses.replace(
+        tiny, network="track_small", spoil_last=1.0, replicas=2, iterations=2, held_out=(), out=tmp_path / "first"
+    )
+    first = load_file(train(config) / "weights.safetensors")
+    again = load_file(train(dataclasses.replace(config, out=tmp_path / "again")) / "weights.safetensors")
+    whole = load_file(train(dataclasses.replace(config, spoil_last=0.0, out=tmp_path / "whole")) / "weights.safetensors")
+    name = "decoder.compress.conv1.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], whole[name])
 
 
 def test_schedules():

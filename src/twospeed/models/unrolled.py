@@ -24,7 +24,12 @@ class UnrolledPropagation(nn.Module):
         self.network = network
 
     def forward(
-        self, frames: Tensor, masks: Tensor, present: Tensor, cells: Tensor | None = None
+        self,
+        frames: Tensor,
+        masks: Tensor,
+        present: Tensor,
+        cells: Tensor | None = None,
+        spoiling: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Follow the objects of frame 0.
 
@@ -33,6 +38,7 @@ class UnrolledPropagation(nn.Module):
 
         cells: the true masks at stride 16, (B, T, K, h, w). With them, also what the keys alone recall of them,
         (B, T - 1, K, h, w): to train matching directly, even while the decoder is still poor.
+        spoiling: (B, T - 1, 4), what `spoiled` makes of the frame before for networks that see it; None: nothing.
         """
         network = self.network
         B, T = frames.shape[:2]
@@ -53,7 +59,8 @@ class UnrolledPropagation(nn.Module):
                 readout, plane = readout[:, :, :-1], readout[:, :, -1]
                 recalled.append(plane)
             if sees_last_frame(network):
-                readout = network.recall_recent(readout, features[t].key, features[t - 1].key, masks)
+                last = masks if spoiling is None else spoiled(masks, spoiling[:, t - 1])
+                readout = network.recall_recent(readout, features[t].key, features[t - 1].key, last)
             logits = network.decode(readout, features[t])
             # fp32 from here on: the clamp of the odds at 1e-7 would vanish in half precision
             log_odds = soft_aggregate(logits.float().sigmoid() * present[:, :, None, None])
@@ -71,6 +78,30 @@ class UnrolledPropagation(nn.Module):
         own = values.flatten(0, 1).unsqueeze(1)  # (BK, 1, V, N)
         readout = read_memory(query.repeat_interleave(K, 0), keys.flatten(0, 1), own, similarity=similarity)
         return readout.squeeze(1).unflatten(0, (B, K))
+
+
+def spoiled(masks: Tensor, draws: Tensor) -> Tensor:
+    """Damage masks as tracking does, so that a decoder learns to trust the memory where the two disagree.
+
+    Shapes: masks (B, K, H, W), draws (B, 4) in 0..1 -> the same as masks. draws: which damage (below 1/2 lost, else one
+    more area that is a shifted copy; 1 and above: none), which object is kept or copied, and the shift.
+    """
+    K, H, W = masks.shape[1:]
+    result = []
+    for sample, (kind, which, down, right) in zip(masks, draws.tolist(), strict=True):
+        one = min(K - 1, int(which * K))
+        if kind < 0.5:  # all are lost, or all but one
+            kept = torch.zeros_like(sample)
+            if K > 1 and kind < 0.25:
+                kept[one] = sample[one]
+            sample = kept
+        elif kind < 1:
+            shift = round((down - 0.5) * H * 2 / 3), round((right - 0.5) * W * 2 / 3)
+            free = (1 - sample.sum(0, keepdim=True)).clamp(0, 1)
+            moved = sample.roll((*shift, one), (1, 2, 0)) * free
+            sample = torch.maximum(sample, moved)
+        result.append(sample)
+    return torch.stack(result)
 
 
 def propagation_loss(log_odds: Tensor, labels: Tensor, objects: Sequence[int], *, keep: float) -> Tensor:

@@ -164,7 +164,7 @@ class StcnConfig:
     generated_first: bool = False  # the first phase has generated clips alone
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-5
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by part: {"key_encoder": 0.2}, not decayed
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by part: {"key_encoder": 0.2}, not decayed; 0: kept as it is
     schedule: Literal["steps", "cosine"] = "steps"
     lr_boundaries: tuple[float, ...] = (125 / 150,)  # shares of the run at which it falls to a tenth
     warm_up: float = 0.0  # share of the run in which it rises
@@ -176,6 +176,7 @@ class StcnConfig:
     bootstrap_keep: float = 0.15
     overlap_weight: float = 0.0  # of the soft Jaccard loss, which small objects need: cross entropy hardly sees them
     match_weight: float = 0.0  # of the loss on what the keys alone recall of the true masks
+    spoil_last: float = 0.0  # share of samples whose frame before is damaged, for networks that see it
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # fp16 with scaled gradients on CUDA, fp32 elsewhere
     replicas: int = 1  # that share a batch on a CPU, one thread each: how small networks train fastest
 
@@ -304,11 +305,13 @@ def nano() -> StcnConfig:
 
 def small() -> StcnConfig:
     """track_small, on two CPU cores, from an ImageNet encoder: look-alikes, up to three objects, larger crops later."""
+    # The first stages stay as ImageNet taught them: at half of the resolution, their gradients are a third of a step
+    kept = dict.fromkeys(("key_encoder.stem", "key_encoder.stages.0", "key_encoder.stages.1"), 0.0)
     return dataclasses.replace(
         nano(), network="track_small", generated=100, look_alikes=0.35, near=0.5, view_scale=(0.6, 1.9), minutes=80.0,
-        gap_borders=tuple(0.12 + 0.88 * border for border in BORDERS), crop=(192, 224, 288), batch=(8, 8, 4),
-        phase_borders=(0.12, 0.7), objects=(1, 2, 1, 3), rates={"key_encoder": 0.2}, lr=8e-4, freeze_norm=0.8,
-        out=Path("runs/track_small"),
+        gap_borders=tuple(0.08 + 0.92 * border for border in BORDERS), crop=(192, 224, 288), batch=(4,),
+        phase_borders=(0.08, 0.8), objects=(1, 2, 1, 3), rates={"key_encoder": 0.2, **kept}, lr=6e-4, freeze_norm=0.8,
+        spoil_last=0.45, out=Path("runs/track_small"),
     )  # fmt: skip
 
 
@@ -602,19 +605,19 @@ def mean_jaccard(log_odds: Tensor, labels: Tensor, objects: Sequence[int]) -> Te
 
 def step_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor], objects: Sequence[int], config: StcnConfig,
-    keep: float,
+    keep: float, spoiling: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Follow the objects of frame 0 through the others (paper section 3.4); keep: share of pixels that count.
 
-    Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean region similarity.
+    spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean region similarity.
     """
     frames, labels, masks, present = batch
     if not (config.overlap_weight or config.match_weight):
-        log_odds = model(frames, masks, present)
+        log_odds = model(frames, masks, present, None, spoiling)
         return propagation_loss(log_odds, labels, objects, keep=keep), log_odds, mean_jaccard(log_odds, labels, objects)
     targets = torch.stack([labels == k + 1 for k in range(masks.shape[1])], 2).float()  # (B, T, K, H, W)
     cells = F.avg_pool2d(targets.flatten(0, 1), 16).unflatten(0, targets.shape[:2])  # (B, T, K, h, w)
-    log_odds, recalled = model(frames, masks, present, cells)
+    log_odds, recalled = model(frames, masks, present, cells, spoiling)
     loss = propagation_loss(log_odds, labels, objects, keep=keep)
     exists, followed = present[:, None], targets[:, 1:]  # (B, 1, K)
     guess = log_odds.softmax(2)[:, :, 1:]
@@ -637,15 +640,30 @@ def precision_of(config: StcnConfig, device: torch.device) -> torch.dtype:
     return kinds[wanted]
 
 
+def draw_spoiling(config: StcnConfig, frames: Tensor) -> Tensor | None:
+    """Draw which samples see a damaged frame before: (B, T - 1, 4) for `UnrolledPropagation`, None for no damage."""
+    if not config.spoil_last:
+        return None
+    draws = torch.rand(len(frames), frames.shape[1] - 1, 4)
+    draws[..., 0] /= config.spoil_last  # 1 and above: none
+    return draws
+
+
 def make_optimizer(config: StcnConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Return Adam (authors), or AdamW that leaves biases, norms and parts with a rate of their own undecayed."""
+    """Return Adam (authors), or AdamW that leaves biases, norms and parts with a rate of their own undecayed.
+
+    Of several parts that hold a parameter the longest name counts. A rate of 0 freezes its part.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     unused = set(config.rates)
+    longest_first = sorted(config.rates, key=len, reverse=True)
     for name, parameter in network.named_parameters():
+        part = next((part for part in longest_first if name.startswith(f"{part}.")), None)
+        unused.discard(part or "")
+        if part is not None and config.rates[part] == 0:
+            parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        part = next((part for part in config.rates if name.startswith(f"{part}.")), None)
-        unused.discard(part or "")
         decays = config.optimizer == "adam" or (part is None and parameter.ndim > 1)
         rate = 1.0 if part is None else config.rates[part]
         groups.setdefault((rate, config.weight_decay if decays else 0.0), []).append(parameter)
@@ -749,14 +767,15 @@ def _fit(
             if part:
                 batch, plan = next(stream)
             tensors = on_device(batch, process.device)
+            spoiling = draw_spoiling(config, tensors[0])
             if replicas is not None:
-                tally += _shared_backward(replicas, tensors, batch.objects, config, keep)
+                tally += _shared_backward(replicas, tensors, batch.objects, config, keep, spoiling)
                 continue
             with (
                 gradients_stay_here(model, unless=part + 1 == plan.forwards),
                 autocast(process.device, kind),
             ):
-                loss, _, jaccard = step_loss(model, tensors, batch.objects, config, keep)
+                loss, _, jaccard = step_loss(model, tensors, batch.objects, config, keep, spoiling)
             scaler.scale(loss / plan.forwards).backward()
             tally += torch.stack([loss.detach(), jaccard, loss.new_ones(())])
         scaler.unscale_(optimizer)
@@ -811,7 +830,7 @@ def export(
 
 def _shared_backward(
     replicas: ThreadedReplicas[UnrolledPropagation], batch: tuple[Tensor, Tensor, Tensor, Tensor],
-    objects: Sequence[int], config: StcnConfig, keep: float,
+    objects: Sequence[int], config: StcnConfig, keep: float, spoiling: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Let replicas share a batch; returns loss, mean region similarity and 1."""
     count = len(replicas.replicas)
@@ -819,7 +838,8 @@ def _shared_backward(
     def work(replica: UnrolledPropagation, number: int) -> tuple[Tensor, dict[str, float]]:
         own = slice(number, None, count)
         frames, labels, masks, present = (tensor[own] for tensor in batch)
-        loss, _, jaccard = step_loss(replica, (frames, labels, masks, present), objects[own], config, keep)
+        damage = None if spoiling is None else spoiling[own]
+        loss, _, jaccard = step_loss(replica, (frames, labels, masks, present), objects[own], config, keep, damage)
         return loss, {"loss": float(loss.detach()), "jaccard": float(jaccard)}
 
     parts = replicas.backward(work)
