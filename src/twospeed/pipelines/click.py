@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from twospeed.errors import InputError
+from twospeed.errors import InputError, MaskError
 from twospeed.models.click.network import STRIDE, ClickNetwork
 from twospeed.ops.clicks import Box, Point, prompt_planes
 from twospeed.weights.load import create_model
@@ -23,12 +24,14 @@ _LEAST = 32  # pixels that a window's side has at least
 class ClickSegmenter:
     """Draw the mask of an object from what a user says of it.
 
-    model_or_name: a click network, or its catalogue name. size: pixels of the longer side of what the network sees.
-    The features of the last image seen are kept, so that another click on it costs less.
+    model_or_name: a click network, or its catalogue name, then with `weights`. size: pixels of the longer side of what
+    the network sees. Raises InputError for another network, and sizes below 64.
     """
 
-    def __init__(self, model_or_name: nn.Module | str = "click_nano", *, size: int = 320) -> None:
-        model = create_model(model_or_name) if isinstance(model_or_name, str) else model_or_name
+    def __init__(
+        self, model_or_name: nn.Module | str = "click_nano", *, weights: Any = "default", size: int = 320
+    ) -> None:
+        model = create_model(model_or_name, weights) if isinstance(model_or_name, str) else model_or_name
         if not isinstance(model, ClickNetwork):
             raise InputError(f"{type(model).__name__} draws no masks from clicks; choose click_nano")
         if size < 2 * STRIDE:
@@ -46,8 +49,10 @@ class ClickSegmenter:
         """Return the mask, bool (H, W).
 
         image: uint8 (H, W, 3) RGB. points: (x, y, +1 or -1), pixels, on the object or beside it. box: x0, y0, x1, y1 in
-        pixels; nothing outside is part of the mask. start: bool (H, W), a mask to correct.
+        pixels; nothing outside is part of the mask. start: bool (H, W), a mask to correct. Raises InputError for an
+        image of another kind, MaskError for prompts that are missing, outside the image or of another size.
         """
+        check_prompts(image, points, box, start)
         height, width = image.shape[:2]
         whole = (0, 0, width, height)
         before = None if start is None or not start.any() else start.astype(np.float32)
@@ -93,6 +98,31 @@ class ClickSegmenter:
         result = np.zeros(image.shape[:2], np.float32)
         result[y0:y1, x0:x1] = cv2.resize(answer, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
         return result
+
+
+def check_prompts(
+    image: NDArray[np.uint8], points: Sequence[Point], box: Box | None, start: NDArray[np.bool_] | None
+) -> None:
+    """Raise InputError for an image, MaskError for prompts, that no mask can be drawn from."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"image is {image.dtype} of shape {image.shape}; give uint8 RGB (H, W, 3)", option="image")
+    height, width = image.shape[:2]
+    where = f"the {width}x{height} image"
+    if not points and box is None:
+        raise MaskError("no prompt: give points, a box, or both")
+    for x, y, sign in points:
+        if sign not in (1, -1):
+            raise MaskError(f"point {x:g},{y:g} has sign {sign}; give +1 (on the object) or -1 (beside it)")
+        if not (0 <= x < width and 0 <= y < height):
+            raise MaskError(f"point {x:g},{y:g} lies outside {where}; give x,y in pixels")
+    if box is not None:
+        left, right, top, bottom = max(0, box[0]), min(width, box[2]), max(0, box[1]), min(height, box[3])
+        if not (right - left >= 1 and bottom - top >= 1):
+            raise MaskError(f"box {', '.join(f'{v:g}' for v in box)} covers no pixel of {where}; give x0, y0, x1, y1")
+    if start is not None and start.shape != (height, width):
+        raise MaskError(f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size")
+    if box is None and (start is None or not start.any()) and not any(sign > 0 for _, _, sign in points):
+        raise MaskError("all points are beside the object; give one on it, or a box, or a mask to correct")
 
 
 def _extent(mask: NDArray[np.float32] | NDArray[np.bool_] | None) -> Box:
