@@ -172,7 +172,9 @@ def test_the_damage_changes_what_is_learned_and_is_drawn_the_same_again(tiny, tm
     )
     first = load_file(train(config) / "weights.safetensors")
     again = load_file(train(dataclasses.replace(config, out=tmp_path / "again")) / "weights.safetensors")
-    whole = load_file(train(dataclasses.replace(config, spoil_last=0.0, out=tmp_path / "whole")) / "weights.safetensors")
+    whole = load_file(
+        train(dataclasses.replace(config, spoil_last=0.0, out=tmp_path / "whole")) / "weights.safetensors"
+    )
     name = "decoder.compress.conv1.weight"
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], whole[name])

@@ -18,7 +18,7 @@ RADIUS = 5  # of a click's disc, in pixels of what the network sees
 def prompt_planes(
     height: int, width: int, points: Sequence[Point], box: Box | None, mask: NDArray[np.floating] | None
 ) -> NDArray[np.float32]:
-    """Draw prompts: float32 (PLANES, height, width) in 0..1. mask: (height, width) in 0..1, None for no earlier mask."""
+    """Draw prompts: float32 (PLANES, height, width) in 0..1. mask: the one to correct, (height, width) in 0..1."""
     planes = np.zeros((PLANES, height, width), np.float32)
     for x, y, sign in points:
         cv2.circle(planes[0 if sign > 0 else 1], (round(x - 0.5), round(y - 0.5)), RADIUS, 1.0, -1)

@@ -88,7 +88,9 @@ class ClickSegmenter:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         piece = cv2.resize(image[y0:y1, x0:x1], (wide, high), interpolation=method)
         near = [((x - x0) * sx, (y - y0) * sy, sign) for x, y, sign in points]
-        inner = None if box is None else ((box[0] - x0) * sx, (box[1] - y0) * sy, (box[2] - x0) * sx, (box[3] - y0) * sy)
+        inner = (
+            None if box is None else ((box[0] - x0) * sx, (box[1] - y0) * sy, (box[2] - x0) * sx, (box[3] - y0) * sy)
+        )
         mask = None
         if before is not None:
             mask = cv2.resize(np.ascontiguousarray(before[y0:y1, x0:x1]), (wide, high), interpolation=cv2.INTER_AREA)
@@ -120,7 +122,9 @@ def check_prompts(
         if not (right - left >= 1 and bottom - top >= 1):
             raise MaskError(f"box {', '.join(f'{v:g}' for v in box)} covers no pixel of {where}; give x0, y0, x1, y1")
     if start is not None and start.shape != (height, width):
-        raise MaskError(f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size")
+        raise MaskError(
+            f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size"
+        )
     if box is None and (start is None or not start.any()) and not any(sign > 0 for _, _, sign in points):
         raise MaskError("all points are beside the object; give one on it, or a box, or a mask to correct")
 

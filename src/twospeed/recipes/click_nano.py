@@ -6,7 +6,7 @@ result given back as the mask to correct: the loss is on both answers (RITM trai
 
     twospeed train click_nano --coco COCO --davis DAVIS16_TRAIN --validation DAVIS --minutes 35
 
-In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoints, weights.safetensors (averaged weights).
+In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoints, weights.safetensors (averaged).
 """
 
 from __future__ import annotations

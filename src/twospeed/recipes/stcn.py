@@ -164,7 +164,9 @@ class StcnConfig:
     generated_first: bool = False  # the first phase has generated clips alone
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-5
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by part: {"key_encoder": 0.2}, not decayed; 0: kept as it is
+    rates: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # by part: {"key_encoder": 0.2}, not decayed; 0: kept as it is
     schedule: Literal["steps", "cosine"] = "steps"
     lr_boundaries: tuple[float, ...] = (125 / 150,)  # shares of the run at which it falls to a tenth
     warm_up: float = 0.0  # share of the run in which it rises
@@ -609,7 +611,8 @@ def step_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Follow the objects of frame 0 through the others (paper section 3.4); keep: share of pixels that count.
 
-    spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean region similarity.
+    spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean region
+    similarity.
     """
     frames, labels, masks, present = batch
     if not (config.overlap_weight or config.match_weight):

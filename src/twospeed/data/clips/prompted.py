@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptedSample:
-    """image: uint8 RGB (H, W, 3). mask: uint8 (H, W), 1 on the object. planes: float32 (PLANES, H, W), what was said."""
+    """image: uint8 RGB (H, W, 3). mask: uint8 (H, W), 1 on the object. planes: float32 (PLANES, H, W), the prompts."""
 
     image: Image
     mask: Image
@@ -56,7 +56,9 @@ def _crop(rng: np.random.Generator, image: Image, mask: Image, size: int) -> tup
         return None
     low, high = np.array([xs.min(), ys.min()]), np.array([xs.max() + 1, ys.max() + 1])
     extent = float((high - low).max())
-    wanted = size * float(np.exp(rng.uniform(np.log(0.15), np.log(0.95)) if rng.random() < 0.5 else np.log(rng.uniform(0.55, 0.85))))
+    wanted = size * float(
+        np.exp(rng.uniform(np.log(0.15), np.log(0.95)) if rng.random() < 0.5 else np.log(rng.uniform(0.55, 0.85)))
+    )
     scale = float(np.clip(wanted / extent, 0.3, 3.0))
     spare = max(0.0, size / scale - extent) / 2
     middle = (low + high) / 2 + rng.uniform(-1, 1, 2) * spare * 0.8
@@ -77,9 +79,7 @@ def _crop(rng: np.random.Generator, image: Image, mask: Image, size: int) -> tup
     return piece, np.asarray(inside, np.uint8)
 
 
-def first_prompts(
-    rng: np.random.Generator, mask: Image
-) -> tuple[list[Point], Box | None, NDArray[np.float32] | None]:
+def first_prompts(rng: np.random.Generator, mask: Image) -> tuple[list[Point], Box | None, NDArray[np.float32] | None]:
     """Draw what a user says first of an object: points, a box, or both; now and then a mask to correct.
 
     mask: uint8 (H, W), 1 on the object.
