@@ -611,8 +611,8 @@ def step_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Follow the objects of frame 0 through the others (paper section 3.4); keep: share of pixels that count.
 
-    spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean region
-    similarity.
+    spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean
+    region similarity.
     """
     frames, labels, masks, present = batch
     if not (config.overlap_weight or config.match_weight):
