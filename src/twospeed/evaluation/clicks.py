@@ -128,8 +128,7 @@ def _segmenter(model: Any, weights: Any) -> tuple[MaskFromPrompts, Networks]:
     from twospeed.pipelines.grabcut import GrabCutSegmenter
 
     if model == GRABCUT:
-        segmenter: MaskFromPrompts = GrabCutSegmenter()
-        return segmenter, Networks(segmenter, None, task="click")
+        model = GrabCutSegmenter()
     networks = Networks(model, weights, task="click")
     built = networks.built()[0]
     return (built if hasattr(built, "predict") else ClickSegmenter(built)), networks

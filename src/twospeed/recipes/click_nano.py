@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ from twospeed.errors import InputError
 from twospeed.models.click.builders import click_nano
 from twospeed.models.click.network import SHARED_STAGES, ClickNetwork
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
-from twospeed.ops.clicks import next_click, prompt_planes
+from twospeed.ops.clicks import Point, next_click, prompt_planes
 from twospeed.pipelines.click import ClickSegmenter
 from twospeed.training.distributed import processes
 from twospeed.training.optim import gradient_norm, set_learning_rate
@@ -170,7 +171,7 @@ def validate(model: ClickNetwork, pairs: list[Pair]) -> dict[str, float]:
         ys, xs = np.nonzero(truth)
         box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
         scores["box"].append(_jaccard(segmenter.predict(image, box=box), truth))
-        points = []
+        points: list[Point] = []
         result = np.zeros_like(truth)
         for number in range(1, 6):
             click = next_click(truth, result, points)
@@ -232,7 +233,7 @@ def _fit(config: ClickNanoConfig, samples: Samples, held_out: list[Pair], run: R
     model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parts_to_train(model, config), lr=config.lr, betas=(0.9, 0.99))
-    parts = {"model": model, "average": average, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
     saved = run.restore(**parts)
     step, seconds, checked = saved.get("step", 0), saved.get("seconds", 0.0), saved.get("checked", 0.0)
     run.total_steps = config.iterations
