@@ -107,6 +107,9 @@ Overlay = Annotated[
     bool,
     typer.Option(help="Write overlay.mp4, the video with the results drawn on it. Without it the command is faster."),
 ]
+Audio = Annotated[
+    bool, typer.Option("--audio/--no-audio", help="Keep the sound of a video file in the videos that are written.")
+]
 Start = Annotated[
     str | None,
     typer.Option(
@@ -232,6 +235,16 @@ def files_of(source: Source) -> list[Path]:
     if not source.stored:
         return []
     return [source.target] if isinstance(source.target, Path) else list(source.target)
+
+
+def sound_of(source: Source) -> Path | None:
+    """Return the file that a source's sound comes from, if it can have any."""
+    return source.target if source.kind == "file" else None
+
+
+def image_suffix(source: Source) -> str:
+    """Return the suffix of the images that a source's frames are called after: a folder's own, else .jpg."""
+    return source.target[0].suffix if source.kind == "images" else ".jpg"
 
 
 def identities(files: Mapping[str, Path], source: Source | None = None) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from twospeed.cli.options import (
+    Audio,
     Damaged,
     Device,
     End,
@@ -31,8 +32,10 @@ from twospeed.cli.options import (
     default_output,
     files_of,
     identities,
+    image_suffix,
     number,
     parse_numbers,
+    sound_of,
     whole,
 )
 from twospeed.cli.printing import print_json, print_note
@@ -184,6 +187,45 @@ def track(
         bool, typer.Option(help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first.")
     ] = False,
     overlay: Overlay = True,
+    audio: Audio = True,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT,...",
+            help="Also write the masks as coco, youtube-vis, davis, youtube-vos, yolo-seg, cvat or labelme; several "
+            "with commas. They go into exports/.",
+        ),
+    ] = None,
+    export_images: Annotated[
+        bool, typer.Option("--export-images", help="Also write the frames as JPEG into exports/images/.")
+    ] = False,
+    matte: Annotated[
+        Literal["prores4444", "webm", "png", "exr"] | None,
+        typer.Option(
+            help="Also write the objects with transparency around them: matte.mov for editors, matte.webm for web "
+            "pages, or images in matte/. [default: none]"
+        ),
+    ] = None,
+    matte_alpha: Annotated[
+        Literal["straight", "premultiplied"] | None,
+        typer.Option(help="Whether a matte's colours are multiplied by alpha. [default: straight; exr premultiplied]"),
+    ] = None,
+    matte_layers: Annotated[
+        bool, typer.Option("--matte-layers", help="One matte for each object, in matte/, instead of one for all.")
+    ] = False,
+    blur: Annotated[
+        bool, typer.Option("--blur", help="Also write blurred.mp4, the video with all objects blurred.")
+    ] = False,
+    pixelate: Annotated[
+        bool, typer.Option("--pixelate", help="Also write pixelated.mp4, the video with all objects as large squares.")
+    ] = False,
+    remove_background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOUR|IMAGE",
+            help="Also write background.mp4, the objects before a colour (green, #00b140) or an image file.",
+        ),
+    ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -215,11 +257,23 @@ def track(
         elif not prompted:
             raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
     check_weights([weights])
-    names = ["masks/*.png", *(["overlay.mp4"] if overlay else [])]
+    from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
+
+    wanted = MaskOutputSettings(
+        exports=tuple(filter(None, (export or "").split(","))),
+        export_images=export_images,
+        matte=matte,
+        matte_alpha=matte_alpha,
+        matte_layers=matte_layers,
+        blur=blur,
+        pixelate=pixelate,
+        remove_background=remove_background,
+    )
+    names = ["masks/*.png", *(["overlay.mp4"] if overlay else []), *wanted.patterns]
     with ResultFolder(
         default_output(output, source, "track"),
         names,
-        inputs=[*files.values(), *files_of(source)],
+        inputs=[*files.values(), *wanted.inputs, *files_of(source)],
         overwrite=overwrite,
         resume=resume,
     ) as folder:
@@ -231,6 +285,7 @@ def track(
 
         options: dict[str, Any] = {"box": boxes, "point": points, "snap": snap, "finetune": finetune}
         options |= {"start": start, "end": end, "damaged": damaged, "overlay": overlay}
+        options |= {"audio": audio, **wanted.options}
         with show_progress(quiet) as on_progress:
             settings: dict[str, Any] = {"weights": weights, "device": device, "on_progress": on_progress}
             if finetune is not None:
@@ -280,18 +335,28 @@ def track(
                     folder=folder,
                     total=reader.info.frame_count,
                     on_progress=on_progress,
+                    audio_from=sound_of(source) if audio else None,
                 )
                 if run.finished_frames is None:
                     areas = Areas(run)
                     run.at_end(areas.summarise)
-                    results = _results(tracker, chain([first], frames), masks, run)
-                    run.label_frames(
-                        "masks",
-                        results,
-                        areas.add,
-                        draw=(lambda frame, result: draw_masks(frame.image, result.labels)) if overlay else None,
-                        rate=reader.info.frame_rate,
-                    )
+                    results = _results(tracker, chain([first], frames), masks, run, whole=wanted.needs_probabilities)
+                    rate, suffix = reader.info.frame_rate, image_suffix(source)
+
+                    def on_result(frame: Frame, result: ObjectMasks) -> None:
+                        areas.add(frame, result)
+                        outputs.add(frame, result)
+
+                    with MaskOutputs(
+                        wanted, run, video=source.stem or "video", rate=rate, image_suffix=suffix
+                    ) as outputs:
+                        run.label_frames(
+                            "masks",
+                            results,
+                            on_result,
+                            draw=(lambda frame, result: draw_masks(frame.image, result.labels)) if overlay else None,
+                            rate=rate,
+                        )
     summary = run.summary()
     if json_output:
         print_json(summary)
@@ -331,9 +396,11 @@ class Areas:
 
 
 def _results(
-    tracker: VideoTracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run
+    tracker: VideoTracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run, *, whole: bool
 ) -> Iterator[tuple[Frame, ObjectMasks]]:
     """Track. A resumed run reads its first masks from its files and computes from its last saved state, exactly.
+
+    whole: compute all frames also then, as probabilities are wanted, which no file holds.
 
     Raises InputError at the end for masks of frames that the video does not have.
     """
@@ -348,7 +415,7 @@ def _results(
 
     numbered = counted()
     if isinstance(tracker, Tracker):
-        yield from _resumable(tracker, numbered, masks, run)
+        yield from _resumable(tracker, numbered, masks, run, whole=whole)
     else:
         yield from tracker.run(numbered, masks)
     first, last = indices[0], indices[-1]
@@ -358,7 +425,7 @@ def _results(
 
 
 def _resumable(
-    tracker: Tracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run
+    tracker: Tracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run, *, whole: bool
 ) -> Iterator[tuple[Frame, ObjectMasks]]:
     """Track with `Tracker`, whose state is saved now and then."""
     import numpy as np
@@ -367,7 +434,7 @@ def _resumable(
     from twospeed.video.indexed_png import read_label_map
 
     assert run.folder is not None
-    restart, saved, pause = run.folder.saved_state(), time.perf_counter(), SECONDS_BETWEEN_STATES
+    restart, saved, pause = 0 if whole else run.folder.saved_state(), time.perf_counter(), SECONDS_BETWEEN_STATES
     if restart:
         tracker.load_state(run.folder.state(restart))
     for position, frame in enumerate(frames):
@@ -376,7 +443,8 @@ def _resumable(
             labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
             ids = tuple(entry["objects"])
             nothing = np.zeros((0, *size), np.float32)
-            yield frame, ObjectMasks(labels, nothing, ids, frame.index, frame.time_s)
+            sure = np.array([pair.split(":")[1] for pair in entry["row"][-1].split(";") if pair], np.float32)
+            yield frame, ObjectMasks(labels, nothing, ids, frame.index, frame.time_s, sure)
             continue
         yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
         now = time.perf_counter()

@@ -21,10 +21,16 @@ from twospeed.output.folder import FRAMES, ResultFolder
 from twospeed.output.record import Identity, RunRecord
 from twospeed.results import ClassMap, Frame, ObjectMasks, OnProgress, Progress
 from twospeed.video.indexed_png import write_indexed_png
-from twospeed.video.writer import VideoWriter
+from twospeed.video.writer import Alpha, VideoWriter
 
 OVERLAY = "overlay.mp4"
 COLUMNS = ("output_index", "source_index", "file_name", "time_s", "pts", "keyframe", "confidence")
+
+
+def frame_name(frame: Frame) -> str:
+    """Return what files of a frame are named after: the image in folders, else the number in the source."""
+    return frame.name or f"{frame.index:05d}"
+
 
 R = TypeVar("R", ObjectMasks, ClassMap)
 
@@ -36,7 +42,8 @@ class Run(AbstractContextManager["Run"]):
     overlay plays, frames.csv and run.json agree with the files. Before the first frame an error leaves nothing.
 
     folder: where results go; None writes none. total: frames to come, if known. since: time.perf_counter() when
-    the work began, where that was before the block. options, inputs: see `RunRecord`.
+    the work began, where that was before the block. options, inputs: see `RunRecord`. audio_from: a video file whose
+    sound goes into every video that is written.
     Raises InputError where an earlier run that is resumed had other settings or inputs, OutputError.
     """
 
@@ -52,13 +59,15 @@ class Run(AbstractContextManager["Run"]):
         total: int | None = None,
         on_progress: OnProgress = lambda progress: None,
         since: float | None = None,
+        audio_from: Path | None = None,
     ) -> None:
         self._record = RunRecord(command, model, weights_sha256, dict(options), dict(inputs or {}))
         self.folder, self.total, self._on_progress = folder, total, on_progress
         self.frames = self.rows = 0
         self._begun = False
         self._since, self._started, self._ended = since, time.perf_counter(), 0.0
-        self._overlay: VideoWriter | None = None
+        self._audio_from = audio_from
+        self._videos: dict[str, VideoWriter] = {}
         self._writers = ExitStack()
         self._at_end: list[Callable[[], None]] = []
         self.kept: list[dict[str, Any]] = []
@@ -128,19 +137,26 @@ class Run(AbstractContextManager["Run"]):
         if self.rows < len(self.kept):
             self.rows += 1
             return
-        name = f"{into}/{frame.name or f'{frame.index:05d}'}.png"
+        name = f"{into}/{frame_name(frame)}.png"
         facts = {"restarts": getattr(result, "is_keyframe", False), "objects": getattr(result, "object_ids", ())}
         with self.folder.file(name, row=self._row(frame, result), **facts) as temporary:
             write_indexed_png(temporary, result.labels)
 
     def write_overlay(self, image: NDArray[np.uint8], time_s: float, rate: Any) -> None:
         """Append an image to overlay.mp4. rate: of the source, frames per second."""
+        self.write_video(OVERLAY, image, time_s, rate)
+
+    def write_video(
+        self, name: str, image: NDArray[np.uint8], time_s: float, rate: Any, *, alpha: Alpha | None = None
+    ) -> None:
+        """Append an image, uint8 (H, W, 3), or (H, W, 4) with alpha, to a video of this name. rate: of the source."""
         self._begin()
         assert self.folder is not None
-        if self._overlay is None:
-            self._overlay = VideoWriter(self.folder.claim(OVERLAY), rate, keep_partial=True)
-            self._writers.enter_context(self._overlay)
-        self._overlay.write(image, time_s)
+        if name not in self._videos:
+            path, sound = self.folder.claim(name), self._audio_from
+            self._videos[name] = VideoWriter(path, rate, keep_partial=True, audio_from=sound, alpha=alpha)
+            self._writers.enter_context(self._videos[name])
+        self._videos[name].write(image, time_s)
 
     def path(self, name: str) -> Path:
         """Return where a file goes that is written over a while, in the run's folder; it counts once the run ends."""
@@ -200,8 +216,8 @@ class Run(AbstractContextManager["Run"]):
             if kind is not None and not self.frames:
                 self.folder.discard()
                 return
-            if self._overlay is not None:
-                self.folder.settle(OVERLAY)
+            for name in self._videos:
+                self.folder.settle(name)
             for call in self._at_end:
                 call()
             with self.folder.file(FRAMES) as temporary:
