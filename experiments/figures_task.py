@@ -4,7 +4,7 @@
 
 writes the set of `experiments.figures_set` to OUT/set, trains the same narrow SlowFast detector with the context branch
 (OUT/context_1, ...) and without it (OUT/plain_1, ...) by the recipe that trains on AVA, and writes both validation
-curves to OUT/curves.csv and OUT/curves.png. Minutes on a CPU; docs/figures_task.md shows a run.
+curves to OUT/curves.csv and OUT/curves.png. Minutes on a CPU; docs/experiments/figures_task.md shows a run.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 writes the set to OUT/set, trains a narrow SlowFast (OUT/slowfast) and a Slow-only network of as many multiply-adds
 (OUT/slow) with the recipe that trains on Kinetics, and writes both validation curves to OUT/curves.csv and
-OUT/curves.png. Minutes on a CPU; docs/motion_task.md shows a run.
+OUT/curves.png. Minutes on a CPU; docs/experiments/motion_task.md shows a run.
 """
 
 from __future__ import annotations

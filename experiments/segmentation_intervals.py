@@ -8,7 +8,7 @@ frames that all of these streams see. The cost of a frame is its multiply-adds; 
 step had drifted pays for that step too. OUT/intervals.csv has a line for each policy with its mIoU and what the fixed
 interval gives at the same cost (between two intervals: on the line that joins them), OUT/intervals.png the curves. The
 run is one steady drive; --pieces N plays it in pieces of N frames, the odd ones first, as if it were cut.
-docs/segmentation_intervals.md shows both.
+docs/experiments/segmentation_intervals.md shows both.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 writes generated sets to OUT/demo; trains a narrow STCN on stills (OUT/stage0), rendered videos (stage1), DAVIS and
 YouTube-VOS (stage2 after stage1, stage3 after stage0) by the recipe's trial presets, and writes OUT/curves.csv and
 OUT/curves.png. --davis: stage 3 on these frames of DAVIS-2016 instead of generated ones. A finished stage is kept.
-docs/stcn_training.md shows a run.
+docs/papers/stcn.md shows a run.
 """
 
 from __future__ import annotations

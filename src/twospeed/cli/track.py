@@ -362,8 +362,9 @@ def track(
         print_json(summary)
     elif not quiet or run.finished_frames is not None:
         already = "finished already, " if run.finished_frames is not None else ""
-        speed = f"{summary['frames_per_second']:.1f} frames/s"
-        print_note(f"{folder.path}: {already}{summary['frames']} frames, {len(summary['objects'])} objects, {speed}")
+        speed, count = f"{summary['frames_per_second']:.1f} frames/s", len(summary["objects"])
+        objects = "1 object" if count == 1 else f"{count} objects"
+        print_note(f"{folder.path}: {already}{summary['frames']} frames, {objects}, {speed}")
 
 
 track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG

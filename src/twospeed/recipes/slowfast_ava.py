@@ -6,7 +6,7 @@
 `--data` is a folder with AVA's `annotations`, and `frames` (with `frame_lists`) or `videos`. Presets hold the numbers
 of the report (`report_8x8`: 29.0 mAP on AVA v2.2; `report_fast` 27.4; `report_16x8` 29.8; `report_member` and
 `report_trainval` for its ensemble) and of PySlowFast (`pyslowfast_r50`). Those scores are the authors'; what this code
-measured itself is in docs/figures_task.md, minutes on a CPU.
+measured itself is in docs/experiments/figures_task.md, minutes on a CPU.
 
 In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, tensorboard/, checkpoints,
 unreadable.csv (clips that could not be read: they are left out of their step and counted), detections.csv and test.json

@@ -5,7 +5,7 @@
 
 Presets hold the numbers of the papers: `kinetics400` (8 GPUs, 64 clips per step, 196 epochs: 75.6 % top-1 for
 slowfast_r50_4x16), `kinetics600` and `kinetics700` (the ActivityNet 2019 report: 1024 clips per step, 240 epochs).
-Those scores are the authors'; what this code measured itself is in docs/motion_task.md, minutes on a CPU.
+Those scores are the authors'; what this code measured itself is in docs/experiments/motion_task.md, minutes on a CPU.
 
 In the run folder: config.json, origin.json, train.csv, epoch.csv, validation.csv, metrics.jsonl, tensorboard/,
 checkpoints, unreadable.csv (videos that could not be read: they are left out of their step and counted) and

@@ -10,7 +10,7 @@
 The defaults are the report's ("Applying SlowFast Networks to Video Object Segmentation"): torchvision's COCO weights
 (from its cache, fetched, or `--coco FILE`), 15 epochs of single frames, then 20 epochs of sequences in which backbone,
 pyramid and proposals are frozen. Its J&F of 0.676 on DAVIS-2016 needs those weights. `small` is for a CPU: a narrow
-backbone that starts from track_nano; docs/slowfast_maskrcnn.md says what it reaches.
+backbone that starts from track_nano; docs/papers/slowfast_vos.md says what it reaches.
 
 Differs from the authors' code: gradients of a sequence's last odd frame do not leak into the next one; what is frozen
 keeps its batch-norm statistics; frames without an object are learned from as background; nothing needs ground truth at

@@ -20,7 +20,7 @@ stage 1: 500K; stage 2: 300K), frames further apart as training goes on and clos
 DAVIS-2017 val after stages 0 and 3 (85.1 to 85.5 from run to run); about 30 hours on two GPUs of 11 GB. Their finding:
 without stage 0 the later ones do not reach their scores. Where their paper and code differ, the code's way is the
 default, since it made the released weights; the paper's: `--frame-choice paper --crop-aspect 0.75,1.25
---small-objects paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/stcn_training.md,
+--small-objects paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/papers/stcn.md,
 docs/track_nano.md.
 
 In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, checkpoints, latest.safetensors
