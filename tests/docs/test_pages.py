@@ -173,7 +173,9 @@ def run(command: str, capsys) -> tuple[int, str]:
         captured = capsys.readouterr()
         return code, captured.out + captured.err
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    script = f'twospeed() {{ "{sys.executable}" -m twospeed "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n{command}'
+    script = (
+        f'twospeed() {{ "{sys.executable}" -m twospeed "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n{command}'
+    )
     environment = {**os.environ, "PYTHONPATH": path, "LC_ALL": "C"}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=250, env=environment)
     return done.returncode, done.stdout + done.stderr
