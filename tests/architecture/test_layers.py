@@ -18,7 +18,7 @@ LAYERS = [
     "metrics video transforms models",
     "weights data training output",
     "pipelines",
-    "evaluation",
+    "evaluation batch",
     "papers recipes",
     "cli",
 ]

@@ -19,6 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from twospeed import __version__
+from twospeed.cli.batch import app as batch
 from twospeed.cli.bench import bench
 from twospeed.cli.classify import classify
 from twospeed.cli.convert import convert
@@ -72,6 +73,7 @@ app.command()(segment)
 app.command(context_settings=CONTEXT_SETTINGS)(train)
 app.add_typer(evaluate, name="evaluate")
 app.command()(masks)
+app.add_typer(batch, name="batch")
 app.command()(convert)
 app.command()(models)
 app.command()(bench)

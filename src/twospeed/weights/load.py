@@ -30,6 +30,20 @@ _LARGEST_OPTION = 4096
 WeightsSource = str | Path | Mapping[str, Any] | None
 
 
+_kept: dict[tuple[Any, ...], nn.Module] | None = None
+
+
+def keep_networks() -> None:
+    """Let this process build each network once: from here on, `create_model` with the same arguments returns the same.
+
+    For processes that work on many videos. Pipelines run optimised copies and leave the network itself as it is; who
+    changes what `create_model` returns must not call this. A file of weights that changes meanwhile is read again.
+    Networks with random weights or weights given as tensors are built anew.
+    """
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
 def create_model(
     name: str,
     weights: WeightsSource = "default",
@@ -52,7 +66,28 @@ def create_model(
     mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (no default weights exist,
     or they are neither on this machine nor can be downloaded).
     """
-    entry = find(name)
+    key = _key(name, weights, device, options)
+    if _kept is not None and key in _kept:
+        return _kept[key]
+    model = _create(find(name), weights, on_progress, options)
+    model = model.eval() if device is None else model.eval().to(device)
+    if _kept is not None and key is not None:
+        _kept[key] = model
+    return model
+
+
+def _key(name: str, weights: WeightsSource, device: Any, options: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return what tells networks that are kept apart; None for one that is not kept."""
+    given = [weights, *([options["keyframe_weights"]] if "keyframe_weights" in options else [])]
+    files = [Path(part) for part in given if isinstance(part, str | Path)]
+    if _kept is None or len(files) < len(given):
+        return None
+    states = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]
+    return (name, *map(str, given), *states, str(device), repr(sorted(options.items(), key=str)))
+
+
+def _create(entry: Entry, weights: WeightsSource, on_progress: OnProgress | None, options: dict[str, Any]) -> nn.Module:
+    name = entry.name
     parts = _parts(entry, weights, options.pop("keyframe_weights", None))
     if parts is not None:
         joined = _converter(entry).join_parts(parts)
@@ -63,7 +98,7 @@ def create_model(
     else:
         state, where, stored_options = _read(entry, weights, on_progress)
         model = build_from_state(entry, state, options, where, stored_options)
-    return model.eval() if device is None else model.eval().to(device)
+    return model
 
 
 def build_from_state(

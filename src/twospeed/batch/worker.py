@@ -1,0 +1,169 @@
+"""What a worker does with one video: fetch it, run the job on it, deliver its results, and say how that ended."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from twospeed.batch.storage import FolderStorage, Storage, fetch, open_storage
+from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
+from twospeed.files import read_text, write_json
+
+Ending = Literal["done", "input", "setup", "fault", "died"]
+"""How an attempt ended: "input": the video is not what it should be, which no second attempt changes; "setup": what
+holds for all videos is wrong, such as missing weights; "fault": anything else; "died": the process ended."""
+
+VIDEOS, THUMBNAILS = "videos", "thumbnails"
+_THUMBNAIL = 160  # pixels
+
+
+def prepare(threads: int) -> None:
+    """Let this process hold what it builds, and share the machine's cores with others like it."""
+    import torch
+
+    from twospeed.weights.load import keep_networks
+
+    torch.set_num_threads(threads)
+    keep_networks()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with every video.
+
+    job: the command, such as "segment". run: a function of a module (workers import it) that runs a command line of
+    that job, `[video, "-o", folder, ...]`, into a folder as the command itself does. arguments: options for all videos.
+    out: address of the storage. batch_id: of the storage's batch. prepare: called once in each worker, with its number
+    of threads.
+    """
+
+    job: str
+    run: Callable[[str, list[str]], None]
+    arguments: Sequence[str]
+    out: str
+    batch_id: str
+    prepare: Callable[[int], None] = prepare
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at one video. resume: continue what an attempt that was stopped has left."""
+
+    key: str
+    source: str
+    arguments: Sequence[str] = ()
+    attempt: int = 1
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. facts: of a done video, its line of results.parquet. memory: of the worker, in bytes."""
+
+    key: str
+    ending: Ending
+    error: str = ""
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    memory: int = 0
+
+
+def execute(work: Work, task: Task, device: str | None = None) -> Outcome:
+    """Run one attempt. Never raises: an error is an outcome. device: what to pass on as the job's `device`."""
+    begun = time.monotonic()
+
+    def ended(ending: Ending, error: str = "", facts: dict[str, Any] | None = None) -> Outcome:
+        return Outcome(task.key, ending, error, round(time.monotonic() - begun, 3), facts or {}, memory_used())
+
+    storage = open_storage(work.out)
+    place = work_folder(storage, work.batch_id, task.key)
+    try:
+        return ended("done", facts=_run(work, task, device, storage, place))
+    except (CheckpointError, WeightsUnavailable) as error:
+        return ended("setup", str(error))
+    except InputError as error:
+        return ended("input", str(error))
+    except OutputError as error:
+        return ended("fault", str(error))
+    except KeyboardInterrupt:
+        return ended("died", "interrupted")
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return ended("fault", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # what a killed worker leaves there is removed by the next attempt
+
+
+def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Path) -> dict[str, Any]:
+    if not task.resume:
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    folder = place / task.key  # named as it is delivered, since plots have their folder's name as title
+    remote = "://" in task.source
+    local = fetch(task.source, place / "input") if remote else Path(task.source)
+    arguments = [str(local), "-o", str(folder), "--quiet", *work.arguments, *task.arguments]
+    if device is not None and "--device" not in arguments:
+        arguments += ["--device", device]
+    if (folder / "run.json").is_file():
+        arguments.append("--resume")
+    with contextlib.redirect_stdout(io.StringIO()):
+        work.run(work.job, arguments)
+    record = json.loads(read_text(folder / "run.json"))
+    if remote:
+        record["inputs"]["video"]["path"] = task.source
+        write_json(folder / "run.json", record)
+    from twospeed.batch.tables import video_tables, write_table
+
+    for name, table in video_tables(work.job, task.key, folder, record).items():
+        storage.write(f"{name}/{task.key}.parquet", write_table(table))
+    with contextlib.suppress(TwospeedError):  # a report without one image is still a report
+        storage.write(f"{THUMBNAILS}/{task.key}.jpg", _thumbnail(folder / "overlay.mp4", local))
+    storage.deliver(folder, f"{VIDEOS}/{task.key}")
+    return facts_of(record)
+
+
+def facts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what results.parquet holds of a finished run, from its record."""
+    names = ("model", "weights_sha256", "frames", "seconds", "frames_per_second")
+    return {**{name: record[name] for name in names}, "summary": record["summary"]}
+
+
+def work_folder(storage: Storage, batch_id: str, key: str) -> Path:
+    """Return where an attempt at a video works: beside the results where these are on a disk, so that a rename moves
+    them; else among this machine's temporary files."""
+    if isinstance(storage, FolderStorage):
+        return storage.root / ".work" / key
+    return Path(tempfile.gettempdir()) / f"twospeed-batch-{batch_id}" / key
+
+
+def memory_used() -> int:
+    """Return the memory that this process holds, in bytes; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _thumbnail(overlay: Path, source: Path) -> bytes:
+    """Return the first frame of the overlay, or of the video where there is none, as a small JPEG."""
+    from PIL import Image
+
+    from twospeed.video.reader import open_video
+
+    with open_video(overlay if overlay.is_file() else source) as frames:
+        image = Image.fromarray(next(iter(frames)).image)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return content.getvalue()
