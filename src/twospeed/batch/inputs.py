@@ -87,7 +87,8 @@ def _named(given: str) -> Iterator[str]:
     from twospeed.pipelines.classify import VIDEO_SUFFIXES, videos_in
 
     if "://" not in given:
-        paths = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) and not Path(given).exists() else []
+        is_pattern = glob.has_magic(given) and not Path(given).exists()
+        paths = sorted(glob.glob(given, recursive=True)) if is_pattern else []  # noqa: PTH207  # may be absolute
         for video in videos_in(paths or [given]):
             if not video.exists():
                 raise InputError(f"{given}: no such file" + (" matches" if glob.has_magic(given) else ""))

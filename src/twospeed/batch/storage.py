@@ -312,7 +312,7 @@ def tried(request: Callable[[], _T], what: str) -> _T:
 
 
 def fetch(url: str, folder: Path) -> Path:
-    """Download a file into a folder, whole or not at all, and return its path. Raises InputError where there is none."""
+    """Download a file into a folder, whole or not at all, and return its path. Raises InputError for a missing one."""
     fs, path = file_system(url)
     target = make_folder(folder) / PurePosixPath(path.partition("?")[0]).name
     try:
