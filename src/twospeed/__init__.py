@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.detect import Detector, detect
     from twospeed.pipelines.finetune import OneShotTracker
+    from twospeed.pipelines.prompts import mask_from_prompts
     from twospeed.pipelines.segment import Segmenter, segment
     from twospeed.pipelines.track import Tracker, track
     from twospeed.pipelines.unsupervised import UnsupervisedTracker
@@ -65,6 +66,7 @@ _LAZY = {
     "create_model": "twospeed.weights.load",
     "detect": "twospeed.pipelines.detect",
     "list_models": "twospeed.weights.catalog",
+    "mask_from_prompts": "twospeed.pipelines.prompts",
     "open_video": "twospeed.video.reader",
     "read_frames": "twospeed.video.reader",
     "read_reverse": "twospeed.video.reader",
@@ -102,6 +104,7 @@ __all__ = [
     "create_model",
     "detect",
     "list_models",
+    "mask_from_prompts",
     "open_video",
     "read_frames",
     "read_reverse",

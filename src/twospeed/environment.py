@@ -38,6 +38,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def physical_memory(device: torch.device | None = None) -> int:
+    """Return the bytes of memory of a CUDA device, else of this machine; 8 GiB where the system does not say."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 8 << 30
+
+
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can move a score."""
     versions = {"python": platform.python_version()}

@@ -214,6 +214,12 @@ class ObjectMasks(Result):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "probabilities": self.probabilities, "confidence": self.confidence}
 
+    def numbered(self, frame_index: int) -> ObjectMasks:
+        """Return the same for a frame of another index; what is made when first read stays so."""
+        other = object.__new__(ObjectMasks)
+        other.__dict__.update(self.__dict__, frame_index=frame_index)
+        return other
+
     def to_dict(self) -> dict[str, Any]:
         """Return the frame's index, time and size, and for each object its id, confidence, area, box and run lengths.
 

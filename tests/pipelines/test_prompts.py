@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from twospeed import MaskError
-from twospeed.pipelines.prompts import mask_from_box, mask_from_point
+from twospeed import InputError, MaskError, mask_from_prompts
 
 
 @pytest.fixture
@@ -26,31 +25,80 @@ def iou(a, b) -> float:
 
 def test_a_box_cuts_out_what_fills_it(scene):
     image, truth = scene
-    assert iou(mask_from_box(image, (55, 32, 70, 56)), truth) > 0.9
+    assert iou(mask_from_prompts(image, box=(55, 32, 125, 88)), truth) > 0.9
 
 
 def test_a_point_finds_the_object_under_it(scene):
     image, truth = scene
-    assert iou(mask_from_point(image, (90, 60)), truth) > 0.9
+    assert iou(mask_from_prompts(image, [(90, 60, 1)]), truth) > 0.9
 
 
 def test_nothing_is_marked_outside_the_box(scene):
-    mask = mask_from_box(scene[0], (80, 50, 20, 20))
+    mask = mask_from_prompts(scene[0], box=(80, 50, 100, 70))
     assert mask.any()
     assert not mask[:50].any()
     assert not mask[:, 100:].any()
 
 
 def test_a_flat_image_still_gives_a_mask():
-    assert mask_from_box(np.zeros((50, 50, 3), np.uint8), (10, 10, 20, 20)).any()
+    assert mask_from_prompts(np.zeros((50, 50, 3), np.uint8), box=(10, 10, 30, 30)).any()
 
 
 def test_the_same_prompt_gives_the_same_mask(scene):
-    assert (mask_from_box(scene[0], (55, 32, 70, 56)) == mask_from_box(scene[0], (55, 32, 70, 56))).all()
+    first, second = (mask_from_prompts(scene[0], box=(55, 32, 125, 88)) for _ in range(2))
+    assert (first == second).all()
 
 
-def test_prompts_outside_the_image_are_refused(scene):
-    with pytest.raises(MaskError, match="box 200,10,20,20 covers no 4x4 pixels of the 160x120 image"):
-        mask_from_box(scene[0], (200, 10, 20, 20))
-    with pytest.raises(MaskError, match="point 160,10 lies outside the 160x120 image"):
-        mask_from_point(scene[0], (160, 10))
+def test_several_points_make_one_mask_of_two_pieces(scene):
+    image, truth = scene
+    image[8:28, 10:40] = (200, 120, 0)
+    both = truth.copy()
+    both[8:28, 10:40] = True
+    assert iou(mask_from_prompts(image, [(90, 60, 1)]), truth) > 0.9
+    assert iou(mask_from_prompts(image, [(90, 60, 1), (25, 18, 1)]), both) > 0.9
+
+
+def test_a_point_beside_the_object_takes_its_piece_away(scene):
+    image, truth = scene
+    image[56:64, 118:150] = (200, 120, 0)  # something of its colour touches it
+    with_tail = mask_from_prompts(image, box=(50, 30, 155, 90))
+    assert with_tail[58:62, 130:145].mean() > 0.9
+    without = mask_from_prompts(image, [(x, 60, -1) for x in (126, 132, 138, 144)], box=(50, 30, 155, 90))
+    assert without[58:62, 130:145].mean() < 0.1
+    assert iou(without, truth) > iou(with_tail, truth)
+
+
+def test_a_mask_is_corrected_by_points(scene):
+    image, truth = scene
+    half = truth.copy()
+    half[:, 90:] = False
+    assert iou(mask_from_prompts(image, [(105, 65, 1)], start=half), truth) > 0.9
+
+
+def test_a_network_takes_the_place_of_grabcut(scene):
+    seen = []
+
+    def network(image, points, box, start):
+        seen.append((image.shape, list(points), box, start))
+        return np.ones(image.shape[:2], bool)
+
+    assert mask_from_prompts(scene[0], [(5, 6, 1)], network=network).all()
+    assert seen == [((120, 160, 3), [(5, 6, 1)], None, None)]
+
+
+@pytest.mark.parametrize(("prompts", "message"), [
+    ({"box": (200, 10, 220, 30)}, "box 200,10 to 220,30 covers no 4x4 pixels of the 160x120 image"),
+    ({"points": [(160, 10, 1)]}, "point 160,10 lies outside the 160x120 image"),
+    ({"points": [(16, 10, 2)]}, "point 16,10 has sign 2"),
+    ({"points": [(16, 10, -1)]}, "nothing says where the object is"),
+    ({}, "nothing says where the object is"),
+    ({"start": np.ones((10, 10), bool)}, r"start is of shape \(10, 10\), the image is 160x120"),
+])  # fmt: skip
+def test_prompts_that_are_refused(scene, prompts, message):
+    with pytest.raises(MaskError, match=message):
+        mask_from_prompts(scene[0], **prompts)
+
+
+def test_an_image_of_another_kind_is_refused():
+    with pytest.raises(InputError, match="image is float64"):
+        mask_from_prompts(np.zeros((9, 9, 3)), [(1, 1, 1)])

@@ -183,7 +183,7 @@ def test_track_takes_frames_and_masks_by_index(model, clip):
         (np.zeros((96, 130), np.uint8), "the first mask holds no object"),
         (np.ones((10, 130), np.uint8), "mask is 130x10, its frame 130x96"),
         (np.ones((96, 130), np.float32), "masks are torch.float32 .* give integer labels"),
-        (np.arange(96 * 130).reshape(96, 130) % 200, "199 different labels, more than 50 objects"),
+        (np.arange(96 * 130).reshape(96, 130) % 200, "199 different labels, and most of them fill no area"),
         (np.full((96, 130), 300), "mask labels run from 300 to 300; labels are 0..255"),
     ],
 )
@@ -295,10 +295,6 @@ BAD = [
     (lambda image, mask: (image, mask[:50]), "mask is 130x50"),
     (lambda image, mask: (image, mask.astype(float)), "give integer labels"),
     (lambda image, mask: (image, np.arange(96 * 130).reshape(96, 130) % 200), "199 different labels"),
-    (
-        lambda image, mask: (image, (np.arange(96 * 130).reshape(96, 130) % 50 + 3).astype(np.uint8)),
-        "52 objects so far",
-    ),
 ]
 
 

@@ -523,10 +523,10 @@ def _prompted(
     """Add an object for each box and point to the first frame's labels (earlier ones keep their pixels)."""
     import numpy as np
 
-    from twospeed.pipelines.prompts import mask_from_box, mask_from_point
+    from twospeed.pipelines.prompts import mask_from_prompts
 
-    found = [mask_from_box(image, box) for box in boxes]  # type: ignore[arg-type]  # of four numbers each
-    found += [mask_from_point(image, point) for point in points]  # type: ignore[arg-type]  # of two
+    found = [mask_from_prompts(image, box=(x, y, x + w, y + h)) for x, y, w, h in boxes]
+    found += [mask_from_prompts(image, [(x, y, 1)]) for x, y in points]
     labels = np.zeros(image.shape[:2], np.uint8) if labels is None else labels.copy()
     for object_mask in found:
         labels[object_mask & (labels == 0)] = int(labels.max()) + 1

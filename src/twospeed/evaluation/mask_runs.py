@@ -314,4 +314,4 @@ class TrackerRun(Run):
 def _default_tracker(device: str | None) -> BuildTracker:
     from twospeed.pipelines.track import Tracker
 
-    return lambda model, **options: Tracker(model, device=device, **options)
+    return lambda model, **options: Tracker(model, device=device, cuts=False, **options)

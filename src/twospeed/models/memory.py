@@ -8,7 +8,7 @@ Letters: C key channels, V value channels, K objects, h/w cells, P = h w query c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -150,7 +150,8 @@ class MemoryBank:
     A slot holds one frame's h w cells. Annotated frames are permanent. With `max_frames`, the oldest frame that is
     not permanent gives its slot to the newest, so memory does not grow with the length of a video; at least one slot
     is always kept for such frames. A temporary frame (the last one, `include_last`) lives until the next is added.
-    Objects may appear at any time: an object sees the slots written since it appeared (STCN, YouTube-VOS protocol).
+    Objects may appear at any time: an object sees the slots written since it appeared (STCN, YouTube-VOS protocol), but
+    for those in which it was forgotten.
     """
 
     def __init__(
@@ -174,8 +175,19 @@ class MemoryBank:
         """How many frames are remembered, the temporary one included."""
         return len(self.slots)
 
-    def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
-        """Remember a frame. Shapes: key (C, h, w), value (K, V, h, w); K may have grown since the last call."""
+    def add(
+        self,
+        key: Tensor,
+        value: Tensor,
+        *,
+        permanent: bool = False,
+        temporary: bool = False,
+        hidden: Collection[int] = (),
+    ) -> None:
+        """Remember a frame. Shapes: key (C, h, w), value (K, V, h, w); K may have grown since the last call.
+
+        hidden: rows of objects of which the frame says nothing.
+        """
         cells = self._cells = key.shape[-2] * key.shape[-1]
         if self.slots and self.slots[-1].temporary:
             self.slots.pop()
@@ -188,29 +200,57 @@ class MemoryBank:
         self._keys[rows] = key.flatten(1).mT
         self._values[: len(value), rows] = value.flatten(2).mT
         self._clock += 1
-        self.slots[index] = _Slot(len(value), self._clock, permanent, temporary)
+        self.slots[index] = _Slot(len(value), self._clock, permanent, temporary, hidden)
 
     def read(self, query_key: Tensor) -> Tensor:
         """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
         cells = query_key.shape[-2] * query_key.shape[-1]
         stored = len(self.slots) * cells
         keys = self._keys[:stored].mT[None]  # (1, C, N)
-        objects = max(slot.objects for slot in self.slots)
+        groups = self._groups()
         readouts = []
-        for first, last in self._groups(objects):
-            seen = torch.tensor([slot.objects > first for slot in self.slots], device=keys.device)
+        for seen, rows in groups.items():
+            allowed = None if all(seen) else torch.tensor(seen, device=keys.device).repeat_interleave(cells)
+            in_a_row = rows == list(range(rows[0], rows[-1] + 1))
+            values = self._values[:, :stored][slice(rows[0], rows[-1] + 1) if in_a_row else rows]
             readouts.append(
                 read_memory(
                     query_key[None],
                     keys,
-                    self._values[first:last, :stored].mT[None],
+                    values.mT[None],
                     top_k=self.top_k,
                     similarity=self.similarity,
                     kernel_sigma=self.kernel_sigma,
-                    allowed=None if bool(seen.all()) else seen.repeat_interleave(cells),
+                    allowed=allowed,
                 )[0]
             )
-        return torch.cat(readouts) if len(readouts) > 1 else readouts[0]
+        if len(readouts) == 1:
+            return readouts[0]
+        order = [row for rows in groups.values() for row in rows]
+        return torch.cat(readouts)[torch.tensor(order, device=keys.device).argsort()]
+
+    def forget(self, objects: Collection[int]) -> None:
+        """Forget these objects, by row, in all frames so far; frames that show no other are freed.
+
+        A frame that shows them must be added before the next `read`.
+        """
+        for slot in self.slots:
+            slot.forgotten |= set(objects)
+        self._keep([i for i, slot in enumerate(self.slots) if any(map(slot.shows, range(slot.objects)))])
+
+    def forget_passing(self) -> None:
+        """Forget all frames that are not permanent."""
+        self._keep([i for i, slot in enumerate(self.slots) if slot.permanent])
+
+    def _keep(self, kept: list[int]) -> None:
+        """Free the slots that are not listed."""
+        if len(kept) == len(self.slots):
+            return
+        cells = self._cells
+        for place, i in enumerate(kept):
+            new, old = (slice(at * cells, (at + 1) * cells) for at in (place, i))
+            self._keys[new], self._values[:, new] = self._keys[old].clone(), self._values[:, old].clone()
+        self.slots = [self.slots[i] for i in kept]
 
     def state(self) -> tuple[dict[str, Tensor], list[Any]]:
         """Return all that is remembered: tensors, and plain values, from which `restore` continues exactly."""
@@ -218,7 +258,9 @@ class MemoryBank:
         if self.slots:
             stored = len(self.slots) * self._cells
             tensors = {"keys": self._keys[:stored], "values": self._values[:, :stored]}
-        slots = [[slot.objects, slot.written, slot.permanent, slot.temporary] for slot in self.slots]
+        slots = [
+            [slot.objects, slot.written, slot.permanent, slot.temporary, sorted(slot.forgotten)] for slot in self.slots
+        ]
         return {name: value.contiguous() for name, value in tensors.items()}, [self._clock, self._cells, slots]
 
     def restore(self, tensors: Mapping[str, Tensor], values: Sequence[Any]) -> None:
@@ -227,10 +269,12 @@ class MemoryBank:
         self._clock, self._cells, slots = values
         self.slots = [_Slot(*slot) for slot in slots]
 
-    def _groups(self, objects: int) -> list[tuple[int, int]]:
-        """Ranges of objects that see the same slots: they appeared together."""
-        borders = sorted({slot.objects for slot in self.slots} | {objects})
-        return list(zip([0, *borders[:-1]], borders, strict=True))
+    def _groups(self) -> dict[tuple[bool, ...], list[int]]:
+        """Which slots are seen -> the rows of the objects that see these, rising."""
+        groups = dict[tuple[bool, ...], list[int]]()
+        for row in range(max(slot.objects for slot in self.slots)):
+            groups.setdefault(tuple(slot.shows(row) for slot in self.slots), []).append(row)
+        return groups
 
     def _slot_to_overwrite(self) -> int | None:
         passing = [i for i, slot in enumerate(self.slots) if not slot.permanent]
@@ -278,16 +322,35 @@ class ObjectBanks:
         """How many frames the first object's bank remembers, the temporary one included."""
         return self.banks[0].frames if self.banks else 0
 
-    def add(self, key: Tensor, value: Tensor, *, permanent: bool = False, temporary: bool = False) -> None:
-        """Remember a frame. Shapes: key (K, C, h, w), value (K, V, h, w); K may have grown since the last call."""
+    def add(
+        self,
+        key: Tensor,
+        value: Tensor,
+        *,
+        permanent: bool = False,
+        temporary: bool = False,
+        hidden: Collection[int] = (),
+    ) -> None:
+        """As `MemoryBank.add`, but key (K, C, h, w)."""
         while len(self.banks) < len(key):
             self.banks.append(self._bank())
-        for bank, own_key, own_value in zip(self.banks, key, value, strict=True):
-            bank.add(own_key, own_value[None], permanent=permanent, temporary=temporary)
+        for row, bank in enumerate(self.banks):
+            if row not in hidden:
+                bank.add(key[row], value[row][None], permanent=permanent, temporary=temporary)
 
     def read(self, query_key: Tensor) -> Tensor:
         """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
         return torch.cat([bank.read(query_key) for bank in self.banks])
+
+    def forget(self, objects: Collection[int]) -> None:
+        """As `MemoryBank.forget`."""
+        for row in objects:
+            self.banks[row].forget([0])
+
+    def forget_passing(self) -> None:
+        """As `MemoryBank.forget_passing`."""
+        for bank in self.banks:
+            bank.forget_passing()
 
     def state(self) -> tuple[dict[str, Tensor], list[Any]]:
         """As `MemoryBank.state`."""
@@ -308,8 +371,22 @@ class ObjectBanks:
 
 
 class _Slot:
-    """One remembered frame: how many objects it has values for, when it was written, whether it may be dropped."""
+    """One remembered frame: how many objects it has values for, when it was written, whether it may be dropped.
 
-    def __init__(self, objects: int = 0, written: int = 0, permanent: bool = False, temporary: bool = False):
+    forgotten: rows of objects whose values no longer count.
+    """
+
+    def __init__(
+        self,
+        objects: int = 0,
+        written: int = 0,
+        permanent: bool = False,
+        temporary: bool = False,
+        forgotten: Collection[int] = (),
+    ):
         self.objects, self.written = objects, written
         self.permanent, self.temporary = permanent, temporary
+        self.forgotten = set(forgotten)
+
+    def shows(self, row: int) -> bool:
+        return row < self.objects and row not in self.forgotten

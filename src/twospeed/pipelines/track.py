@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
 
@@ -20,30 +20,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.environment import resolve_device
+from twospeed.environment import physical_memory, resolve_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.optimise import optimise
 from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, sees_last_frame
 from twospeed.ops.bf16 import autocast
+from twospeed.ops.cuts import is_cut, small_image
 from twospeed.ops.full_labels import best_class
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
 from twospeed.pipelines.inputs import Image, as_tensor, check_precision, image_tensor, network_for
+from twospeed.pipelines.propagate import Direction, Gone, check_keyframes, frames_of, track_segments
 from twospeed.pipelines.tracker_state import read_state, write_state
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.video.indexed_png import read_label_map
-from twospeed.video.reader import open_video
-from twospeed.video.sources import SourceLike
+from twospeed.video.mask_colours import MAX_COLOURS, is_smoothed
+from twospeed.video.reader import frame_range, open_video
+from twospeed.video.sources import PositionLike, SourceLike
 
 STRIDE = 16
 VOID = 255  # in given masks: undecided
-MAX_OBJECTS = 50  # more labels than this are an anti-aliased image, not a label map
+AGREES = 0.92  # IoU with a correction from which the memory was right
+MEMORY_FRAMES = 20  # remembered by `track` and the command line unless told otherwise
 MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
+
+# What an object takes, for the bound on their number
+PLANES = 6  # float32 images: masks, probabilities, and what they are made of
+VALUE_CHANNELS = 512  # of the largest network
+EXPECTED_FRAMES = 20  # remembered, where their number is not bounded
 
 Precision = Literal["fp32", "bf16"]
 
@@ -60,16 +69,21 @@ class _State:
     image_size: tuple[int, int] | None = None
     last: tuple[Tensor, Tensor] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
     replayed: tuple[Tensor, Tensor] | None = None  # that frame where it was replayed: image, masks (K, H, W)
+    small: Tensor | None = None  # the frame before, as `ops.cuts` compares it
 
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What the caller says of one frame: labels (H, W), the ids in them without background and void, who is gone."""
+    """What the caller says of one frame: labels (H, W), the ids in them without background and void, who is gone.
+
+    alone: the frame says nothing of other objects.
+    """
 
     labels: Tensor | None = None
     ids: tuple[int, ...] = ()
     gone: frozenset[int] = frozenset()
     has_void: bool = False
+    alone: bool = False
 
 
 class Tracker(VideoTracker):
@@ -106,6 +120,7 @@ class Tracker(VideoTracker):
         device: str | torch.device | None = None,
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
+        cuts: bool = True,
         finetune: int | TrackerFineTuning | None = None,
         on_progress: OnProgress | None = None,
     ):
@@ -134,7 +149,7 @@ class Tracker(VideoTracker):
         self._on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
-        self.size, self.upscale, self.precision = size, upscale, precision
+        self.size, self.upscale, self.precision, self.cuts = size, upscale, precision, cuts
         self._untuned = self._fast(self._given)
         self.reset()
 
@@ -145,7 +160,19 @@ class Tracker(VideoTracker):
         """Forget the video: objects, memory, what was learned of it, and frame count."""
         self._tuned: nn.Module | None = None  # a copy of the network that has learned this video's first masks
         self.model = self._untuned
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the video, but for what was learned of it."""
         self._state = _State(self._new_bank())
+
+    @torch.inference_mode()
+    def learn(self, image: Image, masks: Labels) -> None:
+        """Fine-tune on a frame and its masks, as the options say, before any is given to `step`. Raises as `step`."""
+        if self.finetune is not None:
+            with self._alone():
+                pixels = self._image(image)
+                self._learn(pixels, self._labels(masks, (pixels.shape[-2], pixels.shape[-1])), self.finetune)
 
     def _new_bank(self) -> MemoryBank | ObjectBanks:
         bank = ObjectBanks if self.model.keys_per_object else MemoryBank
@@ -172,22 +199,42 @@ class Tracker(VideoTracker):
         that keep the prediction. gone: ids of objects that are absent from this frame on, until masks show them again.
         time_s is passed on to the result.
 
-        Raises MaskError for masks of another size, not of integers, without any object in the first call, or with more
-        than 50 labels; InputError for an image of another kind, of another size than the frames before, or with values
-        outside of 0..1, for ids in gone that are not known, and for a second thread. After these, the tracker is as it
-        was.
+        Raises MaskError for masks of another size, not of integers, without any object in the first call, of a smoothed
+        image, or with more objects than memory is enough for; InputError for an image of another kind, of another size
+        than the frames before, or with values outside of 0..1, for ids in gone that are not known, and for a second
+        thread. After these, the tracker is as it was.
         """
         with self._alone():
-            state = self._state
             pixels = self._image(image)
             size = (pixels.shape[-2], pixels.shape[-1])
             prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
-            if self.finetune is not None and prompt.labels is not None and not state.object_ids:
-                self._learn(pixels, prompt.labels, self.finetune)
-            frame, padding = self._prepare(pixels)
-            with autocast(self.device, self._dtype):
-                probabilities = self._advance(frame, prompt, padding)
+            probabilities, padding = self._segment(pixels, prompt)
             return self._finished(unpad(probabilities, padding), size, time_s)
+
+    @torch.inference_mode()
+    def annotate(self, image: Image, masks: Labels) -> None:
+        """Remember a frame of the video, of any time, with its masks, without going on to the next frame.
+
+        image, masks: as `step`; objects that masks do not hold stay unknown on this frame. Where masks differ from what
+        the memory says, they win as in `step`: give the frames that matter most last. Raises as `step`.
+        """
+        with self._alone():
+            pixels = self._image(image)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            prompt = self._prompt(masks, frozenset(), size)
+            if not prompt.ids:
+                raise MaskError("the mask of an annotated frame holds no object, every pixel is 0 (background)")
+            self._segment(pixels, replace(prompt, alone=True))
+            self._state.image_size = size
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Ids of the objects that are declared gone at present; may be set, where no frame of theirs is to be kept."""
+        return self._state.gone
+
+    @absent.setter
+    def absent(self, ids: Collection[int]) -> None:
+        self._state.gone = frozenset(ids)
 
     @torch.inference_mode()
     def replay(
@@ -207,6 +254,7 @@ class Tracker(VideoTracker):
             pixels = self._image(image)
             size = (pixels.shape[-2], pixels.shape[-1])
             known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
+            self._look_for_cut(pixels)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
                 with autocast(self.device, self._dtype):
@@ -226,6 +274,8 @@ class Tracker(VideoTracker):
         tensors = {f"bank.{name}": value for name, value in tensors.items()}
         if (last := self._last()) is not None:
             tensors |= {"last.key": last[0], "last.masks": last[1]}
+        if state.small is not None:
+            tensors["small"] = state.small
         if self._tuned is not None:
             tensors |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
         kept = {name: getattr(state, name) for name in ("object_ids", "frame_index", "since_memory", "image_size")}
@@ -256,6 +306,7 @@ class Tracker(VideoTracker):
             since_memory=kept["since_memory"],
             image_size=None if size is None else (size[0], size[1]),
             last=last,
+            small=tensors.get("small"),
         )
 
     def _options(self) -> dict[str, Any]:
@@ -263,13 +314,13 @@ class Tracker(VideoTracker):
         names = ("memory_every", "include_last", "top_k", "max_memory_frames", "size", "upscale", "kernel_sigma")
         return {
             "network": self._given,
-            **{name: getattr(self, name) for name in (*names, "precision")},
+            **{name: getattr(self, name) for name in (*names, "precision", "cuts")},
             "finetune": None if self.finetune is None else asdict(self.finetune),
         }
 
     def _learn(self, pixels: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
         """Continue with a copy of the network that was fine-tuned on these masks, at the size at which it works."""
-        wanted = self._working_size(pixels)
+        wanted = self._working_size(pixels.shape[-2:])
         pixels = F.interpolate(pixels, wanted, mode="bilinear", antialias=True).clamp(0, 1)
         labels = F.interpolate(labels.where(labels != VOID, 0)[None, None].byte(), wanted, mode="nearest")[0, 0]
         image = pixels[0].permute(1, 2, 0).mul(255).round().byte()
@@ -277,6 +328,27 @@ class Tracker(VideoTracker):
             self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_progress=self._on_progress
         )
         self._tuned, self.model = tuned, self._fast(tuned)
+
+    def _segment(self, pixels: Tensor, prompt: _Prompt) -> tuple[Tensor, Padding]:
+        """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
+        if self.finetune is not None and prompt.labels is not None and self._tuned is None:
+            self._learn(pixels, prompt.labels, self.finetune)
+        if not prompt.alone:
+            self._look_for_cut(pixels)
+        frame, padding = self._prepare(pixels)
+        with autocast(self.device, self._dtype):
+            return self._advance(frame, prompt, padding), padding
+
+    def _look_for_cut(self, pixels: Tensor) -> None:
+        """Forget all frames but annotated ones where a cut lies between the frame before and this one."""
+        if not self.cuts:
+            return
+        state, small = self._state, small_image(pixels)
+        if state.small is not None and is_cut(state.small, small):
+            state.bank.forget_passing()
+            if (last := self._last()) is not None:
+                state.last = (last[0], torch.zeros_like(last[1]))
+        state.small = small
 
     def _advance(self, frame: Tensor, prompt: _Prompt, padding: Padding) -> Tensor:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
@@ -287,24 +359,26 @@ class Tracker(VideoTracker):
         gone = (state.gone | prompt.gone) - set(prompt.ids)
         features = model.encode_key(frame)
         predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of the objects known so far
-        if not set(state.object_ids) <= set(prompt.ids) or (prompt.has_void and state.object_ids):
+        if state.object_ids:
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
             if (last := self._last()) is not None and sees_last_frame(model):
                 readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
             logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
             predicted = torch.cat(logits).float().sigmoid()
-            for i in gone:
+            for i in gone & set(state.object_ids):
                 predicted[object_ids.index(i)] = 0
             predicted = soft_aggregate(predicted[None]).softmax(1)[0, 1:]
         if prompt.labels is not None:
-            predicted = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
+            predicted, wrong = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
+            state.bank.forget(wrong)
         if prompt.labels is not None and not model.masks_as_given:
             probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
         else:
             probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
         given = bool(prompt.ids or prompt.gone)
         if given or state.since_memory + 1 >= self.memory_every or self.include_last:
-            self._remember(frame, features, probabilities[1:], padding, given=given)
+            hidden = [row for row, i in enumerate(object_ids) if prompt.alone and i not in prompt.ids]
+            self._remember(frame, features, probabilities[1:], padding, given=given, hidden=hidden)
         else:
             state.since_memory += 1
         if sees_last_frame(model):
@@ -324,33 +398,51 @@ class Tracker(VideoTracker):
             state.last, state.replayed = (key, self._planes(state.replayed[1], frame, padding)), None
         return state.last
 
-    def _remember(self, frame: Tensor, features: Any, masks: Tensor, padding: Padding, *, given: bool = False) -> None:
-        """Add a frame to the bank: for good where masks were given, until the next one where it is only the last."""
+    def _remember(
+        self,
+        frame: Tensor,
+        features: Any,
+        masks: Tensor,
+        padding: Padding,
+        *,
+        given: bool = False,
+        hidden: Collection[int] = (),
+    ) -> None:
+        """Add a frame to the bank: for good where masks were given, until the next one where it is only the last.
+
+        hidden: rows of objects of which it says nothing.
+        """
         state = self._state
         stays = given or state.since_memory + 1 >= self.memory_every
         if self.model.masks_as_given:
             masks = pad(unpad(masks, padding), padding)  # nothing in the border (STM's authors' code)
         keys, values = self.model.encode_memory(frame, features, masks[None])
-        state.bank.add(keys[0], values[0], permanent=given, temporary=not stays)
+        state.bank.add(keys[0], values[0], permanent=given, temporary=not stays, hidden=hidden)
         state.since_memory = 0 if stays else state.since_memory + 1
 
     def _annotated(
         self, predicted: Tensor, object_ids: tuple[int, ...], prompt: _Prompt, labels: Tensor, padding: Padding
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[int]]:
         """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol).
 
-        Shapes: predicted (K, H, W) of the objects known before -> (K', H, W) of object_ids.
+        Shapes: predicted (K, H, W) of the objects known before -> (K', H, W) of object_ids. Also returns the rows of
+        the objects whose prediction was wrong.
         """
         planes = self._planes(one_hot(labels, (*prompt.ids, VOID)), predicted, padding)
-        given, void = planes[:-1], planes[-1] > 0.5
+        given, void = planes[:-1] > 0.5, planes[-1] > 0.5
         known = predicted.new_zeros(len(object_ids), *predicted.shape[-2:])
-        known[: len(predicted)] = predicted.masked_fill(given.sum(0) > 0.5, 0)
+        known[: len(predicted)] = predicted.masked_fill(given.any(0), 0)
+        wrong = []
         for plane, object_id in zip(given, prompt.ids, strict=True):
             row = object_ids.index(object_id)
-            known[row] = torch.where(void, known[row], plane) if prompt.has_void else plane
+            if row < len(predicted):
+                found = (predicted[row] > 0.5) & ~void
+                if int((found & plane).sum()) < AGREES * int((found | plane).sum()):
+                    wrong.append(row)
+            known[row] = torch.where(void, known[row], plane.float()) if prompt.has_void else plane.float()
         for object_id in prompt.gone:
             known[object_ids.index(object_id)] = 0
-        return known
+        return known, wrong
 
     def _planes(self, planes: Tensor, frame: Tensor, padding: Padding) -> Tensor:
         """Bring masks of the image's size to that of the prepared frame. Shapes: (K, H, W) -> (K, H', W')."""
@@ -386,9 +478,7 @@ class Tracker(VideoTracker):
             raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
         if both := sorted(gone & set(ids)):
             raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
-        count = len({*known, *ids})
-        if count > MAX_OBJECTS:
-            raise MaskError(f"{count} objects so far; {MAX_OBJECTS} is the most that can be tracked at once")
+        self._check_memory(len({*known, *ids}), size)
         return _Prompt(labels if ids else None, ids, gone, VOID in found)
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
@@ -406,26 +496,39 @@ class Tracker(VideoTracker):
         found = x.unique()
         if int(found[0]) < 0 or int(found[-1]) > VOID:
             raise MaskError(f"mask labels run from {int(found[0])} to {int(found[-1])}; labels are 0..255")
-        if int(((found > 0) & (found < VOID)).sum()) > MAX_OBJECTS:
+        if len(found) > MAX_COLOURS and is_smoothed(x.to("cpu", torch.uint8).numpy()):
             raise MaskError(
-                f"mask holds {len(found) - 1} different labels, more than {MAX_OBJECTS} objects; is it an anti-aliased "
+                f"mask holds {len(found) - 1} different labels, and most of them fill no area; is it an anti-aliased "
                 "image? Give one label for each object",
                 option="snap",
             )
         return x
 
+    def _check_memory(self, objects: int, size: tuple[int, int]) -> None:
+        """Raise MaskError for more objects than fit into memory."""
+        height, width = self._working_size(size)
+        pixels, frames = max(height * width, size[0] * size[1]), self.max_memory_frames or EXPECTED_FRAMES
+        each = 4 * (PLANES * pixels + frames * VALUE_CHANNELS * height * width // STRIDE**2)  # bytes
+        most = min(VOID - 1, 3 * physical_memory(self.device) // (4 * each))
+        if objects > most:
+            raise MaskError(
+                f"{objects} objects so far; {most} are the most for which memory is enough at {size[1]}x{size[0]} "
+                f"({each >> 20} MB each); track fewer at once, or choose a smaller size",
+                option="size",
+            )
+
     def _prepare(self, image: Tensor) -> tuple[Tensor, Padding]:
         """Scale, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
         x = self.model.normalise(image)
-        if x.shape[-2:] != (wanted := self._working_size(image)):
+        if x.shape[-2:] != (wanted := self._working_size(image.shape[-2:])):
             # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
             x = F.interpolate(x, wanted, mode="bicubic", align_corners=False)
         padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
         return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
 
-    def _working_size(self, image: Tensor) -> tuple[int, int]:
-        """The height and width at which the network works, before padding."""
-        height, width = image.shape[-2:]
+    def _working_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """The height and width at which the network works, before padding, for images of this one."""
+        height, width = size
         if self.size is None:
             return height, width
         scale = self.size / min(height, width)
@@ -491,6 +594,7 @@ class TrackOptions(TypedDict, total=False):
     device: str | torch.device | None
     kernel_sigma: float | None
     precision: Precision
+    cuts: bool
     merged: bool
     min_score: float | None
     max_objects: int
@@ -534,15 +638,25 @@ def track(
     masks: GivenMasks | None = None,
     model_or_name: nn.Module | str = "track_nano",
     *,
+    direction: Direction = "forward",
+    start: PositionLike | None = None,
+    end: PositionLike | None = None,
+    gone: Gone | None = None,
     finetune: int | Any = None,
     **options: Unpack[TrackOptions],
 ) -> Iterator[ObjectMasks]:
-    """Track objects through a video, one result a frame, in constant memory when `max_memory_frames` is given.
+    """Track objects through a video, one result a frame in order of frames, in constant memory.
 
-    source: anything `open_video` takes. masks: labels (H, W) or a mask file for the first
-    frame, or a mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a
-    network that finds objects without masks (slowfast_maskrcnn). finetune, options: of `make_tracker`.
-    Raises VideoError, MaskError, InputError; errors of masks and options appear before any frame is computed.
+    source: anything `open_video` takes. masks: labels (H, W) or a mask file for the frame where tracking begins, or a
+    mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a network that
+    finds objects without masks (slowfast_maskrcnn). direction: "forward" from each mask, "backward", or "both", where
+    frames between two masks come from the nearer one (`pipelines.propagate`); frames that no mask reaches are empty.
+    A mask without an index is that of the first frame, or with "backward" of the last. start, end: the part, as
+    `open_video` takes them. gone: ids of objects by the frame from which on they are absent. finetune, options: of
+    `make_tracker`, but max_memory_frames is 20 unless given; None sets no bound.
+
+    Raises VideoError, MaskError, InputError; errors of masks and options appear before any frame is computed. Only
+    stored sources can be tracked backward.
     """
     wanted = needs_masks(model_or_name) or finetune is not None
     if masks is not None and not wanted:
@@ -557,13 +671,24 @@ def track(
             "frame, or choose slowfast_maskrcnn_3_7, which finds objects without",
             option="masks",
         )
+    if direction not in ("forward", "backward", "both"):
+        raise InputError(f"direction is {direction!r}; choose 'forward', 'backward' or 'both'", option="direction")
+    if not needs_masks(model_or_name) and (direction != "forward" or gone):
+        raise InputError(f"{name_of(model_or_name)} tracks forward alone, without corrections", option="direction")
     known: Any = masks
     if isinstance(masks, Mapping):
         known = {index: _read_labels(one) for index, one in masks.items()}
     elif masks is not None:
         known = _read_labels(masks)
+    if needs_masks(model_or_name):
+        options = {"max_memory_frames": MEMORY_FRAMES, **options}
     tracker = make_tracker(model_or_name, finetune, **options)
-    return (result for _, result in tracker.run(open_video(source), known))
+    if direction == "forward" or not isinstance(tracker, Tracker):
+        return (result for _, result in tracker.run(open_video(source, start, end), known, gone))
+    frames = frame_range(source, start, end)
+    keyframes = known if isinstance(known, Mapping) else {frames[-1 if direction == "backward" else 0]: known}
+    check_keyframes({*keyframes, *(gone or {})}, frames)
+    return (r for _, r in track_segments(frames_of(source), tracker, keyframes, frames, direction, gone))
 
 
 def _read_labels(masks: Labels | str | Path) -> Labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,22 +56,27 @@ class VideoTracker(ABC):
         """Forget the video."""
 
     def run(
-        self, frames: Iterable[Frame], masks: Labels | Mapping[int, Labels] | None = None
+        self,
+        frames: Iterable[Frame],
+        masks: Labels | Mapping[int, Labels] | None = None,
+        gone: Mapping[int, Collection[int]] | None = None,
     ) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Track through a whole video of any length, from the beginning, and yield each frame with its result.
 
-        masks: labels of the first frame, or of several by their frames' index. Raises as `step`.
+        masks: labels of the first frame, or of several by their frames' index. gone: ids by the index of the frame from
+        which on they are absent, for trackers that take them. Raises as `step`.
         """
         self.reset()
         waiting: deque[Frame] = deque()
         for number, frame in enumerate(frames):
             by_index = masks if isinstance(masks, Mapping) else {frame.index: masks} if number == 0 else {}
             waiting.append(frame)
-            result = self.step(frame.image, by_index.get(frame.index), time_s=frame.time_s)
+            leaving: Any = {"gone": gone[frame.index]} if gone and frame.index in gone else {}
+            result = self.step(frame.image, by_index.get(frame.index), time_s=frame.time_s, **leaving)
             if result is not None:
-                yield waiting.popleft(), result
+                yield (first := waiting.popleft()), result.numbered(first.index)
         for result in self.finish():
-            yield waiting.popleft(), result
+            yield (first := waiting.popleft()), result.numbered(first.index)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

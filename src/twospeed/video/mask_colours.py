@@ -32,10 +32,15 @@ SQUARE = np.ones((3, 3), np.uint8)
 
 def labels_from_indices(indices: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """Take palette indices (H, W) as labels; refuse an anti-aliased image with a palette of its own."""
-    solid, found = _solid_values(indices)
-    if found > MAX_COLOURS and 2 * solid <= found:
-        raise _refusal(name, found, "palette entries")
+    if is_smoothed(indices):
+        raise _refusal(name, _solid_values(indices)[1], "palette entries")
     return indices
+
+
+def is_smoothed(labels: NDArray[np.uint8]) -> bool:
+    """Tell whether labels (H, W) are many and most of them fill no area, as in a smoothed or compressed image."""
+    solid, found = _solid_values(labels)
+    return found > MAX_COLOURS and 2 * solid <= found
 
 
 def labels_from_levels(

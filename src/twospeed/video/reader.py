@@ -276,9 +276,19 @@ def read_reverse(
     if chunk < 1:
         raise InputError(f"chunk must be at least 1 frame, not {chunk}")
     _check_short_side(short_side)
+    part = frame_range(source, start, end, rate=rate)
+    return _backwards(_stored(source), part.start, part.stop, chunk, short_side, _rate(rate))
+
+
+def frame_range(
+    source: SourceLike, start: PositionLike | None = None, end: PositionLike | None = None, *, rate: Rate = None
+) -> range:
+    """Return the indices of the frames that `open_video(source, start, end)` delivers from a file or folder.
+
+    Raises VideoError where there are none, InputError for other sources.
+    """
     found = _stored(source)
-    exact_rate = _rate(rate)
-    times_s = _times(found, exact_rate, "skip")
+    times_s = _times(found, _rate(rate), "skip")
     first, last = (
         at if isinstance(at, int) else int(np.searchsorted(times_s, at - GRACE_S))
         for at in (
@@ -291,7 +301,7 @@ def read_reverse(
         raise VideoError(
             f"{found.name}: no frame from start={start} to end={end}; it has {len(times_s)}", option="start"
         )
-    return _backwards(found, first, last, chunk, short_side, exact_rate)
+    return range(first, last)
 
 
 def _backwards(

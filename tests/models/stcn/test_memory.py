@@ -138,3 +138,49 @@ def test_a_late_object_sees_only_frames_since_it_appeared():
             alone.add(keys[t], values[t, 1:])
     query = torch.randn(8, 2, 3)
     torch.testing.assert_close(bank.read(query)[1:], alone.read(query))
+
+
+def test_an_object_that_is_forgotten_sees_only_frames_since_then():
+    torch.manual_seed(0)
+    keys, values = torch.randn(5, 8, 2, 3), torch.randn(5, 3, 5, 2, 3)
+    bank, whole, later = (MemoryBank(top_k=4) for _ in range(3))
+    for t in range(5):
+        if t == 3:
+            bank.forget([1])
+        bank.add(keys[t], values[t])
+        whole.add(keys[t], values[t])
+        if t >= 3:
+            later.add(keys[t], values[t])
+    query = torch.randn(8, 2, 3)
+    read = bank.read(query)
+    torch.testing.assert_close(read[[0, 2]], whole.read(query)[[0, 2]])
+    torch.testing.assert_close(read[1], later.read(query)[1])
+    restored = MemoryBank(top_k=4)
+    restored.restore(*bank.state())
+    torch.testing.assert_close(restored.read(query), read)
+
+
+def test_frames_that_show_no_object_any_more_are_freed():
+    torch.manual_seed(0)
+    keys, values = torch.randn(5, 8, 2, 3), torch.randn(5, 2, 5, 2, 3)
+    bank, later = MemoryBank(top_k=4), MemoryBank(top_k=4)
+    for t in range(3):
+        bank.add(keys[t], values[t], permanent=t == 1, hidden=[0] if t == 1 else [])
+    bank.forget([1])
+    assert bank.frames == 2
+    bank.forget([0])
+    assert bank.frames == 0
+    for t in (3, 4):
+        for each in (bank, later):
+            each.add(keys[t], values[t])
+    query = torch.randn(8, 2, 3)
+    torch.testing.assert_close(bank.read(query), later.read(query))
+
+
+def test_after_a_cut_only_permanent_frames_are_left():
+    bank = MemoryBank()
+    fill(bank, 2)
+    fill(bank, 1, permanent=True)
+    fill(bank, 1, temporary=True)
+    bank.forget_passing()
+    assert bank.frames == 1

@@ -13,9 +13,8 @@ from twospeed.models.stm.network import STM
 from twospeed.weights.load import recognise
 
 
-@pytest.fixture(scope="module")
-def small() -> STM:
-    torch.manual_seed(0)
+def small_stm() -> STM:
+    """An STM that is quick to run, with random weights."""
     return STM(
         ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8),
         ResNetFeatures("basic", (1, 1, 1), width=8, stem_width=8, channels_in=5),
@@ -23,6 +22,12 @@ def small() -> STM:
         value_channels=10,
         decoder_channels=8,
     ).eval()
+
+
+@pytest.fixture(scope="module")
+def small() -> STM:
+    torch.manual_seed(0)
+    return small_stm()
 
 
 def test_parameters_are_the_papers():
