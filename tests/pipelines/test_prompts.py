@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from twospeed import InputError, MaskError, mask_from_prompts
+from twospeed import InputError, MaskError
+from twospeed.pipelines.grabcut import GrabCutSegmenter
+from twospeed.pipelines.prompts import mask_from_prompts as from_prompts
+
+
+def mask_from_prompts(image, *arguments, **options):
+    return from_prompts(image, *arguments, **{"network": GrabCutSegmenter(), **options})
 
 
 @pytest.fixture
@@ -78,21 +84,23 @@ def test_a_mask_is_corrected_by_points(scene):
 def test_a_network_takes_the_place_of_grabcut(scene):
     seen = []
 
-    def network(image, points, box, start):
-        seen.append((image.shape, list(points), box, start))
-        return np.ones(image.shape[:2], bool)
+    class Network:
+        def predict(self, image, points=(), box=None, start=None):
+            seen.append((image.shape, list(points), box, start))
+            return np.ones(image.shape[:2], bool)
 
-    assert mask_from_prompts(scene[0], [(5, 6, 1)], network=network).all()
+    assert mask_from_prompts(scene[0], [(5, 6, 1)], network=Network()).all()
     assert seen == [((120, 160, 3), [(5, 6, 1)], None, None)]
 
 
 @pytest.mark.parametrize(("prompts", "message"), [
-    ({"box": (200, 10, 220, 30)}, "box 200,10 to 220,30 covers no 4x4 pixels of the 160x120 image"),
+    ({"box": (200, 10, 220, 30)}, "box 200, 10, 220, 30 covers no pixel of the 160x120 image"),
+    ({"box": (20, 10, 22, 30)}, "box 20,10 to 22,30 covers no 4x4 pixels of the 160x120 image"),
     ({"points": [(160, 10, 1)]}, "point 160,10 lies outside the 160x120 image"),
     ({"points": [(16, 10, 2)]}, "point 16,10 has sign 2"),
-    ({"points": [(16, 10, -1)]}, "nothing says where the object is"),
-    ({}, "nothing says where the object is"),
-    ({"start": np.ones((10, 10), bool)}, r"start is of shape \(10, 10\), the image is 160x120"),
+    ({"points": [(16, 10, -1)]}, "all points are beside the object"),
+    ({}, "no prompt: give points"),
+    ({"start": np.ones((10, 10), bool)}, "the mask to correct is 10x10, the 160x120 image is not"),
 ])  # fmt: skip
 def test_prompts_that_are_refused(scene, prompts, message):
     with pytest.raises(MaskError, match=message):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,13 @@ from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import InputError
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Networks, Run, coverage
-from twospeed.ops.clicks import Box, Point, next_click
+from twospeed.ops.clicks import Point, next_click
+from twospeed.pipelines.prompts import PromptNetwork
 from twospeed.results import OnProgress
 
 GRABCUT = "grabcut"
 MOST_CLICKS = 20
 COLUMNS = ("NoC85", "NoC90", "IoU_box", "IoU_click1")
-
-
-class MaskFromPrompts(Protocol):
-    """What is evaluated: `ClickSegmenter`, or anything with its one call."""
-
-    def predict(
-        self,
-        image: NDArray[np.uint8],
-        points: Sequence[Point] = (),
-        box: Box | None = None,
-        start: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.bool_]:
-        """Return the mask, bool (H, W), of what points (x, y, +1 or -1), a box or a mask to correct mean."""
-        ...
 
 
 def evaluate_clicks(
@@ -51,7 +38,7 @@ def evaluate_clicks(
 ) -> Report:
     """Score masks from prompts on every `every`-th frame of DAVIS-2016's sequences, the first frame included.
 
-    model: a catalogue name, a network, "grabcut", or an object with `MaskFromPrompts`' call. Scores are means over
+    model: a catalogue name, a network, "grabcut", or an object with `PromptNetwork`' call. Scores are means over
     sequences of means over their frames. NoC85, NoC90: clicks until the intersection over union is 0.85, 0.90, at most
     20. IoU_box: from the box that just encloses the object. IoU_click1: from the first click, in the object's middle.
     Raises InputError, DatasetError.
@@ -87,7 +74,7 @@ def evaluate_clicks(
 
 
 def score_frame(
-    segmenter: MaskFromPrompts, image: NDArray[np.uint8], truth: NDArray[np.bool_], run: Run
+    segmenter: PromptNetwork, image: NDArray[np.uint8], truth: NDArray[np.bool_], run: Run
 ) -> tuple[float, float, float, float]:
     """Return the clicks to 0.85 and 0.90, and the intersection over union from a box and from the first click."""
     ys, xs = np.nonzero(truth)
@@ -123,7 +110,7 @@ def _overlap(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return float((result & truth).sum() / (result | truth).sum())
 
 
-def _segmenter(model: Any, weights: Any) -> tuple[MaskFromPrompts, Networks]:
+def _segmenter(model: Any, weights: Any) -> tuple[PromptNetwork, Networks]:
     from twospeed.pipelines.click import ClickSegmenter
     from twospeed.pipelines.grabcut import GrabCutSegmenter
 

@@ -1,37 +1,35 @@
 """A mask from less than a mask: points, a box, or a mask to correct.
 
-A `PromptNetwork` decides; without one it is GrabCut (Rother et al., SIGGRAPH 2004), which judges by colour alone.
+`click_nano` draws it where its weights are on this machine, else GrabCut, which judges by colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, MaskError
+from twospeed.ops.clicks import Box, Point
+from twospeed.pipelines.grabcut import GrabCutSegmenter
+from twospeed.weights.catalog import find
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Point = tuple[float, float, int]
-Box = tuple[float, float, float, float]
 
-_ROUNDS = 5  # of GrabCut's alternation between colour models and cut
-_WORK_SIDE = 480  # GrabCut's graph grows with pixels; a longer side than this is scaled down for it
-
-# Radii around a point, in shorter sides of the image
-_SURE, _LIKELY, _POSSIBLE = 0.02, 0.15, 0.45
-_LIKELY_NOT = 0.06
+NETWORK = "click_nano"
 
 
 class PromptNetwork(Protocol):
-    """What makes a mask from prompts: called with arguments as `mask_from_prompts` has them, which are checked."""
+    """What draws masks from prompts: `ClickSegmenter`, `GrabCutSegmenter`, or anything with their one call."""
 
-    def __call__(self, image: Image, points: Sequence[Point], box: Box | None, start: Mask | None) -> Mask:
-        """Return bool (H, W)."""
+    def predict(
+        self, image: Image, points: Sequence[Point] = (), box: Box | None = None, start: Mask | None = None
+    ) -> Mask:
+        """Return the mask, bool (H, W); arguments are those of `mask_from_prompts`, which checks them."""
         ...
 
 
@@ -43,112 +41,49 @@ def mask_from_prompts(
     *,
     network: PromptNetwork | None = None,
 ) -> Mask:
-    """Cut out one object.
+    """Draw the mask of one object.
 
     image: uint8 (H, W, 3) RGB. points: (x, y, sign) in pixels, sign +1 on the object and -1 beside it. box: x0, y0, x1,
-    y1 in pixels, around the object. start: bool (H, W), a mask to be corrected by the points. network: None takes
-    GrabCut. Returns bool (H, W).
-    Raises MaskError for points outside the image, a box of less than 4x4 pixels in it, a start of another size, or
-    where nothing says where the object is; InputError for an image of another kind.
+    y1 in pixels, around the object. start: bool (H, W), a mask to be corrected by the points. network: what draws; None
+    takes `default_network`. Returns bool (H, W).
+    Raises MaskError for points outside the image, a box or a start that does not fit it, or where nothing says where
+    the object is; InputError for an image of another kind.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(f"image is {image.dtype} of shape {image.shape}; give uint8 (H, W, 3) RGB")
+    check_prompts(image, points, box, start)
+    return (network or default_network()).predict(image, points, box, start)
+
+
+@cache
+def default_network() -> PromptNetwork:
+    """Return click_nano where its weights come with the package, else GrabCut."""
+    weights = find(NETWORK).weights
+    if weights is None or weights.url is not None:
+        return GrabCutSegmenter()
+    from twospeed.pipelines.click import ClickSegmenter  # imports torch
+
+    return ClickSegmenter(NETWORK)
+
+
+def check_prompts(image: Image, points: Sequence[Point], box: Box | None, start: Mask | None) -> None:
+    """Raise InputError for an image, MaskError for prompts, that no mask can be drawn from."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f"image is {image.dtype} of shape {image.shape}; give uint8 RGB (H, W, 3)", option="image")
     height, width = image.shape[:2]
+    where = f"the {width}x{height} image"
+    if not points and box is None and start is None:
+        raise MaskError("no prompt: give points, a box, or both")
     for x, y, sign in points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise MaskError(f"point {x:g},{y:g} lies outside the {width}x{height} image; give x,y in pixels")
         if sign not in (1, -1):
-            raise MaskError(f"point {x:g},{y:g} has sign {sign}; give +1 on the object, -1 beside it")
+            raise MaskError(f"point {x:g},{y:g} has sign {sign}; give +1 (on the object) or -1 (beside it)")
+        if not (0 <= x < width and 0 <= y < height):
+            raise MaskError(f"point {x:g},{y:g} lies outside {where}; give x,y in pixels")
     if box is not None:
-        left, top, right, bottom = _within(box, width, height)
-        if right - left < 4 or bottom - top < 4:
-            raise MaskError(
-                f"box {box[0]:g},{box[1]:g} to {box[2]:g},{box[3]:g} covers no 4x4 pixels of the {width}x{height} image"
-            )
-    if start is not None:
-        start = np.asarray(start) != 0
-        if start.shape != (height, width):
-            raise MaskError(f"start is of shape {start.shape}, the image is {width}x{height}; give a mask of its size")
-    if box is None and not (start is not None and start.any()) and not any(sign > 0 for *_, sign in points):
-        raise MaskError("nothing says where the object is; give a point on it, or a box around it")
-    return (network or grab_cut)(image, points, box, start)
-
-
-def grab_cut(image: Image, points: Sequence[Point], box: Box | None, start: Mask | None) -> Mask:
-    """Cut by colour: a `PromptNetwork`, best for objects that stand out.
-
-    Nothing outside the box is marked, nothing right at a point beside the object, and all right at a point on it.
-    """
-    height, width = image.shape[:2]
-    side = min(height, width)
-    hints = np.full((height, width), cv2.GC_BGD, np.uint8)
-    near = {sign: _distance(points, sign, (height, width)) for sign in (1, -1)}
-    if box is not None:
-        left, top, right, bottom = _within(box, width, height)
-        inside = hints[top:bottom, left:right]
-        inside[:] = cv2.GC_PR_BGD  # corners and borders of a box are rarely the object
-        inset_y, inset_x = (bottom - top) // 8, (right - left) // 8
-        inside[inset_y : bottom - top - inset_y, inset_x : right - left - inset_x] = cv2.GC_PR_FGD
-        hints[(near[1] < _LIKELY * side) & (hints == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
-    else:
-        hints[near[1] < _POSSIBLE * side] = cv2.GC_PR_BGD
-        hints[near[1] < _LIKELY * side] = cv2.GC_PR_FGD
-    if start is not None and start.any():
-        away = cv2.distanceTransform((~start).astype(np.uint8), cv2.DIST_L2, 5)
-        hints[(away < _LIKELY * side) & (hints == cv2.GC_BGD) & (box is None)] = cv2.GC_PR_BGD
-        hints[start] = cv2.GC_PR_FGD
-    hints[near[-1] < _LIKELY_NOT * side] = np.minimum(hints[near[-1] < _LIKELY_NOT * side], cv2.GC_PR_BGD)
-    hints[(near[-1] < _LIKELY_NOT * side) & (hints == cv2.GC_FGD)] = cv2.GC_PR_BGD
-    hints[near[1] < _SURE * side] = cv2.GC_FGD
-    hints[(near[-1] < _SURE * side) & (near[-1] < near[1])] = cv2.GC_BGD
-    return _cut(image, hints, [(x, y) for x, y, sign in points if sign > 0], box, start)
-
-
-def _within(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    left, top = max(0, round(box[0])), max(0, round(box[1]))
-    return left, top, min(width, round(box[2])), min(height, round(box[3]))
-
-
-def _distance(points: Sequence[Point], sign: int, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Distance of every pixel from the nearest point of this sign; infinite without any."""
-    distance = np.full(size, np.inf)
-    for x, y, own in points:
-        if own == sign:
-            np.minimum(distance, np.hypot(np.arange(size[0])[:, None] - y, np.arange(size[1])[None] - x), out=distance)
-    return distance
-
-
-def _cut(image: Image, hints: Image, positive: list[tuple[float, float]], box: Box | None, start: Mask | None) -> Mask:
-    """Run GrabCut from hints, and keep the pieces that were pointed at (or the largest), without small holes."""
-    height, width = hints.shape
-    scale = min(1.0, _WORK_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1])
-    labels = cv2.resize(hints, size, interpolation=cv2.INTER_NEAREST)
-    fallback = (labels == cv2.GC_PR_FGD) | (labels == cv2.GC_FGD)
-    cv2.setRNGSeed(0)  # its colour models start from a random clustering
-    try:
-        cv2.grabCut(small, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), _ROUNDS, cv2.GC_INIT_WITH_MASK)
-        found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    except cv2.error:  # one flat colour: no model can be fitted
-        found = fallback
-    if not found.any():
-        found = fallback
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8))
-    pointed = list(positive)
-    if not pointed and box is not None and start is None:
-        pointed = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)]
-    places = [(min(size[1] - 1, int(y * scale)), min(size[0] - 1, int(x * scale))) for x, y in pointed]
-    chosen = {int(pieces[place]) for place in places}
-    if start is not None:
-        inside = cv2.resize(start.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        shares = np.bincount(pieces.ravel(), inside.ravel(), len(stats)) / np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
-        chosen |= set(np.flatnonzero(shares >= 0.5).tolist())
-    chosen.discard(0)
-    if not chosen and len(stats) > 1:
-        chosen = {1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))}
-    mask = np.isin(pieces, list(chosen)).astype(np.uint8)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel)
-    full: Mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    return (full | (hints == cv2.GC_FGD)) & (hints != cv2.GC_BGD)
+        left, right, top, bottom = max(0, box[0]), min(width, box[2]), max(0, box[1]), min(height, box[3])
+        if not (right - left >= 1 and bottom - top >= 1):
+            raise MaskError(f"box {', '.join(f'{v:g}' for v in box)} covers no pixel of {where}; give x0, y0, x1, y1")
+    if start is not None and start.shape != (height, width):
+        raise MaskError(
+            f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size"
+        )
+    if box is None and (start is None or not start.any()) and not any(sign > 0 for _, _, sign in points):
+        raise MaskError("all points are beside the object; give one on it, or a box, or a mask to correct")
