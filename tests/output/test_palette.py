@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twospeed.output.palette import class_colours, davis_palette, object_colours, text_colour
+from twospeed.output.palette import class_colours, davis_palette, distinct_colours, object_colours, text_colour
 
 
 def closest(colours):
@@ -40,3 +40,12 @@ def test_text_contrasts_with_its_background():
     for background in class_colours(80).tolist():
         light, dark = sorted((luminance(text_colour(tuple(background))), luminance(background)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.4  # WCAG asks 4.5 of small text
+
+
+def test_classes_of_the_same_hue_get_colours_that_are_told_apart():
+    tree, pedestrian, road, sky = (128, 128, 0), (64, 64, 0), (128, 64, 128), (128, 128, 128)
+    colours = distinct_colours((tree, pedestrian, road, sky))
+    assert [tuple(c) for c in colours[[0, 2, 3]].tolist()] == [tree, road, sky]
+    chroma = colours.astype(float) - colours.mean(axis=1, keepdims=True)
+    cosine = chroma[0] @ chroma[1] / np.linalg.norm(chroma[0]) / np.linalg.norm(chroma[1])
+    assert cosine < 0.9  # another hue

@@ -14,7 +14,7 @@ from twospeed.errors import InputError
 from twospeed.files import write_json
 from twospeed.ops.rle import compress, run_lengths
 from twospeed.output.overlay import draw_boxes, draw_caption, draw_classes, draw_masks
-from twospeed.output.palette import class_colours, object_colours
+from twospeed.output.palette import class_colours, distinct_colours, object_colours
 from twospeed.results import ActionBoxes, ActionScores, ClassMap, ObjectMasks, Result
 from twospeed.video.indexed_png import write_indexed_png
 
@@ -159,4 +159,4 @@ def _boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _colours(result: ClassMap) -> NDArray[np.uint8]:
     known = None if result.classes is None else result.classes.colours
-    return class_colours(len(result.scores)) if known is None else np.asarray(known, np.uint8)
+    return class_colours(len(result.scores)) if known is None else distinct_colours(known)

@@ -9,6 +9,7 @@ import numpy as np
 
 from twospeed.errors import OutputError
 from twospeed.output.figures import save_figure
+from twospeed.output.palette import distinct_colours
 from twospeed.results import LabelMap
 
 
@@ -30,7 +31,7 @@ def plot_areas(
     shares = [np.asarray(areas[name], np.float64) for _, name in shown]
     if len(times) == 1:  # an area needs a width
         times, shares = np.array([times[0], times[0] + 1]), [share.repeat(2) for share in shares]
-    colours = [tuple(v / 255 for v in labels.colours[i]) for i, _ in shown] if labels.colours else None
+    colours = [tuple(distinct_colours(labels.colours)[i] / 255) for i, _ in shown] if labels.colours else None
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

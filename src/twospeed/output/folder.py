@@ -25,7 +25,7 @@ from twospeed.errors import OutputError
 from twospeed.files import atomic_file, make_folder, write_json
 from twospeed.output.record import Identity, RunRecord, identify, read_record
 
-RECORD, FRAMES = "run.json", "frames.csv"
+RECORD, FRAMES, REPORT = "run.json", "frames.csv", "report.html"
 JOURNAL, LOCK, BESIDE = ".resume.jsonl", ".lock", ".rerun"
 
 _LEFTOVER = re.compile(r"\..+\.\d+(\.\d+)?\.partial(\.\w+)?")
@@ -53,7 +53,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
     ) -> None:
         self.path, self.work = path, path
         self.earlier: dict[str, Any] | None = None
-        self._names = (*names, FRAMES, RECORD)
+        self._names = (*names, FRAMES, REPORT, RECORD)
         self._inputs, self._overwrite, self._resume = list(inputs), overwrite, resume
         self._replaceable: dict[str, Identity | None] = {}
         self._lock: IO[str] | None = None

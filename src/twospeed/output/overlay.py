@@ -6,7 +6,7 @@ and sizes of text follow the shorter side of the image, from 240 lines to 4K.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -128,37 +128,41 @@ def draw_caption(image: NDArray[np.uint8], lines: str | Sequence[str]) -> NDArra
 
 
 def draw_legend(
-    image: NDArray[np.uint8], names: Sequence[str], colours: NDArray[np.uint8] | Sequence[Colour]
+    image: NDArray[np.uint8],
+    names: Sequence[str],
+    colours: NDArray[np.uint8] | Sequence[Colour],
+    shown: Collection[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """List names beside their colours at the top right; as many as fit, then how many more there are.
+    """Add a dark band on the right with names beside their colours; as many as fit, then how many more there are.
 
-    names: n strings. colours: (n, 3), RGB, 0..255.
+    names: n strings. colours: (n, 3), RGB, 0..255. shown: the numbers, 0..n-1, of those that occur in the image, others
+    are dimmed; all unless given. The band's width depends on the names and the image's size alone, so that frames of
+    one video stay of one size.
     """
     table = np.asarray(colours, np.uint8).reshape(-1, 3)
     if len(names) != len(table):
         raise InputError(f"{len(names)} names with {len(table)} colours: give one for each")
     _check(image, None, 0.5)
-    drawn = image.copy()
     if not names:
-        return drawn
-    height, width = drawn.shape[:2]
-    size = text_height(drawn)
+        return image.copy()
+    height, width = image.shape[:2]
+    size = min(text_height(image), max(8, round((height - 4) / (1.3 * (len(names) + 1)))))  # smaller, so that all fit
     pad = size // 2
     step = round(size * 1.3)
     room = max(1, (height - 2 * pad) // step)
-    shown = list(names) if len(names) <= room else [*names[: room - 1], f"+ {len(names) - room + 1} more"]
-    texts = [fitted(name, size, max(size, width // 3)) for name in shown]
+    listed = list(names) if len(names) <= room else [*names[: room - 1], f"+ {len(names) - room + 1} more"]
+    texts = [fitted(name, size, max(size, width // 3)) for name in listed]
     widest = max(text_coverage(text, size).shape[1] for text in texts)
-    left = width - widest - step - 2 * pad
-    shade(drawn, left - pad, 0, width, step * len(texts) + pad, (0, 0, 0), 0.6)
+    band = widest + step + 3 * pad
+    drawn = cv2.copyMakeBorder(image, 0, 0, 0, band + band % 2, cv2.BORDER_CONSTANT, value=(24, 24, 24))
     for row, text in enumerate(texts):
-        top = pad // 2 + row * step
-        if row < len(table) and shown[row] == names[row]:
+        top, left = pad // 2 + row * step, width + pad
+        present = shown is None or row in shown or row >= len(table)
+        if row < len(table) and listed[row] == names[row]:
             box = (left, top + step // 6), (left + step * 2 // 3, top + step * 5 // 6)
-            cv2.rectangle(drawn, *box, table[row].tolist(), cv2.FILLED)
-            cv2.rectangle(drawn, *box, (255, 255, 255), max(1, size // 24))
-        put_text(drawn, text, left + step, top, size, (255, 255, 255))
-    return drawn
+            cv2.rectangle(drawn, *box, table[row].tolist(), cv2.FILLED if present else max(1, size // 12))
+        put_text(drawn, text, left + step, top, size, (255, 255, 255) if present else (120, 120, 120))
+    return np.asarray(drawn, np.uint8)
 
 
 def _check(image: NDArray[np.uint8], labels: NDArray[np.uint8] | None, alpha: float) -> None:

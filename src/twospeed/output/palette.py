@@ -5,12 +5,15 @@ from __future__ import annotations
 import colorsys
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.video.indexed_png import davis_palette
 
-__all__ = ["class_colours", "davis_palette", "object_colours", "text_colour"]
+__all__ = ["class_colours", "davis_palette", "distinct_colours", "object_colours", "text_colour"]
+
+_LEAST_DISTANCE = 28.0  # in Lab with a third of the brightness
 
 GOLDEN_ANGLE = 0.618034  # of a full turn: each next hue falls into the widest gap left by those before
 
@@ -41,6 +44,33 @@ def class_colours(count: int) -> NDArray[np.uint8]:
     table = (np.array(colours).reshape(-1, 3) * 255).round().astype(np.uint8)
     table.flags.writeable = False
     return table
+
+
+@lru_cache(maxsize=32)
+def distinct_colours(colours: tuple[tuple[int, int, int], ...]) -> NDArray[np.uint8]:
+    """Return colours (n, 3), uint8, read-only, in which those too close to an earlier one are replaced.
+
+    Published colours of classes, made for label images, are often hard to tell apart on a video: CamVid's trees and
+    pedestrians are two shades of olive. Two colours are too close where brightness alone tells them apart,
+    as it changes where colours are blended with an image, or where nothing does.
+    """
+    table = np.array(colours, np.uint8).reshape(-1, 3)
+    spare = class_colours(64 + len(table))
+    for i in range(1, len(table)):
+        if _distances(table[i], table[:i]).min() < _LEAST_DISTANCE:
+            others = np.delete(table, i, axis=0)
+            gaps = [_distances(colour, others).min() for colour in spare]
+            table[i] = spare[int(np.argmax(gaps))]
+    table.flags.writeable = False
+    return table
+
+
+def _distances(colour: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Distances in Lab, brightness counting a third."""
+    pair = np.concatenate([colour[None], others]).astype(np.float32)[None] / 255
+    lab = cv2.cvtColor(pair, cv2.COLOR_RGB2LAB)[0].astype(np.float64) * (1 / 3, 1, 1)
+    distances: NDArray[np.float64] = np.linalg.norm(lab[1:] - lab[0], axis=1)
+    return distances
 
 
 def text_colour(background: tuple[int, int, int] | NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -25,7 +25,7 @@ class RunRecord:
 
     inputs: identities by role ("video", "mask of frame 0", ...); live sources have none. frames: how many are done.
     frames_per_second: of those that this process computed. summary: results in short, by job. files: what the run
-    wrote, by name within the folder.
+    wrote, by name within the folder. warnings: lines about the whole run.
     """
 
     command: str
@@ -40,6 +40,7 @@ class RunRecord:
     finished: bool = False
     summary: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Identity] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def difference(self, other: Mapping[str, Any]) -> str | None:
         """Say in which setting or input this run differs from an earlier record; None where it does not."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from twospeed.environment import installed_versions
 from twospeed.errors import InputError, TwospeedError
 from twospeed.files import write_json
-from twospeed.output.folder import FRAMES, ResultFolder
+from twospeed.output.folder import FRAMES, RECORD, REPORT, ResultFolder
 from twospeed.output.record import Identity, RunRecord
+from twospeed.output.report import Report
 from twospeed.results import ClassMap, Frame, ObjectMasks, OnProgress, Progress
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import Alpha, VideoWriter
@@ -70,6 +71,7 @@ class Run(AbstractContextManager["Run"]):
         self._videos: dict[str, VideoWriter] = {}
         self._writers = ExitStack()
         self._at_end: list[Callable[[], None]] = []
+        self.report = Report()
         self.kept: list[dict[str, Any]] = []
         if folder is not None and folder.earlier is not None:
             if difference := self._record.difference(folder.earlier):
@@ -114,8 +116,11 @@ class Run(AbstractContextManager["Run"]):
         with self:
             for frame, result in results:
                 self.write_labels(into, frame, result)
+                drawn = frame.image
                 if draw is not None:
-                    self.write_overlay(draw(frame, result), frame.time_s, rate)
+                    drawn = draw(frame, result)
+                    self.write_video(OVERLAY, drawn, frame.time_s, rate)
+                self.report.add_labels(frame, drawn, result)
                 on_result(frame, result)
                 self.advance()
 
@@ -143,7 +148,8 @@ class Run(AbstractContextManager["Run"]):
             write_indexed_png(temporary, result.labels)
 
     def write_overlay(self, image: NDArray[np.uint8], time_s: float, rate: Any) -> None:
-        """Append an image to overlay.mp4. rate: of the source, frames per second."""
+        """Append an image to overlay.mp4, of a job without labels. rate: of the source, frames per second."""
+        self.report.add_image(None, time_s, image)
         self.write_video(OVERLAY, image, time_s, rate)
 
     def write_video(
@@ -203,6 +209,7 @@ class Run(AbstractContextManager["Run"]):
             seconds=round(seconds, 3),
             frames_per_second=round(computed / seconds, 3) if seconds > 0 else 0.0,
             finished=finished,
+            warnings=tuple(self.report.warnings),
         )
 
     def __exit__(
@@ -222,10 +229,27 @@ class Run(AbstractContextManager["Run"]):
                 call()
             with self.folder.file(FRAMES) as temporary:
                 self._write_frames(temporary)
+            with self.folder.file(REPORT) as temporary:
+                temporary.write_text(self._report(error), encoding="utf-8")
             self.folder.finish(self.record(finished=kind is None))
         except TwospeedError:
             if kind is None:  # else the error that is under way says more
                 raise
+
+    def warn(self, text: str) -> None:
+        """Keep a line about the whole run, for its report and run.json."""
+        if text not in self.report.warnings:
+            self.report.warnings.append(text)
+
+    def _report(self, error: BaseException | None) -> str:
+        record = self.record()
+        video = record.inputs.get("video", {}).get("path", "")
+        facts = {"video": video, "model": record.model, "frames": record.frames, "seconds": record.seconds}
+        facts |= {"frames per second": record.frames_per_second}
+        facts |= {name: value for name, value in record.options.items() if value not in (None, False, [], "")}
+        stopped = "" if error is None else f"stopped after {record.frames} frames: {error or type(error).__name__}"
+        title = f"twospeed {record.command} {Path(str(video)).name}".strip()
+        return self.report.html(title, facts, failure=stopped, files=[*self._videos, FRAMES, RECORD])
 
     def _begin(self) -> None:
         if not self._begun:
