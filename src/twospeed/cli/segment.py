@@ -219,7 +219,7 @@ class Areas:
         sure = float(np.mean(self._sure)) if self._sure else None
         if sure is not None and self._least_sure is not None and sure < self._least_sure:
             run.warn(
-                f"the network is less sure here than on videos like those of its training (mean probability {sure:.2f}, "
+                f"less sure here than on videos like those of training (mean probability {sure:.2f}, "
                 f"there 0.94): its classes ({', '.join(labels)}) may not fit this video"
             )
         rows = zip(labels, np.stack(self._shares, 1), strict=True)
