@@ -53,8 +53,9 @@ def test_a_page_is_self_contained_and_escapes_what_it_shows():
             frame, frame.image, ClassMap(labels, np.zeros((2, 6, 8), np.float32), True, index, 0, classes)
         )
     report.warnings.append(nasty)
+    report.links.append("frames.csv")
     report.tables.append((nasty, ["a"], [[nasty]]))
-    page = report.html(nasty, {nasty: nasty}, failure=nasty, files=["frames.csv"])
+    page = report.html(nasty, {nasty: nasty}, failure=nasty)
     assert "evil.example" in page
     for tag, attributes in Parsed(page).tags:
         assert not any(name.startswith("on") for name in attributes)

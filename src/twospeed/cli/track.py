@@ -23,7 +23,6 @@ from twospeed.cli.options import (
     Quiet,
     Resume,
     Start,
-    Video,
     Weights,
     check_files,
     check_range,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from twospeed.results import Frame, ObjectMasks
     from twospeed.video.sources import Source
 
+SHARED = "twospeed.tracker"  # where a command of several videos keeps its tracker, with the network in it
 _PROMPTS = ("mask", "box", "point", "snap")
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
 _DETECTIONS = ("merged", "min_score")
@@ -66,6 +66,9 @@ EPILOG = """
 `run.json`.
 
 `twospeed track clip.mp4 --box 120,40,200,160 -o out` starts from a box (x,y,width,height in pixels of the first frame).
+
+`twospeed track a.mp4 b.mp4 --prompts table.csv -o out` tracks several videos, each into `out/NAME/`, goes past broken
+ones, and writes `out/report.html`; `--resume` repeats nothing that is finished.
 
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
 
@@ -86,7 +89,23 @@ fine-tunes that network on the objects of the first frame's mask, then tracks th
 
 def track(
     context: typer.Context,
-    video: Video,
+    video: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="VIDEO...",
+            help="A video file, a folder of images, a camera's number, an address (rtsp://, https://), or - for "
+            "standard input. Several videos, or with --prompts a folder of videos, are tracked one after the other.",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE.csv",
+            help="Prompts of several videos: a table with the columns video, frame, object, kind and value. kind is "
+            "mask, box, point or background-point.",
+        ),
+    ] = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -228,13 +247,22 @@ def track(
     ] = None,
     json_output: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> dict[str, Any]:
     """Track objects through a video, from a mask, box or point on its first frame, or without any."""
+    given = dict(locals())
+    if len(video or []) != 1 or prompts is not None:
+        from twospeed.cli.track_many import track_clips
+
+        if not video and prompts is None:
+            raise InputError("no video is given; name one or more, or a table of prompts", option="prompts")
+        track_clips(given, track)
+        return {}
+    (clip,) = video or [""]
     from twospeed.output.folder import ResultFolder
     from twospeed.video.sources import find_source
     from twospeed.weights.catalog import find
 
-    source = find_source(video)
+    source = find_source(clip)
     check_resume(resume, source)
     check_range(start, end)
     files = _mask_files(mask or [], source)
@@ -290,7 +318,9 @@ def track(
             settings: dict[str, Any] = {"weights": weights, "device": device, "on_progress": on_progress}
             if finetune is not None:
                 settings["finetune"] = finetune
-            tracker = None
+            tracker = context.meta.get(SHARED)  # of the video before
+            if tracker is not None:
+                tracker.reset()
             if entry.needs_masks:
                 memory: dict[str, Any] = {
                     "memory_every": memory_every,
@@ -301,12 +331,14 @@ def track(
                     "precision": precision,
                 }
                 options |= memory
-                tracker = make_tracker(model, **memory, **settings)
+                tracker = tracker or make_tracker(model, **memory, **settings)
             else:
                 settings |= {"merged": merged, "min_score": min_score}
                 options |= {"size": size, "merged": merged, "min_score": min_score}
-                if size != 0:  # the video's own size is known only with its first frame
+                if size != 0 and tracker is None:  # the video's own size is known only with its first frame
                     tracker = make_tracker(model, size=size, **settings)
+            if finetune is None and tracker is not None:
+                context.meta[SHARED] = tracker
             with open_video(source, start, end, damaged=damaged) as reader:
                 frames = iter(reader)
                 first = next(frames)
@@ -365,6 +397,7 @@ def track(
         speed, count = f"{summary['frames_per_second']:.1f} frames/s", len(summary["objects"])
         objects = "1 object" if count == 1 else f"{count} objects"
         print_note(f"{folder.path}: {already}{summary['frames']} frames, {objects}, {speed}")
+    return summary
 
 
 track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG

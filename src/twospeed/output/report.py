@@ -59,11 +59,12 @@ class _Point:
 class Report:
     """Gathers what a run's report shows, at constant memory however long the video is.
 
-    warnings: lines about the whole run. tables: (title, header, rows) that a job adds.
+    warnings: lines about the whole run. tables: (title, header, rows) that a job adds. links: files beside the report.
     """
 
     warnings: list[str] = field(default_factory=list)
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[object]]]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._pictures: list[_Picture] = []
@@ -143,8 +144,8 @@ class Report:
                 chosen.append(picture)
         return chosen[:_WORST_SHOWN]
 
-    def html(self, title: str, facts: Mapping[str, object], *, failure: str = "", files: Sequence[str] = ()) -> str:
-        """Return the page. facts: rows of the table at the top. files: names beside the report, which are linked."""
+    def html(self, title: str, facts: Mapping[str, object], *, failure: str = "") -> str:
+        """Return the page. facts: rows of the table at the top."""
         body = [f"<h1>{escape(title)}</h1>"]
         body += [f'<p class="failure">{escape(failure)}</p>'] if failure else []
         body += [f'<p class="warning">{escape(warning)}</p>' for warning in self.warnings]
@@ -161,8 +162,8 @@ class Report:
         body.append(self._plot("Confidence over time", names, "confidence"))
         for heading, header, rows in self.tables:
             body.append(f"<h2>{escape(heading)}</h2>{_table(header, rows)}")
-        if files:
-            links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in files)
+        if self.links:
+            links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in self.links)
             body.append(f"<h2>Files</h2><p>{links}</p>")
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return (

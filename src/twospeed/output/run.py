@@ -249,7 +249,8 @@ class Run(AbstractContextManager["Run"]):
         facts |= {name: value for name, value in record.options.items() if value not in (None, False, [], "")}
         stopped = "" if error is None else f"stopped after {record.frames} frames: {error or type(error).__name__}"
         title = f"twospeed {record.command} {Path(str(video)).name}".strip()
-        return self.report.html(title, facts, failure=stopped, files=[*self._videos, FRAMES, RECORD])
+        self.report.links += [*self._videos, FRAMES, RECORD]
+        return self.report.html(title, facts, failure=stopped)
 
     def _begin(self) -> None:
         if not self._begun:

@@ -1,0 +1,96 @@
+"""`twospeed track` with several videos: one command, a status for each, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.cli.commands import fails, twospeed
+
+HEAD = "video,frame,object,kind,value\n"
+
+
+@pytest.fixture
+def clips(scene, tmp_path):
+    """A folder of three videos, one of them broken, one without prompts, and a table of prompts beside it."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a", "c", "d"):
+        shutil.copy(scene / "clip.mp4", folder / f"{name}.mp4")
+    (folder / "b.mp4").write_bytes((scene / "clip.mp4").read_bytes()[:500])
+    shutil.copy(scene / "mask0.png", tmp_path / "first.png")
+    table = f'{HEAD}a.mp4,,,mask,first.png\nb.mp4,,,box,10 10 40 40\nd.mp4,,,box,"10,10,40,40"\n'
+    (tmp_path / "table.csv").write_text(table)
+    return tmp_path
+
+
+def run(clips, *more):
+    arguments = ("--prompts", clips / "table.csv", "-o", clips / "out", "--size", 64, "--no-overlay", "-q", "--json")
+    return twospeed("track", clips / "clips", *arguments, *more)
+
+
+def test_a_folder_of_clips_goes_past_broken_ones_and_resumes(clips, capsys):
+    assert run(clips) == 2
+    captured = capsys.readouterr()
+    entries = {entry["video"].rpartition("/")[2]: entry for entry in json.loads(captured.out)["clips"]}
+    assert [entries[f"{name}.mp4"]["status"] for name in "abcd"] == ["done", "failed", "failed", "done"]
+    assert entries["a.mp4"]["frames"] == 12
+    assert "tracks objects that are given" in entries["c.mp4"]["error"]
+    last = captured.err.strip().splitlines()[-1]
+    assert last.startswith("twospeed: 2 of 4 videos could not be tracked: ")
+    assert "b.mp4, " in last
+    out = clips / "out"
+    assert json.loads((out / "results.json").read_text())["clips"] == list(entries.values())
+    report = (out / "report.html").read_text()
+    assert 'href="a/report.html"' in report
+    assert "tracks objects that are given" in report
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["a", "d"]
+
+    # Mended and resumed: what is finished stays as it is
+    before = {path: path.stat().st_mtime_ns for path in (out / "a").rglob("*")}
+    shutil.copy(clips / "clips" / "a.mp4", clips / "clips" / "b.mp4")
+    with (clips / "table.csv").open("a") as table:
+        table.write("c.mp4,,,box,10 10 40 40\n")
+    assert run(clips, "--resume") == 0
+    entries = json.loads(capsys.readouterr().out)["clips"]
+    assert [entry["status"] for entry in entries] == ["done"] * 4
+    assert {path: path.stat().st_mtime_ns for path in (out / "a").rglob("*")} == before
+
+
+def test_the_network_is_loaded_once(clips, monkeypatch):
+    from twospeed.pipelines import track
+
+    made = []
+    make = track.make_tracker
+    monkeypatch.setattr(track, "make_tracker", lambda *a, **k: made.append(a) or make(*a, **k))
+    for name in ("b", "c"):
+        (clips / "clips" / f"{name}.mp4").unlink()
+    (clips / "table.csv").write_text(f"{HEAD}a,,,box,10 10 40 40\nd,,,box,10 10 40 40\n")
+    assert run(clips) == 0
+    assert len(made) == 1
+    masks = [sorted((clips / "out" / name / "masks").iterdir()) for name in ("a", "d")]
+    assert [file.read_bytes() for file in masks[0]] == [file.read_bytes() for file in masks[1]]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("video,frame\n", "has no column 'kind'"),
+        (HEAD, "holds no prompt"),
+        (f"{HEAD}a.mp4,,,circle,3", "kinds are mask, box"),
+        (f"{HEAD}a.mp4,x,,box,1 2 3 4", "frame is 'x'"),
+        (f"{HEAD}a.mp4,,2,mask,first.png", "leave the column object empty"),
+        (f"{HEAD}z.mp4,,,box,1 2 3 4", "is none of the videos given"),
+    ],
+)
+def test_wrong_tables_are_refused_before_anything_runs(table, says, clips, capsys):
+    (clips / "table.csv").write_text(table)
+    arguments = ("--prompts", clips / "table.csv", "-o", clips / "out", "-q")
+    assert says in fails(capsys, "track", clips / "clips", *arguments)
+    assert not (clips / "out").exists()
+
+
+def test_no_video_at_all(capsys):
+    assert "no video is given" in fails(capsys, "track")
