@@ -61,12 +61,24 @@ def test_a_table_on_the_terminal(run, scene):
 def test_a_folder_of_results(run, scene, tmp_path):
     out_folder = tmp_path / "out"
     code, out, err = run(
-        scene / "clip.mp4", "--timeline", "--every", 0.5, "--labels", scene / "names.txt", "-o", out_folder, "--json"
+        scene / "clip.mp4",
+        "--timeline",
+        "--every",
+        0.5,
+        "--labels",
+        scene / "names.txt",
+        "-o",
+        out_folder,
+        "--json",
+        "--export",
+        "vtt",
     )
     assert code == 0, err
     assert sorted(path.name for path in out_folder.iterdir()) == [
+        "actions.vtt",
         "frames.csv",
         "overlay.mp4",
+        "report.html",
         "results.json",
         "run.json",
         "timeline.png",

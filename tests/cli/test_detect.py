@@ -18,6 +18,7 @@ from tests.video.footage import numbered
 from twospeed.cli.main import exit_code
 from twospeed.data.benchmarks.ava import read_detections
 from twospeed.output import action_overlay
+from twospeed.output.exports.actions import FILES
 from twospeed.weights.load import save_model
 
 AVA = GOLDENS / "ava_metric"
@@ -52,7 +53,18 @@ def run(*arguments: object) -> int:
 
 def test_detect_writes_all_it_promises_and_its_csv_can_be_scored(place, tmp_path, capsys):
     out = tmp_path / "out"
-    code = run("detect", place / "clip.mp4", "--boxes", place / "people.csv", *model(place), "-o", out, "--json")
+    code = run(
+        "detect",
+        place / "clip.mp4",
+        "--boxes",
+        place / "people.csv",
+        *model(place),
+        "-o",
+        out,
+        "--json",
+        "--export",
+        "jsonl,vtt,srt,cvat",
+    )
     assert code == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((out / "results.json").read_text())
@@ -68,7 +80,17 @@ def test_detect_writes_all_it_promises_and_its_csv_can_be_scored(place, tmp_path
     record = json.loads((out / "run.json").read_text())
     assert record["finished"] is True
     assert record["inputs"].keys() == {"video", "boxes"}
-    assert set(record["files"]) == {"results.json", "detections.csv", "overlay.mp4", "frames.csv"}
+    assert set(record["files"]) == {
+        "results.json",
+        "detections.csv",
+        "overlay.mp4",
+        "frames.csv",
+        "report.html",
+        *FILES.values(),
+    }
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == document["keyframes"]
+    assert (out / "people.xml").read_text().count("<track ") == 2
     assert record["model"] == "slow_r50_4x16_ava"
     assert len(record["weights_sha256"]) == 64
     truth = tmp_path / "truth.csv"

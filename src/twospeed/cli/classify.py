@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twospeed.cli.options import (
+    Audio,
     Damaged,
     Device,
     End,
@@ -28,6 +30,7 @@ from twospeed.cli.options import (
     is_live,
     models_and_weights,
     number,
+    sound_of,
     whole,
 )
 from twospeed.cli.printing import print_json, print_line, print_note
@@ -125,6 +128,15 @@ def classify(
     end: End = None,
     damaged: Damaged = "error",
     overlay: Overlay = True,
+    audio: Audio = True,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT,...",
+            help="With -o, also write jsonl (a line for each window), vtt or srt (subtitles of the timeline); several "
+            "with commas.",
+        ),
+    ] = None,
     device: Device = None,
     precision: Precision = "fp32",
     json_output: Json = False,
@@ -151,11 +163,16 @@ def classify(
         find_source(video[0])  # of several videos broken ones are reported, the others are finished
     if resume and any(map(is_live, video)):
         raise InputError("live sources cannot be read a second time, so that they cannot be resumed", option="resume")
+    from twospeed.output.exports.actions import check_action_formats
+
+    exports = check_action_formats(export, ("jsonl", "vtt", "srt"))
+    if exports and output is None:
+        raise InputError("exports go into the output folder, which is not given", option="export")
     check_range(start, end)
     check_weights(name for name in given if name is not None)
     with ExitStack() as stack:
         sources = _sources(video)
-        folders = _folders(output, sources, overlay, overwrite, resume)
+        folders = _folders(output, sources, overlay, exports, overwrite, resume)
         whole_run = None
         if len(folders) == 1:
             stack.enter_context(folders[0])
@@ -194,6 +211,8 @@ def classify(
                 "end": end,
                 "damaged": damaged,
                 "overlay": overlay,
+                "audio": audio,
+                **({"export": list(exports)} if exports else {}),
                 "top": top,
                 "device": str(classifier.device),
             },
@@ -292,11 +311,12 @@ def _sources(given: list[str]) -> list[str]:
 
 
 def _folders(
-    output: Path | None, sources: list[str], overlay: bool, overwrite: bool, resume: bool
+    output: Path | None, sources: list[str], overlay: bool, exports: Sequence[str], overwrite: bool, resume: bool
 ) -> list[ResultFolder]:
     """The folder of each video's results: the output itself, or one inside for each of several."""
     if output is None:
         return []
+    from twospeed.output.exports.actions import FILES
     from twospeed.output.folder import ResultFolder
 
     taken: dict[str, int] = {}
@@ -306,7 +326,7 @@ def _folders(
         taken[stem] = taken.get(stem, 0) + 1
         place = output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}") if len(sources) > 1 else output
         drawn = ["overlay.mp4"] if overlay and not is_live(source) else []
-        names = ["results.json", "timeline.png", *drawn]
+        names = ["results.json", "timeline.png", *drawn, *(FILES[name] for name in exports)]
         inputs = [] if is_live(source) else [Path(source)]
         folders.append(ResultFolder(place, names, inputs=inputs, overwrite=overwrite, resume=resume))
     return folders
@@ -322,10 +342,12 @@ def _run(source: str | None, folder: ResultFolder, labels: str | None, settings:
     from twospeed.video.sources import find_source
 
     files = {"labels": Path(labels)} if labels is not None and Path(labels).is_file() else {}
+    found = None if source is None else find_source(source)
     return Run(
         "classify",
         **settings,
-        inputs=identities(files, None if source is None else find_source(source)),
+        inputs=identities(files, found),
+        audio_from=sound_of(found) if found is not None and settings["options"]["audio"] else None,
         folder=folder,
         since=since,
     )
@@ -343,6 +365,7 @@ def _write(run: Run, source: str, described: dict[str, Any], scores: ActionScore
     with run:
         run.advance(frames)
         run.write_json("results.json", described)
+        _export(run, described)
         title = Path(described["video"]).name
         run.write("timeline.png", lambda path: plot_timeline(path, scores, title=title, top=top))
         rows = scores.view_probabilities
@@ -358,6 +381,24 @@ def _write(run: Run, source: str, described: dict[str, Any], scores: ActionScore
                     nearest = int(np.abs(scores.view_times_s - frame.time_s).argmin())
                     image = draw_caption(frame.image, captions[nearest])
                     run.write_overlay(image, frame.time_s, reader.info.frame_rate)
+
+
+def _export(run: Run, described: dict[str, Any]) -> None:
+    """Write the results in further formats, and into the report."""
+    from twospeed.output.exports.actions import FILES, timeline_cues, write_lines, write_srt, write_vtt
+
+    cues = timeline_cues(described)
+    writers: dict[str, Callable[[Path], None]] = {
+        "jsonl": lambda path: write_lines(path, described["views"]),
+        "vtt": lambda path: write_vtt(path, cues),
+        "srt": lambda path: write_srt(path, cues),
+    }
+    for name in run.record().options.get("export", ()):
+        run.write(FILES[name], writers[name])
+    top = [[entry["label"], f"{entry['probability']:.3f}"] for entry in described["top"]]
+    run.report.tables.append(("Actions", ("action", "probability"), top))
+    spans = [[f"{cue.start_s:.1f} s to {cue.end_s:.1f} s", cue.text] for cue in cues]
+    run.report.tables += [("Timeline", ("when", "actions"), spans)] if spans else []
 
 
 def _print_table(described: dict[str, Any], named: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twospeed.cli.options import (
+    Audio,
     Damaged,
     Device,
     End,
@@ -35,6 +37,7 @@ from twospeed.cli.options import (
     number,
     parse_ints,
     parse_numbers,
+    sound_of,
     whole,
 )
 from twospeed.cli.printing import print_json, print_line, print_note
@@ -133,6 +136,15 @@ def detect(
         ),
     ] = 0.3,
     overlay: Overlay = True,
+    audio: Audio = True,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT,...",
+            help="Also write jsonl (a line for each keyframe), vtt or srt (subtitles), cvat (a track for each person); "
+            "several with commas.",
+        ),
+    ] = None,
     device: Device = None,
     precision: Precision = "fp32",
     json_output: Json = False,
@@ -163,7 +175,10 @@ def detect(
     files = {role: path for role, path in (("boxes", boxes), ("labels", _path(labels))) if path is not None}
     if boxes is not None:
         check_files([boxes], InputError)
-    outputs = ["results.json", "detections.csv", *(["overlay.mp4"] if overlay else [])]
+    from twospeed.output.exports.actions import FILES, check_action_formats
+
+    exports = check_action_formats(export, list(FILES))
+    outputs = ["results.json", "detections.csv", *(["overlay.mp4"] if overlay else []), *(FILES[e] for e in exports)]
     with ResultFolder(
         default_output(output, source, "detect"),
         outputs,
@@ -212,12 +227,15 @@ def detect(
                     "end": end,
                     "damaged": damaged,
                     "overlay": overlay,
+                    "audio": audio,
+                    **({"export": list(exports)} if exports else {}),
                     "top": top,
                     "device": str(detector.device),
                 },
                 inputs=identities(files, source),
                 folder=folder,
                 on_progress=on_progress,
+                audio_from=sound_of(source) if audio else None,
             )
             if run.finished_frames is not None:
                 document = read_json(folder.path / "results.json")
@@ -226,7 +244,15 @@ def detect(
                 shown = {"min_score": min_score, "hold_s": every} if overlay else None
                 part = {"start": start, "end": end, "damaged": damaged}
                 found = write_results(
-                    source, part, detector, run, name=name, start_s=boxes_start, top=top, overlay=shown
+                    source,
+                    part,
+                    detector,
+                    run,
+                    name=name,
+                    start_s=boxes_start,
+                    top=top,
+                    overlay=shown,
+                    export=lambda document: _export(run, exports, document, min_score, every, detector.image_size),
                 )
                 document = describe(found, name, detector.actions.name, top)
     if json_output:
@@ -250,6 +276,7 @@ def write_results(
     start_s: float,
     top: int,
     overlay: dict[str, Any] | None,
+    export: Callable[[dict[str, Any]], None] = lambda document: None,
 ) -> list[ActionBoxes]:
     """Write detections.csv and overlay.mp4 as results come, and return them (a few numbers for each person).
 
@@ -260,7 +287,14 @@ def write_results(
     from twospeed.output.action_overlay import ActionOverlay
 
     found: list[ActionBoxes] = []
-    run.at_end(lambda: run.write_json("results.json", describe(found, name, detector.actions.name, top)))
+
+    def finish() -> None:
+        document = describe(found, name, detector.actions.name, top)
+        run.write_json("results.json", document)
+        run.report.tables.append(_people_table(document))
+        export(document)
+
+    run.at_end(finish)
     with run, ExitStack() as stack:
         drawn = None
         if overlay is not None:
@@ -305,6 +339,37 @@ def write_results(
             raise InputError(f"{source.name} has no keyframe; is it shorter than the first box's time?")
         run.advance(detector.frames_read - run.frames)
     return found
+
+
+def _export(
+    run: Run, formats: tuple[str, ...], document: dict[str, Any], min_score: float, every_s: float, size: Any
+) -> None:
+    """Write the keyframes in further formats."""
+    from twospeed.output.exports.actions import FILES, people_cues, write_lines, write_people, write_srt, write_vtt
+
+    cues = people_cues(document, min_score, every_s)
+    frame_size = int(size[1]), int(size[0])
+    writers: dict[str, Callable[[Path], None]] = {
+        "jsonl": lambda path: write_lines(path, document["keyframes"]),
+        "vtt": lambda path: write_vtt(path, cues),
+        "srt": lambda path: write_srt(path, cues),
+        "cvat": lambda path: write_people(path, document, run.frame_times(), frame_size),
+    }
+    for name in formats:
+        run.write(FILES[name], writers[name])
+
+
+def _people_table(document: dict[str, Any]) -> tuple[str, tuple[str, ...], list[list[object]]]:
+    """The people of the whole video, for the report."""
+    rows: list[list[object]] = [
+        [
+            person["id"],
+            f"{person['first_s']:.2f} s to {person['last_s']:.2f} s",
+            ", ".join(f"{action['label']} {action['score']:.2f}" for action in person["actions"]),
+        ]
+        for person in document["people"]
+    ]
+    return "People", ("person", "seen", "actions"), rows
 
 
 def describe(found: list[ActionBoxes], video: str, model: str, top: int) -> dict[str, Any]:

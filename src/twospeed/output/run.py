@@ -178,6 +178,11 @@ class Run(AbstractContextManager["Run"]):
         with self.folder.file(name) as temporary:
             write(temporary)
 
+    def frame_times(self) -> list[tuple[int, float]]:
+        """Return index and time in seconds of all frames so far, as the journal has them."""
+        assert self.folder is not None
+        return [(entry["row"][1], entry["row"][3]) for entry in self.folder.journal() if "row" in entry]
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the run's folder."""
         self.write(name, lambda path: write_json(path, content))
