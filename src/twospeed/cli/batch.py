@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from twospeed.batch.worker import Work
     from twospeed.results import Progress
 
-JOBS: Mapping[str, Callable[..., None]] = {"track": track, "segment": segment, "classify": classify, "detect": detect}
-_OF_ONE_VIDEO = ("context", "video", "output", "overwrite", "resume", "json_output", "quiet")
+JOBS: Mapping[str, Callable[..., object]] = {"track": track, "segment": segment, "classify": classify, "detect": detect}
+_OF_ONE_VIDEO = ("context", "video", "prompts", "output", "overwrite", "resume", "json_output", "quiet")
 
 app = typer.Typer(
     help="Run a job over many videos, on this machine or a Ray cluster. A second run of the same command continues.",
@@ -155,7 +155,7 @@ def _job_command(job: str) -> Callable[..., None]:
     return command
 
 
-def _parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+def _parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(function, include_extras=True)
     return {
         name: parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
