@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share: golden cases and real data."""
+"""Fixtures that all tests share: golden cases and real data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,18 @@ def clips() -> Path:
 
 
 def heed_ctrl_c() -> None:
-    """For `preexec_fn`: a child of a background job would otherwise be born deaf to SIGINT."""
+    """For `preexec_fn`: a child of a background job would otherwise ignore SIGINT, one started by nohup SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Let this process take SIGINT as Python does by default: the tests may run as a background job that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

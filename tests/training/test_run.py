@@ -113,6 +113,7 @@ def test_two_writers_are_refused(config):
     assert not run.path.exists()  # nothing was written, nothing is left
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_the_step(config, tmp_path, number):
     straight = train(replace(config, out=tmp_path / "straight"))

@@ -220,6 +220,9 @@ class SlowFast(nn.Module):
         nonlocal_res4: Sequence[int],
     ) -> list[int]:
         """Refuse numbers that make no network; return the temporal blocks of res4 for each pathway."""
+        for name, number in {"frames": self.frames, "frame_stride": self.frame_stride, "alpha": self.alpha}.items():
+            if number < 1:
+                raise InputError(f"{name}={number}: at least 1")
         if self.pathways not in (("slow", "fast"), ("slow",), ("fast",)):
             raise InputError(f"pathways={self.pathways}: choose ('slow', 'fast'), ('slow',) or ('fast',)")
         if len(depths) != len(STAGES) or min(depths) < 1:
