@@ -51,12 +51,28 @@ def test_one_command_gives_scores_labels_and_the_plot(scene, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["mIoU"] == scores["by_distance"]["0"]
 
 
+def test_keyframes_at_another_size_cost_more_or_less(scene, capsys):
+    model = ["--model", "gsvnet_swiftnet_r18", "--weights", scene / "gsv.safetensors", "--keyframe-every", 2]
+    costs = {}
+    for scale in ("", "0.5", "1"):
+        given = ["--keyframe-scale", scale] if scale else []
+        assert evaluate(scene, *model, *given, "--json", "-") == 0
+        costs[scale] = json.loads(capsys.readouterr().out)["gmacs"]["keyframe"]
+    assert costs[""] == pytest.approx(costs["1"] * 0.75**2, rel=0.1)  # as published
+    assert costs["0.5"] == pytest.approx(costs["1"] / 4, rel=0.1)
+
+
 def test_what_has_no_meaning_is_one_line(scene, tmp_path, capsys):
     model = ["--model", "gsvnet_swiftnet_r18", "--weights", scene / "gsv.safetensors"]
     for arguments, message in (
         (["--predictions", tmp_path, "--keyframe-every", 2], "--keyframe-every belongs to a run of a model"),
         ([*model, "--memory-every", 5], "No such option: --memory-every"),
         ([*model, *model], "this benchmark takes one --weights, 2 are given"),
+        ([*model, "--keyframe-scale", 3], "keyframe_scale is 3; give a factor above 0, at most 2 (--keyframe-scale)"),
+        (
+            ["--model", "swiftnet_r18", "--weights", scene / "gsv.safetensors", "--keyframe-scale", 1],
+            "keyframe_scale is 1, but swiftnet_r18 is no GSVNet",
+        ),
         ([*model, "--image-scales", "half"], "--image-scales half: expected numbers separated by commas"),
         ([*model, "--plot", tmp_path / "gone" / "plot.png"], "there is no folder"),
         ([*model, "--split", "night"], "split 'night' of CamVid"),

@@ -100,3 +100,13 @@ def test_an_unknown_device_is_one_line(scene, tmp_path, capsys):
     told = fails(capsys, "segment", scene / "clip.mp4", "--device", "gpu", "-o", tmp_path / "out")
     assert "device 'gpu' cannot be used here" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_keyframes_are_seen_at_the_size_that_is_asked_for(scene, tmp_path):
+    arguments = ["segment", scene / "clip.mp4", "--weights", scene / "gsv.safetensors", "--end", "1"]
+    for scale in ("0.5", "1"):
+        words = [*arguments, "--keyframe-scale", scale, "-o", tmp_path / scale]
+        assert exit_code([str(word) for word in words]) == 0
+        assert json.loads((tmp_path / scale / "run.json").read_text())["options"]["keyframe_scale"] == float(scale)
+    half, whole = (np.asarray(Image.open(tmp_path / scale / "labels" / "00000.png")) for scale in ("0.5", "1"))
+    assert (half != whole).any()

@@ -104,6 +104,10 @@ def test_an_interrupted_run_goes_on(network, davis16: Path, tmp_path: Path, monk
     assert report.speed["frames"] == 4
     straight = evaluate_davis(davis16, 2016, model=network, sequences=["cows", "dog"])
     assert report.scores == straight.scores
+    # the seconds of a paper's table are of all frames, whatever was run before the interruption
+    whole = report.speed["seconds"] / 4 * straight.speed["frames"]
+    assert report.speed["seconds_for_all_frames"] == pytest.approx(whole)
+    assert straight.speed["seconds_for_all_frames"] == pytest.approx(straight.speed["seconds"])
 
 
 def test_all_frames_count_the_first_and_the_last(davis16: Path, tmp_path: Path):

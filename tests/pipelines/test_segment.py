@@ -13,7 +13,8 @@ from torch.nn import functional as F
 import twospeed
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
-from twospeed.pipelines.segment import Segmenter, Situation, class_labels, every, on_drift, segment
+from twospeed.pipelines import segment as pipeline
+from twospeed.pipelines.segment import NEVER, Every, Segmenter, Situation, class_labels, on_drift, segment
 from twospeed.results import Frame, LabelMap
 
 
@@ -102,10 +103,10 @@ def test_a_frame_of_another_size_starts_anew():
 
 
 def test_policies():
-    assert [every(3)(Situation(i, 9.0)) for i in (1, 2, 3)] == [False, False, True]
+    assert [Every(3)(Situation(i, 9.0)) for i in (1, 2, 3)] == [False, False, True]
     policy = on_drift(1.0, at_most_every=2, at_least_every=5)
     assert [policy(Situation(*s)) for s in ((1, 9.0), (2, 0.5), (2, 1.5), (5, 0.0))] == [False, False, True, True]
-    for bad in (lambda: every(0), lambda: on_drift(0), lambda: on_drift(1, at_most_every=9, at_least_every=3)):
+    for bad in (lambda: Every(0), lambda: on_drift(0), lambda: on_drift(1, at_most_every=9, at_least_every=3)):
         with pytest.raises(twospeed.InputError, match="give"):
             bad()
 
@@ -134,6 +135,20 @@ def test_steady_drift_wastes_no_step():
     keyframes = [segmenter.step(frame).is_keyframe for frame in frames]
     assert keyframes == [True, False, False, False] * 3 + [True]
     assert len(steps) == 9, "keyframes were foreseen"
+
+
+@pytest.mark.parametrize("policy", [4, NEVER])
+def test_drift_is_not_computed_where_no_policy_looks_at_it(monkeypatch, policy):
+    def refuse(*_):
+        raise AssertionError("a policy of the interval needs no drift")
+
+    monkeypatch.setattr(pipeline, "backward_warp", refuse)
+    segmenter = Segmenter(video_network(), policy)
+    assert [segmenter.step(random_image()).is_keyframe for _ in range(4)] == [True, False, False, False]
+    watching = Segmenter(video_network(), on_drift(1.0))
+    watching.step(random_image())
+    with pytest.raises(AssertionError):
+        watching.step(random_image())
 
 
 def test_any_image_network_labels_every_frame():

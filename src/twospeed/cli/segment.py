@@ -99,6 +99,15 @@ def segment(
             "standard deviations) instead of every N-th frame. Try 1.5.",
         ),
     ] = None,
+    keyframe_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            parser=number(0, 2, above=True),
+            help="Fraction of its size at which the image network of a GSVNet sees a keyframe. 1 is more accurate, "
+            "smaller is faster. [default: that of the weights, 0.75 as published]",
+        ),
+    ] = None,
     device: Device = None,
     overlay: Overlay = True,
     json_output: Json = False,
@@ -127,13 +136,16 @@ def segment(
         from twospeed.output.overlay import draw_classes, draw_legend
         from twospeed.output.palette import distinct_colours
         from twospeed.output.run import Run
-        from twospeed.pipelines.segment import Segmenter, on_drift
+        from twospeed.pipelines.segment import Segmenter, check_keyframe_scale, on_drift
         from twospeed.video.reader import open_video
         from twospeed.weights.load import create_model, weights_sha256
 
         model = model or _model_of(weights, keyframe_weights)
         _check_model(find(model), weights)
         extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        if keyframe_scale is not None:
+            check_keyframe_scale(model, keyframe_scale)
+            extra["keyframe_scale"] = keyframe_scale
         policy = keyframe_every if drift is None else on_drift(drift)
 
         def draw(frame: Frame, result: ClassMap) -> Any:
@@ -154,6 +166,7 @@ def segment(
                     options={
                         "keyframe_every": keyframe_every if drift is None else None,
                         "drift": drift,
+                        "keyframe_scale": keyframe_scale,
                         "start": start,
                         "end": end,
                         "damaged": damaged,

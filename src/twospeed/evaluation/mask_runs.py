@@ -179,12 +179,15 @@ def run_sequences(
     Raises OutputError when a mask cannot be written; sequences that are finished stay.
     """
     before, total = 0, sum(len(sample.frames) for sample in samples)
+    run.clock.all_frames = total
     for index, sample in enumerate(samples, start=1):
         finished = folder / sample.name
         done = "kept from before"
         if not finished.is_dir():
             labeller, jobs = plan(sample)
             done = f"{len(jobs)} frames"
+            if len(jobs) < len(sample.frames):  # some need not be seen; how many of the others is not known
+                run.clock.all_frames = None
             try:
                 with atomic_folder(finished) as partial:
                     waiting = iter(jobs)  # a labeller may look ahead: results come later than frames, in that order

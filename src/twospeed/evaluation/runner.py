@@ -33,9 +33,13 @@ SETTINGS_FILE = "evaluation.json"
 
 @dataclass
 class Clock:
-    """Frames, and the seconds that networks took for them, by kind of frame; reading and writing files is left out."""
+    """Frames, and the seconds that networks took for them, by kind of frame; reading and writing files is left out.
+
+    all_frames: those of the whole evaluation where that is known, an interrupted run's among them.
+    """
 
     frames: int = 0
+    all_frames: int | None = None
     laps: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
@@ -65,7 +69,8 @@ class Clock:
             return {}
         seconds = self.seconds
         rate = self.frames / seconds
-        return {"frames": self.frames, "seconds": seconds, "frames_per_second": rate, **more, "clock": clock}
+        whole = {} if self.all_frames is None else {"seconds_for_all_frames": self.all_frames / rate}
+        return {"frames": self.frames, "seconds": seconds, **whole, "frames_per_second": rate, **more, "clock": clock}
 
 
 def listed(value: Any) -> list[Any]:

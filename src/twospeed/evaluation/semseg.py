@@ -91,12 +91,15 @@ class SegmentationSettings:
 
     keyframe_every: the longest interval; all shorter ones are reported with it. None for 4, and 1 for image networks.
     frame_step: frames of the recording from one frame to the next; None for the finest that there is. image_scales: run
-    the image network by itself, too, on images brought to these fractions of their size (the paper's Figure A5).
+    the image network by itself, too, on images brought to these fractions of their size (the paper's Fig. A5).
+    keyframe_scale: fraction of its size at which a GSVNet that is given by name sees a keyframe; None for that of the
+    weights (0.75 published; the paper's Fig. A6 has 1).
     """
 
     keyframe_every: int | None = None
     frame_step: int | None = None
     image_scales: tuple[float, ...] = ()
+    keyframe_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("keyframe_every", "frame_step"):
@@ -181,12 +184,15 @@ class _SegmentationRun(Run):
         device: str | None,
         on_progress: OnProgress,
     ):
-        from twospeed.pipelines.segment import Segmenter
+        from twospeed.pipelines.segment import NEVER, Segmenter, check_keyframe_scale
 
         networks = Networks(model, weights, task="segment", on_progress=on_progress)
         super().__init__(benchmark, networks, asdict(settings), on_progress)
         self.chosen, self.options = BENCHMARKS[benchmark], settings
-        extra = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        if settings.keyframe_scale is not None:
+            check_keyframe_scale(networks.given[0], settings.keyframe_scale)
+            extra["keyframe_scale"] = settings.keyframe_scale
         (self.model,) = self.networks.built(**extra)
         self.is_video = hasattr(self.model, "propagate")
         if not self.is_video and (settings.keyframe_every or 1) > 1:
@@ -195,7 +201,7 @@ class _SegmentationRun(Run):
                 f"{settings.keyframe_every} out",
                 option="keyframe_every",
             )
-        self.segmenter = Segmenter(self.model, lambda situation: False, labels=self.chosen.classes, device=device)
+        self.segmenter = Segmenter(self.model, NEVER, labels=self.chosen.classes, device=device)
         self.image_network = getattr(self.model, "keyframe_network", self.model)
 
     @property

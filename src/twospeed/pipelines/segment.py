@@ -5,10 +5,11 @@ Source: GSVNet (Lee, Chen, Peng, ICME 2021). When to take a keyframe is a small 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, ClassVar, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from twospeed.pipelines.inputs import Image, image_tensor, network_for
 from twospeed.results import ClassMap, LabelMap, OnProgress, Progress
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
+from twospeed.weights.catalog import find
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,28 @@ class Situation:
 
 
 KeyframePolicy = Callable[[Situation], bool]
+"""Whether this frame shall be a keyframe. An attribute `uses_drift` that is False says that it does not look at
+`Situation.drift`, which is then not computed but 0."""
 
 
-def every(n: int) -> KeyframePolicy:
+@dataclass(frozen=True)
+class Every:
     """Take every n-th frame as keyframe: the paper's policy. Raises InputError for n below 1."""
-    if n < 1:
-        raise InputError(f"keyframe_every is {n}; give 1 (every frame) or more")
-    return lambda situation: situation.since_keyframe >= n
+
+    n: int
+    uses_drift: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"keyframe_every is {self.n}; give 1 (every frame) or more")
+
+    def __call__(self, situation: Situation) -> bool:
+        """Say whether this frame is a keyframe."""
+        return situation.since_keyframe >= self.n
+
+
+NEVER = Every(sys.maxsize)
+"""The first frame is the only keyframe."""
 
 
 def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 10) -> KeyframePolicy:
@@ -111,7 +128,7 @@ class Segmenter:
         device: str | torch.device | None = None,
         on_progress: OnProgress | None = None,
     ):
-        self.policy = every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
+        self.policy = Every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
         self.device = resolve_device(device)
         model, _ = network_for("segment", model_or_name, weights, (), on_progress)
         self._of_video = not lacks(model, VIDEO_SEGMENTATION)
@@ -193,6 +210,9 @@ class Segmenter:
         if self.policy(Situation(state.since_keyframe, state.drift + state.last_drift)):
             return None
         step: Step = model.step(state.scores, state.small, small)
+        if not getattr(self.policy, "uses_drift", True):
+            return step
+        # Another warp, and the host waits for the device: only where a policy looks at it
         state.last_drift = float((small - backward_warp(state.small, step.flow)).abs().mean())
         state.drift += state.last_drift
         return None if self.policy(Situation(state.since_keyframe, state.drift)) else step
@@ -200,6 +220,18 @@ class Segmenter:
     def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize as the network itself does: BiSeNet aligns corners, SwiftNet and torchvision's networks do not."""
         return full_size_labels(scores[0], size, align_corners=getattr(self.model, "align_corners", False))
+
+
+def check_keyframe_scale(model: object, scale: float) -> None:
+    """Raise InputError where keyframes cannot be seen at this fraction of their size."""
+    if not isinstance(model, str) or find(model).converter != "twospeed.weights.gsvnet":
+        name = model if isinstance(model, str) else type(model).__name__
+        raise InputError(
+            f"keyframe_scale is {scale:g}, but {name} is no GSVNet that is built by its name; leave it out",
+            option="keyframe_scale",
+        )
+    if not 0 < scale <= 2:
+        raise InputError(f"keyframe_scale is {scale:g}; give a factor above 0, at most 2", option="keyframe_scale")
 
 
 def class_labels(num_classes: int) -> LabelMap:

@@ -40,7 +40,7 @@ from twospeed.metrics.confusion import mean_iou, over_interval
 from twospeed.models.gsv.loss import freeze_keyframe_network, propagation_loss, roll_out, teacher_scores
 from twospeed.models.gsv.network import GSVNet
 from twospeed.ops.bf16 import autocast
-from twospeed.pipelines.segment import Segmenter
+from twospeed.pipelines.segment import NEVER, Segmenter
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import join_statistics
 from twospeed.training.distributed import Process, gather, parallel, processes, shard, total
@@ -84,6 +84,7 @@ class GsvnetConfig:
     delay_kernel: int = 3
     learned_delay: bool = False
     intra: bool = True
+    edges: Literal["binary", "sigmoid"] = "binary"  # the guide's map of class borders: the code's, or the paper's
     distances: tuple[int, ...] = (1, 2, 3, 4)  # from keyframe to label: intervals up to 5
     order: Literal["mixed", "by_distance"] = "mixed"  # of the batches of an epoch; each has one distance
     epochs: int = 100  # each goes through all labelled frames at every distance
@@ -260,7 +261,7 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
     """Build the network around the trained image network; other convolutions start as released (Xavier, normal)."""
     options: dict[str, Any] = {
         "flow": config.flow, "delay_kernel": config.delay_kernel, "intra": config.intra,
-        "learned_delay": config.learned_delay, "num_classes": num_classes,
+        "learned_delay": config.learned_delay, "num_classes": num_classes, "edges": config.edges,
     }  # fmt: skip
     if config.weights is not None:
         model = create_model(config.model, config.weights, keyframe_weights=config.keyframe_weights, **options)
@@ -361,7 +362,7 @@ def validate(
     """
     num_classes = len(CLASSES_AND_RATE[config.dataset][0])
     model.keyframe_scale = config.keyframe_scale
-    segmenter = Segmenter(model, lambda situation: False, device=process.device)
+    segmenter = Segmenter(model, NEVER, device=process.device)
     distances = range(max(config.distances) + 1)
     chains = plan_chains(First(data, config.validate_frames), distances, step=config.frame_step, most=most)
     mine = run_chains(segmenter, [chains[i] for i in shard(len(chains), process)], num_classes)

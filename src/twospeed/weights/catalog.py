@@ -143,6 +143,7 @@ _TRACK = (
     Entry(
         name="track_small",
         task="track",
+        needs_masks=True,
         summary="STCN with an ImageNet encoder that also looks at the frame before; masks given",
         builder="twospeed.models.stcn.builders:track_small",
         converter="twospeed.models.stcn.convert",
@@ -371,7 +372,7 @@ _DETECT = (
         paper=_SLOWFAST_REPORT,
         url=_PYSLOWFAST_AVA + "SLOWFAST_64x2_R101_50_50.pkl",
         trained_on="Kinetics-600, then AVA v2.2",
-        scores={_AVA: "29.4", _AVA_REPORT: "29.8 (several scales and flip: 30.7)"},
+        scores={_AVA: "29.4", _AVA_REPORT + ", built with context=True": "29.8 (several scales and flip: 30.7)"},
     ),
     _detector(
         "slow_r50_4x16_ava",

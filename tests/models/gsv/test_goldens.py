@@ -90,6 +90,10 @@ def test_guide_and_intra(golden, whole):
     scores = score_map("semseg/gsvnet_guide/scores", (19, 32, 64))
     edges = edge_map(scores)
     assert (edges[0, 0].numpy() == out["edge"]).all()
+    smooth = edge_map(scores, "sigmoid")  # the paper's: 0.5 exactly where the code says no edge
+    assert ((smooth[0, 0] != 0.5).numpy() == out["edge"].astype(bool)).all()
+    assert 0 <= float(smooth.min()) < 0.1
+    assert 0.9 < float(smooth.max()) <= 1
     raw = model.guide(torch.cat([score_map("semseg/gsvnet_guide/intra", (19, 32, 64)), edges], 1))
     assert relative_error(raw, out["guide"]) < 1e-4
     assert relative_error(unit_gain(raw)[0, :, ::2, ::2], out["kernels"]) < 1e-4

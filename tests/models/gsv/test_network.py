@@ -170,3 +170,19 @@ def test_parts_that_are_missing_are_named(authors_files):
     start = create_model("gsvnet_swiftnet_r18", {"keyframe": keyframe, "flow": None, "propagation": None})
     assert (start.keyframe_network.classifier.conv.weight == 0.5).all()
     assert not (start.guide.predict.conv.weight == 0.5).any()
+
+
+@torch.inference_mode()
+def test_weights_keep_which_edge_map_they_learned(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("segment_nano", None, edges="sigmoid")
+    save_model(model, tmp_path / "w.safetensors", model_name="segment_nano")
+    read = create_model("segment_nano", tmp_path / "w.safetensors")
+    assert read.edges == "sigmoid"
+    scores, images = torch.randn(1, 11, 8, 12), torch.rand(2, 1, 3, 64, 96) * 255
+    stepped = read.propagate(scores, *images)
+    assert torch.equal(stepped, model.propagate(scores, *images))
+    read.edges = "binary"
+    assert not torch.equal(stepped, read.propagate(scores, *images))
+    with pytest.raises(InputError, match="edges is 'soft'; choose 'binary'"):
+        create_model("segment_nano", None, edges="soft")

@@ -42,6 +42,15 @@ FrameStep = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+KeyframeScale = Annotated[
+    float | None,
+    typer.Option(
+        help="GSVNet: fraction of its size at which the image network sees a keyframe.  [default: that of the weights, "
+        "0.75 as published]",
+        metavar="X",
+        rich_help_panel=_RUN,
+    ),
+]
 ImageScales = Annotated[
     str | None,
     typer.Option(
@@ -68,6 +77,7 @@ def camvid(
     keyframe_every: KeyframeEvery = None,
     frame_step: FrameStep = None,
     image_scales: ImageScales = None,
+    keyframe_scale: KeyframeScale = None,
     plot: Plot = None,
     output: Output = None,
     resume: Resume = False,
@@ -88,7 +98,7 @@ def camvid(
     """
     _segmentation(
         "camvid", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step, image_scales,
-        plot, None, output, resume, device, json_file, quiet,
+        keyframe_scale, plot, None, output, resume, device, json_file, quiet,
     )  # fmt: skip
 
 
@@ -105,6 +115,7 @@ def cityscapes(
     keyframe_every: KeyframeEvery = None,
     frame_step: FrameStep = None,
     image_scales: ImageScales = None,
+    keyframe_scale: KeyframeScale = None,
     plot: Plot = None,
     output: Output = None,
     resume: Resume = False,
@@ -126,7 +137,7 @@ def cityscapes(
     """
     _segmentation(
         "cityscapes", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step,
-        image_scales, plot, frame_list, output, resume, device, json_file, quiet,
+        image_scales, keyframe_scale, plot, frame_list, output, resume, device, json_file, quiet,
     )  # fmt: skip
 
 
@@ -141,6 +152,7 @@ def _segmentation(
     keyframe_every: int | None,
     frame_step: int | None,
     image_scales: str | None,
+    keyframe_scale: float | None,
     plot: Path | None,
     frame_list: Path | None,
     output: Path | None,
@@ -160,6 +172,7 @@ def _segmentation(
             keyframe_weights=keyframe_weights,
             frame_step=frame_step,
             image_scales=image_scales,
+            keyframe_scale=keyframe_scale,
             plot=plot,
         )
     if plot is not None and not plot.parent.is_dir():
@@ -168,6 +181,7 @@ def _segmentation(
         keyframe_every=keyframe_every,
         frame_step=frame_step,
         image_scales=options.factors_in("--image-scales", image_scales),
+        keyframe_scale=keyframe_scale,
     )
 
     options.single("--weights", weights)

@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 
 from torch import nn
 
+from twospeed.models.gsv.filtering import EdgeKind
 from twospeed.models.gsv.network import GSVNet
 from twospeed.models.pixels import InputOrder
 
@@ -19,6 +20,7 @@ class Options(TypedDict, total=False):
     learned_delay: bool
     intra: bool
     keyframe_scale: float
+    edges: EdgeKind
     pixel_mean: Values
     pixel_std: Values
     input_order: InputOrder

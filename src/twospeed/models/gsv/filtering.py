@@ -1,15 +1,18 @@
-"""The parameter-free parts of GSVNet: delay kernels, edge map, spatially-varying 1x1 filtering (paper section 3.2)."""
+"""The parameter-free parts of GSVNet: delay kernels, edge map, spatially-varying 1x1 filtering (paper, section 3.4)."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from twospeed.ops.full_labels import best_class
+
+EdgeKind = Literal["binary", "sigmoid"]
 
 _EMPTY = 1e-9  # keeps pixels whose kernel is all zeros at zero
 
@@ -39,16 +42,19 @@ def delay_kernels(size: int) -> Tensor:
     return kernels
 
 
-def edge_map(scores: Tensor) -> Tensor:
-    """Mark where the best class changes. Shapes: scores (N, C, h, w) -> float (N, 1, h, w) of 0 and 1.
+def edge_map(scores: Tensor, kind: EdgeKind = "binary") -> Tensor:
+    """Mark where the best class changes. Shapes: scores (N, C, h, w) -> float (N, 1, h, w) in 0..1.
 
-    A Laplacian over class numbers with zero padding; 1 where it is not zero. Differs from the paper, as the released
-    code does: no sigmoid, and pixels at the border of any class but 0 count as edges.
+    A Laplacian over class numbers with zero padding, so that pixels at the border of any class but 0 count as edges.
+    kind: "binary" is 1 where it is not zero, as in the released code; "sigmoid" its sigmoid, as in the paper (section
+    3.4.3): 0.5 without an edge, towards 0 or 1 where the class has a higher or a lower number than those around it.
     """
     labels = torch.stack([best_class(image) for image in scores]).unsqueeze(1).to(scores.dtype)
     centred = F.pad(labels, (1, 1, 1, 1))
     rows = centred[:, :, :-2] + centred[:, :, 1:-1] + centred[:, :, 2:]  # exact: small whole numbers
     around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    if kind == "sigmoid":
+        return torch.sigmoid(around - 9 * labels)
     return (around != 9 * labels).to(scores.dtype)
 
 

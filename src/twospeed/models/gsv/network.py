@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from twospeed.errors import InputError
 from twospeed.models.conv_norm import ConvNorm
-from twospeed.models.gsv.filtering import delay_kernels, delay_places, edge_map, filter_scores, unit_gain
+from twospeed.models.gsv.filtering import EdgeKind, delay_kernels, delay_places, edge_map, filter_scores, unit_gain
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
 from twospeed.ops.warp import backward_warp, shrink
 
@@ -94,10 +94,11 @@ class GSVNet(nn.Module):
     one, else its call); any image network will do, see `ImageNetwork`. flow_network: maps the small current and
     previous frame to (x, y) in quarters of a cell. num_classes: C. delay_kernel: 3 or 5; learned_delay: train the
     delays too. intra: use the frame by itself as one more tap (without it, the guide sees the warped scores instead).
-    keyframe_scale: of the image that the keyframe network sees. width: of the intra and guide networks. pixel_mean,
-    pixel_std: of what flow and intra network see, RGB order, units of 0..255; input_order: its channel order. Published
-    weights have "bgr" (Cityscapes) or "rgb" (CamVid), and their keyframe network the other one.
-    Raises ValueError for options out of range.
+    keyframe_scale: of the image that the keyframe network sees. edges: the map of class borders that the guide sees,
+    "binary" as in the authors' code or "sigmoid" as in the paper, see `edge_map`. width: of the intra and guide
+    networks. pixel_mean, pixel_std: of what flow and intra network see, RGB order, units of 0..255; input_order: its
+    channel order. Published weights have "bgr" (Cityscapes) or "rgb" (CamVid), and their keyframe network the other
+    one. Raises ValueError for options out of range.
     """
 
     pixel_mean: Tensor
@@ -114,6 +115,7 @@ class GSVNet(nn.Module):
         learned_delay: bool = False,
         intra: bool = True,
         keyframe_scale: float = 0.75,
+        edges: EdgeKind = "binary",
         width: int = 32,
         pixel_mean: Sequence[float] = SWIFTNET_MEAN,
         pixel_std: Sequence[float] = SWIFTNET_STD,
@@ -122,7 +124,9 @@ class GSVNet(nn.Module):
         super().__init__()
         if not 0 < keyframe_scale <= 2:
             raise ValueError(f"keyframe_scale is {keyframe_scale}; give a factor above 0 and up to 2 (0.75 published)")
-        self.num_classes, self.keyframe_scale = num_classes, keyframe_scale
+        if edges not in ("binary", "sigmoid"):
+            raise ValueError(f"edges is {edges!r}; choose 'binary' (the authors' code) or 'sigmoid' (the paper)")
+        self.num_classes, self.keyframe_scale, self.edges = num_classes, keyframe_scale, edges
         self.keyframe_network, self.flow_network = keyframe_network, flow_network
         self.delays = nn.Parameter(delay_kernels(delay_kernel), requires_grad=learned_delay)
         self._delay_places = None if learned_delay else delay_places(delay_kernel)
@@ -137,7 +141,7 @@ class GSVNet(nn.Module):
     @property
     def recorded_options(self) -> dict[str, object]:
         """What a file of weights must say beside them."""
-        return {"input_order": self.input_order, "keyframe_scale": self.keyframe_scale}
+        return {"input_order": self.input_order, "keyframe_scale": self.keyframe_scale, "edges": self.edges}
 
     def keyframe(self, image: Tensor) -> Tensor:
         """Run the image network. Shapes: RGB 0..255 (N, 3, H, W) -> class scores (N, C, h, w).
@@ -175,7 +179,7 @@ class GSVNet(nn.Module):
         """Do one propagation step on small frames. Shapes: (N, C, h, w), (N, 3, h, w) twice -> Step."""
         flow = resize(self.flow_network(small, previous_small), small.shape[-2:]) / 4
         warped = backward_warp(previous_scores, flow)
-        edges = edge_map(warped)
+        edges = edge_map(warped, self.edges)
         intra = None if self.intra is None else self.intra(small)
         kernels = unit_gain(self.guide(torch.cat([warped if intra is None else intra, edges], 1)))
         scores = filter_scores(warped, kernels, self.delays, intra, self._delay_places)
