@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.ava import (
+    Version,
     default_label_map,
     find_annotations,
     find_predicted_boxes,
@@ -31,13 +32,14 @@ from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyfr
 from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
 from twospeed.evaluation.report import Report, Table
-from twospeed.evaluation.runner import Networks, Run, check_source
+from twospeed.evaluation.runner import Networks, Run, check_source, listed
 from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model
 from twospeed.results import OnProgress
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.ahead import read_ahead
+from twospeed.weights.catalog import find
 
 KEYFRAMES_A_PART = 50  # an interrupted run loses less than this
 
@@ -140,7 +142,7 @@ def evaluate_ava_model(
     weights: Any = "default",
     split: str = "val",
     boxes: Path | str | None = None,
-    threshold: float = PERSON_SCORE,
+    threshold: float | None = None,
     scales: Sequence[int] = (),
     flip: bool = False,
     videos: Sequence[str] | None = None,
@@ -148,6 +150,7 @@ def evaluate_ava_model(
     labels: Path | str | None = None,
     exclusions: Path | str | None = None,
     rules: str = "activitynet",
+    version: Version | None = None,
     output: Path | str | None = None,
     resume: bool = False,
     workers: int = 1,
@@ -159,9 +162,10 @@ def evaluate_ava_model(
 
     data: the folder: `annotations`, and `frames` with `frame_lists`, or `videos`. model, weights, scales, flip, device,
     precision: as `BoxActions` takes them. boxes: people found by a detector, as csv; None looks for the file in
-    `annotations`. threshold: boxes with a lower score are left out. videos: only these. ground_truth, labels,
-    exclusions: instead of the files in `annotations`; rules: as `evaluate_ava`. output: where detections.csv is kept,
-    and with resume that of an interrupted run; None for a temporary folder. workers: threads that decode.
+    `annotations`. threshold: boxes with a lower score are left out; None for what the models were published with (0.8;
+    Slow 4x16: 0.9). version: of the annotations, None takes the newest that is there. videos: only these. ground_truth,
+    labels, exclusions: instead of the files in `annotations`; rules: as `evaluate_ava`. output: where detections.csv is
+    kept, and with resume that of an interrupted run; None for a temporary folder. workers: threads that decode.
 
     The report's scores are those of `evaluate_ava`; of a split without public ground truth they are empty and `output`
     holds what the server takes. Raises InputError, DatasetError, VideoError, CheckpointError, WeightsUnavailable,
@@ -171,9 +175,12 @@ def evaluate_ava_model(
     if workers < 1:
         raise InputError(f"workers={workers}: at least 1 thread decodes")
     check_rules(rules)
+    published = threshold is None
+    if threshold is None:
+        threshold = published_person_score(model)
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold={threshold}: give a score from 0 to 1")
-    files = find_annotations(data, split, need_ground_truth=ground_truth is None and output is None)
+    files = find_annotations(data, split, version=version, need_ground_truth=ground_truth is None and output is None)
     truth = ground_truth or files.get("ground_truth")
     labels, exclusions = labels or files.get("labels"), exclusions or files.get("exclusions")
     names = default_label_map() if labels is None else read_label_map(labels)
@@ -208,6 +215,7 @@ def evaluate_ava_model(
         else:
             scored = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
     people = f"people: boxes of {Path(boxes).parent.name}/{Path(boxes).name} with a score of {threshold:g} or more"
+    people += " (as published)" if published else " (chosen)"
     return run.report(
         clock=f"decoding and networks, {actions.passes} clips a keyframe",
         scores=scored.scores,
@@ -217,6 +225,12 @@ def evaluate_ava_model(
         notes=scored.notes,
         settings={**scored.settings, **settings},
     )
+
+
+def published_person_score(model: Model | Sequence[Model]) -> float:
+    """Return the least score of people's boxes that models were published with; 0.8 where they differ."""
+    scores = {find(one).person_score if isinstance(one, str) else PERSON_SCORE for one in listed(model)}
+    return scores.pop() if len(scores) == 1 else PERSON_SCORE
 
 
 def _unscored(found: Path, split: str, keyframes: int) -> Report:

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from twospeed.data.benchmarks.ava import (
     CLASSES,
+    Version,
     default_label_map,
     find_annotations,
     find_predicted_boxes,
@@ -83,6 +84,7 @@ class SlowFastAvaConfig(SlowFastSettings):
 
     # Data
     data: Path = Path("ava")  # holds annotations, and frames or videos
+    version: Version | None = None  # of the annotations; None: the newest in data
     splits: tuple[str, ...] = ("train",)  # to train on; ("train", "val") for what is sent to the server
     val: str | None = "val"  # to validate on; None: not at all
     num_classes: int = CLASSES
@@ -242,7 +244,7 @@ def read_training(config: SlowFastAvaConfig) -> list[Keyframe]:
     found: list[Keyframe] = []
     excluded: list[tuple[str, float]] = []
     for split in config.splits:
-        files = find_annotations(config.data, split)
+        files = find_annotations(config.data, split, version=config.version)
         excluded += read_exclusions(files["exclusions"]) if "exclusions" in files else []
         labels = read_label_map(files["labels"]) if "labels" in files else None
         found += keyframes_of(read_ground_truth(files["ground_truth"], labels=labels), excluded=excluded)
@@ -274,7 +276,7 @@ def read_validation(config: SlowFastAvaConfig) -> Validation | None:
     """Read what to validate on; None when the settings name no split."""
     if config.val is None:
         return None
-    files = find_annotations(config.data, config.val)
+    files = find_annotations(config.data, config.val, version=config.version)
     labels = read_label_map(files["labels"]) if "labels" in files else default_label_map()
     excluded = read_exclusions(files["exclusions"]) if "exclusions" in files else []
     truth = keyframes_of(read_ground_truth(files["ground_truth"], labels=labels), excluded=excluded)

@@ -66,7 +66,11 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the catalogue. needs_masks: of a tracker, whether it must be given the masks of objects."""
+    """One line of the catalogue.
+
+    needs_masks: of a tracker, whether it must be given the masks of objects. person_score: of a detector of actions,
+    the least score of people's boxes in its published test.
+    """
 
     name: str
     task: Task
@@ -77,6 +81,7 @@ class Entry:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: str | None = None
     needs_masks: bool = False
+    person_score: float = 0.8
     weights: WeightsFile | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
 
@@ -324,6 +329,7 @@ def _detector(
     url: str | None = None,
     trained_on: str = "",
     scores: Mapping[str, str] | None = None,
+    person_score: float = 0.8,
 ) -> Entry:
     weights = None
     if url is not None:
@@ -339,6 +345,7 @@ def _detector(
             mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256, frames=frames, stride=stride
         ),
         labels="ava",
+        person_score=person_score,
         weights=weights,
         scores=scores or {},
     )
@@ -382,6 +389,7 @@ _DETECT = (
         url=_PYTORCHVIDEO_AVA + "SLOW_4x16_R50_DETECTION.pyth",
         trained_on="Kinetics-400, then AVA v2.2",
         scores={_AVA: "19.5"},
+        person_score=0.9,
     ),
     _detector("slow_r50_8x8_ava", "Slow pathway alone, 8x8, ResNet-50, for boxes", frames=8, stride=8),
     _detector("fast_r101_32x2_ava", "Fast pathway alone (beta = 1), ResNet-101, for boxes", paper=_SLOWFAST_REPORT),

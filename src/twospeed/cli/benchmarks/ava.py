@@ -27,6 +27,7 @@ from twospeed.cli.benchmarks.options import (
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
+    from twospeed.data.benchmarks.ava import Version
     from twospeed.evaluation.report import Report
 
 
@@ -40,7 +41,7 @@ def ava(
     ground_truth: Annotated[
         Path | None,
         typer.Option(
-            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, version 2.2 before 2.1]",
+            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, see --version]",
             metavar="FILE",
         ),
     ] = None,
@@ -61,10 +62,18 @@ def ava(
             "pyslowfast: as PySlowFast, all detections, matched in file order."
         ),
     ] = "activitynet",
+    version: Annotated[
+        Literal["2.1", "2.2"] | None,
+        typer.Option(
+            help="Version of the annotations in --data: published scores are of 2.2, those of the first SlowFast paper "
+            "and the report's 28.2 of 2.1.  [default: the newest there is]"
+        ),
+    ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
-            help="People that a detector found (csv).  [default: the published file in --data]",
+            help="People that a detector found (csv).  [default: the published file in --data, "
+            "annotations/person_box_67091280_iou90 before others]",
             metavar="FILE",
             rich_help_panel="Running a model",
         ),
@@ -72,8 +81,8 @@ def ava(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Leave out people with a lower detection score, 0 to 1. The report uses 0.8; PySlowFast's Slow 4x16 "
-            "0.9.  [default: 0.8]",
+            help="Leave out people with a lower detection score, 0 to 1.  [default: as the model was published, 0.8; "
+            "Slow 4x16 0.9]",
             metavar="X",
             rich_help_panel="Running a model",
         ),
@@ -120,12 +129,11 @@ def ava(
         alone = {"weights": weights, "boxes": boxes, "threshold": threshold, "size": size, "scales": scales}
         options.refuse("belongs to a run of a --model", **alone, flip=flip, resume=resume, device=device)
         options.run(
-            lambda _: _files(predictions, data, split, ground_truth, labels, exclusions, rules, names, output),
+            lambda _: _files(predictions, data, split, version, ground_truth, labels, exclusions, rules, names, output),
             json_file,
             quiet,
         )
         return
-    from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE
     from twospeed.evaluation.ava_runs import evaluate_ava_model
 
     if data is None:
@@ -138,7 +146,7 @@ def ava(
             weights=options.sources(weights),
             split=split,
             boxes=boxes,
-            threshold=PERSON_SCORE if threshold is None else threshold,
+            threshold=threshold,
             scales=sizes,
             flip=flip,
             videos=names,
@@ -146,6 +154,7 @@ def ava(
             labels=labels,
             exclusions=exclusions,
             rules=rules,
+            version=version,
             output=output,
             resume=resume,
             workers=workers,
@@ -162,6 +171,7 @@ def _files(
     predictions: list[Path] | None,
     data: Path | None,
     split: str,
+    version: Version | None,
     ground_truth: Path | None,
     labels: Path | None,
     exclusions: Path | None,
@@ -174,7 +184,7 @@ def _files(
     from twospeed.files import make_folder
 
     assert predictions
-    files = {} if data is None else find_annotations(data, split)
+    files = {} if data is None else find_annotations(data, split, version=version)
     truth = ground_truth or files.get("ground_truth")
     if truth is None:
         raise InputError("where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder")

@@ -45,6 +45,11 @@ EVALUATED = (
 )
 # fmt: on
 
+Version = Literal["2.1", "2.2"]
+VERSIONS = ("v2.2", "v2.1")
+PUBLISHED_BOXES = "person_box_67091280_iou90"
+"""The folder, in `annotations`, of the person detector's boxes that all published AVA results of PySlowFast use."""
+
 Kind = Literal["ground truth", "detections", "predicted boxes"]
 _COLUMNS: dict[Kind, str] = {
     "ground truth": "video, second, x1, y1, x2, y2, action id, person id",
@@ -186,37 +191,45 @@ def read_frame_list(path: Path | str) -> dict[str, list[str]]:
     return videos
 
 
-def find_annotations(folder: Path | str, split: str = "val", *, need_ground_truth: bool = True) -> dict[str, Path]:
-    """Find the official files in a folder, or its `annotations` folder: the newest version that is there.
+def find_annotations(
+    folder: Path | str, split: str = "val", *, version: Version | None = None, need_ground_truth: bool = True
+) -> dict[str, Path]:
+    """Find the official files in a folder, or its `annotations` folder.
+
+    version: of the data set; None takes the newest that is there.
 
     Returns "ground_truth", and "labels" and "exclusions" where there are such files of the same version. Raises
     DatasetError when there is no `ava_<split>_v2.2.csv` or `ava_<split>_v2.1.csv` and it is needed.
     """
     sets = []
-    for version in ("v2.2", "v2.1"):
+    versions = VERSIONS if version is None else (f"v{version}",)
+    for name in versions:
         for place in (Path(folder), Path(folder) / "annotations"):
             files = {
-                "ground_truth": place / f"ava_{split}_{version}.csv",
-                "exclusions": place / f"ava_{split}_excluded_timestamps_{version}.csv",
+                "ground_truth": place / f"ava_{split}_{name}.csv",
+                "exclusions": place / f"ava_{split}_excluded_timestamps_{name}.csv",
             }
-            found = {name: path for name, path in files.items() if path.is_file()}
-            if maps := sorted(place.glob(f"ava_action_list_{version}_for_activitynet_*.pbtxt")):
+            found = {role: path for role, path in files.items() if path.is_file()}
+            if maps := sorted(place.glob(f"ava_action_list_{name}_for_activitynet_*.pbtxt")):
                 found["labels"] = maps[-1]
             if "ground_truth" in found:
                 return found
             sets.append(found)
     if need_ground_truth:
-        raise DatasetError(f"{folder}: holds no ava_{split}_v2.2.csv; give the folder of AVA's annotation files")
+        wanted = " or ".join(f"ava_{split}_{name}.csv" for name in versions)
+        raise DatasetError(f"{folder}: holds no {wanted}; give the folder of AVA's annotation files")
     return max(sets, key=len)
 
 
 def find_predicted_boxes(folder: Path | str, split: str = "val") -> Path:
     """Find the boxes of people that a detector found, by the names they were published under.
 
-    Raises DatasetError, saying what is looked for, when there are none.
+    Where there are several, `PUBLISHED_BOXES` are taken. Raises DatasetError, saying what is looked for, when there are
+    none.
     """
     names = (f"ava_{split}_predicted_boxes.csv", f"ava_detection_{split}_boxes_and_labels.csv")
-    for place in (Path(folder) / "annotations", Path(folder)):
+    published = Path(folder) / "annotations" / PUBLISHED_BOXES
+    for place in (published, Path(folder) / "annotations", Path(folder)):
         for name in names:
             for found in (place / name, *sorted(place.glob(f"*/{name}"))):
                 if found.is_file():
