@@ -37,6 +37,9 @@ def test_one_command_gives_scores_labels_and_the_plot(scene, tmp_path, capsys):
     assert "keyframe every 2 " in capsys.readouterr().out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert set(scores["by_distance"]) == {"0", "1"}
+    assert set(scores["step_seconds"]) == {"flow", "warp", "features", "fusion"}
+    assert min(scores["step_seconds"].values()) > 0
+    assert sum(scores["step_seconds"].values()) < 10 * scores["speed"]["step_seconds"]
     parts = scores["parts"]
     assert parts["propagation"]["bytes"] == 4 * parts["propagation"]["parameters"]
     assert scores["parameters"] == parts["propagation"]["parameters"] + parts["image_network"]["parameters"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.test_track import fails
 from tests.data.vos_trees import moving_squares, write_davis
@@ -144,6 +145,25 @@ def test_dots_in_names_of_a_report_are_found(tmp_path):
     assert ours["Ours-BN-R18 (l=2)", "Avg. mIoU"] == pytest.approx(70)
 
 
+def test_curves_are_drawn_of_the_papers_points_and_ours(tmp_path, capsys):
+    intervals = {str(n): {"average_mIoU": 0.7 - n / 50, "frames_per_second": 10.0 * n} for n in range(1, 6)}
+    seconds = {"flow": 0.004, "warp": 0.001, "features": 0.002, "fusion": 0.01}
+    document = {"benchmark": "cityscapes", "intervals": intervals, "step_seconds": seconds}
+    (tmp_path / "sn.json").write_text(json.dumps({**document, "speed": {"keyframe_seconds": 0.1}}))
+    paper = read_paper("gsvnet")
+    table1 = dict(fill(paper, paper.table("table1"), tmp_path).curves())
+    assert table1["Ours-SN-R18, paper"] == [("l=2", 100.0, 0.736), ("l=3", 125.0, 0.726), ("l=4", 142.0, 0.718)]
+    assert table1["Ours-SN-R18, ours"][0] == ("l=2", 20.0, pytest.approx(0.66))
+    assert "Ours-BN-R18, ours" not in table1
+    assert [name for name, _ in fill(paper, paper.table("fig3"), tmp_path).curves()] == ["Ours, ours"]
+    command = ["papers", "gsvnet", "figA5", "--run", str(tmp_path), "--plot", str(tmp_path / "a5.png")]
+    assert exit_code(command) == 0
+    with Image.open(tmp_path / "a5.png") as drawn:
+        assert drawn.format == "PNG"
+    ours = fill(paper, paper.table("figA9"), tmp_path).text()
+    assert ours.split("Ours-SN-R18")[1].split()[1:10:2] == ["4.00", "1.00", "2.00", "10.00", "100.00"]
+
+
 def test_the_list_names_all(capsys):
     assert exit_code(["papers", "--list"]) == 0
     printed = capsys.readouterr().out
@@ -162,6 +182,9 @@ def test_the_list_names_all(capsys):
         (["stcn", "table1", "--score", "STM/J=1"], "stcn table1 has no cell 'STM/J' of ours"),
         (["stcn", "table1", "--score", "STM + L2 similarity/every 5th only=high"], "'high' is no number"),
         (["stcn", "--score", "a/b=1"], "--score belongs to one table"),
+        (["stcn", "table1", "--plot", "x.png"], "stcn table1 has no columns Avg. mIoU and FPS to draw"),
+        (["gsvnet", "fig3", "--plot", "x.png"], "the paper prints none, no run gave ours"),
+        (["gsvnet", "--plot", "x.png"], "--plot draws one table; name it"),
         (["stcn", "table1", "--data", "davis17=x"], "give --run DIR"),
         (["stcn", "table1", "--run", "r", "--data", "davis17"], "write NAME=VALUE"),
         (["stcn", "table1", "--run", "r", "--data", "ava=x"], "--data ava: stcn uses davis17, youtube-vos"),

@@ -56,6 +56,14 @@ def papers(
             metavar="TEXT",
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw accuracy against frames per second as PNG: the paper's points and ours. For tables that have "
+            "both, such as gsvnet's table1, fig3, figA5 and figA6.",
+        ),
+    ] = None,
     output_format: Annotated[Literal["text", "csv", "json"], typer.Option("--format", help="How to print.")] = "text",
 ) -> None:
     """Print the papers' tables with our numbers beside theirs, and what would fill empty cells.
@@ -94,6 +102,13 @@ def papers(
             raise InputError("--data and --weights run evaluations; give --run DIR, where they are kept")
         _evaluate(chosen, wanted, run, _pairs("--data", data), _weights(chosen, weights), options or "")
     filled = [fill(chosen, each, run, scores) for each in wanted]
+    if plot is not None:
+        if len(filled) > 1:
+            raise InputError("--plot draws one table; name it")
+        from twospeed.output.trade_off import plot_trade_off
+
+        (one,) = filled
+        plot_trade_off(plot, one.curves(), title=f"{one.paper.name} {one.table.name}: {one.table.source}")
     if output_format == "json":
         typer.echo(json.dumps([one.to_json() for one in filled], indent=2, ensure_ascii=False))
     else:

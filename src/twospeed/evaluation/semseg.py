@@ -136,7 +136,8 @@ def evaluate_segmentation(
 
     The report's scores are mIoU, pixel_accuracy and class_IoU, fractions, over everything that was counted; with a
     model also by_distance, average_mIoU, minimum_mIoU for the longest interval, `intervals` for all of them with what a
-    frame costs, `parts`, and `image_scales`. A class that occurs nowhere has no class_IoU and is 0 in the mean.
+    frame costs, `parts`, `image_scales`, and of a GSVNet `step_seconds`. A class that occurs nowhere has no class_IoU
+    and is 0 in the mean.
 
     Raises DatasetError, InputError, OutputError, each with what is wrong and where; errors of the weights come from
     `create_model`.
@@ -265,6 +266,9 @@ class _SegmentationRun(Run):
             "parts": _parts(cost),
             "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": _size(frames[0])},
         }
+        two = next((chain.frames[:2] for chain in chains if len(chain.frames) > 1), None)
+        if two is not None and (seconds := self._step_seconds(*two)):
+            scores["step_seconds"] = seconds
         if self.options.image_scales:
             scores["image_scales"] = self._scaled_images(data, frames[0])
         columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
@@ -284,6 +288,18 @@ class _SegmentationRun(Run):
         from twospeed.weights.cost import segmenter_cost
 
         return segmenter_cost(self.model, *frame.image().shape[:2])
+
+    def _step_seconds(self, previous: LabelledFrame, frame: LabelledFrame) -> dict[str, float]:
+        """Where the time of a GSVNet's propagation step goes; empty for other networks."""
+        import torch
+
+        from twospeed.evaluation.step_seconds import step_seconds
+        from twospeed.models.gsv.network import GSVNet
+
+        if not isinstance(self.segmenter.model, GSVNet):
+            return {}
+        images = [torch.from_numpy(each.image()).permute(2, 0, 1)[None] for each in (previous, frame)]
+        return step_seconds(self.segmenter.model, *(image.to(self.segmenter.device) for image in images))
 
     def _intervals(self, matrices: Sequence[Matrix], cost: SegmenterCost) -> dict[str, dict[str, float]]:
         """Accuracy and cost with a keyframe every 1, 2, ... frames, from the distances that each of them sees."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from twospeed.errors import InputError
 
 PAPERS = ("slowfast_vos", "slowfast_ava", "slowfast", "gsvnet", "stcn")
-Format = Literal["percent", "percent2", "fraction", "number", "count", "seconds", "mega", "text"]
+Format = Literal["percent", "percent2", "fraction", "number", "count", "seconds", "milliseconds", "mega", "text"]
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,32 @@ class FilledTable:
         head = f"{self.paper.name} {self.table.name}: {self.table.title} ({self.table.source})"
         return "\n".join([head, "", *(line.rstrip() for line in lines), *([""] if self.missing else []), *self.missing])
 
+    def curves(self) -> list[tuple[str, list[tuple[str, float, float]]]]:
+        """Return accuracy against throughput for `plot_trade_off`: rows with one name before "(" are one curve.
+
+        Of each the paper's points and ours. Raises InputError for a table without these two columns, or points.
+        """
+        names = [name for name, _ in self.table.columns]
+        if not {"Avg. mIoU", "FPS"} <= set(names):
+            raise InputError(
+                f"{self.paper.name} {self.table.name} has no columns Avg. mIoU and FPS to draw; gsvnet's table1 has",
+                option="plot",
+            )
+        found: dict[str, list[tuple[str, float, float]]] = {}
+        for row in self.table.rows:
+            name, _, setting = row.name.partition(" (")
+            printed = [_in_print(row.paper[names.index(column)]) for column in ("FPS", "Avg. mIoU")]
+            ours = [self.ours.get((row.name, column)) for column in ("FPS", "Avg. mIoU")]
+            for whose, (speed, score) in (("paper", printed), ("ours", ours)):
+                if speed is not None and score is not None:
+                    found.setdefault(f"{name}, {whose}", []).append((setting.rstrip(")"), speed, score / 100))
+        if not found:
+            raise InputError(
+                f"{self.paper.name} {self.table.name} has no numbers to draw: the paper prints none, no run gave ours",
+                option="plot",
+            )
+        return list(found.items())
+
     def csv(self) -> str:
         """Return the table as CSV, cells as they are printed, empty where there is no number."""
         heads, rows = self._cells()
@@ -152,9 +178,19 @@ def _how(paper: Paper, name: str, cells: list[str]) -> list[str]:
     return [*lines, *([f"  note: {run.note}"] if run.note else [])]
 
 
+def _in_print(cell: str) -> float | None:
+    """Return the number that a cell prints, None where it prints none."""
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
 def _printed(value: float, how: Format) -> str:
     if how == "count":
         return f"{value:,.0f}"
+    if how == "milliseconds":
+        return f"{1000 * value:.2f}"
     if how == "mega":
         return f"{value / 1e6:.1f}M"
     digits = {"percent": 1, "percent2": 2, "fraction": 3, "number": 1, "seconds": 0}[how]

@@ -8,6 +8,7 @@ from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.ops import bf16
 from twospeed.ops.fuse import fuse_batch_norm
+from twospeed.weights.load import create_model, save_model
 
 TINY = {"depths": (1, 1, 2, 1), "width": 16, "beta_inverse": 4, "num_classes": 5, "frames": 8}
 
@@ -34,6 +35,7 @@ def relative(found, expected):
 VARIANTS = {
     "slowfast": {},
     "kernel 7": {"fusion_kernel": 7},
+    "plain stride": {"slow_sampling": "stride"},
     "alpha 8": {"alpha": 8},
     "time to channel": {"fusion": "time_to_channel"},
     "time to channel, summed": {"fusion": "time_to_channel", "fusion_merge": "sum"},
@@ -197,3 +199,14 @@ def test_a_head_of_another_kind_receives_the_features():
         found = network(clip, torch.full((1, 3), 2.0))
         assert torch.allclose(found, network.features(clip)[0][:, :3, 0, 0, 0] + 2)
         assert torch.allclose(for_inference(network)(clip, torch.full((1, 3), 2.0)), found, atol=1e-4)
+
+
+def test_the_slow_pathway_takes_every_alpha_th_frame_where_that_is_asked_for(tmp_path):
+    clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 32, 32)
+    seen = {kind: tiny(slow_sampling=kind).split(clip)[0][0, 0, :, 0, 0].tolist() for kind in ("linspace", "stride")}
+    assert seen == {"linspace": [0, 7], "stride": [0, 4]}
+    network = create_model("slowfast_r50_4x16", None, width=16, slow_sampling="stride")
+    save_model(network, tmp_path / "w.safetensors", model_name="slowfast_r50_4x16")
+    assert create_model("slowfast_r50_4x16", tmp_path / "w.safetensors").slow_sampling == "stride"
+    with pytest.raises(InputError, match="slow_sampling='random': choose linspace or stride"):
+        tiny(slow_sampling="random")

@@ -177,10 +177,17 @@ class GSVNet(nn.Module):
 
     def step(self, previous_scores: Tensor, previous_small: Tensor, small: Tensor) -> Step:
         """Do one propagation step on small frames. Shapes: (N, C, h, w), (N, 3, h, w) twice -> Step."""
-        flow = resize(self.flow_network(small, previous_small), small.shape[-2:]) / 4
+        flow = self.flow(previous_small, small)
         warped = backward_warp(previous_scores, flow)
+        return self.fuse(flow, warped, None if self.intra is None else self.intra(small))
+
+    def flow(self, previous_small: Tensor, small: Tensor) -> Tensor:
+        """Return where each cell was before, in cells. Shapes: (N, 3, h, w) twice -> (N, 2, h, w), x and y."""
+        return resize(self.flow_network(small, previous_small), small.shape[-2:]) / 4
+
+    def fuse(self, flow: Tensor, warped: Tensor, intra: Tensor | None) -> Step:
+        """Refine warped scores by guided filtering. Shapes: flow (N, 2, h, w), scores (N, C, h, w) twice -> Step."""
         edges = edge_map(warped, self.edges)
-        intra = None if self.intra is None else self.intra(small)
         kernels = unit_gain(self.guide(torch.cat([warped if intra is None else intra, edges], 1)))
         scores = filter_scores(warped, kernels, self.delays, intra, self._delay_places)
         return Step(scores, flow, warped, edges, intra, kernels)

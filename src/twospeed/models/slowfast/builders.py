@@ -15,7 +15,7 @@ from torch import nn
 
 from twospeed.errors import InputError
 from twospeed.models.slowfast.blocks import Fusion, Merge, NonLocalMode
-from twospeed.models.slowfast.network import Average, Pathway, SlowFast
+from twospeed.models.slowfast.network import Average, Pathway, SlowFast, SlowSampling
 
 R50 = (3, 4, 6, 3)
 R101 = (3, 4, 23, 3)
@@ -48,6 +48,7 @@ class Options(TypedDict, total=False):
     frames: int
     frame_stride: int
     average: Average
+    slow_sampling: SlowSampling
     head: nn.Module | None
 
 

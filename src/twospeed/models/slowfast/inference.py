@@ -234,7 +234,7 @@ class FusedSlowFast(nn.Module):
         super().__init__()
         self.pathways, self.alpha, self.num_classes = network.pathways, network.alpha, network.num_classes
         self.frames, self.frame_stride, self.average = network.frames, network.frame_stride, network.average
-        self.feature_channels = network.feature_channels
+        self.feature_channels, self.slow_sampling = network.feature_channels, network.slow_sampling
         self.dtype = dtype or next(network.parameters()).dtype
         self.stems = nn.ModuleList(FusedStem(stem, dtype) for stem in network.s1.children() if isinstance(stem, Stem))
         self.laterals = nn.ModuleList()
@@ -261,7 +261,7 @@ class FusedSlowFast(nn.Module):
         frames = clip.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()  # (N, T, H, W, 3): no copy if made so
         x = [frames]
         if len(self.pathways) == 2:
-            x = [frames[:, slow_frame_indices(frames.shape[1], self.alpha)], frames]
+            x = [frames[:, slow_frame_indices(frames.shape[1], self.alpha, self.slow_sampling)], frames]
         x = [stem(pathway) for stem, pathway in zip(self.stems, x, strict=True)]
         for i in range(len(STAGES)):
             if self.laterals:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,20 @@ from twospeed.models.slowfast.blocks import (
 
 Pathway = Literal["slow", "fast"]
 Average = Literal["probabilities", "logits"]
+SlowSampling = Literal["linspace", "stride"]
 
 STEM_KERNEL: Mapping[str, int] = {"slow": 1, "fast": 5}  # frames that the first convolution sees
 STAGES = (2, 3, 4, 5)  # res2 .. res5
 
 
-def slow_frame_indices(frames: int, alpha: int) -> list[int]:
-    """Return which of the Fast pathway's frames the Slow pathway sees: evenly spread, first and last included.
+def slow_frame_indices(frames: int, alpha: int, sampling: SlowSampling = "linspace") -> list[int]:
+    """Return which of the Fast pathway's frames the Slow pathway sees, frames / alpha of them.
 
-    Differs: the papers describe a plain stride of alpha; the released weights were trained and measured with these
-    indices, floor(i * (frames - 1) / (count - 1)) for count = frames / alpha.
+    sampling: "stride" takes every alpha-th from the first on, as the papers describe. "linspace" spreads them evenly,
+    first and last included, floor(i * (frames - 1) / (count - 1)): the released weights were trained and measured so.
     """
+    if sampling == "stride":
+        return list(range(0, frames, alpha))
     count = frames // alpha
     return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
 
@@ -104,7 +107,8 @@ class SlowFast(nn.Module):
     `ClassifyHead`. frames, frame_stride: the sampling that the weights expect, in frames of a 30 fps video; recorded
     for the pipelines, not used here (tau, the Slow stride, is frame_stride * alpha). average: how the weights'
     authors turn logits into scores, also only recorded: "probabilities" (softmax, then mean over positions and views)
-    or "logits" (mean over positions, then softmax).
+    or "logits" (mean over positions, then softmax). slow_sampling: which frames the Slow pathway sees, see
+    `slow_frame_indices`; weights must be used as they were trained.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class SlowFast(nn.Module):
         frames: int = 32,
         frame_stride: int = 2,
         average: Average = "probabilities",
+        slow_sampling: SlowSampling = "linspace",
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -142,6 +147,9 @@ class SlowFast(nn.Module):
         self.frames = frames
         self.frame_stride = frame_stride
         self.average = average
+        if slow_sampling not in get_args(SlowSampling):
+            raise InputError(f"slow_sampling={slow_sampling!r}: choose {' or '.join(get_args(SlowSampling))}")
+        self.slow_sampling: SlowSampling = slow_sampling
         # What names and shapes of the weights cannot tell; kept beside them when they are saved
         self.recorded_options: dict[str, object] = {
             "alpha": alpha,
@@ -152,6 +160,7 @@ class SlowFast(nn.Module):
             "frames": frames,
             "frame_stride": frame_stride,
             "average": average,
+            "slow_sampling": slow_sampling,
         }
         widths = [width] if len(self.pathways) == 1 else [width, width // beta_inverse]
         temporal_res4 = self._check(
@@ -252,7 +261,7 @@ class SlowFast(nn.Module):
         check_clip(clip, self.alpha, self.frames)
         if len(self.pathways) == 1:
             return [clip]
-        return [clip[:, :, slow_frame_indices(clip.shape[2], self.alpha)], clip]
+        return [clip[:, :, slow_frame_indices(clip.shape[2], self.alpha, self.slow_sampling)], clip]
 
     def features(self, clip: Tensor) -> list[Tensor]:
         """Return the res5 features of every pathway: (N, C, T, H/32, W/32) each (H/16 with res5_stride 1)."""
