@@ -5,6 +5,11 @@
 writes the set to OUT/set, trains a narrow SlowFast (OUT/slowfast) and a Slow-only network of as many multiply-adds
 (OUT/slow) with the recipe that trains on Kinetics, and writes both validation curves to OUT/curves.csv and
 OUT/curves.png. Minutes on a CPU; docs/experiments/motion_task.md shows a run.
+
+    python -m experiments.motion_task OUT --lateral-connections
+
+trains SlowFast with each of the three lateral connections instead, and Slow-only beside them; curves go to
+OUT/lateral_connections.csv and .png, and a table of the last epochs is printed.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -27,21 +33,32 @@ from twospeed.recipes.slowfast_kinetics import SlowFastKineticsConfig, train
 from twospeed.weights.catalog import Preprocessing
 
 SIDE = 24  # pixels
-DEPTHS = (1, 1, 1, 1)
+SHARED: dict[str, Any] = {
+    "num_classes": len(CLASSES),
+    "depths": (1, 1, 1, 1),
+    "crop_size": None,
+    "dropout": 0.0,
+    "zero_init_final_bn": False,
+}
 
 
 def networks() -> dict[str, SlowFast]:
     """Both see 16 frames of time: SlowFast all of them, Slow-only the same four that SlowFast's Slow pathway sees."""
-    shared = {
-        "num_classes": len(CLASSES),
-        "depths": DEPTHS,
-        "crop_size": None,
-        "dropout": 0.0,
-        "zero_init_final_bn": False,
-    }
     return {
-        "slowfast": SlowFast(width=16, beta_inverse=4, alpha=4, frames=16, frame_stride=1, **shared),
-        "slow": SlowFast(pathways=("slow",), width=26, frames=4, frame_stride=4, **shared),
+        "slowfast": SlowFast(width=16, beta_inverse=4, alpha=4, frames=16, frame_stride=1, **SHARED),
+        "slow": SlowFast(pathways=("slow",), width=26, frames=4, frame_stride=4, **SHARED),
+    }
+
+
+def lateral_connections() -> dict[str, SlowFast]:
+    """Return the SlowFast of `networks` with the three lateral connections of the short description, and Slow-only."""
+    plain = networks()
+    width = {"width": 16, "beta_inverse": 4, "alpha": 4, "frames": 16, "frame_stride": 1}
+    return {
+        "time-to-channel": SlowFast(fusion="time_to_channel", fusion_merge="sum", **width, **SHARED),
+        "time-strided sampling": SlowFast(fusion="time_strided_sample", **width, **SHARED),
+        "time-strided convolution": plain["slowfast"],
+        "Slow pathway alone": plain["slow"],
     }
 
 
@@ -89,26 +106,34 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=120, help="training videos of each of the 8 classes")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lateral-connections", action="store_true", help="compare the three of SlowFast instead")
     chosen = parser.parse_args()
     write_motion_set(chosen.out / "set", clips=chosen.clips, val_clips=25, side=SIDE, seed=chosen.seed)
     curves: dict[str, list[tuple[int, float]]] = {}
     torch.manual_seed(chosen.seed)
-    for name, network in networks().items():
+    table = []
+    kinds, file_name = networks(), "curves"
+    if chosen.lateral_connections:
+        kinds, file_name = lateral_connections(), "lateral_connections"
+    for name, network in kinds.items():
         size = sum(p.numel() for p in network.parameters())
         print(f"{name}: {multiply_adds(network) / 1e6:.1f} M multiply-adds a view, {size / 1e6:.2f} M parameters")
-        run = chosen.out / name
+        folder = {"time-strided convolution": "slowfast", "Slow pathway alone": "slow"}.get(name, name)  # the same runs
+        run = chosen.out / folder
         if not (run / "weights.safetensors").is_file():  # a finished run is kept
-            train(config(chosen.out, name, chosen.epochs, chosen.seed), network=network)
+            train(config(chosen.out, folder, chosen.epochs, chosen.seed), network=network)
         network.load_state_dict(load_file(run / "weights.safetensors"))
-        correct = by_class(network, config(chosen.out, name, chosen.epochs, chosen.seed))
+        correct = by_class(network, config(chosen.out, folder, chosen.epochs, chosen.seed))
         print(f"{name}: " + ", ".join(f"{label} {share:.2f}" for label, share in correct.items()))
         with (run / "validation.csv").open(newline="") as file:
             curves[name] = [(int(row["epoch"]), float(row["top1"])) for row in csv.DictReader(file)]
-    with (chosen.out / "curves.csv").open("w", newline="") as file:
+        table.append(f"{name:25} {100 * curves[name][-1][1]:5.1f} % top-1")
+    print("\n".join(table))
+    with (chosen.out / f"{file_name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", *(f"{name}_top1" for name in curves)])
         writer.writerows([points[0][0], *(top1 for _, top1 in points)] for points in zip(*curves.values(), strict=True))
-    draw(curves, chosen.out / "curves.png")
+    draw(curves, chosen.out / f"{file_name}.png")
 
 
 def by_class(network: SlowFast, settings: SlowFastKineticsConfig) -> dict[str, float]:

@@ -19,6 +19,17 @@ def test_both_networks_cost_the_same():
     assert all(network.num_classes == len(CLASSES) for network in script.networks().values())
 
 
+def test_the_three_lateral_connections_differ_in_nothing_else():
+    networks = script.lateral_connections()
+    clip = torch.randn(1, 3, 16, script.SIDE, script.SIDE)
+    fusions = []
+    for name, network in networks.items():
+        assert network.eval()(clip[:, :, : network.frames]).shape == (1, 1, len(CLASSES)), name
+        if name != "Slow pathway alone":
+            fusions.append(network.get_submodule("s1_fuse").fusion)
+    assert fusions == ["time_to_channel", "time_strided_sample", "time_strided_conv"]
+
+
 @pytest.mark.slow
 def test_a_fast_pathway_tells_left_from_right_and_a_slow_one_does_not(tmp_path):
     write_motion_set(tmp_path / "set", clips=80, val_clips=25, side=script.SIDE, classes=("drift_left", "drift_right"))
