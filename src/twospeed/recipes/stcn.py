@@ -735,7 +735,7 @@ def _fit(
         # Elsewhere not: on CPUs, oneDNN's backward of 4 channels that lie last writes out of bounds
         network.to(memory_format=torch.channels_last)
     # By default the whole network stays in eval mode: batch norm keeps its statistics, while its scale and shift learn.
-    # A batch of a few warped crops would spoil what ImageNet's statistics say (authors' code; paper, section 4)
+    # A batch of a few warped crops would spoil what ImageNet's statistics say (supplement, section F.1)
     unrolled = UnrolledPropagation(network).eval()  # type: ignore[arg-type]
     if not source and config.norm_batches and not config.freeze_norm:
         measure_norms(config, unrolled, data, process)

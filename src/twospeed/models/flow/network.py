@@ -1,8 +1,8 @@
 """Flow networks for label propagation: two small frames in, a coarse flow field out.
 
-Source: GSVNet (Lee, Chen, Peng, ICME 2021), section 3.1, for the light network with its hierarchical feature fusion
-block; FlowNetS (Dosovitskiy et al., ICCV 2015) in the form of Deep Feature Flow. Both return (x, y) at a quarter, or an
-eighth, of their input's size, in units of a quarter of an input pixel: `GSVNet` scales them.
+Source: GSVNet (Lee, Chen, Peng, ICME 2021), section 3.3 and appendix C, for the light network of fused
+dilated convolutions; FlowNetS (Dosovitskiy et al., ICCV 2015) in the form of Deep Feature Flow. Both return (x, y) at a
+quarter, or an eighth, of their input's size, in units of a quarter of an input pixel: `GSVNet` scales them.
 """
 
 from __future__ import annotations

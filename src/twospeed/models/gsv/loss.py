@@ -1,8 +1,8 @@
 """How GSVNet's propagation is trained: roll it out from a keyframe, compare its scores with a label further on.
 
-Source: GSVNet (Lee, Chen, Peng, ICME 2021), section 4, and the released trainer. The paper has cross entropy alone; the
-released code weights classes, adds the divergence from the keyframe network's own opinion of the labelled frame, and
-sends the gradient through the last two steps only. Both are options here.
+Source: GSVNet (Lee, Chen, Peng, ICME 2021), sections 3.4.3 and 4.1, and the released trainer. The paper has cross
+entropy alone; the released code weights classes, adds the divergence from the keyframe network's own opinion of the
+labelled frame, and sends the gradient through the last two steps only. Both are options here.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class IntraNet(nn.Module):
-    """Three convolutions that label the small frame by itself: what warping cannot bring (section 3.2)."""
+    """Three convolutions that label the small frame by itself: what warping cannot bring (section 3.4.2)."""
 
     def __init__(self, num_classes: int, width: int):
         super().__init__()
@@ -63,7 +63,7 @@ class IntraNet(nn.Module):
 
 
 class GuideNet(nn.Module):
-    """Says at every pixel how much of each tap to take: a small encoder and decoder (section 3.2)."""
+    """Says at every pixel how much of each tap to take: a small encoder and decoder (section 3.4.3)."""
 
     def __init__(self, channels_in: int, taps: int, width: int):
         super().__init__()

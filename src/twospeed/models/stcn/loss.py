@@ -1,4 +1,4 @@
-"""The loss of STCN's training: cross entropy of the hardest pixels (Cheng 2021, section 4; STM has the plain mean)."""
+"""The loss of STCN's training: cross entropy of the hardest pixels (STCN, supplement F.5; STM has the plain mean)."""
 
 from __future__ import annotations
 
