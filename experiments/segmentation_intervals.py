@@ -28,7 +28,7 @@ from twospeed.data.benchmarks.camvid import CLASSES, CamVid
 from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
 from twospeed.models.gsv.network import GSVNet, Step
 from twospeed.output.trade_off import plot_trade_off
-from twospeed.pipelines.segment import Segmenter, every, on_drift
+from twospeed.pipelines.segment import Every, Segmenter, on_drift
 from twospeed.weights.cost import SegmenterCost, segmenter_cost
 from twospeed.weights.load import create_model
 
@@ -84,7 +84,7 @@ def run(
     longest: int,
 ) -> Result:
     """Stream from each of the first `starts` frames and sum up what happens from the last of them on."""
-    segmenter.policy = every(int(setting)) if name == "interval" else on_drift(setting, at_least_every=longest)
+    segmenter.policy = Every(int(setting)) if name == "interval" else on_drift(setting, at_least_every=longest)
     matrix: Matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     scored = keyframes = computed = 0
     for first in range(starts):
