@@ -94,7 +94,7 @@ def main() -> None:
         Image.fromarray(beside(panels)).save(chosen.out / f"{frame.name}_labels.png")
     if not counts[0]:
         parser.error(f"{chosen.data}: no labelled frame has {chosen.steps} frames of video before it")
-    at_edges, of_errors, wrong_share = (100 * counts[[1, 3, 2]] / counts[[0, 2, 0]]).tolist()
+    at_edges, of_errors, wrong_share = (100 * counts[[1, 3, 2]] / np.maximum(counts[[0, 2, 0]], 1)).tolist()
     print(f"{at_edges:.1f} % of the pixels are at an edge, {of_errors:.1f} % of the errors")
     print(f"{wrong_share:.1f} % of the pixels are wrong after warping")
 

@@ -107,8 +107,8 @@ def papers(
             raise InputError("--plot draws one table; name it")
         from twospeed.output.trade_off import plot_trade_off
 
-        (one,) = filled
-        plot_trade_off(plot, one.curves(), title=f"{one.paper.name} {one.table.name}: {one.table.source}")
+        (drawn,) = filled
+        plot_trade_off(plot, drawn.curves(), title=f"{chosen.name} {drawn.table.name}: {drawn.table.source}")
     if output_format == "json":
         typer.echo(json.dumps([one.to_json() for one in filled], indent=2, ensure_ascii=False))
     else:

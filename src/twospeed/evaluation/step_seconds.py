@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from twospeed.models.gsv.network import GSVNet
 from twospeed.ops.warp import backward_warp
-
-Result = TypeVar("Result")
 
 
 @torch.inference_mode()
@@ -25,20 +23,24 @@ def step_seconds(network: GSVNet, previous: Tensor, image: Tensor, *, repeats: i
     """
     seconds: dict[str, list[float]] = {"flow": [], "warp": [], "features": [], "fusion": []}
 
-    def timed(part: str, compute: Callable[[], Result]) -> Result:
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
         _wait_for(image.device)
         started = time.perf_counter()
-        result = compute()
+        yield
         _wait_for(image.device)
         seconds[part].append(time.perf_counter() - started)
-        return result
 
     scores, before, now = network.keyframe(previous.float()), network.small(previous), network.small(image)
     for _ in range(repeats + 1):
-        flow = timed("flow", lambda: network.flow(before, now))
-        warped = timed("warp", lambda flow=flow: backward_warp(scores, flow))
-        intra = timed("features", lambda: None if network.intra is None else network.intra(now))
-        timed("fusion", lambda flow=flow, warped=warped, intra=intra: network.fuse(flow, warped, intra))
+        with timed("flow"):
+            flow = network.flow(before, now)
+        with timed("warp"):
+            warped = backward_warp(scores, flow)
+        with timed("features"):
+            intra = None if network.intra is None else network.intra(now)
+        with timed("fusion"):
+            network.fuse(flow, warped, intra)
     return {part: statistics.median(laps[1:]) for part, laps in seconds.items()}  # the first warms up
 
 
