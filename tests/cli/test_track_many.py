@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
-from tests.cli.commands import fails, twospeed
+from tests.cli.commands import SIZE, fails, twospeed
+from twospeed.data.clips.synthetic import render_clip
+from twospeed.video.writer import VideoWriter
 
 HEAD = "video,frame,object,kind,value\n"
 
@@ -94,3 +99,30 @@ def test_wrong_tables_are_refused_before_anything_runs(table, says, clips, capsy
 
 def test_no_video_at_all(capsys):
     assert "no video is given" in fails(capsys, "track")
+
+
+@pytest.mark.slow
+def test_after_kill_nothing_that_is_finished_is_repeated(scene, tmp_path):
+    """A real process, killed in its second clip."""
+    (tmp_path / "clips").mkdir()
+    shutil.copy(scene / "clip.mp4", tmp_path / "clips" / "a.mp4")
+    with VideoWriter(tmp_path / "clips" / "b.mp4", 10) as writer:
+        for image, _ in render_clip(2, frames=200, height=SIZE[0], width=SIZE[1], objects=2):
+            writer.write(image)
+    (tmp_path / "table.csv").write_text(f"{HEAD}a,,,box,10 10 40 40\nb,,,box,10 10 40 40\n")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "twospeed", "track", str(tmp_path / "clips"), "--no-overlay", "--size", "64", "-q"]
+    command += ["--prompts", str(tmp_path / "table.csv"), "-o", str(out), "--export", "coco"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(out.glob("b/masks/*.png"))) < 5:
+        time.sleep(0.02)
+    process.kill()
+    process.wait(timeout=60)
+    assert not json.loads((out / "b" / "run.json").read_text())["finished"]
+    before = {path: path.stat().st_mtime_ns for path in (out / "a").rglob("*")}
+    assert subprocess.run([*command, "--resume"], capture_output=True).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "a").rglob("*")} == before
+    assert len(list((out / "b" / "masks").iterdir())) == 200
+    assert len(json.loads((out / "b" / "exports" / "coco.json").read_text())["images"]) == 200
+    assert not [path for path in out.rglob(".*") if path.is_file()]

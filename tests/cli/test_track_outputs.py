@@ -13,6 +13,7 @@ from tests.cli.commands import SIZE, fails, twospeed
 from tests.video.test_sound_and_alpha import film_with_sound
 from twospeed.data.annotations import read_annotations
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
+from twospeed.video.writer import VideoWriter
 
 EVERYTHING = "coco,youtube-vis,davis,youtube-vos,yolo-seg,cvat,labelme"
 
@@ -117,3 +118,21 @@ def test_a_resumed_run_exports_the_same(scene, tmp_path, monkeypatch):
     whole, parts = (json.loads((tmp_path / n / "exports" / "coco.json").read_text()) for n in ("whole", "parts"))
     assert whole == parts
     assert SIZE == (96, 128)
+
+
+def test_times_of_a_video_whose_rate_varies_are_kept_to_the_millisecond(tmp_path):
+    times = [0.0, 0.04, 0.25, 0.3, 1.013, 1.05]
+    labels = np.zeros(SIZE, np.uint8)
+    labels[20:60, 20:60] = 1
+    with VideoWriter(tmp_path / "clip.mp4", 25) as writer:
+        for number, time_s in enumerate(times):
+            image = np.full((*SIZE, 3), 30 * number, np.uint8)
+            image[labels > 0] = (200, 40, 40)
+            writer.write(image, time_s)
+    write_indexed_png(tmp_path / "mask.png", labels)
+    arguments = ("track", tmp_path / "clip.mp4", "--mask", tmp_path / "mask.png", "-o", tmp_path / "out", "-q")
+    assert twospeed(*arguments, "--matte", "webm", "--pixelate") == 0
+    for name in ("overlay.mp4", "matte.webm", "pixelated.mp4"):
+        with av.open(str(tmp_path / "out" / name)) as video:
+            found = [float(frame.pts * frame.time_base) for frame in video.decode(video=0)]
+        assert found == pytest.approx(times, abs=1e-3)

@@ -25,46 +25,40 @@ def outlines(mask: NDArray[Any]) -> list[Ring]:
     """
     part, left, top = _part(mask)
     inside = np.pad(part, 1)
-    rows, columns = np.nonzero(inside)
-    segments: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # The four sides of a pixel in clockwise order: where its neighbour is, where its edge begins and ends
-    for (dy, dx), (y1, x1), (y2, x2) in (
-        ((-1, 0), (0, 0), (0, 1)),
-        ((0, 1), (0, 1), (1, 1)),
-        ((1, 0), (1, 1), (1, 0)),
-        ((0, -1), (1, 0), (0, 0)),
+    across = inside.shape[1]  # corners between pixels are numbered row by row
+    starts, ends, ways = [], [], []
+    # Edges clockwise around a pixel: where the neighbour is, and where the edge begins and ends. An edge of way
+    # k is followed by one of way k + 1 where the outline turns right.
+    for way, (dy, dx, begins, stops) in enumerate(
+        ((-1, 0, 0, 1), (0, 1, 1, across + 1), (1, 0, across + 1, across), (0, -1, across, 0))
     ):
-        edge = ~inside[rows + dy, columns + dx]
-        y, x = rows[edge] + (top - 1), columns[edge] + (left - 1)  # without the padding
-        starts = zip((x + x1).tolist(), (y + y1).tolist(), strict=True)
-        ends = zip((x + x2).tolist(), (y + y2).tolist(), strict=True)
-        for start, end in zip(starts, ends, strict=True):
-            segments.setdefault(start, []).append(end)
+        pixels = np.flatnonzero(inside & ~np.roll(inside, (-dy, -dx), (0, 1)))
+        starts.append(pixels + begins)
+        ends.append(pixels + stops)
+        ways.append(np.full(len(pixels), way))
+    start, end, way_of = (np.concatenate(parts) for parts in (starts, ends, ways))
+    order = np.argsort(start, kind="stable")
+    start, end, way_of = start[order], end[order], way_of[order]
+    # Where two pixels touch in a corner two edges begin: turning right keeps a ring for each of them
+    following = np.searchsorted(start, end)
+    other = np.minimum(following + 1, len(start) - 1)
+    turns_right = (start[other] == end) & (way_of[other] == (way_of + 1) % 4)
+    following = np.where(turns_right, other, following)
+    turns = np.zeros(len(start), bool)  # edges that begin with a turn
+    turns[following] = way_of[following] != way_of
+    chain, done = following.tolist(), bytearray(len(start))
     rings = []
-    while segments:
-        first = point = next(iter(segments))
-        corners: list[tuple[int, int]] = []
-        before = None
-        while True:
-            ends_here = segments[point]
-            if len(ends_here) == 1 or before is None:
-                following = ends_here.pop()
-            else:  # two pixels touch in this corner: turn right, so that each keeps a ring of its own
-                dx, dy = point[0] - before[0], point[1] - before[1]
-                right = (point[0] - dy, point[1] + dx)
-                ends_here.remove(right)
-                following = right
-            if not ends_here:
-                del segments[point]
-            if before is None or (following[0] - point[0], following[1] - point[1]) != (
-                point[0] - before[0],
-                point[1] - before[1],
-            ):
-                corners.append(point)
-            before, point = point, following
-            if point == first and (point not in segments or _turns_to(before, point, corners)):
-                break
-        rings.append(np.array(corners, np.float64))
+    for first in range(len(chain)):
+        ring, edge = [], first
+        while not done[edge]:
+            done[edge] = 1
+            ring.append(edge)
+            edge = chain[edge]
+        if ring:
+            corners = start[[edge for edge in ring if turns[edge]]]
+            rings.append(
+                np.stack([corners % across + left - 1, corners // across + top - 1], axis=1).astype(np.float64)
+            )
     return rings
 
 
@@ -73,16 +67,6 @@ def _part(mask: NDArray[Any]) -> tuple[NDArray[np.bool_], int, int]:
     inside = np.ascontiguousarray(mask, bool)
     left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
     return inside[top : top + height, left : left + width], left, top
-
-
-def _turns_to(before: tuple[int, int], point: tuple[int, int], corners: Sequence[tuple[int, int]]) -> bool:
-    """Say whether the ring that began at `point` ends there, where another one touches it."""
-    if len(corners) < 2:
-        return False
-    dx, dy = point[0] - before[0], point[1] - before[1]
-    ax, ay = corners[1][0] - corners[0][0], corners[1][1] - corners[0][1]
-    step = (int(np.sign(ax)), int(np.sign(ay)))
-    return step == (-dy, dx)
 
 
 def fill_rings(rings: Iterable[NDArray[Any]], height: int, width: int) -> NDArray[np.bool_]:

@@ -251,7 +251,8 @@ class Run(AbstractContextManager["Run"]):
         video = record.inputs.get("video", {}).get("path", "")
         facts = {"video": video, "model": record.model, "frames": record.frames, "seconds": record.seconds}
         facts |= {"frames per second": record.frames_per_second}
-        facts |= {name: value for name, value in record.options.items() if value not in (None, False, [], "")}
+        settings = [(name, value) for name, value in record.options.items() if value not in (None, False, [], "")]
+        self.report.tables.append(("Settings", (), settings))
         stopped = "" if error is None else f"stopped after {record.frames} frames: {error or type(error).__name__}"
         title = f"twospeed {record.command} {Path(str(video)).name}".strip()
         self.report.links += [*self._videos, FRAMES, RECORD]

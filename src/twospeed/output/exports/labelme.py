@@ -22,9 +22,11 @@ class LabelmeExport(Export):
         height, width = frame.masks.labels.shape
         shapes: list[dict[str, Any]] = []
         for object_id, score, mask in seen(frame.masks):
-            count, parts = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+            left, top, across, down = cv2.boundingRect(mask.view(np.uint8))
+            inside = np.ascontiguousarray(mask[top : top + down, left : left + across]).view(np.uint8)
+            count, parts = cv2.connectedComponents(inside, connectivity=4)
             for part in range(1, count):
-                polygon = joined(simple_outlines(parts == part))
+                polygon = joined(simple_outlines(parts == part)) + np.array([left, top])
                 shapes.append(
                     {
                         "label": object_name(object_id),
