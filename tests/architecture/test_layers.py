@@ -20,6 +20,7 @@ LAYERS = [
     "pipelines",
     "evaluation batch",
     "papers recipes",
+    "app",
     "cli",
 ]
 RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer.split()}

@@ -19,6 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from twospeed import __version__
+from twospeed.cli.app import app as open_app
 from twospeed.cli.batch import app as batch
 from twospeed.cli.bench import bench
 from twospeed.cli.classify import classify
@@ -78,6 +79,7 @@ app.command()(convert)
 app.command()(models)
 app.command()(bench)
 app.command()(papers)
+app.command("app")(open_app)
 
 
 def run(arguments: list[str] | None = None) -> None:

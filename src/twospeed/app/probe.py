@@ -1,0 +1,80 @@
+"""`python -m twospeed.app.probe PATH`: what a video is, as JSON, in a process whose end harms nobody.
+
+A file from elsewhere is decoded here for the first time, with bounds on time and memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twospeed.errors import TwospeedError, VideoError
+
+MOST_SECONDS = 20
+MOST_MEMORY = 4 << 30  # bytes of address space: shared libraries and thread stacks count, too
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """Return width, height, times_s (base64 of float64), codec. Raises VideoError for what is no video."""
+    command = [sys.executable, "-m", "twospeed.app.probe", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise VideoError(f"{path.name}: was not read within {MOST_SECONDS} s; re-encode the video") from None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        raise VideoError(f"{path.name}: reading it failed; is it a complete video file?")
+    found: dict[str, Any] = json.loads(lines[-1])
+    if "error" in found:
+        raise VideoError(found["error"].replace(str(path), path.name))
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the first and last MiB of a file (of the names and sizes of a folder's files), and its size."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for entry in sorted(path.iterdir()):
+            digest.update(os.fsencode(entry.name) + f"\0{entry.stat().st_size}\0".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        digest.update(str(size).encode() + file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read(1 << 20))
+    return digest.hexdigest()
+
+
+def _main(path: str) -> None:
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS * 2, MOST_SECONDS * 2))
+    from twospeed.video.reader import frame_times, open_video
+
+    try:
+        with open_video(path, ahead=0) as reader:
+            info = reader.info
+            next(reader)
+        times = frame_times(path, damaged="stop")
+        found = {
+            "width": info.width,
+            "height": info.height,
+            "codec": info.codec,
+            "times_s": base64.b64encode(times.astype("<f8").tobytes()).decode(),
+        }
+    except (TwospeedError, StopIteration) as error:
+        found = {"error": str(error) or "holds no frame"}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,57 @@
+// Elements and messages. Text only ever becomes text: nothing here parses HTML.
+
+/** Make an element. props: attributes; `on...` are listeners, `text` is its text, false and null leave one out. */
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === false || value === null || value === undefined) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "text") element.textContent = value;
+    else if (name === "value" || name === "checked") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+export const $ = (id) => document.getElementById(id);
+
+/** Show a message at the top: an error stays until it is closed, anything else goes by itself. */
+export function notify(text, { error = false, action = null } = {}) {
+  const banner = $("banner");
+  const close = h("button", { class: "plain", text: "Close", onclick: () => (banner.hidden = true) });
+  banner.replaceChildren(h("span", { text }), ...(action ? [action] : []), close);
+  banner.className = error ? "error" : "";
+  banner.hidden = false;
+  clearTimeout(notify.timer);
+  if (!error && !action) notify.timer = setTimeout(() => (banner.hidden = true), 4000);
+}
+
+/** Say something to people who listen to the page. */
+export function announce(text) {
+  $("live").textContent = text;
+}
+
+/** Open a dialog with a title; returns it. It closes by Escape and by its button. */
+export function dialog(title, ...content) {
+  const box = h("dialog", { "aria-label": title });
+  const close = h("button", { text: "Close", onclick: () => box.close() });
+  box.append(h("h2", { text: title }), ...content, h("div", { class: "row end" }, close));
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+  return box;
+}
+
+/** Seconds -> "m:ss.mmm". */
+export function clock(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  return `${minutes}:${(seconds - 60 * minutes).toFixed(3).padStart(6, "0")}`;
+}
+
+export function base64ToBytes(text) {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}

@@ -1,0 +1,72 @@
+// Log in, then show the home page or a project, as the address says.
+import { $, h, notify } from "./dom.js";
+import { getJson, login, post } from "./api.js";
+import { showHome } from "./home.js";
+import { openEditor } from "./editor.js";
+
+let editor = null;
+
+async function route() {
+  editor?.close();
+  editor = null;
+  const project = new URLSearchParams(location.search).get("p");
+  try {
+    const home = await getJson("home");
+    if (home.open && !project) {
+      const opened = await post("projects", { video: home.open });
+      history.replaceState(null, "", `/?p=${encodeURIComponent(opened.project)}`);
+      editor = await openEditor(opened.project, home, leave);
+    } else if (project) {
+      editor = await openEditor(project, home, leave);
+    } else {
+      document.title = "twospeed";
+      showHome(home, go);
+    }
+  } catch (error) {
+    if (error.status === 401) askToken();
+    else {
+      notify(error.message, { error: true });
+      if (project) go(null);
+    }
+  }
+}
+
+function go(project) {
+  history.pushState(null, "", project ? `/?p=${encodeURIComponent(project)}` : "/");
+  route();
+}
+
+const leave = () => go(null);
+
+function askToken() {
+  const field = h("input", { type: "password", "aria-label": "Token", autocomplete: "off" });
+  const send = async (event) => {
+    event.preventDefault();
+    try {
+      await post("login", { token: field.value.trim().replace(/^.*token=/, "") });
+      route();
+    } catch (error) {
+      notify(error.message, { error: true });
+    }
+  };
+  $("page").replaceChildren(
+    h("form", { class: "token", onsubmit: send },
+      h("h1", { text: "twospeed" }),
+      h("p", { text: "Open the address that `twospeed app` printed in the terminal, or paste it here." }),
+      field, h("button", { class: "main", text: "Log in" })),
+  );
+  field.focus();
+}
+
+addEventListener("popstate", route);
+addEventListener("hashchange", start);
+
+async function start() {
+  try {
+    await login();
+  } catch (error) {
+    notify(error.message, { error: true });
+  }
+  await route();
+}
+start();

@@ -1,0 +1,343 @@
+// The panel at the right: objects and tracking, and the other jobs as tabs.
+import { dialog, h, notify } from "./dom.js";
+import { getJson, post, request } from "./api.js";
+import { labelsOf, parse } from "./wire.js";
+
+const TABS = [["track", "Track"], ["find", "Find"], ["classify", "Actions"], ["detect", "People"], ["segment", "Pixels"]];
+const WORDS = {
+  find: "Find objects without marking any. What is found becomes objects that can be corrected and tracked on.",
+  classify: "Name what happens in the video, and when.",
+  detect: "Find people, follow them, and name what each does.",
+  segment: "Give every pixel a class, such as road, car or sky.",
+};
+
+export class Panel {
+  constructor(editor) {
+    this.editor = editor;
+    this.store = editor.store;
+    this.tab = "track";
+    this.tabs = new Map(TABS.map(([name, label]) => [name, h("button", { role: "tab", text: label,
+      onclick: () => this.choose(name) })]));
+    this.body = h("div", { class: "panel-body", role: "tabpanel" });
+    this.element = h("aside", { class: "panel" },
+      h("div", { class: "tabs", role: "tablist", "aria-label": "Jobs" }, [...this.tabs.values()]), this.body);
+    this.results = new Map();
+    this.picked = {};
+    this.options = { size: 480, finetune: false };
+  }
+
+  choose(name) {
+    this.tab = name;
+    this.editor.stage.overlay = this.editor.stage.palette = null;
+    this.editor.stage.onPaint = null;
+    this.loadResults(name);
+    this.render();
+    this.onFrame();
+  }
+
+  trackOptions() {
+    return {
+      model: this.picked.track ?? this.editor.home.model,
+      size: this.options.size,
+      finetune: this.options.finetune ? 30 : null,
+    };
+  }
+
+  render() {
+    for (const [name, button] of this.tabs) button.setAttribute("aria-selected", name === this.tab);
+    const typing = this.body.contains(document.activeElement) && document.activeElement.matches("input[type=text]");
+    if (typing) return; // somebody renames an object
+    const held = document.activeElement?.dataset?.hold, open = this.body.querySelector("details")?.open;
+    const parts = this.tab === "track" ? this.trackTab() : this.jobTab(this.tab);
+    this.body.replaceChildren(...parts.filter((part) => part !== null));
+    const details = this.body.querySelector("details");
+    if (details && open) details.open = true;
+    if (held) this.body.querySelector(`[data-hold="${held}"]`)?.focus();
+  }
+
+  // --- track ---
+
+  trackTab() {
+    const { store, editor } = this, { state } = store;
+    const act = (name, label, title) => {
+      const button = h("button", { title, "data-hold": name }, label);
+      const direction = { trackForward: "forward", trackBackward: "backward", trackBoth: "both" }[name];
+      button.addEventListener("click", (event) => editor.run(name, { through: event.shiftKey }));
+      if (direction) {
+        button.disabled = !!store.job || !state.keyframes.length;
+        const show = () => this.showPlan(direction), hide = () => this.hidePlan();
+        for (const [on, run] of [["mouseenter", show], ["focus", show], ["mouseleave", hide], ["blur", hide]]) {
+          button.addEventListener(on, run);
+        }
+      }
+      return button;
+    };
+    const stale = state.stale.reduce((sum, [first, last]) => sum + last - first + 1, 0);
+    const resumable = state.jobs[0] && ["interrupted", "stopped", "failed"].includes(state.jobs[0].state)
+      && state.jobs[0].kind === "track" && state.jobs[0].done < state.jobs[0].total;
+    return [
+      h("div", { class: "row" }, h("h2", { class: "grow", text: "Objects" }),
+        h("button", { text: "+ New", title: "New object (N)", "data-hold": "new", onclick: () => editor.run("newObject") })),
+      store.objects.length ? h("ul", { class: "objects" }, store.objects.map((entry) => this.objectRow(entry)))
+        : h("p", { class: "quiet", text: "Draw a box around an object in the picture (R), or click on it with Points (P)." }),
+      h("h2", { text: "Track" }),
+      h("div", { class: "row track" }, act("trackBackward", "◀ Back", "Track backward from here (Shift+T)"),
+        act("trackBoth", "◀ Both ▶", "Track both ways from here (Y)"),
+        act("trackForward", "Forward ▶", "Track forward from here (T)")),
+      h("p", { class: "quiet", text: state.keyframes.length
+        ? "From this frame to the next marked frame, else to the in or out point. Hold Shift to pass marked frames."
+        : "Mark an object first." }),
+      stale ? h("button", { class: "wide", text: `Update ${stale} frame${stale === 1 ? "" : "s"} that changed marks made out of date`,
+        onclick: () => this.start({ kind: "stale" }) }) : null,
+      resumable && !store.job ? h("button", { class: "wide", text: `Resume tracking (${state.jobs[0].done} of ${state.jobs[0].total} done)`,
+        onclick: () => this.start({ kind: "resume" }) }) : null,
+      h("details", {}, h("summary", { text: "Settings" }), this.modelPicker("track", (model) => model.needs_masks),
+        h("label", { class: "row" }, h("span", { class: "grow", text: "Work at" }), this.sizePicker()),
+        h("label", { class: "row", title: "Slower to start, often better masks" },
+          h("input", { type: "checkbox", checked: this.options.finetune,
+            onchange: (event) => (this.options.finetune = event.target.checked) }),
+          "fine-tune on the marked frame first (30 iterations)")),
+    ];
+  }
+
+  sizePicker() {
+    const picker = h("select", { "aria-label": "Shorter side at which the network works",
+      onchange: () => (this.options.size = Number(picker.value)) },
+    [240, 360, 480, 720].map((size) => h("option", { value: size, text: `${size} pixels` })));
+    picker.value = this.options.size;
+    return picker;
+  }
+
+  objectRow(entry) {
+    const { store, editor } = this, chosen = entry.id === store.object;
+    const change = (changes) => request("PATCH", `${editor.base}/objects/${entry.id}`, { json: changes })
+      .catch((error) => editor.fail(error));
+    const value = store.curves.get(entry.id)?.[store.frame];
+    const kind = store.kinds[store.frame] & 3;
+    const sure = kind === 2 ? "marked" : value === 0 ? "gone" : value > 0 ? value.toFixed(2) : "";
+    const name = h("input", { type: "text", value: entry.name, "aria-label": `Name of object ${entry.id}`, maxlength: 80,
+      onfocus: () => store.select(entry.id),
+      onkeydown: (event) => event.key === "Enter" && name.blur(),
+      onblur: () => name.value !== entry.name && name.value && change({ name: name.value }) });
+    return h("li", { class: chosen ? "chosen" : "", onclick: (event) => event.target.closest("button, input") || store.select(entry.id) },
+      h("button", { class: "number", "aria-pressed": String(chosen), title: `Choose object ${entry.id}`,
+        "data-hold": `choose${entry.id}`, onclick: () => store.select(entry.id) }, String(entry.id)),
+      h("input", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}`,
+        onchange: (event) => change({ colour: event.target.value }) }),
+      name, h("span", { class: "sure", title: "Confidence on this frame, to compare frames of this video", text: sure }),
+      h("button", { class: "small", "aria-pressed": String(!!entry.hidden), "data-hold": `hide${entry.id}`,
+        title: entry.hidden ? "Show (H)" : "Hide (H)", text: entry.hidden ? "show" : "hide",
+        onclick: () => change({ hidden: !entry.hidden }) }),
+      h("button", { class: "small", "aria-pressed": String(!!entry.locked), "data-hold": `lock${entry.id}`,
+        title: "A locked object keeps its pixels (L)", text: entry.locked ? "unlock" : "lock",
+        onclick: () => change({ locked: !entry.locked }) }),
+      h("button", { class: "small", title: `Delete ${entry.name}`, "aria-label": `Delete ${entry.name}`, text: "×",
+        onclick: () => request("DELETE", `${editor.base}/objects/${entry.id}`).catch((error) => editor.fail(error)) }));
+  }
+
+  /** Show which frames a button would compute, before it is pressed. */
+  showPlan(direction) {
+    const { frame, state } = this.store, keys = state.keyframes, parts = [];
+    if (direction !== "backward") {
+      const next = keys.find((key) => key > frame) ?? state.out + 1;
+      if (Math.min(next - 1, state.out) > frame) parts.push({ first: frame, last: Math.min(next - 1, state.out) });
+    }
+    if (direction !== "forward") {
+      const before = keys.filter((key) => key < frame).pop() ?? state.in - 1;
+      if (Math.max(before + 1, state.in) < frame) parts.push({ first: Math.max(before + 1, state.in), last: frame });
+    }
+    this.editor.timeline.planned = parts;
+    this.editor.timeline.draw();
+  }
+
+  hidePlan() {
+    this.editor.timeline.planned = null;
+    this.editor.timeline.draw();
+  }
+
+  start(job) {
+    return this.editor.startJob(job).catch((error) => this.editor.fail(error));
+  }
+
+  // --- the other jobs ---
+
+  modelPicker(task, allowed = () => true) {
+    const { home } = this.editor, kind = task === "find" ? "track" : task;
+    const models = home.models.filter((model) => model.task === kind && allowed(model));
+    this.picked[task] ??= models.find((model) => model.here)?.name ?? models[0]?.name;
+    const picker = h("select", { "aria-label": "Model", onchange: () => {
+      this.picked[task] = picker.value;
+      this.render();
+    } }, models.map((model) => h("option", { value: model.name, text: model.name })));
+    picker.value = this.picked[task];
+    const model = models.find((entry) => entry.name === this.picked[task]);
+    return h("div", {}, h("label", { class: "row" }, h("span", { class: "grow", text: "Model" }), picker),
+      h("p", { class: "quiet", text: model?.summary ?? "" }));
+  }
+
+  jobTab(kind) {
+    const { home } = this.editor, { store } = this;
+    const picker = this.modelPicker(kind, (model) => kind !== "find" || !model.needs_masks);
+    const model = home.models.find((entry) => entry.name === this.picked[kind]);
+    const parts = [h("p", { class: "quiet", text: WORDS[kind] }), picker];
+    let weights = null;
+    if (model && !model.here) {
+      weights = h("select", { "aria-label": "Weights" }, home.weights.map((name) => h("option", { value: name, text: name })));
+      parts.push(home.weights.length
+        ? h("label", { class: "row" }, h("span", { class: "grow", text: "Weights" }), weights)
+        : h("div", { class: "missing" },
+          h("p", { text: `${model.name} has no weights on this machine. Put a file of weights into the folder of the videos, `
+            + "then reload this page:" }),
+          h("dl", {}, h("dt", { text: "File" }), h("dd", { text: model.file ?? "a checkpoint of the authors, or .safetensors" }),
+            h("dt", { text: "Address" }), h("dd", { class: "address", text: model.url ?? "none is published" }),
+            h("dt", { text: "Licence" }), h("dd", { text: model.licence || "see the authors" }))));
+    }
+    const ready = model && (model.here || home.weights.length);
+    const run = h("button", { class: "main wide", text: { find: "Find objects", classify: "Name actions", detect: "Find people",
+      segment: "Label pixels" }[kind], onclick: () => {
+      this.results.delete(kind);
+      return this.start({ kind, model: model.name, weights: model.here ? null : weights.value, size: null, finetune: null });
+    } });
+    run.disabled = !ready || !!store.job;
+    parts.push(run, ...this.resultView(kind));
+    return parts;
+  }
+
+  async loadResults(kind) {
+    if (kind === "track" || kind === "find") return;
+    try {
+      this.results.set(kind, await getJson(`${this.editor.base}/result/${kind}`));
+      if (kind === "segment") [this.classes] = await getJson(`${this.editor.base}/result/classes`);
+    } catch (error) {
+      this.editor.fail(error);
+    }
+    this.render();
+    this.onFrame();
+  }
+
+  onResult({ kind }) {
+    const wanted = kind === "classes" ? "segment" : kind;
+    if (wanted !== this.tab) return;
+    clearTimeout(this.soon);
+    this.soon = setTimeout(() => this.loadResults(wanted), 300);
+  }
+
+  resultView(kind) {
+    const found = this.results.get(kind), { store } = this;
+    if (!found?.length) return [];
+    if (kind === "segment") return [this.legend()];
+    if (kind === "classify") {
+      const [{ top, spans }] = found;
+      const filter = h("input", { type: "text", placeholder: "Search actions", "aria-label": "Search actions" });
+      const list = h("ul", { class: "results" });
+      const fill = () => list.replaceChildren(...spans.filter((span) => span.label.toLowerCase().includes(filter.value.toLowerCase()))
+        .map((span) => h("li", {}, h("button", { class: "plain", onclick: () => this.seekTime(span.start),
+          text: `${span.start.toFixed(1)} to ${span.end.toFixed(1)} s: ${span.label} (${span.p.toFixed(2)})` }))));
+      filter.addEventListener("input", fill);
+      fill();
+      return [h("h2", { text: "Most likely" }), h("ol", { class: "results" }, top.slice(0, 5).map(([label, p]) =>
+        h("li", { text: `${label} (${p.toFixed(2)})` }))), h("h2", { text: "When" }), filter, list];
+    }
+    const rows = found.flatMap((one) => one.people.map((person) => ({ time: one.time_s, ...person })));
+    return [h("h2", { text: `${rows.length} sightings` }), h("ul", { class: "results" }, rows.slice(0, 500).map((row) =>
+      h("li", {}, h("button", { class: "plain", onclick: () => this.seekTime(row.time),
+        text: `${row.time.toFixed(1)} s · person ${row.id ?? "?"} · ${(row.actions ?? []).slice(0, 3).map((a) => a.label ?? a[0]).join(", ")}` }))))];
+  }
+
+  legend() {
+    const { names = [], colours } = this.classes ?? {};
+    this.palette = names.map((name, i) => ({ id: i + 1, name, hidden: this.hiddenClasses?.has(i),
+      colour: colours ? `#${colours[i].map((part) => part.toString(16).padStart(2, "0")).join("")}` : `#${((i * 2654435) & 0xffffff).toString(16).padStart(6, "0")}` }));
+    return h("ul", { class: "legend" }, this.palette.map((entry, i) => h("li", {},
+      h("button", { class: "plain", "aria-pressed": String(!entry.hidden), onclick: () => {
+        this.hiddenClasses ??= new Set();
+        if (!this.hiddenClasses.delete(i)) this.hiddenClasses.add(i);
+        this.render();
+        this.onFrame();
+      } }, swatch(entry.colour), h("span", { class: "grow", text: entry.name }),
+      h("span", { text: this.shares?.[i] ? `${(100 * this.shares[i]).toFixed(1)} %` : "" })))));
+  }
+
+  /** Show the classes of the frame in place of masks. */
+  async onFrame() {
+    const { store } = this, { stage } = this.editor;
+    if (this.tab === "track") {
+      clearTimeout(this.later);
+      this.later = setTimeout(() => this.render(), 120);
+    }
+    if (this.tab !== "segment" || !this.results.get("segment")?.length) return;
+    const frame = store.frame;
+    const response = await request("GET", `${this.editor.base}/result/segment/${frame}`);
+    if (response.status === 204 || frame !== store.frame || this.tab !== "segment") {
+      stage.overlay = null;
+    } else {
+      const labels = labelsOf(parse(await response.arrayBuffer()));
+      this.shares = new Float64Array(256);
+      for (let i = 0; i < labels.length; i++) this.shares[labels[i]++] += 1 / labels.length;
+      this.render();
+      stage.overlay = labels;
+      stage.palette = this.palette;
+    }
+    stage.draw();
+  }
+
+  onMask(mask) {
+    if (mask.frame === this.store.frame) this.onFrame();
+  }
+
+  seekTime(seconds) {
+    const { times } = this.store;
+    let frame = times.findIndex((time) => time >= seconds - 1e-3);
+    if (frame < 0) frame = times.length - 1;
+    this.store.seek(frame);
+  }
+}
+
+/** A colour as a small picture: inline styles are not allowed here. */
+function swatch(colour) {
+  const canvas = h("canvas", { width: 12, height: 12, class: "swatch" }), context = canvas.getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 12, 12);
+  return canvas;
+}
+
+export function exportDialog(editor) {
+  const { store, home } = editor, { state } = store;
+  if (!store.objects.length) {
+    notify("There is nothing to export yet: mark an object first.");
+    return;
+  }
+  const soft = h("input", { type: "checkbox", checked: true });
+  const rows = home.exports.map(({ as, text }) => {
+    const status = h("span", { class: "quiet" }), button = h("button", { text: "Write", "aria-label": `Write ${text}` });
+    const row = h("li", { "data-export": as }, h("span", { class: "grow", text }), status, button);
+    const show = (message) => {
+      if (message.file !== row.dataset.file) return;
+      button.disabled = message.state === "running";
+      if (message.state === "running") status.textContent = message.total ? `${message.done} of ${message.total}` : "starting";
+      else if (message.state === "failed") status.textContent = message.error;
+      else {
+        const address = `/api/${editor.base}/exports/${encodeURIComponent(message.file)}`;
+        status.replaceChildren(h("a", { href: address, download: message.file, text: `Download ${message.file}` }));
+      }
+    };
+    store.addEventListener("export", (event) => show(event.detail));
+    button.addEventListener("click", async () => {
+      try {
+        await editor.keepPreview();
+        button.disabled = true;
+        status.textContent = "starting";
+        row.dataset.file = (await post(`${editor.base}/exports`, { as, soft: soft.checked })).file;
+        const known = editor.exports.get(row.dataset.file);
+        if (known) show(known);
+      } catch (error) {
+        status.textContent = error.message;
+        button.disabled = false;
+      }
+    });
+    return row;
+  });
+  dialog("Export", h("p", { class: "quiet", text: `Frames ${state.in} to ${state.out} (the in and out points), all objects. `
+    + `Files are also kept in the project's folder, exports.` }),
+  h("label", { class: "row" }, soft, "soft edges in mattes and cut-outs"), h("ul", { class: "exports" }, rows));
+}

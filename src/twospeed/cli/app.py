@@ -1,0 +1,79 @@
+"""`twospeed app`: the page in the browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twospeed.cli.options import Device, Weights, check_weights, whole
+from twospeed.errors import InputError
+
+EPILOG = """
+**Examples**
+
+`twospeed app` opens the videos of this folder in the browser: mark objects, track them, correct, export.
+
+`twospeed app clip.mp4` opens one video at once.
+
+`twospeed app videos --no-browser --port 8000` prints the address. From another machine:
+`ssh -L 8000:127.0.0.1:8000 THAT_MACHINE`, then open the printed address here.
+"""
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def app(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER|VIDEO]", help="Folder whose videos are shown, or one video.")
+    ] = Path(),
+    port: Annotated[int, typer.Option(parser=whole(0, 65535), metavar="PORT", help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(" /--no-browser", help="Print the address only.")] = True,
+    max_upload: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest video that the page may upload, such as 500MB or 8GB.")
+    ] = "8GB",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model that tracks; `twospeed models --task track` lists them.")
+    ] = "track_nano",
+    weights: Weights = "default",
+    device: Device = None,
+    size: Annotated[
+        int,
+        typer.Option(parser=whole(16, 4096), metavar="PIXELS", help="Shorter side at which the network tracks."),
+    ] = 480,
+) -> None:
+    """Open a page in the browser: mark objects, track, correct, export."""
+    try:
+        from twospeed.app.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "websockets", "pydantic", "starlette"):
+            raise
+        raise InputError("the app needs further packages: pip install 'twospeed[app]'") from None
+    from twospeed.weights.catalog import find
+
+    if find(model).task != "track":
+        raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
+    check_weights([weights])
+    if not folder.exists():
+        raise InputError(f"{folder}: no such file or folder")
+    video = folder if folder.is_file() else None
+    serve(
+        folder.resolve().parent if video else folder,
+        video=video,
+        port=port,
+        browser=browser,
+        settings={"model": model, "weights": weights, "device": device, "size": size, "max_upload": _bytes(max_upload)},
+        announce=lambda text: print(text, flush=True),
+    )
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{text!r} is no size; give a number with a unit, such as 500MB or 8GB", option="max_upload")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+app.__doc__ = (app.__doc__ or "") + "\n" + EPILOG
