@@ -141,7 +141,7 @@ class Client:
     def job(self, project: str) -> dict[str, Any]:
         return self("GET", f"p/{project}")["jobs"][0]
 
-    def finished(self, project: str, seconds: float = 90) -> dict[str, Any]:
+    def finished(self, project: str, seconds: float = 250) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while (job := self.job(project))["state"] in ("queued", "running"):
             assert time.monotonic() < until, job

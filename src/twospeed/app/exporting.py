@@ -120,7 +120,7 @@ def _cutout(export: Export, path: Path) -> None:
         if export.options["soft"]:
             return matte(image, _labels_alone(result))
         alpha = _alpha(result, export)
-        return np.dstack([foreground(image, alpha / np.float32(255)), alpha])
+        return np.dstack([foreground(image, (alpha / 255).astype(np.float32)), alpha])
 
     _video(export, path, cut, alpha="straight")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 JSON, MASK, BYTES = 0, 1, 2
 HEAD = struct.Struct("<IB")
@@ -21,7 +21,7 @@ def json_message(**content: Any) -> bytes:
     return message(JSON, json.dumps(content).encode())
 
 
-def read(stream: BinaryIO) -> tuple[int, bytes] | None:
+def read(stream: IO[bytes]) -> tuple[int, bytes] | None:
     """Read one message from a blocking stream, None at its end."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:
