@@ -87,6 +87,10 @@ class Entry:
 
 
 _STCN_PAPER = "Cheng, Tai, Tang: Rethinking Space-Time Networks with Improved Memory Coverage, NeurIPS 2021"
+_DAVIS_TERMS = (
+    "non-commercial use: DAVIS-2016's code repositories say BSD, the terms of its images Creative Commons BY-NC 4.0; "
+    "COCO annotations CC BY 4.0"
+)
 # The address behind the authors' "s012 model" link (README of hkchengrex/STCN)
 _STCN_S012 = "https://drive.usercontent.google.com/download?id=1mRrE0uCI2ktdWlUgapJI_KmgeIiF2eOm&confirm=t"
 
@@ -154,6 +158,12 @@ _TRACK = (
         converter="twospeed.models.stcn.convert",
         paper=_STCN_PAPER,
         preprocessing=Preprocessing(short_side=480),
+        weights=WeightsFile(
+            file="track_small.safetensors",
+            licence=_DAVIS_TERMS,
+            trained_on="EfficientNet-Lite0's ImageNet weights (Apache-2.0), DAVIS-2016 train (512x288), 726 objects of "
+            "421 freely licensed COCO images; see docs/track_small.md",
+        ),
     ),
     Entry(
         name="click_nano",

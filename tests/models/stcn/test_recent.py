@@ -35,6 +35,17 @@ def test_a_mask_moves_with_what_it_covers_in_its_finer_parts():
     assert halves[:, 2:].abs().max() < 1e-3
 
 
+def test_places_keep_their_cells_in_half_precision():
+    torch.manual_seed(0)
+    key, last, masks = torch.randn(1, 64, 30, 54), torch.randn(1, 64, 30, 54), torch.rand(1, 2, 480, 864)
+    network = RecentMasks()
+    exact = network(key, last, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(key.bfloat16(), last.bfloat16(), masks)
+    assert (rounded - exact).abs().max() < 0.1  # of masks in 0..1; with rounded places it would be most of them
+    assert (rounded - exact).abs().mean() < 0.01
+
+
 def test_networks_without_it_pass_a_readout_on():
     network = track_nano().eval()
     readout, key = torch.rand(1, 2, 96, 3, 4), torch.rand(1, 64, 3, 4)

@@ -139,17 +139,21 @@ class RecentMasks(nn.Module):
         """Shapes: (B, C, h, w), (B, C, h, w), (B, K, H, W) -> (B, K, 17, h, w)."""
         height, width = key.shape[-2:]
         scale = self.sharpness.exp() * key.shape[1] ** -0.5
-        queries, keys = key.flatten(2).mT, last_key.flatten(2)  # (B, P, C), (B, C, N)
-        similarity = scale * (2 * queries @ keys - keys.square().sum(1, keepdim=True))  # (B, P, N)
-        rows = torch.arange(height, device=key.device).repeat_interleave(width)
-        columns = torch.arange(width, device=key.device).repeat(height)
-        apart = (rows[:, None] - rows).square() + (columns[:, None] - columns).square()
-        affinity = (similarity - apart / (2 * (2 * self.reach).exp())).softmax(-1)
+        spread = (2 * self.reach).exp()  # the Gaussian's variance
+        rows = torch.arange(height, device=key.device, dtype=key.dtype) - (height - 1) / 2
+        columns = torch.arange(width, device=key.device, dtype=key.dtype) - (width - 1) / 2
+        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)[None].expand(len(key), -1, -1)
+        # Places are two more channels of the keys: -|a - b|^2 / 2 is a.b less squares, and the query's own square cancels
+        queries = torch.cat([2 * scale * key.flatten(2), place / spread], 1).mT  # (B, P, C + 2)
+        keys = torch.cat([last_key.flatten(2), place], 1)  # (B, C + 2, N)
+        bias = -scale * last_key.flatten(2).square().sum(1) - place.square().sum(1) / (2 * spread)
+        with torch.autocast(key.device.type, enabled=False):  # in half precision, places would be rounded to cells
+            affinity = torch.baddbmm(bias[:, None].float(), queries.float(), keys.float()).softmax(-1)  # (B, P, N)
         own = F.pixel_unshuffle(F.avg_pool2d(last_masks, 16 // self.parts).flatten(0, 1).unsqueeze(1), self.parts)
         own = own.unflatten(0, last_masks.shape[:2])  # (B, K, 16, h, w)
         whole = own.mean(2, keepdim=True)
         planes = torch.cat([own, whole.sum(1, keepdim=True) - whole], 2)
-        carried = planes.flatten(1, 2).flatten(2) @ affinity.mT  # (B, K 17, P)
+        carried = planes.flatten(1, 2).flatten(2) @ affinity.to(planes.dtype).mT  # (B, K 17, P)
         return carried.unflatten(1, planes.shape[1:3]).unflatten(-1, (height, width))
 
 
