@@ -143,7 +143,7 @@ class RecentMasks(nn.Module):
         rows = torch.arange(height, device=key.device, dtype=key.dtype) - (height - 1) / 2
         columns = torch.arange(width, device=key.device, dtype=key.dtype) - (width - 1) / 2
         place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)[None].expand(len(key), -1, -1)
-        # Places are two more channels of the keys: -|a - b|^2 / 2 is a.b less squares, and the query's own square cancels
+        # Places are two more channels of keys: -|a - b|^2 / 2 is a.b less squares, and the query's own square cancels
         queries = torch.cat([2 * scale * key.flatten(2), place / spread], 1).mT  # (B, P, C + 2)
         keys = torch.cat([last_key.flatten(2), place], 1)  # (B, C + 2, N)
         bias = -scale * last_key.flatten(2).square().sum(1) - place.square().sum(1) / (2 * spread)
