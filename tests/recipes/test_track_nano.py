@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from twospeed.data.clips.synthetic import MovingObjects, render_clip
@@ -53,7 +54,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_leaves_usable_weights_scores_and_its_configuration(tiny, tmp_path):
     config = dataclasses.replace(tiny, replicas=2, cache=tmp_path / "cache", look_alikes=0.5, near=0.5)
-    weights = train(config) / "weights.safetensors"
+    seen = []
+    weights = train(config, on_progress=seen.append) / "weights.safetensors"
+    assert [(event.done, event.total) for event in seen if event.task == "train"] == [(n, 4) for n in range(1, 5)]
+    with safe_open(weights, "pt") as file:  # what ships takes half the space
+        assert file.get_slice("key_encoder.conv1.weight").get_dtype() == "F16"
     model = track_nano()
     model.load_state_dict(load_file(weights))
     assert weights.stat().st_size < 20e6

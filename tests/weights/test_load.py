@@ -87,6 +87,20 @@ def test_safetensors_round_trip_keeps_provenance(nano_state, tmp_path):
     assert len(weights_sha256("track_nano", path)) == 64
 
 
+def test_half_precision_halves_the_file_and_comes_back_as_single(nano_state, tmp_path):
+    network = track_nano()
+    network.load_state_dict(nano_state)
+    for half in (False, True):
+        save_model(network, tmp_path / f"{half}.safetensors", half_precision=half)
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert 1.8 < sizes[0] / sizes[1] < 2.05
+    read = create_model("track_nano", tmp_path / "True.safetensors").state_dict()
+    for name, value in network.state_dict().items():
+        assert read[name].dtype == value.dtype, name
+        assert torch.allclose(read[name].float(), value.float(), rtol=1e-3, atol=1e-6), name
+    assert next(network.parameters()).dtype == torch.float32  # the network itself stays
+
+
 def test_every_wrong_key_is_listed_at_once(nano_state):
     state = dict(nano_state)
     del state["key_projection.bias"], state["decoder.predict.bias"]
