@@ -9,7 +9,7 @@ import torch
 
 import twospeed
 from tests.video.footage import LOSSLESS, film, numbered
-from twospeed.errors import InputError, VideoError, WeightsUnavailable
+from twospeed.errors import CheckpointError, InputError, VideoError, WeightsUnavailable
 from twospeed.output.action_overlay import between
 from twospeed.pipelines import person_boxes
 from twospeed.pipelines.detect import Detector
@@ -249,6 +249,18 @@ def test_without_weights_for_people_one_line_says_how_to_give_boxes(monkeypatch,
     monkeypatch.setenv("TWOSPEED_CACHE", str(tmp_path))
     with pytest.raises(WeightsUnavailable, match="give boxes instead: a file") as error:
         Detector(Watcher())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"no weights", {"conv1.weight": torch.zeros(1)}])
+def test_a_person_detector_with_damaged_weights_is_one_line(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    weights = tmp_path / "checkpoints" / person_boxes._DETECTOR.weights.file
+    weights.parent.mkdir()
+    weights.write_bytes(content) if isinstance(content, bytes) else torch.save(content, weights)
+    with pytest.raises(CheckpointError) as error:
+        person_boxes.person_detector()
+    assert str(weights) in str(error.value)
     assert "\n" not in str(error.value)
 
 
