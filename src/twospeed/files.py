@@ -7,9 +7,11 @@ that comes in goes through `read_text` or `read_json`.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import zipfile
@@ -45,6 +47,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files and folders that processes left which were killed while they wrote `path`."""
+    if os.name != "posix":
+        return
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+        number = re.fullmatch(r"([0-9]{1,9})\.[0-9]+", left.name[len(path.stem) + 2 :].partition(".partial")[0])
+        if number is None:
+            continue
+        try:
+            os.kill(int(number[1]), 0)  # whether that process lives
+        except ProcessLookupError:
+            with contextlib.suppress(OSError):
+                left.unlink()
+        except OSError:
+            pass
 
 
 @contextlib.contextmanager

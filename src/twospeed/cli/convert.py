@@ -10,6 +10,7 @@ import typer
 from twospeed.cli.options import check_weights
 from twospeed.cli.printing import print_note
 from twospeed.errors import CheckpointError, InputError
+from twospeed.files import remove_leftovers
 
 
 def convert(
@@ -47,6 +48,7 @@ def convert(
             "name the model with --model"
         )
     network = create_model(name, checkpoint)
+    remove_leftovers(output)
     save_model(
         network, output, model_name=name, source={"source": checkpoint.name, "source_sha256": sha256(checkpoint)}
     )

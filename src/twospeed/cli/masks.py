@@ -13,7 +13,7 @@ from twospeed.cli.options import Quiet, parse_numbers
 from twospeed.cli.printing import print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
-from twospeed.files import atomic_file, atomic_folder, make_folder
+from twospeed.files import atomic_file, atomic_folder, make_folder, remove_leftovers
 
 EPILOG = """
 **Examples**
@@ -77,6 +77,7 @@ def masks(
             if target.exists() and not overwrite:
                 raise OutputError(f"{target} exists; choose another name, or allow to replace it", option="overwrite")
             make_folder(target.parent)
+            remove_leftovers(target)
             export = stack.enter_context(kind(lambda _: atomic_file(target), image_suffix))
         else:
             if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -96,6 +96,9 @@ def train(
         for field in dataclasses.fields(changed):
             typer.echo(f"--{field.name.replace('_', '-')} {shown(getattr(changed, field.name))}")
         return
+    from twospeed.training.run import check_settings
+
+    check_settings(changed)
     show_log()
     if validate:
         for line in validate_settings(module, recipe, changed):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import IO, Any
 
 from twospeed.errors import OutputError
 from twospeed.files import atomic_file, make_folder, write_json
-from twospeed.output.record import Identity, RunRecord, identify, read_record
+from twospeed.output.record import Identity, RunRecord, identify, is_inside, read_record
 
 RECORD, FRAMES, REPORT = "run.json", "frames.csv", "report.html"
 JOURNAL, LOCK, BESIDE = ".resume.jsonl", ".lock", ".rerun"
@@ -131,12 +132,12 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         """
         kept: list[dict[str, Any]] = []
         for entry in self.journal() if self.earlier is not None else ():
-            if "row" not in entry or entry["row"][0] != len(kept):
+            if not {"row", "file"} <= entry.keys() or entry["row"][0] != len(kept):
                 continue
             file = self.work / entry["file"]
             if not file.is_file():
                 break
-            if identify([file]) != {"bytes": entry["bytes"], "sha256": entry["sha256"]}:
+            if identify([file]) != {"bytes": entry.get("bytes"), "sha256": entry.get("sha256")}:
                 raise OutputError(f"{file} was changed after the run that wrote it; it cannot be resumed")
             kept.append(entry)
         return kept
@@ -180,6 +181,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         """Give a path to write what a job must know to continue after so many frames; older states are removed then."""
         with atomic_file(self.state(frames)) as temporary:
             yield temporary
+            self.note({"state": frames, "sha256": _digest(temporary)})
         self._remove_states(self.work, but=self.state(frames))
 
     def state(self, frames: int) -> Path:
@@ -190,8 +192,11 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         """Return after how many frames the last state was saved from which the run can be resumed; 0 for none."""
         if self.earlier is None:
             return 0
-        numbers = (file.name.split("-")[1].partition(".")[0] for file in self.work.glob(".state-*.safetensors"))
-        return max((int(text) for text in numbers if text.isdecimal() and int(text) <= len(self.kept)), default=0)
+        digests = {entry.get("state"): entry.get("sha256") for entry in self.journal() if "state" in entry}
+        for frames in sorted((n for n in digests if type(n) is int and n <= len(self.kept)), reverse=True):
+            if self.state(frames).is_file() and _digest(self.state(frames)) == digests[frames]:
+                return frames
+        return 0
 
     @staticmethod
     def _remove_states(folder: Path, but: Path | None = None) -> None:
@@ -245,6 +250,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
             for folder in (beside, self.path):
                 if (folder / RECORD).exists():
                     self.work, self.earlier = folder, read_record(folder / RECORD)
+                    self._check_finished()
                     break
         self._refuse_inputs()
         ours = _files(self.path)
@@ -269,6 +275,15 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
 
     def _matching(self, name: str) -> list[Path]:
         return sorted(self.path.glob(name)) if "*" in name else [self.path / name]
+
+    def _check_finished(self) -> None:
+        """Refuse to take a run for finished whose files are gone or were changed."""
+        assert self.earlier is not None
+        for name, identity in self.earlier["files"].items() if self.earlier["finished"] else ():
+            file = self.work / name
+            if not file.is_file() or identify([file]) != identity:
+                what = "was changed after" if file.is_file() else "is missing from"
+                raise OutputError(f"{file} {what} the run that had finished; begin anew without resuming it")
 
     def _refuse_inputs(self) -> None:
         many = {(self.path / name).parent.resolve() for name in self._names if "*" in name}
@@ -376,8 +391,27 @@ def _entries(journal: Path) -> Iterator[dict[str, Any]]:
                 entry = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and _is_sound(entry):
                 yield entry
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_sound(entry: dict[str, Any]) -> bool:
+    """Return whether this is a line that a run writes: journals may be damaged, or come from anyone."""
+    row, objects = entry.get("row", [0]), entry.get("objects", [])
+    return (
+        is_inside(entry.get("file", "none"))
+        and isinstance(entry.get("state", 0), int)
+        and isinstance(row, list)
+        and bool(row)
+        and type(row[0]) is int
+        and isinstance(objects, list)
+        and all(type(number) is int for number in objects)
+    )
 
 
 def _files(folder: Path) -> dict[str, Identity | None]:
@@ -388,7 +422,8 @@ def _files(folder: Path) -> dict[str, Identity | None]:
             found |= read_record(folder / RECORD)["files"]
     for entry in _entries(folder / JOURNAL):
         if isinstance(name := entry.get("file"), str):
-            found[name] = {"bytes": entry["bytes"], "sha256": entry["sha256"]} if "sha256" in entry else None
+            known = {key: entry[key] for key in ("bytes", "sha256") if key in entry}
+            found[name] = known if len(known) == 2 else None
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from twospeed.errors import InputError, OutputError
@@ -72,6 +72,10 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = read_json(path)
         dict(record["options"])
+        if not isinstance(record.get("finished", False), bool):
+            raise ValueError(f"finished is {record['finished']!r}")
+        if outside := [name for name in record["files"] if not is_inside(name)]:
+            raise ValueError(f"it names a file outside of its folder, {outside[0]!r}")
         for identity in (*record["files"].values(), *record["inputs"].values()):
             str(identity["bytes"]), str(identity["sha256"])
         return {"finished": False, **{name: record[name] for name in ("command", "model", "weights_sha256")}, **record}
@@ -79,6 +83,14 @@ def read_record(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path} holds no {error}: it is not of this version; choose another folder") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read as the record of a run ({error}); choose another folder") from error
+
+
+def is_inside(name: object) -> bool:
+    """Return whether this is the name of a file within a result folder: records may come from anyone."""
+    if not isinstance(name, str) or "\\" in name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def identify(files: Sequence[Path]) -> dict[str, Any]:

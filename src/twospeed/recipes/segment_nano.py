@@ -100,7 +100,7 @@ class SegmentNanoConfig:
     stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
-        if self.batch % self.replicas:
+        if self.replicas < 1 or self.batch % self.replicas:
             raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
         if min(self.rows_1, self.rows_2, self.rows_3) < 5:
             raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 8 pixels; give 5 or more")

@@ -60,6 +60,21 @@ MAY_CHANGE = (
 """Settings that may differ when a run is resumed: they do not touch what is learned."""
 
 
+LIMITS = {
+    "workers": (0, 128), "seed": (0, 2**63 - 1), "lr": (0, 1e38), "weight_decay": (0, 1e6), "log_every": (1, 10**9),
+    "checkpoint_minutes": (0, 1e6),
+}  # fmt: skip
+"""Least and largest values of settings that every recipe has."""
+
+
+def check_settings(config: Any) -> None:
+    """Raise InputError for a setting of `LIMITS` that is outside of its limits."""
+    for name, (least, most) in LIMITS.items():
+        value = getattr(config, name, None)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise InputError(f"{name} is {value}; give a number from {least} to {most}", option=name)
+
+
 class Settings(Protocol):
     """The settings that every recipe has and a run reads; others are the recipe's own."""
 
@@ -118,6 +133,7 @@ class Run:
         into it, and for other settings or another number of processes than before; CheckpointError when all checkpoints
         are damaged; OutputError for a folder that cannot be written.
         """
+        check_settings(config)
         folder = config.out
         lock = contextlib.ExitStack()
         found: Path | None = None

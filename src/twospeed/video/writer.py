@@ -167,6 +167,9 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError) as error:
             self._remove()
             raise self._failure(error) from None
+        except BaseException:  # a second interruption
+            self._remove()
+            raise
         self._file.__exit__(None, None, None)
 
     def _open(self, height: int, width: int) -> None:
