@@ -422,8 +422,8 @@ def _files(folder: Path) -> dict[str, Identity | None]:
             found |= read_record(folder / RECORD)["files"]
     for entry in _entries(folder / JOURNAL):
         if isinstance(name := entry.get("file"), str):
-            known = {key: entry[key] for key in ("bytes", "sha256") if key in entry}
-            found[name] = known if len(known) == 2 else None
+            known = {"bytes", "sha256"} <= entry.keys()
+            found[name] = {"bytes": entry["bytes"], "sha256": entry["sha256"]} if known else None
     return found
 
 
