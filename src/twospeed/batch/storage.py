@@ -315,9 +315,9 @@ def fetch(url: str, folder: Path) -> Path:
     """Download a file into a folder, whole or not at all, and return its path. Raises InputError for a missing one."""
     fs, path = file_system(url)
     target = make_folder(folder) / PurePosixPath(path.partition("?")[0]).name
-    try:
-        with atomic_file(target) as temporary:
+    with atomic_file(target) as temporary:
+        try:
             tried(lambda: fs.get_file(path, str(temporary)), url)
-    except FileNotFoundError as error:
-        raise InputError(f"{url}: no such file") from error
+        except FileNotFoundError as error:
+            raise InputError(f"{url}: no such file") from error
     return target

@@ -1,0 +1,180 @@
+"""`twospeed batch` as people call it: real networks, results byte for byte those of single runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import fails, twospeed
+from twospeed.batch.endpoint import serve_metrics
+from twospeed.batch.tables import COLUMNS, SCHEMA_VERSION, results_table
+from twospeed.batch.worker import Outcome, Task, Work, execute
+from twospeed.cli import batch as commands
+from twospeed.cli.batch import _cells_to_arguments, _drain
+from twospeed.data.clips.synthetic import render_clip
+from twospeed.errors import InputError
+from twospeed.results import Progress
+from twospeed.video.indexed_png import write_indexed_png
+from twospeed.video.writer import VideoWriter
+
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+class InThisProcess:
+    """An engine whose worker is this process, which has torch loaded: processes have tests of their own."""
+
+    slots = 1
+
+    def __init__(self, work: Work, values: object) -> None:
+        self._work, self._tasks = work, list[Task]()
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._tasks)
+
+    def submit(self, task: Task) -> None:
+        self._tasks.append(task)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        return [execute(self._work, self._tasks.pop())] if self._tasks else []
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(commands, "_engine", InThisProcess)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Two clips of 6 frames and a broken one; a mask for the first."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "in").mkdir()
+    (folder / "masks").mkdir()
+    for seed, name in enumerate(("first", "second")):
+        with VideoWriter(folder / "in" / f"{name}.mp4", 10, quality=10) as writer:
+            for index, (image, labels) in enumerate(render_clip(seed, frames=6, height=48, width=64, objects=1)):
+                writer.write(image)
+                if index == seed == 0:
+                    write_indexed_png(folder / "masks" / f"{name}.png", labels)
+    (folder / "in" / "broken.mp4").write_text("no video")
+    return folder
+
+
+def same(single: Path, batch: Path, *leave_out: str) -> None:
+    """Check that two folders hold the same files, byte for byte, except for the records."""
+    files = {path.relative_to(single) for path in single.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(batch) for path in batch.rglob("*") if path.is_file()}
+    assert len(files) > 6
+    for file in files - {Path("run.json"), *map(Path, leave_out)}:
+        assert (single / file).read_bytes() == (batch / file).read_bytes(), file
+    records = [json.loads((folder / "run.json").read_text()) for folder in (single, batch)]
+    for record in records:
+        for varying in ("seconds", "frames_per_second"):
+            del record[varying]
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
+def test_segment(clips, tmp_path, capsys, here):
+    out = tmp_path / "out"
+    command = ("batch", "segment", clips / "in", "-o", out, "--keyframe-every", 2, "--quiet")
+    assert "1 of 3 videos have failed; the first, broken:" in fails(capsys, *command)
+    assert twospeed("segment", clips / "in" / "second.mp4", "-o", tmp_path / "second", "--keyframe-every", 2, "-q") == 0
+    same(tmp_path / "second", out / "videos" / "second", "overlay.mp4")
+
+    results = pq.read_table(out / "results.parquet")
+    assert results.schema.metadata[b"twospeed.schema"] == str(SCHEMA_VERSION).encode()
+    states = {row["video"]: (row["state"], row["error_kind"], row["frames"]) for row in results.to_pylist()}
+    assert states == {"broken": ("failed", "input", None), "first": ("done", None, 6), "second": ("done", None, 6)}
+    frames = pq.read_table(out / "frames")
+    assert frames.column_names == list(COLUMNS["frames"])
+    assert frames.num_rows == 12
+    shares = pq.read_table(out / "classes")
+    per_frame = sum(shares["share"].to_pylist())
+    assert per_frame == pytest.approx(12, abs=1e-3)
+    assert (out / "thumbnails" / "first.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+    written = (out / "videos" / "first" / "run.json").stat().st_mtime_ns
+    fails(capsys, *command)
+    assert (out / "videos" / "first" / "run.json").stat().st_mtime_ns == written
+    capsys.readouterr()
+    assert twospeed("batch", "status", out, "--json") == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["done"], status["failed"], status["failures"][0]["video"]) == (2, 1, "broken")
+    assert "now it is '--keyframe-every 3'" in fails(capsys, *command[:-2], 3, "-q")
+
+
+@pytest.mark.slow
+def test_track_with_masks(clips, tmp_path, capsys, here):
+    out = tmp_path / "out"
+    videos = [clips / "in" / "first.mp4", clips / "in" / "second.mp4"]
+    message = fails(capsys, "batch", "track", *videos, "-o", out, "--masks", clips / "masks", "-q", "--no-overlay")
+    assert "no mask second.png" in message
+    mask = clips / "masks" / "first.png"
+    assert twospeed("track", videos[0], "--mask", mask, "-o", tmp_path / "first", "--no-overlay", "-q") == 0
+    same(tmp_path / "first", out / "videos" / "first")
+    objects = pq.read_table(out / "objects").to_pylist()
+    assert {row["object_id"] for row in objects} == {1}
+    assert len(objects) == 6
+    assert all(row["x2"] - row["x1"] <= 64 for row in objects if row["area_pixels"])
+
+
+def test_cells_become_options():
+    convert = _cells_to_arguments("track")
+    assert convert({"start": "5", "point": "1,2;3,4", "overlay": "false"}) == [
+        "--start", "5", "--point", "1,2", "--point", "3,4", "--no-overlay",
+    ]  # fmt: skip
+    for cells, message in (
+        ({"strat": "5"}, "no option 'strat' of track"),
+        ({"overlay": "perhaps"}, "expected true or false"),
+        ({"memory_every": "x"}, "no whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(cells)
+
+
+def test_bad_calls(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("video,size\n0.mp4,3\n")
+    (tmp_path / "0.mp4").write_text("x")
+    message = fails(capsys, "batch", "segment", tmp_path / "list.csv", "-o", tmp_path / "out")
+    assert "list.csv:2: there is no option 'size' of segment" in message
+    assert not (tmp_path / "out").exists()
+    assert "holds no batch" in fails(capsys, "batch", "status", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_first_signal_drains_and_second_interrupts():
+    with _drain(quiet=True) as (stop, received):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert received == [signal.SIGTERM, signal.SIGINT]
+
+
+def test_metrics():
+    with serve_metrics(0) as note:
+        address = f"http://127.0.0.1:{note.port}/metrics"
+        note(Progress("batch", 5, 9, "videos", 1.5, {"failed": 2.0, "running": 1.0}))
+        text = urllib.request.urlopen(address, timeout=10).read().decode()
+        with pytest.raises(InputError, match=f"port {note.port} cannot be used"), serve_metrics(note.port):
+            pass
+    values = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
+    assert values["twospeed_batch_videos_done"] == "3"
+    assert values["twospeed_batch_videos_failed"] == "2"
+
+
+def test_documented_columns():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "batch.md").read_text()
+    assert f"Schema version {SCHEMA_VERSION}" in text
+    for table, columns in COLUMNS.items():
+        part = text.partition(f"### `{table}`")[2].partition("###")[0]
+        assert [line.split("`")[1] for line in part.splitlines() if line.startswith("| `")] == list(columns), table
+    assert results_table([]).column_names == list(COLUMNS["results"])
