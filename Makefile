@@ -1,4 +1,4 @@
-# The chores of do.py, for fingers that type make.
-.PHONY: setup demo test check bench
-setup demo test check bench:
+# Shortcuts: make test is python3 do.py test.
+.PHONY: setup demo test coverage check docs wheel bench
+setup demo test coverage check docs wheel bench:
 	python3 do.py $@

@@ -4,6 +4,7 @@
     python3 do.py demo       set up what is missing, then render a clip and track its objects
     python3 do.py test       the whole test suite
     python3 do.py hostile    all hostile inputs, thousands of damaged files, hundreds of interruptions (an hour or more)
+    python3 do.py coverage   the whole test suite, and which lines of the package it does not run
     python3 do.py check      format, lint, types
     python3 do.py docs       build the documentation into site/
     python3 do.py wheel      build the wheel into dist/, install it in an empty environment, run its demo there
@@ -30,6 +31,7 @@ CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
     "test": [["pytest"]],
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
+    "coverage": [["pytest", "--cov", "--cov-report=term:skip-covered"]],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
     "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava")],
     "docs": [["mkdocs", "build", "--strict", "--quiet"]],

@@ -1,4 +1,4 @@
-"""Say what a drive shows: the share of road, cars, people and so on in every frame, as a table.
+"""Measure what a drive shows: the share of road, cars, people and so on in every frame, as a table.
 
 python examples/label_a_drive.py drive.mp4 shares.csv --keyframe-every 4
 """

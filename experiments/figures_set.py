@@ -4,7 +4,7 @@
 
 writes OUT/annotations (csv files, exclusions, label map, boxes of a pretended person detector) and OUT/videos, or with
 --images OUT/frames and OUT/frame_lists. Two or three figures stand far apart in a wide image. Colours, shapes, arms
-and places are drawn the same way for every action, so that the keyframe itself says nothing:
+and places are drawn the same way for every action, so that the keyframe itself gives no hint:
 
     1 stand   2 go left   3 go right   4 jump   5 wave           what a figure does itself: one of these
     6 is called       another figure waves                       what depends on another one, out of a small network's

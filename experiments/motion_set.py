@@ -3,7 +3,7 @@
     python -m experiments.motion_set OUT --clips 60
 
 writes OUT/{train,val}/<class>/00000.mp4: a textured surface moves before the camera. Texture, place, angle and size are
-drawn anew for each video, and the same way for every class, so that no single frame tells the class: only what
+drawn anew for each video, and the same way for every class, so that no single frame shows the class: only what
 happens between frames does.
 
     drift_left  drift_right      direction of a shift

@@ -140,7 +140,7 @@ def experiments(config: SlowFastMaskRCNNSearchConfig) -> list[Experiment]:
 
 
 def train(config: SlowFastMaskRCNNSearchConfig, *, resume: bool = False) -> Path:
-    """Run the experiments that have no outcome yet, and write the tables. resume: go on with the search in `out`."""
+    """Run the experiments that have no outcome yet, and write the tables. resume: continue the search in `out`."""
     every = experiments(config)
     check(config, every)
     kept = config.out / "config.json"

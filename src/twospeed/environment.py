@@ -19,7 +19,7 @@ _VERSIONS_OF = ("twospeed", "torch", "torchvision", "numpy", "scipy", "opencv-py
 
 
 def machine_name() -> str:
-    """Say what this runs on: processor, cores that may be used, and the graphics card if torch is at work on one."""
+    """Describe the machine: processor, cores that may be used, and the graphics card if torch uses one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = f"{_processor()}, {cores} cores"
     torch = sys.modules.get("torch")  # never imported for the sake of its name

@@ -57,4 +57,4 @@ def test_nothing_is_replaced_unless_allowed(pngs, tmp_path, capsys):
     assert (tmp_path / "a.json").read_text() == "mine"
     assert twospeed("masks", pngs, "--as", "coco", "-o", tmp_path / "a.json", "--overwrite") == 0
     assert "not an empty folder" in fails(capsys, "masks", pngs, "--as", "png", "-o", pngs)
-    assert "is no format; choose from coco" in fails(capsys, "masks", pngs, "--as", "gif", "-o", tmp_path / "b")
+    assert "is not a format; choose from coco" in fails(capsys, "masks", pngs, "--as", "gif", "-o", tmp_path / "b")

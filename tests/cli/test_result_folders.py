@@ -270,7 +270,7 @@ def test_an_interruption_right_after_the_start_is_one_line(tmp_path):
         (["--finetune", "²"], "is no whole number"),
         (["--box", "1,2,inf,4"], "--box is '1,2,inf,4'"),
         (["--box", "1,2,nan,4"], "--box is '1,2,nan,4'"),
-        (["--start", "later"], "'later' is no position in a video"),
+        (["--start", "later"], "'later' is not a position in a video"),
         (["--mask", "a" * 300], "no file can have this name"),
         (["--weights", "gone.pth"], "no checkpoint at gone.pth"),
         (["--damaged", "perhaps"], "--damaged"),

@@ -84,7 +84,7 @@ def test_bad_input_is_one_line(scene, tmp_path, capsys):
     assert "no checkpoint at" in fails(capsys, "segment", clip, "--weights", tmp_path / "gone.pt")
     assert "does not fit" in fails(capsys, "segment", clip, "--model", "swiftnet_r18", "--weights", weights)
     assert "gone.mp4" in fails(capsys, "segment", tmp_path / "gone.mp4", "--weights", weights)
-    assert "'-1' is no number above 0" in fails(capsys, "segment", clip, "--weights", weights, "--drift", -1)
+    assert "'-1' is not a number above 0" in fails(capsys, "segment", clip, "--weights", weights, "--drift", -1)
     assert not out.exists()
 
 

@@ -87,7 +87,7 @@ def test_sound_is_kept_unless_dropped(tmp_path):
 
 def test_unknown_formats_and_half_descriptions_are_refused_at_once(scene, tmp_path, capsys):
     arguments = ("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "-o", tmp_path / "out")
-    assert "'avi' is no format; choose from coco" in fails(capsys, *arguments, "--export", "coco,avi")
+    assert "'avi' is not a format; choose from coco" in fails(capsys, *arguments, "--export", "coco,avi")
     assert "neither a colour" in fails(capsys, *arguments, "--remove-background", "nothing.png")
     assert "--matte" in fails(capsys, *arguments, "--matte-layers")
     assert not (tmp_path / "out").exists()

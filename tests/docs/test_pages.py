@@ -263,3 +263,12 @@ def test_sources_name_pages_that_exist():
         for path in (ROOT / folder).rglob("*.py"):
             for page in re.findall(r"docs/[\w/]+\.(?:md|csv)", path.read_text(encoding="utf-8")):
                 assert (ROOT / page).exists(), f"{path}: {page} is not there"
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    listed = set(re.findall(r"^::: (twospeed[\w.]*)", text, re.MULTILINE))
+    for name in twospeed.__all__:
+        if name != "__version__":
+            module = getattr(twospeed, name).__module__
+            assert {module, f"{module}.{name}"} & listed, f"{name} is in none of docs/reference"

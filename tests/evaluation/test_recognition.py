@@ -91,7 +91,7 @@ def test_a_report_names_what_was_not_scored(videos):
 
 
 def test_a_label_that_the_network_does_not_know_is_refused(videos):
-    with pytest.raises(DatasetError, match="label 6, but the network knows 6 classes"):
+    with pytest.raises(DatasetError, match="label 6, but the network has 6 classes"):
         score_videos(by_brightness(), [LabelledVideo(videos[0].path, 6)])
 
 
@@ -148,7 +148,7 @@ def test_named_models_are_run_with_their_own_views(videos, small, tmp_path):
     twice = evaluate_kinetics(tmp_path, **{**small, "model": ["slow_r50_4x16"] * 2})
     assert twice.scores["top1"] == report.scores["top1"]
     (tmp_path / "val.csv").write_text(f"{videos[0].path} 6\n")
-    with pytest.raises(DatasetError, match="label 6, but the network knows 6 classes"):
+    with pytest.raises(DatasetError, match="label 6, but the network has 6 classes"):
         evaluate_kinetics(tmp_path, **small)
 
 

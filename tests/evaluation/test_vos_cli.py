@@ -73,7 +73,7 @@ def test_quiet_prints_nothing(command: typer.Typer, tree: tuple[str, str]):
         (["davis17", "--data", ".", "--predictions", "x", "--resume"], InputError, "belong to a run of a model"),
         (["davis17", "--data", ".", *("--predictions", "x") * 2], InputError, "takes one --predictions, 2 are given"),
         (["davis17", "--data", ".", "--model", "stcn", "--resume"], InputError, "give the folder of the interrupted"),
-        (["davis17", "--data", ".", "--sequences", ","], InputError, "names none"),
+        (["davis17", "--data", ".", "--sequences", ","], InputError, "is empty"),
         (["youtube-vos", "--data", ".", "--model", "slowfast_maskrcnn_3_7"], InputError, "takes no masks"),
     ],
 )

@@ -235,7 +235,7 @@ def test_polygons_of_other_tools_are_read(tmp_path):
     ("text", "says"),
     [
         ("[1]", "annotations are an object"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("{}", "neither COCO"),
         (json.dumps(coco_of(segmentation=None)), "has no segmentation"),
         (json.dumps(coco_of(image_id=9)), "of image 9"),

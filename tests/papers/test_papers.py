@@ -180,7 +180,7 @@ def test_the_list_names_all(capsys):
         (["stmm"], "no paper 'stmm'; there are slowfast_vos"),
         (["stcn", "table9"], "stcn has no 'table9'; there are table1"),
         (["stcn", "table1", "--score", "STM/J=1"], "stcn table1 has no cell 'STM/J' of ours"),
-        (["stcn", "table1", "--score", "STM + L2 similarity/every 5th only=high"], "'high' is no number"),
+        (["stcn", "table1", "--score", "STM + L2 similarity/every 5th only=high"], "'high' is not a number"),
         (["stcn", "--score", "a/b=1"], "--score belongs to one table"),
         (["stcn", "table1", "--plot", "x.png"], "stcn table1 has no columns Avg. mIoU and FPS to draw"),
         (["gsvnet", "fig3", "--plot", "x.png"], "the paper prints none, no run gave ours"),

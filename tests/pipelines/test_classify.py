@@ -203,7 +203,7 @@ def test_an_ensemble_needs_one_set_of_classes():
 def test_a_broken_video_among_many_is_reported_and_the_others_are_finished(tmp_path):
     good = write_colours(tmp_path / "good.mp4", ("red", 20))
     bad = tmp_path / "bad.mp4"
-    bad.write_bytes(b"this is no video" * 50)
+    bad.write_bytes(b"this is not a video" * 50)
     later = write_colours(tmp_path / "later.mp4", ("blue", 20))
     classifier = Classifier(ColourNetwork(), clips=2, crops=1, labels=LABELS)
     results = list(classifier.classify_many([good, bad, tmp_path / "absent.mp4", later]))
@@ -276,7 +276,7 @@ def test_networks_for_other_tasks_are_refused():
     with pytest.raises(twospeed.InputError, match="network of the task 'track', not one that names"):
         Classifier("track_nano", weights=None)
     with pytest.raises(
-        twospeed.InputError, match="Linear is no network that names what happens in a clip: it has no `frames`"
+        twospeed.InputError, match="Linear is not a network that names what happens in a clip: it has no `frames`"
     ):
         Classifier(torch.nn.Linear(2, 2))
 

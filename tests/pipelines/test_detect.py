@@ -231,7 +231,7 @@ def test_boxes_that_cannot_be_are_refused(clip, boxes, message):
         ({"model_or_name": "slowfast_r50_8x8"}, "network of the task 'classify'"),
         (
             {"model_or_name": torch.nn.Identity()},
-            "Identity is no network that says what people in boxes do: it has no `frames`",
+            "Identity is not a network that scores what people in boxes do: it has no `frames`",
         ),
     ],
 )

@@ -159,8 +159,8 @@ def test_the_command_line(network, clip, tmp_path, capsys):
     assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 4
     assert '"finetune": 2' in (tmp_path / "out" / "run.json").read_text()
     for more, message in (
-        ([*weights, "--finetune", 2], "learns the first frame's mask; give --mask"),
-        ([*weights, "--finetune", 2, "--mask", f"1={mask}"], "learns the first frame's mask; give --mask"),
+        ([*weights, "--finetune", 2], "fine-tunes on the first frame's mask; give --mask"),
+        ([*weights, "--finetune", 2, "--mask", f"1={mask}"], "fine-tunes on the first frame's mask; give --mask"),
         ([*weights, *learn, "--mask", f"2={mask}"], "a mask of frame 2"),
         ([*weights, "--mask", mask], "leave --mask out, or add --finetune 200"),
         (learn, "no weights are published for slowfast_maskrcnn_1_1"),

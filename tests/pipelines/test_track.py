@@ -431,14 +431,14 @@ def test_options_of_track_are_those_of_the_trackers():
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: Tracker("segment_nano"), "segment_nano is a network of the task 'segment', not one that tracks objects"),
-    (lambda: Tracker(torch.nn.Linear(1, 1)), "Linear is no network that tracks objects: it has no `similarity`"),
+    (lambda: Tracker(torch.nn.Linear(1, 1)), "Linear is not a network that tracks objects: it has no `similarity`"),
     (lambda: Tracker("slowfast_maskrcnn_1_1"), "finds objects without masks; use UnsupervisedTracker"),
     (lambda: Tracker(precision="fp16"), "precision is 'fp16'; choose 'fp32' or 'bf16'"),
     (lambda: UnsupervisedTracker("segment_nano"), "network of the task 'segment'"),
     (lambda: Segmenter("track_nano"), "track_nano is a network of the task 'track', not one that labels every pixel"),
-    (lambda: Segmenter(track_nano()), "STCN is no network that labels every pixel"),
+    (lambda: Segmenter(track_nano()), "STCN is not a network that labels every pixel"),
     (lambda: classify("clip.mp4", "stcn"), "stcn is a network of the task 'track'"),
-    (lambda: classify("clip.mp4", track_nano()), "STCN is no network that names what happens in a clip"),
+    (lambda: classify("clip.mp4", track_nano()), "STCN is not a network that names what happens in a clip"),
     (lambda: detect("clip.mp4", "stcn", boxes=[[0, 0, 9, 9]]), "stcn is a network of the task 'track'"),
     (lambda: track([], np.ones((9, 9), int), "track_nano", merged=True), "merged is no option of Tracker"),
 ])  # fmt: skip

@@ -49,7 +49,7 @@ def sound(path):
 
 
 def covered_sound(path):
-    """Music with a cover image, which is no video."""
+    """Music with a cover image, which is not a video."""
     with av.open(str(path), "w", format="mp4") as container:
         audio = container.add_stream("aac", rate=44100, layout="mono")
         for _ in range(3):

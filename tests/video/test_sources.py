@@ -152,7 +152,7 @@ def test_special_files_are_not_waited_for(tmp_path, use, monkeypatch):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="nothing has been written into this pipe"):
         use(tmp_path / "pipe.mp4")
-    with pytest.raises(VideoError, match="is no regular file"):
+    with pytest.raises(VideoError, match="is not a regular file"):
         use("/dev/zero")
     os.mkfifo(tmp_path / "1.png")
     with pytest.raises(VideoError, match="holds no images"):

@@ -44,7 +44,7 @@ def convert(
     name = model or metadata.get("model") or recognise(state)
     if name is None:
         raise CheckpointError(
-            f"{checkpoint}: its {len(state)} keys (such as {next(iter(state))!r}) belong to no model known here; "
+            f"{checkpoint}: its {len(state)} keys ({next(iter(state))!r}, ...) belong to no model that twospeed has; "
             "name the model with --model"
         )
     network = create_model(name, checkpoint)

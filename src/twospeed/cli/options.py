@@ -45,7 +45,7 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
         if not math.isfinite(value) or not least <= value <= most or (above and value == least):
             low = f"above {least:g}" if above else f"from {least:g}"
             high = "" if most == math.inf else f" up to {most:g}" if above else f" to {most:g}"
-            raise typer.BadParameter(f"{text!r} is no number {low}{high}")
+            raise typer.BadParameter(f"{text!r} is not a number {low}{high}")
         return value
 
     return parse
@@ -168,7 +168,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress an
 
 
 def is_live(video: str) -> bool:
-    """Say whether a source is no file: standard input, an address, or a camera."""
+    """Return whether a source is not a file: standard input, an address, or a camera."""
     return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not _there(Path(video)))
 
 

@@ -166,4 +166,4 @@ def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise InputError(f"--score {name}={value}: {value!r} is no number") from error
+        raise InputError(f"--score {name}={value}: {value!r} is not a number") from error

@@ -271,7 +271,7 @@ def _model_of(weights: str, keyframe_weights: Path | None) -> str:
     state, metadata = read_state(path)
     name = metadata.get("model") or recognise(state)
     if name is None:
-        raise CheckpointError(f"{path}: its keys belong to no model known here; name the model with --model")
+        raise CheckpointError(f"{path}: its keys belong to no model that twospeed has; name the model with --model")
     return f"gsvnet_{name}" if keyframe_weights is not None and f"gsvnet_{name}" in CATALOG else name
 
 

@@ -283,7 +283,7 @@ def track(
         if finetune is None:
             _refuse(context, "finds objects without prompts", _PROMPTS, or_else=", or add --finetune 200")
         elif not prompted:
-            raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
+            raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
     check_weights([weights])
     from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
 
@@ -350,10 +350,10 @@ def track(
                     masks[first.index] = _prompted(first.image, masks.get(first.index), boxes, points)
                 if finetune is not None and not entry.needs_masks:
                     if first.index not in masks:
-                        raise InputError(f"--finetune learns the first frame's mask; {_NO_PROMPT}")
+                        raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
                     if later := sorted(masks.keys() - {first.index}):
                         raise InputError(
-                            f"--finetune learns the first frame's mask; leave a mask of frame {later[0]} out"
+                            f"--finetune fine-tunes on the first frame's mask; leave a mask of frame {later[0]} out"
                         )
                 roles = {
                     f"mask of frame {first.index if index is None else index}": path for index, path in files.items()

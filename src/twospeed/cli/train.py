@@ -175,7 +175,9 @@ def load_recipe(name: str) -> ModuleType:
         try:
             spec.loader.exec_module(module)
         except (SyntaxError, ValueError) as error:  # ValueError: null bytes
-            raise InputError(f"{path}:{getattr(error, 'lineno', None) or 1}: is no Python script ({error})") from error
+            raise InputError(
+                f"{path}:{getattr(error, 'lineno', None) or 1}: is not a Python script ({error})"
+            ) from error
         if not hasattr(module, "train"):
             raise InputError(f"{path}: has no function train(config, *, resume=False)")
         return module
@@ -230,7 +232,7 @@ def read_config(path: Path, kind: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     unknown = [name for name in values if name not in hints]
     if unknown:
-        raise InputError(f"{path}: unknown setting {unknown[0]!r}; the recipe knows {', '.join(hints)}")
+        raise InputError(f"{path}: unknown setting {unknown[0]!r}; the recipe has {', '.join(hints)}")
     return {name: convert(value, hints[name], name) for name, value in values.items()}
 
 
@@ -334,7 +336,7 @@ def _fail(value: Any) -> typing.NoReturn:
 
 
 def expected(hint: Any) -> str:
-    """Say in words what a setting takes."""
+    """Describe what a setting takes."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if kind is type(None) else expected(kind) for kind in inside)

@@ -68,7 +68,7 @@ def read_annotations(path: Path, *, image_size: tuple[int, int] | None = None) -
         return _read_xml(path)
     if path.suffix.lower() == ".json":
         return _read_json(path)
-    raise InputError(f"{path}: is no file of annotations; give .json, .xml, .zip, or a folder of masks")
+    raise InputError(f"{path}: is not a file of annotations; give .json, .xml, .zip, or a folder of masks")
 
 
 def _read_folder(path: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
@@ -229,7 +229,7 @@ def _read_labelme(files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
         document = _json(path)
         with _reading(path):
             if "shapes" not in document:
-                raise InputError(f"{path}: has no 'shapes', so that it is no file of labelme")
+                raise InputError(f"{path}: has no 'shapes', so it is not a file of labelme")
             size = _checked_size(document["imageHeight"], document["imageWidth"], path)
             shapes = [
                 _Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
@@ -277,7 +277,7 @@ def _read_cvat(file: IO[bytes], name: str) -> Iterator[AnnotatedFrame]:
             position += 1
             element.clear()
     if not position:
-        raise InputError(f"{name}: holds no image, so that it is no file of CVAT for images")
+        raise InputError(f"{name}: holds no image, so it is not a file of CVAT for images")
 
 
 def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int], name: str) -> _Shape:
@@ -324,7 +324,9 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
             for line in read_text(file).splitlines():
                 number, *values = line.split()
                 if len(values) < 6:
-                    raise InputError(f"{file}: a line of {1 + len(values)} values is no polygon (class and 3 points)")
+                    raise InputError(
+                        f"{file}: a line of {1 + len(values)} values is not a polygon (class and 3 points)"
+                    )
                 # The corners are pixels, as Ultralytics takes them
                 points = np.floor(np.array(values, np.float64).reshape(-1, 2) * (width, height) + 1e-6)
                 corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
@@ -385,7 +387,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: is no JSON ({error})") from error
+        raise InputError(f"{path}: is not JSON ({error})") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds a {type(document).__name__}, annotations are an object with keys")
     return document

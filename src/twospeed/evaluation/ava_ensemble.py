@@ -69,7 +69,7 @@ def number_keyframes(
 ) -> list[NDArray[np.int64]]:
     """Number keyframes (videos, seconds): the same video and second is the same number in all lists.
 
-    Seconds are told apart to six decimals, as the server does; whole_seconds: cut to whole ones, as PySlowFast does.
+    Seconds are distinguished to six decimals, as the server does; whole_seconds: cut to whole ones, as PySlowFast does.
     """
     videos: dict[str, int] = {}
     codes = [np.array([videos.setdefault(video, len(videos)) for video in names], np.int64) for names, _ in lists]

@@ -1,7 +1,7 @@
 """Run networks over AVA's keyframes, write detections.csv as the server takes it, and score that file.
 
 What runs is the `BoxActions` that `twospeed detect` runs, on the boxes that a person detector found (score of at least
-0.8), one clip around each keyframe, the whole image. Finished stretches of a video are written aside and moved into
+0.8), one clip around each keyframe, the whole image. Finished parts of a video are written aside and moved into
 place, which is what makes a run resumable.
 """
 
@@ -196,7 +196,7 @@ def evaluate_ava_model(
     classes = len(actions.labels)
     if classes < max(names):
         raise InputError(
-            f"the label map has class {max(names)}, but {actions.name} with these weights knows {classes} classes"
+            f"the label map has class {max(names)}, but {actions.name} with these weights has {classes} classes"
         )
     settings = {
         "split": split,

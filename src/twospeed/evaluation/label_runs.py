@@ -212,7 +212,7 @@ def tally_files(
 
 
 def find_predictions(folder: Path, frames: Sequence[LabelledFrame]) -> tuple[dict[str, Path], bool]:
-    """Find every frame's label file: name -> path, and whether they are told apart by their order alone.
+    """Find every frame's label file: name -> path, and whether they are distinguished by their order alone.
 
     A file belongs to the frame whose name its own begins with, up to an underline (NAME.png, NAME_L.png,
     NAME_gtFine_labelIds.png), in any folder below. Files named by numbers alone, as `twospeed segment` writes them, are

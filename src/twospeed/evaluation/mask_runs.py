@@ -229,7 +229,7 @@ def youtube_vos_jobs(sample: SequenceSample, *, skip_every: int | None = None) -
 
 
 def can_skip(sample: SequenceSample, memory_every: int) -> bool:
-    """Say whether a video may be reduced to the frames that are wanted or remembered without changing any mask.
+    """Return whether a video may be reduced to the frames that are wanted or remembered without changing any mask.
 
     A tracker counts the frames it sees. Reduced to the needed frames, it must remember each of them, which is
     the same as before exactly when each lies `memory_every` or more frames after the one before. So it is

@@ -84,7 +84,7 @@ def score_videos(
 
     known = len(classifier.labels)
     if wrong := next((video for video in videos if video.label >= known), None):
-        raise DatasetError(f"{wrong.path}: label {wrong.label}, but the network knows {known} classes")
+        raise DatasetError(f"{wrong.path}: label {wrong.label}, but the network has {known} classes")
     rank, world = (process.rank, process.world) if process is not None else (0, 1)
     mine, done = VideoScores(), 0
     size = math.ceil(len(videos) / world) if parts is None else VIDEOS_A_PART
@@ -148,7 +148,7 @@ def _read_part(path: Path) -> VideoScores:
             arrays[name[0]][int(name[1:])] = content[name]
         broken = {int(number): reason for number, reason in parse_json(str(content["broken"]), path).items()}
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is no part of this run ({error}); remove it and resume once more") from error
+        raise InputError(f"{path}: is not a part of this run ({error}); remove it and resume once more") from error
     return VideoScores(arrays["p"], arrays["r"], broken)
 
 
@@ -159,7 +159,7 @@ def mean_of(results: Sequence[VideoScores]) -> VideoScores:
     """
     common = set(results[0].videos()).intersection(*(scores.videos() for scores in results[1:]))
     if len({scores.probabilities[video].size for scores in results for video in common}) > 1:
-        raise InputError("the networks know different numbers of classes; they cannot be averaged")
+        raise InputError("the networks have different numbers of classes; they cannot be averaged")
     whole = VideoScores({v: np.mean([scores.probabilities[v] for scores in results], axis=0) for v in sorted(common)})
     for scores in results:
         whole.broken |= scores.broken

@@ -145,7 +145,7 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
 
     def progress(self, task: str, done: int, total: int | None, unit: str, message: str = "") -> None:
-        """Tell how far the run is. message: a line that is worth printing, at the end of a part."""
+        """Report how far the run is. message: a line that is worth printing, at the end of a part."""
         seconds = time.perf_counter() - self.started
         self.on_progress(Progress(task, done, total, unit, seconds, message=message))
 
@@ -233,7 +233,7 @@ def _change(key: str, before: Any, now: Any) -> str:
 
 
 def coverage(scored: int, official: int | None, noun: str, of_what: str) -> str:
-    """Say how much of a set was scored."""
+    """Describe how much of a set was scored."""
     if official is None:
         return f"{scored} {noun}, not an official split"
     return f"{scored} of {official} {noun} ({of_what})"

@@ -50,7 +50,7 @@ def read_scores(path: Path) -> dict[str, Scores]:
         try:
             values = np.asarray(row, dtype=np.float32)
         except (ValueError, TypeError) as error:
-            raise DatasetError(f"{path}: the scores of {name} are no numbers ({error})") from error
+            raise DatasetError(f"{path}: the scores of {name} are not numbers ({error})") from error
         values = values.mean(axis=0) if values.ndim == 2 else values
         width = width or values.size
         if values.ndim != 1 or values.size != width or not width or not np.isfinite(values).all():

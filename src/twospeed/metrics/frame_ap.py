@@ -193,7 +193,7 @@ def _rows_by_class(classes: Integers, scored: Integers) -> list[Integers]:
 
 
 def _hits(truth: FrameBoxes, found: FrameBoxes, *, by_score: bool, iou_threshold: float) -> NDArray[np.bool_]:
-    """Say of each detection whether it is the first that finds a box: all frames and classes at once."""
+    """Return for each detection whether it is the first that finds a box: all frames and classes at once."""
     hits = np.zeros(len(found), bool)
     if not len(truth) or not len(found):
         return hits

@@ -22,7 +22,7 @@ class TopK:
 
 
 def hits(scores: NDArray[Any], labels: NDArray[Any], k: int) -> NDArray[np.bool_]:
-    """Say for each row whether its label is among the k best scores: bool (n,).
+    """Return for each row whether its label is among the k best scores: bool (n,).
 
     scores: float (n, C). labels: int (n,) in 0..C-1. Equal scores rank by class number, so that a constant
     score is not a hit everywhere. k above C counts as C. Raises InputError for NaN scores and labels outside

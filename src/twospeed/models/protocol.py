@@ -100,7 +100,7 @@ CLIP_NETWORK = ("frames", "frame_stride", "num_classes")
 
 
 def sees_last_frame(network: MaskMemoryNetwork) -> TypeGuard[LastFrameNetwork]:
-    """Tell whether a network is shown the frame before, too."""
+    """Return whether a network is shown the frame before, too."""
     return bool(getattr(network, "sees_last_frame", False))
 
 

@@ -69,7 +69,7 @@ def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bo
 
 
 def _possible(scores: Tensor) -> Tensor:
-    """Tell which classes may win somewhere in the cell below and right of each score.
+    """Return which classes may win somewhere in the cell below and right of each score.
 
     A mean lies between the least and the greatest of its corners: a class whose greatest is under another's least
     cannot win. Shapes: (C, h, w) -> bool (C, h, w).

@@ -1,4 +1,4 @@
-"""Results as pictures, as files, and as what other packages read: the methods of `results.Result`."""
+"""Results as images, as files, and as what other packages read: the methods of `results.Result`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class RunRecord:
     warnings: tuple[str, ...] = ()
 
     def difference(self, other: Mapping[str, Any]) -> str | None:
-        """Say in which setting or input this run differs from an earlier record; None where it does not."""
+        """Return in which setting or input this run differs from an earlier record; None where it does not."""
         own = json.loads(json.dumps([self._settings(), _contents(self.inputs)], default=str))
         settings = {"command": other["command"], "model": other["model"], "weights_sha256": other["weights_sha256"]}
         for now, then in zip(own, ({**settings, **other["options"]}, _contents(other["inputs"])), strict=True):
@@ -80,7 +80,9 @@ def read_record(path: Path) -> dict[str, Any]:
             str(identity["bytes"]), str(identity["sha256"])
         return {"finished": False, **{name: record[name] for name in ("command", "model", "weights_sha256")}, **record}
     except KeyError as error:
-        raise OutputError(f"{path} holds no {error}: it is not of this version; choose another folder") from error
+        raise OutputError(
+            f"{path} holds no {error}: it was written by another version; choose another folder"
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read as the record of a run ({error}); choose another folder") from error
 

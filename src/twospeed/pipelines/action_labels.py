@@ -48,7 +48,9 @@ def label_names(labels: Labels | None, known: str | None, classes: int, model: s
         names = read_labels(labels)
         if len(names) != classes:
             what = labels if isinstance(labels, str | os.PathLike) else "the list given"
-            raise InputError(f"{what} has {len(names)} labels, {model} has {classes} classes; give the list it learned")
+            raise InputError(
+                f"{what} has {len(names)} labels, {model} has {classes} classes; give the list that it was trained on"
+            )
         return names.names
     if known is not None:
         names = read_labels(known)

@@ -51,7 +51,7 @@ class _Member:
 
 
 class BoxActions:
-    """Networks that are ready to say what people in given boxes do.
+    """Networks that are ready to score what people in given boxes do.
 
     model_or_name: a detector of the SlowFast family (or any module with its call and its attributes `frames`,
     `frame_stride`, `num_classes`), its catalogue name, or several of either: scores are averaged. weights: for names,

@@ -1,4 +1,4 @@
-"""Say who does what, keyframe by keyframe, over a video of any length.
+"""Find who does what, keyframe by keyframe, over a video of any length.
 
     for found in twospeed.detect("clip.mp4", "slowfast_r50_8x8_ava", boxes="people.csv"):
         found.time_s, found.boxes_xyxy, found.action_scores, found.track_ids
@@ -60,7 +60,7 @@ class _Held:
 
 
 class Detector:
-    """Networks that are ready to say what people do, for one video after another.
+    """Networks that are ready to score what people do, for one video after another.
 
     model_or_name, weights, scales, flip, labels, precision, device, preprocessing, on_progress: as
     `twospeed.pipelines.box_actions.BoxActions` takes them. boxes: where people are: in any form that `given_boxes`

@@ -66,7 +66,9 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         if unknown := [part for part in self.learning_parts if part not in PARTS]:
-            raise InputError(f"learning_parts: {unknown[0]!r} is no part of the network; there are {', '.join(PARTS)}")
+            raise InputError(
+                f"learning_parts: {unknown[0]!r} is not a part of the network; there are {', '.join(PARTS)}"
+            )
         if self.iterations < 1 or self.per_step < 1:
             raise InputError(f"iterations={self.iterations}, per_step={self.per_step}: give 1 or more of each")
         if self.lr <= 0:

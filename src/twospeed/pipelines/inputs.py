@@ -21,7 +21,7 @@ Model = nn.Module | str
 _ROUNDING = 1e-5  # by which float images may leave 0..1
 _JOBS = {
     "classify": "names what happens in a clip",
-    "detect": "says what people in boxes do",
+    "detect": "scores what people in boxes do",
     "track": "tracks objects",
     "segment": "labels every pixel",
     "click": "draws masks from clicks",
@@ -76,11 +76,14 @@ def network_for(
     else:
         network = model_or_name
     if not isinstance(network, nn.Module):
-        raise InputError(f"{network!r:.60} is no network; give a torch.nn.Module or a name that list_models() returns")
+        raise InputError(
+            f"{network!r:.60} is not a network; give a torch.nn.Module or a name that list_models() returns"
+        )
     if missing := lacks(network, members):
         name = entry.name if entry else type(network).__name__
         raise InputError(
-            f"{name} is no network that {_JOBS[task]}: it has no `{'`, `'.join(missing)}`; see twospeed.models.protocol"
+            f"{name} is not a network that {_JOBS[task]}: it has no `{'`, `'.join(missing)}`; "
+            "see twospeed.models.protocol"
         )
     return network, entry
 

@@ -90,7 +90,7 @@ class VideoTracker(ABC):
 
 
 def needs_masks(model_or_name: Model) -> bool:
-    """Say whether a network tracks objects whose masks are given, or finds objects without.
+    """Return whether a network tracks objects whose masks are given, or finds objects without.
 
     Raises InputError for a network that does neither, or a name that is not in the catalogue.
     """
@@ -101,7 +101,7 @@ def needs_masks(model_or_name: Model) -> bool:
     if not lacks(model_or_name, FRAME_DETECTOR):
         return False
     raise InputError(
-        f"{type(model_or_name).__name__} is no network that tracks objects: it has no `{'`, `'.join(missing)}`; "
+        f"{type(model_or_name).__name__} is not a network that tracks objects: it has no `{'`, `'.join(missing)}`; "
         "see twospeed.models.protocol"
     )
 

@@ -153,7 +153,7 @@ def build(config: SlowFastKineticsConfig) -> SlowFast:
     """Build the network by its name, initialised as the authors do (He normal, zero last norm of each residual)."""
     builder = getattr(builders, config.model, None)
     if config.model.startswith("_") or not callable(builder) or builder.__module__ != builders.__name__:
-        raise InputError(f"model={config.model!r} is no SlowFast network; `twospeed models` lists their names")
+        raise InputError(f"model={config.model!r} is not a SlowFast network; `twospeed models` lists their names")
     options = {"num_classes": config.num_classes, "dropout": config.dropout, "crop_size": config.crop}
     network: SlowFast = builder(**{**options, **config.model_options})
     return network

@@ -1,4 +1,4 @@
-"""Train SlowFast in Mask R-CNN to find the objects of a video by itself, on DAVIS: detector first, then video.
+"""Train SlowFast in Mask R-CNN to find the objects of a video without masks, on DAVIS: detector first, then video.
 
     twospeed train slowfast_maskrcnn --davis DAVIS --model slowfast_maskrcnn_3_7 --out runs/slowfast_maskrcnn
     twospeed train slowfast_maskrcnn --preset small --davis DAVIS --out runs/slowfast_maskrcnn_small
@@ -134,7 +134,9 @@ class SlowFastMaskRCNNDavisConfig:
         if self.frames_per_step < 1 or self.stretch % self.frames_per_step:
             raise InputError(f"stretch={self.stretch} is no multiple of frames_per_step={self.frames_per_step}")
         if unknown := [part for part in self.learning_parts if part not in PARTS]:
-            raise InputError(f"learning_parts: {unknown[0]!r} is no part of the network; there are {', '.join(PARTS)}")
+            raise InputError(
+                f"learning_parts: {unknown[0]!r} is not a part of the network; there are {', '.join(PARTS)}"
+            )
         if min(self.detector_epochs, self.epochs) < 0 or self.detector_batch < 1:
             raise InputError("epochs cannot be negative, and a batch has at least 1 frame")
         if self.weights is None and self.nano_start and self.model_options.get("backbone") != "nano":
@@ -252,7 +254,7 @@ def as_tensor(frames: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device)
 def build(config: SlowFastMaskRCNNDavisConfig, note: Callable[[str], object] = lambda line: None) -> SlowFastMaskRCNN:
     """Build the network and give it its start."""
     if needs_masks(config.model):
-        raise InputError(f"model={config.model!r} is no SlowFast Mask R-CNN; `twospeed models` lists their names")
+        raise InputError(f"model={config.model!r} is not a SlowFast Mask R-CNN; `twospeed models` lists their names")
     options = dict(config.model_options)
     if config.weights is not None:
         network = create_model(config.model, config.weights, **options)

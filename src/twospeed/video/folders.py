@@ -72,7 +72,7 @@ def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8
     """
     try:
         if not path.is_file() and path.exists():
-            raise VideoError(f"{path}: is no regular file")  # a pipe would be waited for
+            raise VideoError(f"{path}: is not a regular file")  # a pipe would be waited for
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on every system
     except OSError as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from None

@@ -35,7 +35,7 @@ def open_image(
     name = name or str(path)
     try:
         if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):
-            raise error_type(f"{name}: is no regular file but a folder, pipe or device")
+            raise error_type(f"{name}: is not a regular file but a folder, pipe or device")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:

@@ -106,7 +106,8 @@ def _named(text: str) -> Source:
         return Source("stream", text, _named_pipe(path))
     if not stat.S_ISREG(status.st_mode):
         raise VideoError(
-            f"{path}: is no regular file but a device or socket; pipe its contents in as '-', or give a camera's number"
+            f"{path}: is not a regular file but a device or socket; pipe its contents in as '-', or give a camera's "
+            "number"
         )
     if not status.st_size:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
@@ -211,7 +212,8 @@ def parse_position(position: Any, option: str | None = None) -> int | float:
         hours, minutes, only_minutes, seconds = parts.groups()
         return 3600.0 * int(hours or 0) + 60.0 * int(minutes or only_minutes) + float(seconds)
     raise InputError(
-        f"{named}{position!r} is no position in a video; give a frame (120), seconds (3.5s) or a time (00:01:02.250)",
+        f"{named}{position!r} is not a position in a video; give a frame (120), seconds (3.5s) or a time "
+        "(00:01:02.250)",
         option=option,
     )
 

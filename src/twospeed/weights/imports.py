@@ -53,7 +53,7 @@ def check_there(path: Path) -> None:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a checkpoint's tensors and metadata: safetensors, a torch file, or a Caffe2 pickle, told apart by content.
+    """Read a checkpoint's tensors and metadata: safetensors, a torch file, or a Caffe2 pickle, by content.
 
     What authors wrap around the state dict, and a leading `module.`, is taken off. Raises CheckpointError when the file
     is missing, is none of these, is damaged, states sizes that it does not have, or asks to run code.
@@ -164,7 +164,9 @@ class _Storage:
         if self.values is None:
             stated = self.count * self.dtype.itemsize
             if stated > _MOST_BYTES:
-                raise CheckpointError(f"it states {stated / 1e9:.1f} GB of values in one piece; that is no checkpoint")
+                raise CheckpointError(
+                    f"it states {stated / 1e9:.1f} GB of values in one piece; that is not a checkpoint"
+                )
             data = self.fetch(self)
             if len(data) != stated:
                 raise CheckpointError(f"it states {stated} bytes of values, but holds {len(data)}")

@@ -223,7 +223,7 @@ def _stored_options(text: str, path: Path, entry: Entry) -> dict[str, Any]:
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict):
-        raise CheckpointError(f"{path}: its recorded options are no JSON object; convert the original again")
+        raise CheckpointError(f"{path}: its recorded options are not a JSON object; convert the original again")
     usual: Mapping[str, Any] = {}
     if stored:
         with torch.device("meta"):

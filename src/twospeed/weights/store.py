@@ -227,7 +227,7 @@ def _fetch(url: str, path: Path, checksum: str | None, on_progress: OnProgress |
         _check_readable(part)
     except CheckpointError as error:
         _discard(part)
-        raise WeightsUnavailable(f"what {url} sent is no whole file of weights ({error}); {manual}") from error
+        raise WeightsUnavailable(f"what {url} sent is not a whole file of weights ({error}); {manual}") from error
     part.replace(path)
     _discard(part)
 
@@ -298,7 +298,7 @@ def _receive(url: str, part: Path, manual: str, on_progress: OnProgress | None) 
         raise WeightsUnavailable(f"{url} sent more than the {total} bytes that it stated; {manual}")
     if done > _MOST_BYTES:
         _discard(part)
-        raise WeightsUnavailable(f"{url} sends over {_MOST_BYTES} bytes; that is no file of weights; {manual}")
+        raise WeightsUnavailable(f"{url} sends over {_MOST_BYTES} bytes; that is not a file of weights; {manual}")
     if total is not None and done != total:
         raise _Interrupted(f"{url} ended after {done} of {total} bytes")
 

@@ -160,7 +160,7 @@ def names_in(sequences: str | None) -> tuple[str, ...] | None:
         return None
     names = tuple(name.strip() for name in sequences.split(",") if name.strip())
     if not names:
-        raise InputError(f"--sequences {sequences!r} names none; separate names by commas")
+        raise InputError(f"--sequences {sequences!r} is empty; separate names by commas")
     return names
 
 

@@ -119,7 +119,7 @@ class AvaFrames:
         return self._listed(video) or self._file(video) is not None
 
     def _listed(self, video: str) -> bool:
-        """Say whether a video is there as images; remembers the contents of its folder."""
+        """Return whether a video is there as images; remembers the contents of its folder."""
         if video not in self._images and (self.data / "frames" / video).is_dir():
             self._images[video] = list_images(self.data / "frames" / video)
         return video in self._images

@@ -1,6 +1,6 @@
 """CamVid (Brostow et al., 2009): classes in the grouping of eleven that SegNet introduced, splits, runs of frames.
 
-Four layouts are read, told apart by their folders; NAME is SEQUENCE_FRAME, the frame's number at 30 Hz:
+Four layouts are read, distinguished by their folders; NAME is SEQUENCE_FRAME, the frame's number at 30 Hz:
 
     SPLIT/images/NAME.*      SPLIT/labels/NAME.png        480 x 360, classes as values
     SPLIT/NAME.png           SPLITannot/NAME.png          the same in SegNet's tutorial

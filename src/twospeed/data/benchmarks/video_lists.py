@@ -47,7 +47,7 @@ def read_video_list(
 ) -> list[LabelledVideo]:
     """Read a Kinetics list.
 
-    Two forms are told apart by the first line. The official csv (its header names youtube_id, time_start,
+    Two forms are distinguished by the first line. The official csv (its header names youtube_id, time_start,
     time_end and label) needs `labels`, the class names in order; where it is None, the sorted names of the
     file. Otherwise each line is `path<separator>label`; the separator may be a space, tab, comma, semicolon
     or bar, paths may hold spaces, and a number between path and label (a frame count) is passed over unless
@@ -192,7 +192,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a path looks like a video: a file with a video's ending, or a folder that holds images."""
+    """Return whether a path looks like a video: a file with a video's ending, or a folder that holds images."""
     if path.name.startswith("."):
         return False
     if path.is_dir():

@@ -139,7 +139,7 @@ def filmed(
 ) -> Image:
     """Film an image with a moving camera that looks at `middle` (x, y) at first: uint8 (T, size, size[, 3]).
 
-    flip: mirrored. Beyond its border the image goes on mirrored.
+    flip: mirrored. Beyond its border the image continues mirrored.
     """
     frames = []
     for t in range(length):

@@ -127,7 +127,7 @@ class BiSeNet(nn.Module):
 
     @property
     def recorded_options(self) -> dict[str, object]:
-        """What a file of weights must say beside them."""
+        """What a file of weights must hold beside them."""
         return {"input_order": self.input_order}
 
     def forward(self, image: Tensor) -> Tensor:

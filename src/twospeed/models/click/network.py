@@ -1,6 +1,6 @@
 """A network that draws the mask of what is clicked on: image features once, then as often as the prompts change.
 
-What a user says is drawn as planes of the image's size (`ops.clicks.prompt_planes`), embedded, and added to the image's
+Prompts are drawn as planes of the image's size (`ops.clicks.prompt_planes`), embedded, and added to the image's
 features at stride 4; everything after that depends on the prompts. The mask of the time before is one of the planes,
 so that a click corrects and does not begin anew (as in RITM: Sofiiuk, Petrov and Konushin, ICIP 2022). Differs: RITM
 adds the prompts after the first convolution, so that the whole network runs again for every click.

@@ -2,7 +2,7 @@
 
 Batch norm is part of the convolutions: the networks here keep its ImageNet statistics anyway, and without it a training
 step and a frame cost a third less. Differs from the TensorFlow original in the padding of strided convolutions: evenly
-on both sides here, right and below there. The inner cells are the original's for the picture moved by 1, 3, 7, 15
+on both sides here, right and below there. The inner cells are the original's for the image moved by 1, 3, 7, 15
 pixels (strides 2, 4, 8, 16): every strided convolution takes the other one of two phases of the same dense result.
 """
 

@@ -63,7 +63,7 @@ class IntraNet(nn.Module):
 
 
 class GuideNet(nn.Module):
-    """Says at every pixel how much of each tap to take: a small encoder and decoder (section 3.4.3)."""
+    """Computes at every pixel how much of each tap to take: a small encoder and decoder (section 3.4.3)."""
 
     def __init__(self, channels_in: int, taps: int, width: int):
         super().__init__()
@@ -140,7 +140,7 @@ class GSVNet(nn.Module):
 
     @property
     def recorded_options(self) -> dict[str, object]:
-        """What a file of weights must say beside them."""
+        """What a file of weights must hold beside them."""
         return {"input_order": self.input_order, "keyframe_scale": self.keyframe_scale, "edges": self.edges}
 
     def keyframe(self, image: Tensor) -> Tensor:

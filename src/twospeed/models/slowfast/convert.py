@@ -21,7 +21,7 @@ WRAPPERS = ("module.", "model.")  # DistributedDataParallel, PyTorchVideo's dete
 
 
 def source_of(names: Mapping[str, object]) -> Source:
-    """Tell from its keys who wrote a state dict; `pyslowfast` is also what twospeed writes."""
+    """Return from its keys who wrote a state dict; `pyslowfast` is also what twospeed writes."""
     names = {strip_wrappers(name): value for name, value in names.items()}
     if any(re.match(r"s\d\.pathway\d_", name) for name in names):
         return "pyslowfast"
@@ -251,7 +251,7 @@ def _detector(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Guess the catalogue name of a state dict in any naming; None when it is no video network of this family.
+    """Guess the catalogue name of a state dict in any naming; None when it is not a video network of this family.
 
     Shapes cannot tell 16x8 from 8x8 with ResNet-101, nor the Slow-only samplings apart: the 8x8 names are returned.
     With ResNet-50 a fusion kernel of 7 means 8x8, of 5 means 4x16, as in the releases.
@@ -275,7 +275,7 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _is_detector(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> bool:
-    """Tell a region head by its name, or by the number of its classes: res5's stride leaves no trace."""
+    """Recognise a region head by its name, or by the number of its classes: res5's stride leaves no trace."""
     if any("detection_head" in key or key.startswith(CONTEXT) for key in state):
         return True
     head = ours.get("head.projection.weight")
@@ -299,7 +299,7 @@ def _nonlocal_positions(state: Mapping[str, Tensor], stage: int) -> tuple[int, .
 
 
 def _fusion(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """Tell the lateral connections from the fused channels that enter res2."""
+    """Recognise the lateral connections by the fused channels that enter res2."""
     slow = state["s1.pathway0_stem.conv.weight"].shape[0]
     fast = state["s1.pathway1_stem.conv.weight"].shape[0]
     options: dict[str, object] = {"beta_inverse": slow // fast}

@@ -109,7 +109,7 @@ def fused_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *where: An
 
 @functools.cache
 def fused_kernels(dtype: torch.dtype) -> bool:
-    """Tell whether this torch and CPU have the fused convolutions of torch's compiler, and they compute what we
+    """Return whether this torch and CPU have the fused convolutions of torch's compiler, and they compute what we
     expect.
 
     Tried once for each dtype with a strided 3x3 convolution, its sum and ReLU, against plain float32.

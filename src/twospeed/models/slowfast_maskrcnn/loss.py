@@ -1,7 +1,7 @@
 """What the SlowFast Mask R-CNN is trained on: Mask R-CNN's losses, with heads that read the enhanced pyramid.
 
 Source: "Applying SlowFast Networks to Video Object Segmentation" (report), its training; the losses of proposals, boxes
-and masks are torchvision's (He et al., ICCV 2017). Shape letters: T frames of a stretch, H/W pixels of a frame, h/w
+and masks are torchvision's (He et al., ICCV 2017). Shape letters: T frames of a clip, H/W pixels of a frame, h/w
 cells of a pyramid level, K objects.
 """
 
@@ -33,7 +33,7 @@ class StretchFeatures(NamedTuple):
     size: tuple[int, int]  # of the frames
 
     def between(self, start: int, stop: int) -> StretchFeatures:
-        """Frames start to stop of the stretch."""
+        """Frames start to stop of the clip."""
         return self._replace(pyramid={name: level[start:stop] for name, level in self.pyramid.items()})
 
 
@@ -100,7 +100,7 @@ def encode_stretch(model: SlowFastMaskRCNN, frames: Tensor, inside: Tensor | Non
 
 
 def window_losses(model: SlowFastMaskRCNN, features: StretchFeatures, targets: Sequence[Target]) -> Losses:
-    """Losses of all windows in a stretch: proposals from each middle frame itself, heads on its enhanced pyramid.
+    """Losses of all windows of a clip: proposals from each middle frame itself, heads on its enhanced pyramid.
 
     targets: of the T - n + 1 frames that are the middle of a window, in order. Losses are sums over these frames, by
     torchvision's names (the report's training: backward for each frame, a step after two); those of the proposals are

@@ -89,7 +89,7 @@ class SlowFastMaskRCNN(nn.Module):
             mask_predictor=MaskRCNNPredictor(channels, channels, CLASSES),
         )
         self.slow_fast = SlowFastModule(slow_frames, fast_frames, channels)
-        self.recorded_options: dict[str, Any] = {  # what weights cannot tell, kept in their file
+        self.recorded_options: dict[str, Any] = {  # what the shapes of weights do not determine, kept in their file
             "min_size": min_size,
             "max_size": max_size,
             "detections_per_img": detections_per_img,

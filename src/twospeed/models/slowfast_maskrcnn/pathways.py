@@ -1,7 +1,7 @@
 """The m-n module: m slow and n fast frames of one pyramid level become one enhanced feature of the middle frame.
 
 Source: "Applying SlowFast Networks to Video Object Segmentation" (report), its section on the architecture. No layer
-pads in time, so the frames of one window shrink to exactly one; over a longer stretch, every window's result comes out
+pads in time, so the frames of one window shrink to exactly one; over a longer clip, every window's result comes out
 of the same convolutions, which is what `PathwayStream` uses. Shape letters: B batch, C channels of a pyramid level,
 T frames, h/w cells of the level.
 """
@@ -101,10 +101,10 @@ class SlowFastModule(nn.Module):
         self.fuse2 = TemporalLayer(narrow, fused, fast_left[1] - slow_left[1] + 1, spatial=1, bias=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Enhance the middle frames of all windows in a stretch.
+        """Enhance the middle frames of all windows of a clip.
 
         Shapes: (B, C, T, h, w), T >= n -> (B, C, T - n + 1, h, w); the slow pathway takes the m central frames of each
-        window, so its stretch is n - m frames shorter.
+        window, so its clip is n - m frames shorter.
         """
         skip = (self.fast_frames - self.slow_frames) // 2
         fast = self.fast1(frames)

@@ -68,7 +68,7 @@ class STCN(nn.Module):
             raise ValueError(f"similarity is {similarity!r}; choose 'l2' (STCN) or 'dot' (STM)")
         c4, c8, c16 = key_backbone.channels
         self.similarity: Similarity = similarity
-        self.recorded_options: dict[str, object] = {"similarity": similarity}  # weights cannot tell
+        self.recorded_options: dict[str, object] = {"similarity": similarity}  # not determined by the weights
         self.key_encoder = key_backbone
         self.aspp = ASPP(c16) if aspp else None
         self.key_projection = nn.Conv2d(c16, key_channels, 3, 1, 1)
@@ -121,7 +121,7 @@ class STCN(nn.Module):
 class RecentMasks(nn.Module):
     """What the frame before shows near each cell: its masks, carried along by keys that match close by.
 
-    The memory is matched over the whole picture, so that it cannot tell an object from another one that looks alike;
+    The memory is matched over the whole image, so that it cannot tell an object from another one that looks alike;
     this read prefers cells close to where the query is. How sharply, and how far it reaches, is learned. A cell's mask
     travels as its 4x4 parts, so that outlines finer than the stride arrive. In the spirit of AOT's short-term memory
     (Yang, Wei and Yang, NeurIPS 2021), without its value encoder.

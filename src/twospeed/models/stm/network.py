@@ -52,7 +52,7 @@ class STM(nn.Module):
         if similarity not in ("l2", "dot"):
             raise ValueError(f"similarity is {similarity!r}; choose 'dot' (as published) or 'l2'")
         self.similarity: Similarity = similarity
-        self.recorded_options: dict[str, object] = {"similarity": similarity}  # weights cannot tell
+        self.recorded_options: dict[str, object] = {"similarity": similarity}  # not determined by the weights
         self.query_encoder = Encoder(query_backbone, key_channels, value_channels)
         self.memory_encoder = Encoder(memory_backbone, key_channels, value_channels)
         c4, c8, _ = query_backbone.channels

@@ -32,5 +32,5 @@ def check_formats(names: Sequence[str], option: str = "export") -> tuple[str, ..
     """Return the names of formats without doubles. Raises InputError for one that is not known."""
     for name in names:
         if name not in EXPORTS:
-            raise InputError(f"{name!r} is no format; choose from {', '.join(EXPORTS)}", option=option)
+            raise InputError(f"{name!r} is not a format; choose from {', '.join(EXPORTS)}", option=option)
     return tuple(dict.fromkeys(names))
