@@ -136,8 +136,8 @@ class Segmenter:
         callable_itself = type(model).forward is not nn.Module.forward
         if not self._of_video and (not callable_itself or not all(lacks(model, members) for members in others)):
             raise InputError(
-                f"{type(model).__name__} is not a network that labels every pixel: it can neither be called with an image "
-                "nor does it have the methods of twospeed.models.protocol.VideoSegmentationNetwork",
+                f"{type(model).__name__} is not a network that labels every pixel: it is neither called with "
+                "an image nor has the methods of twospeed.models.protocol.VideoSegmentationNetwork",
                 option="model",
             )
         self.model: Any = optimise(model.eval().to(self.device))
