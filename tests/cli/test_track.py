@@ -95,7 +95,7 @@ def test_results_of_an_earlier_run_are_replaced(scene, tmp_path):
         "notes.txt"
     ]
     record = json.loads((tmp_path / "run.json").read_text())
-    assert sorted(record["files"]) == ["frames.csv", *(f"masks/{i:05d}.png" for i in range(5))]
+    assert sorted(record["files"]) == ["confidence.png", "frames.csv", *(f"masks/{i:05d}.png" for i in range(5))]
 
 
 def test_masks_are_named_after_the_images_of_a_folder_and_a_part_keeps_its_numbers(scene, tmp_path):
@@ -172,7 +172,7 @@ EXPECTED = {
     "NaN weights": "decoder.predict.bias holds NaN",
     "unknown model": "did you mean stcn",
     "bad box": "--box is '1,2,3'; give x,y,width,height",
-    "box outside": "covers no 4x4 pixels of the 128x96 image",
+    "box outside": "covers no pixel of the 128x96 image",
     "point outside": "lies outside the 128x96 image",
     "unknown option": "--msk",
     "bad number": "'--memory-every'",
@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(scene, tmp_path, capsys, what)
 def test_a_mask_for_a_frame_beyond_the_end_is_said(scene, tmp_path, capsys):
     masks = ("--mask", scene / "mask0.png", "--mask", f"40={scene / 'mask6.png'}")
     line = fails(capsys, "track", scene / "clip.mp4", *masks, "--size", 64, "-q", "-o", tmp_path)
-    assert "--mask for frame 40, but" in line
+    assert "a prompt is for frame 40, but" in line
     assert "has 12 frames (0 to 11)" in line
 
 
@@ -304,5 +304,5 @@ def test_help_is_there_and_teaches(command):
     assert done.returncode == 0
     assert "Usage: twospeed" in done.stdout
     if command == "track":
-        assert "GrabCut" in done.stdout
+        assert "--background-point" in done.stdout
         assert "Examples" in done.stdout

@@ -162,6 +162,15 @@ def test_the_nearest_mask_decides(clip):
     assert all((a == b).mean() > 0.99 for a, b in zip(alone, beside, strict=True))
 
 
+def test_it_goes_on_from_the_labels_of_an_interrupted_run(clip):
+    path, _, truth = clip
+    tracker, read, masks = Tracker(size=96), frames_of(path), {16: truth[16]}
+    whole = [result.labels for _, result in propagate(read, tracker, masks, range(15, -1, -1))]
+    earlier = {15 - place: labels for place, labels in enumerate(whole[:8])}
+    rest = [result.labels for _, result in propagate(read, tracker, masks, range(7, -1, -1), earlier=earlier)]
+    assert all((a == b).mean() > 0.98 for a, b in zip(rest, whole[8:], strict=True))
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"direction": "up"}, "direction is 'up'; choose"),
     ({"direction": "both", "masks": {40: np.ones((96, 128), np.uint8)}}, "frame 40, the video has 17 frames"),

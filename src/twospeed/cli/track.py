@@ -1,12 +1,15 @@
-"""`twospeed track`: masks of every frame from the first frame's mask, box or point."""
+"""`twospeed track`: masks of every frame from masks, boxes or points of some."""
 
 from __future__ import annotations
 
+import math
 import time
+from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -24,7 +27,6 @@ from twospeed.cli.options import (
     Resume,
     Start,
     Weights,
-    check_files,
     check_range,
     check_resume,
     check_weights,
@@ -33,31 +35,38 @@ from twospeed.cli.options import (
     identities,
     image_suffix,
     number,
-    parse_numbers,
     sound_of,
     whole,
 )
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
-from twospeed.errors import InputError, MaskError
+from twospeed.cli.prompts import Prompts
+from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from twospeed.cli.prompts import FramePrompts
     from twospeed.output.run import Run
+    from twospeed.pipelines.propagate import Direction
     from twospeed.pipelines.track import Tracker
     from twospeed.pipelines.trackers import VideoTracker
     from twospeed.results import Frame, ObjectMasks
     from twospeed.video.sources import Source
 
 SHARED = "twospeed.tracker"  # where a command of several videos keeps its tracker, with the network in it
-_PROMPTS = ("mask", "box", "point", "snap")
+_PROMPTS = (
+    "mask", "box", "point", "background_point", "polygon", "gone", "direction", "preview", "quality", "snap"
+)  # fmt: skip
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
 _DETECTIONS = ("merged", "min_score")
 SECONDS_BETWEEN_STATES = 30.0
 SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
+QUALITIES: dict[str, dict[str, Any]] = {
+    "fast": {"size": 240, "max_memory_frames": 10},
+    "good": {"size": 480, "max_memory_frames": 20},
+    "best": {"size": 720, "memory_every": 3, "max_memory_frames": 40},
+}
+FRAMES_TIMED = 10  # before the rate is printed
 
 EPILOG = """
 **Examples**
@@ -67,13 +76,18 @@ EPILOG = """
 
 `twospeed track clip.mp4 --box 120,40,200,160 -o out` starts from a box (x,y,width,height in pixels of the first frame).
 
+`twospeed track clip.mp4 --point 1@60,40 --point 1@90,50 --background-point 1@20,20 --preview` shows the mask of three
+points in `clip_track/preview/`; without `--preview` it is tracked.
+
 `twospeed track a.mp4 b.mp4 --prompts table.csv -o out` tracks several videos, each into `out/NAME/`, goes past broken
 ones, and writes `out/report.html`; `--resume` repeats nothing that is finished.
 
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
 
-`twospeed track hour.mp4 --mask first.png --max-memory-frames 20` runs in constant memory, however long the video is;
-after a crash the same command with `--resume` continues it.
+`twospeed track clip.mp4 --box 120=60,40,50,80 --direction both` starts in the middle and tracks both ways.
+
+`twospeed track hour.mp4 --mask first.png` runs in constant memory, however long the video is; after a crash the same
+command with `--resume` continues it.
 
 `twospeed track clip.mp4 --mask first.png --finetune 30` fine-tunes the network on synthetic motion of the first frame
 before tracking: some seconds more, longer without a graphics card, and often better masks.
@@ -113,25 +127,69 @@ def track(
             metavar="[FRAME=]FILE",
             help="Image of labels for the first frame (palette PNG: index = object; black and white: one object), or "
             "for frame number FRAME. A folder gives several: files named by frame number, or as the images of the "
-            "video's folder. Repeatable.",
+            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip). Repeatable.",
         ),
     ] = None,
     box: Annotated[
         list[str] | None,
         typer.Option(
             "--box",
-            metavar="X,Y,W,H",
-            help="Box around an object of the first frame, in pixels from the top left; GrabCut turns it into a mask. "
-            "Repeatable, one object each.",
+            metavar="[OBJECT@][FRAME=]X,Y,W,H",
+            help="Box around an object, in pixels from the top left, of the first frame or of frame number FRAME. Each "
+            "is a new object, unless OBJECT@ gives its number. Repeatable.",
         ),
     ] = None,
     point: Annotated[
         list[str] | None,
         typer.Option(
             "--point",
-            metavar="X,Y",
-            help="Point on an object of the first frame, in pixels; GrabCut guesses the mask by colour, so check the "
-            "first mask. Repeatable, one object each.",
+            metavar="[OBJECT@][FRAME=]X,Y",
+            help="Point on an object, in pixels. Several points and a box with the same OBJECT@ make one mask; check "
+            "it with --preview. Repeatable.",
+        ),
+    ] = None,
+    background_point: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--background-point",
+            metavar="[OBJECT@][FRAME=]X,Y",
+            help="Point beside an object that is marked in the same frame. Repeatable.",
+        ),
+    ] = None,
+    polygon: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--polygon",
+            metavar="[OBJECT@][FRAME=]X,Y,X,Y,...",
+            help="Corners of an object's outline, in pixels. Repeatable.",
+        ),
+    ] = None,
+    gone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gone",
+            metavar="OBJECT@FRAME",
+            help="Say that an object is absent from a frame on, until a mask shows it again. Repeatable.",
+        ),
+    ] = None,
+    direction: Annotated[
+        Literal["forward", "backward", "both"],
+        typer.Option(
+            help="Track forward from each mask, backward, or both ways: frames between two masks then come from the "
+            "nearer one."
+        ),
+    ] = "forward",
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Write the masks of the first frame that has prompts into preview/, and stop there."
+        ),
+    ] = False,
+    quality: Annotated[
+        Literal["fast", "good", "best"] | None,
+        typer.Option(
+            help="Choose size and memory together: fast (240 pixels), good (480; the defaults), best (720, more frames "
+            "in memory). Options that are given count more. The rate is printed."
         ),
     ] = None,
     model: Annotated[
@@ -172,13 +230,13 @@ def track(
         ),
     ] = 20,
     max_memory_frames: Annotated[
-        int | None,
+        int,
         typer.Option(
             metavar="N",
-            parser=whole(1),
-            help="Most frames in memory at once: set it for long videos (20 is a good value). [default: no limit]",
+            parser=whole(0),
+            help="Most frames in memory at once, so that memory does not grow with the video; 0 sets no limit.",
         ),
-    ] = None,
+    ] = 20,
     device: Device = None,
     precision: Precision = "fp32",
     merged: Annotated[
@@ -248,14 +306,14 @@ def track(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> dict[str, Any]:
-    """Track objects through a video, from a mask, box or point on its first frame, or without any."""
-    given = dict(locals())
+    """Track objects through a video, from masks, boxes or points of any frames, or without any."""
+    arguments = dict(locals())
     if len(video or []) != 1 or prompts is not None:
         from twospeed.cli.track_many import track_clips
 
         if not video and prompts is None:
             raise InputError("no video is given; name one or more, or a table of prompts", option="prompts")
-        track_clips(given, track)
+        track_clips(arguments, track)
         return {}
     (clip,) = video or [""]
     from twospeed.output.folder import ResultFolder
@@ -265,10 +323,10 @@ def track(
     source = find_source(clip)
     check_resume(resume, source)
     check_range(start, end)
-    files = _mask_files(mask or [], source)
-    boxes = [parse_numbers("--box", text, "x,y,width,height") for text in box or []]
-    points = [parse_numbers("--point", text, "x,y") for text in point or []]
-    entry, prompted = find(model), bool(files or boxes or points)
+    given = Prompts(
+        source, masks=mask, boxes=box, points=point, background_points=background_point, polygons=polygon, gone=gone
+    )
+    entry, prompted = find(model), bool(given)
     if entry.task != "track":
         raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
     if entry.needs_masks:
@@ -284,7 +342,24 @@ def track(
             _refuse(context, "finds objects without prompts", _PROMPTS, or_else=", or add --finetune 200")
         elif not prompted:
             raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
+        elif direction != "forward" or gone:
+            raise InputError(f"{model} tracks forward alone, without corrections; leave --direction and --gone out")
+    if direction != "forward" and not source.stored:
+        raise InputError(f"{source.name} is read once, forward; --direction {direction} needs a file or a folder")
     check_weights([weights])
+    folder_path = default_output(output, source, "track")
+    if preview:
+        _write_preview(
+            given, source, folder_path / "preview", start, end, direction, snap, overwrite=overwrite, quiet=quiet
+        )
+        return {}
+    chosen = {
+        name: value
+        for name, value in QUALITIES.get(quality or "", {}).items()
+        if (place := context.get_parameter_source(name)) is None or place.name != "COMMANDLINE"
+    }
+    size, memory_every = chosen.get("size", size), chosen.get("memory_every", memory_every)
+    max_memory_frames = chosen.get("max_memory_frames", max_memory_frames)
     from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
 
     wanted = MaskOutputSettings(
@@ -297,21 +372,22 @@ def track(
         pixelate=pixelate,
         remove_background=remove_background,
     )
-    names = ["masks/*.png", *(["overlay.mp4"] if overlay else []), *wanted.patterns]
+    names = ["masks/*.png", "confidence.png", *(["overlay.mp4"] if overlay else []), *wanted.patterns]
     with ResultFolder(
-        default_output(output, source, "track"),
+        folder_path,
         names,
-        inputs=[*files.values(), *wanted.inputs, *files_of(source)],
+        inputs=[*given.paths, *wanted.inputs, *files_of(source)],
         overwrite=overwrite,
         resume=resume,
     ) as folder:
         from twospeed.output.overlay import draw_masks
         from twospeed.output.run import Run
         from twospeed.pipelines.track import make_tracker
-        from twospeed.video.reader import open_video
+        from twospeed.video.reader import frame_range, open_video
         from twospeed.weights.load import weights_sha256
 
-        options: dict[str, Any] = {"box": boxes, "point": points, "snap": snap, "finetune": finetune}
+        options: dict[str, Any] = {"box": box, "point": point, "background_point": background_point}
+        options |= {"polygon": polygon, "gone": gone, "direction": direction, "snap": snap, "finetune": finetune}
         options |= {"start": start, "end": end, "damaged": damaged, "overlay": overlay}
         options |= {"audio": audio, **wanted.options}
         with show_progress(quiet) as on_progress:
@@ -326,7 +402,7 @@ def track(
                     "memory_every": memory_every,
                     "include_last": include_last,
                     "top_k": top_k or None,
-                    "max_memory_frames": max_memory_frames,
+                    "max_memory_frames": max_memory_frames or None,
                     "size": 480 if size is None else size or None,
                     "precision": precision,
                 }
@@ -342,27 +418,32 @@ def track(
             with open_video(source, start, end, damaged=damaged) as reader:
                 frames = iter(reader)
                 first = next(frames)
-                masks = _read_masks(files, first.index, snap, first.image.shape[:2])
+                part = frame_range(source, start, end) if direction != "forward" else None
+                begin = part[-1] if part and direction == "backward" else first.index
+                prompts = given.read(begin, first.image.shape[:2], snap=snap)
                 if tracker is None:
                     options["size"] = min(first.image.shape[:2])
                     tracker = make_tracker(model, size=options["size"], **settings)
-                if boxes or points:
-                    masks[first.index] = _prompted(first.image, masks.get(first.index), boxes, points)
                 if finetune is not None and not entry.needs_masks:
-                    if first.index not in masks:
+                    if first.index not in prompts.indices:
                         raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
-                    if later := sorted(masks.keys() - {first.index}):
+                    if later := [index for index in prompts.indices if index != first.index]:
                         raise InputError(
                             f"--finetune fine-tunes on the first frame's mask; leave a mask of frame {later[0]} out"
                         )
+                job = _Job(tracker, prompts, source, part, direction, whole=wanted.needs_probabilities)
+                job.check()
+                if not quiet and (silence := job.silence(first.index)):
+                    print_note(silence)
                 roles = {
-                    f"mask of frame {first.index if index is None else index}": path for index, path in files.items()
+                    f"mask of frame {begin if index is None else index}": path for index, path in given.files.items()
                 }
+                roles |= {f"annotations {number}": path for number, (_, path) in enumerate(given.annotations, start=1)}
                 run = Run(
                     "track",
                     model=model,
                     weights_sha256=weights_sha256(model, weights),
-                    options=options | {"device": str(tracker.device), "first_masks": sorted(masks)},
+                    options=options | {"device": str(tracker.device), "first_masks": prompts.indices},
                     inputs=identities(roles, source),
                     folder=folder,
                     total=reader.info.frame_count,
@@ -372,7 +453,10 @@ def track(
                 if run.finished_frames is None:
                     areas = Areas(run)
                     run.at_end(areas.summarise)
-                    results = _results(tracker, chain([first], frames), masks, run, whole=wanted.needs_probabilities)
+                    results = job.results(chain([first], frames), run)
+                    if quality is not None and not quiet:
+                        what = f"quality {quality} ({model}, size {memory['size']}, {precision})"
+                        results = _timed(results, what, run.total)
                     rate, suffix = reader.info.frame_rate, image_suffix(source)
 
                     def on_result(frame: Frame, result: ObjectMasks) -> None:
@@ -404,89 +488,239 @@ track.__doc__ = (track.__doc__ or "") + "\n" + EPILOG
 
 
 class Areas:
-    """How often and how large each object is seen: the summary of a run."""
+    """How often, how large and how surely each object is seen: the summary of a run, and confidence.png."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
+        self._sure: dict[int, array[float]] = {}  # id -> how sure, by frame; NaN where it is not seen
+        self._indices, self._times = array("q"), array("d")
 
     def add(self, frame: Frame, result: ObjectMasks) -> None:
         """Count the pixels of a frame's objects."""
         import numpy as np
 
         counts = np.bincount(result.labels.ravel(), minlength=256)
-        for object_id in result.object_ids:
+        for object_id, sure in zip(result.object_ids, result.confidence, strict=True):
             seen = self._objects.setdefault(object_id, [0, 0, 0])
             area = int(counts[object_id])
             seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
+            curve = self._sure.setdefault(object_id, array("f"))
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curve.append(round(float(sure), 4) if area else math.nan)  # as frames.csv has it
+        self._indices.append(frame.index)
+        self._times.append(frame.time_s)
 
     def summarise(self) -> None:
-        """Put the objects into the record of the run."""
+        """Put the objects, and the frames that are worth a look, into the record of the run; draw confidence.png."""
+        import numpy as np
+
+        from twospeed.output.confidence import frames_worth_a_look, plot_confidence
+
         objects = [
             {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
             for object_id, (frames, visible, pixels) in sorted(self._objects.items())
         ]
-        self._run.summarise({"objects": objects})
+        curves = {}
+        for object_id, curve in sorted(self._sure.items()):
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curves[object_id] = np.array(curve, np.float32)
+        worth = frames_worth_a_look(curves, self._indices, self._times)
+        self._run.summarise({"objects": objects, "worth_a_look": worth})
+        if curves:
+            self._run.write("confidence.png", lambda path: plot_confidence(path, curves, self._times, worth))
 
 
-def _results(
-    tracker: VideoTracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run, *, whole: bool
-) -> Iterator[tuple[Frame, ObjectMasks]]:
-    """Track. A resumed run reads its first masks from its files and computes from its last saved state, exactly.
+@dataclass(frozen=True)
+class _Job:
+    """What is tracked. part: the frames, where it goes backward too. whole: compute also frames that are finished."""
 
-    whole: compute all frames also then, as probabilities are wanted, which no file holds.
+    tracker: VideoTracker
+    prompts: FramePrompts
+    source: Source
+    part: range | None
+    direction: Direction
+    whole: bool
 
-    Raises InputError at the end for masks of frames that the video does not have.
-    """
-    from twospeed.pipelines.track import Tracker
+    def check(self) -> None:
+        """Raise InputError at once for prompts of frames that a part does not have."""
+        if self.part is not None:
+            for index in sorted({*self.prompts.indices, *self.prompts.gone}):
+                if index not in self.part:
+                    raise _beyond(index, self.part[0], self.part[-1])
 
-    indices: list[int] = []  # of the first and the last frame
+    def silence(self, first: int) -> str:
+        """Say which frames come out empty, since no mask reaches them; else nothing."""
+        indices = self.prompts.indices
+        if self.direction == "forward" and indices and indices[0] > first:
+            what = f"frames {first} to {indices[0] - 1} come before the first mask and stay empty"
+            return f"{what}; --direction both tracks them, too"
+        if self.part is not None and self.direction == "backward" and indices[-1] < self.part[-1]:
+            what = f"frames {indices[-1] + 1} to {self.part[-1]} come after the last mask and stay empty"
+            return f"{what}; --direction both tracks them, too"
+        return ""
 
-    def counted() -> Iterator[Frame]:
-        for frame in frames:
-            indices[1:] = [frame.index]
-            yield frame
+    def results(self, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track. A resumed run reads its first masks from its files and computes the others exactly as they were.
 
-    numbered = counted()
-    if isinstance(tracker, Tracker):
-        yield from _resumable(tracker, numbered, masks, run, whole=whole)
-    else:
-        yield from tracker.run(numbered, masks)
-    first, last = indices[0], indices[-1]
-    if outside := [index for index in sorted(masks) if not first <= index <= last]:
-        count = f"{last - first + 1} frames ({first} to {last})"
-        raise InputError(f"--mask for frame {outside[0]}, but the video has {count}")
+        Raises InputError at the end for prompts of frames that the video does not have.
+        """
+        from twospeed.pipelines.track import Tracker
+
+        assert run.folder is not None
+        if self.part is not None:
+            yield from self._segments(self.part, frames, run)
+            return
+        indices: list[int] = []  # of the first and the last frame
+
+        def counted() -> Iterator[Frame]:
+            for frame in frames:
+                indices[1:] = [frame.index]
+                yield frame
+
+        if isinstance(self.tracker, Tracker):
+            yield from self._resumable(self.tracker, counted(), run)
+        else:
+            numbered = counted()
+            first = next(numbered)
+            labels = self.prompts.labels(first.index, first.image)
+            masks = {} if labels is None else {first.index: labels}
+            yield from self.tracker.run(chain([first], numbered), masks)
+        for index in sorted({*self.prompts.indices, *self.prompts.gone}):
+            if not indices[0] <= index <= indices[-1]:
+                raise _beyond(index, indices[0], indices[-1])
+
+    def _segments(self, part: range, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track in segments from the masks: a resumed run begins with the segment in which it was interrupted."""
+        from twospeed.pipelines.propagate import frames_of, track_segments
+
+        assert run.folder is not None
+        kept = 0 if self.whole else len(run.kept)
+        for position, frame in zip(range(kept), frames, strict=False):
+            yield frame, _finished(run, position, frame)
+        if kept >= len(part):
+            return
+        read, keyframes = frames_of(self.source), dict[int, Any]()
+        for index in self.prompts.indices:
+            for frame in read(range(index, index + 1)):
+                keyframes[index] = self.prompts.labels(index, frame.image)
+        yield from track_segments(
+            read, cast("Tracker", self.tracker), keyframes, part, self.direction, self.prompts.gone, begin=part[kept]
+        )
+
+    def _resumable(self, tracker: Tracker, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track with `Tracker`, whose state is saved now and then."""
+        assert run.folder is not None
+        restart, saved = 0 if self.whole else run.folder.saved_state(), time.perf_counter()
+        pause = SECONDS_BETWEEN_STATES
+        tracker.reset()
+        if restart:
+            tracker.load_state(run.folder.state(restart))
+        for position, frame in enumerate(frames):
+            if position < restart:
+                yield frame, _finished(run, position, frame)
+                continue
+            labels = self.prompts.labels(frame.index, frame.image)
+            gone = self.prompts.gone.get(frame.index, ())
+            result = tracker.step(frame.image, labels, gone=gone, time_s=frame.time_s)
+            yield frame, result.numbered(frame.index)
+            now = time.perf_counter()
+            if now - saved > pause:
+                with run.folder.new_state(position + 1) as path:
+                    tracker.save_state(path)
+                saved = time.perf_counter()
+                pause = max(SECONDS_BETWEEN_STATES, (saved - now) / SHARE_OF_STATES)
 
 
-def _resumable(
-    tracker: Tracker, frames: Iterable[Frame], masks: dict[int, Any], run: Run, *, whole: bool
-) -> Iterator[tuple[Frame, ObjectMasks]]:
-    """Track with `Tracker`, whose state is saved now and then."""
+def _finished(run: Run, position: int, frame: Frame) -> ObjectMasks:
+    """Read the result of a frame that a run has finished before it was interrupted."""
     import numpy as np
 
     from twospeed.results import ObjectMasks
     from twospeed.video.indexed_png import read_label_map
 
     assert run.folder is not None
-    restart, saved, pause = 0 if whole else run.folder.saved_state(), time.perf_counter(), SECONDS_BETWEEN_STATES
-    if restart:
-        tracker.load_state(run.folder.state(restart))
-    for position, frame in enumerate(frames):
-        if position < restart:
-            entry, size = run.kept[position], frame.image.shape[:2]
-            labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
-            ids = tuple(entry["objects"])
-            nothing = np.zeros((0, *size), np.float32)
-            sure = np.array([pair.split(":")[1] for pair in entry["row"][-1].split(";") if pair], np.float32)
-            yield frame, ObjectMasks(labels, nothing, ids, frame.index, frame.time_s, sure)
-            continue
-        yield frame, tracker.step(frame.image, masks.get(frame.index), time_s=frame.time_s)
-        now = time.perf_counter()
-        if now - saved > pause:
-            with run.folder.new_state(position + 1) as path:
-                tracker.save_state(path)
-            saved = time.perf_counter()
-            pause = max(SECONDS_BETWEEN_STATES, (saved - now) / SHARE_OF_STATES)
+    entry, size = run.kept[position], frame.image.shape[:2]
+    labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
+    nothing = np.zeros((0, *size), np.float32)
+    sure = np.array([pair.split(":")[1] for pair in entry["row"][-1].split(";") if pair], np.float32)
+    return ObjectMasks(labels, nothing, tuple(entry["objects"]), frame.index, frame.time_s, sure)
+
+
+def _beyond(index: int, first: int, last: int) -> InputError:
+    count = f"{last - first + 1} frames ({first} to {last})"
+    return InputError(f"a prompt is for frame {index}, but the video has {count}")
+
+
+def _timed(
+    results: Iterator[tuple[Frame, ObjectMasks]], what: str, total: int | None
+) -> Iterator[tuple[Frame, ObjectMasks]]:
+    """Pass results on, and print their rate once it is known."""
+    since = time.perf_counter()
+    for done, item in enumerate(results):
+        if done == 1:
+            since = time.perf_counter()  # the first one takes longer
+        if done == FRAMES_TIMED:
+            rate = (done - 1) / max(time.perf_counter() - since, 1e-9)
+            long = f", about {total / rate:.0f} s for {total} frames" if total else ""
+            print_note(f"{what}: {rate:.1f} frames/s on this machine{long}")
+        yield item
+
+
+def _write_preview(
+    given: Prompts,
+    source: Source,
+    path: Path,
+    start: str | None,
+    end: str | None,
+    direction: str,
+    snap: bool,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write mask and overlay of the first frame that has prompts, without any tracking."""
+    import cv2
+
+    from twospeed.output.folder import ResultFolder
+    from twospeed.output.overlay import draw_masks
+    from twospeed.output.run import Run
+    from twospeed.results import ObjectMasks
+    from twospeed.video.reader import frame_range, open_video
+
+    with open_video(source, start, end) as reader:
+        frame = first = next(reader)
+        begin = frame_range(source, start, end)[-1] if direction == "backward" else first.index
+        prompts = given.read(begin, first.image.shape[:2], snap=snap)
+        index = prompts.indices[0]
+        if index != first.index and source.stored:
+            with open_video(source, index, index + 1) as one:
+                frame = next(one)
+        while frame.index < index:
+            frame = next(reader)
+    labels = prompts.labels(index, frame.image)
+    assert labels is not None
+    ids = tuple(sorted({int(i) for i in set(labels.ravel().tolist())} - {0, 255}))
+    with (
+        ResultFolder(path, ["overlay.png", "masks/*.png"], overwrite=overwrite) as folder,
+        Run("track --preview", model="none", weights_sha256=None, options={}, folder=folder) as run,
+    ):
+        drawn = draw_masks(frame.image, labels)
+
+        def write(target: Path) -> None:
+            target.write_bytes(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
+
+        run.write_labels("masks", frame, ObjectMasks(labels, _planes(labels, ids), ids, frame.index, frame.time_s))
+        run.write("overlay.png", write)
+        run.advance()
+    if not quiet:
+        print_note(f"{path}: frame {index}, {len(ids)} objects")
+
+
+def _planes(labels: Any, ids: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    return np.stack([labels == i for i in (0, *ids)]).astype(np.float32)
 
 
 def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
@@ -496,71 +730,3 @@ def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_el
         if source is not None and source.name == "COMMANDLINE":
             name = option.replace("_", "-")
             raise InputError(f"{context.params['model']} {reason}; leave --{name} out{or_else}")
-
-
-def _mask_files(given: list[str], source: Source) -> dict[int | None, Path]:
-    """`FILE`, `FRAME=FILE` or a folder -> files by frame; None is the first frame that is read."""
-    files: dict[int | None, Path] = {}
-    for item in given:
-        frame, equals, name = item.partition("=")
-        numbered = bool(equals) and frame.isascii() and frame.isdecimal() and len(frame) < 19
-        path = Path(name) if numbered else Path(item)
-        check_files([path])
-        found = _masks_in(path, source) if path.is_dir() else {int(frame) if numbered else None: path}
-        for index, file in found.items():
-            if index in files:
-                raise InputError(f"{file} is a second mask for frame {index or 0}; give one label image for a frame")
-            files[index] = file
-    return files
-
-
-def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
-    """Masks named as the images of the video's folder, where all of them are, or by frame numbers."""
-    masks = {file.stem: file for file in sorted(folder.glob("*.png"))}
-    if masks and source.kind == "images":
-        places = {image.stem: index for index, image in enumerate(files_of(source))}
-        if masks.keys() <= places.keys():
-            return {places[stem]: file for stem, file in masks.items()}
-    numbered: dict[int | None, Path] = {}
-    for stem, file in masks.items():
-        if stem.isascii() and stem.isdecimal():
-            if (frame := int(stem)) in numbered:
-                raise InputError(f"{file} is a second mask for frame {frame}, beside {numbered[frame].name}")
-            numbered[frame] = file
-    if not numbered:
-        raise MaskError(f"{folder} holds no mask named by its frame, such as 00000.png")
-    return numbered
-
-
-def _read_masks(
-    files: dict[int | None, Path], first: int, snap: bool, size: tuple[int, int]
-) -> dict[int, NDArray[np.uint8]]:
-    """Read masks by frame; those without a number belong to frame `first`."""
-    from twospeed.video.indexed_png import read_label_map
-
-    masks: dict[int, NDArray[np.uint8]] = {}
-    for frame, file in files.items():
-        index = first if frame is None else frame
-        if index in masks:
-            raise InputError(f"{file} is a second mask for frame {index}; give one label image for a frame")
-        masks[index] = read_label_map(file, snap=snap, expect_size=size)
-    return masks
-
-
-def _prompted(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8] | None,
-    boxes: list[tuple[float, ...]],
-    points: list[tuple[float, ...]],
-) -> NDArray[np.uint8]:
-    """Add an object for each box and point to the first frame's labels (earlier ones keep their pixels)."""
-    import numpy as np
-
-    from twospeed.pipelines.prompts import mask_from_prompts
-
-    found = [mask_from_prompts(image, box=(x, y, x + w, y + h)) for x, y, w, h in boxes]
-    found += [mask_from_prompts(image, [(x, y, 1)]) for x, y in points]
-    labels = np.zeros(image.shape[:2], np.uint8) if labels is None else labels.copy()
-    for object_mask in found:
-        labels[object_mask & (labels == 0)] = int(labels.max()) + 1
-    return labels

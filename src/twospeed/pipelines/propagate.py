@@ -36,14 +36,21 @@ MOST_KEYFRAMES = 8
 
 
 def propagate(
-    read: ReadFrames, tracker: Tracker, keyframes: Mapping[int, Labels], indices: range, gone: Gone | None = None
+    read: ReadFrames,
+    tracker: Tracker,
+    keyframes: Mapping[int, Labels],
+    indices: range,
+    gone: Gone | None = None,
+    *,
+    earlier: Mapping[int, NDArray[np.uint8]] | None = None,
 ) -> Iterator[tuple[Frame, ObjectMasks]]:
     """Track one segment of a video, rising or falling, from the annotated frames around it.
 
     read: gives the frames of consecutive indices, in the order of the range (see `frames_of`). tracker: is restarted.
     keyframes: masks by frame index, of any frames. Those within `indices` count when they are reached; of the others
     the 8 nearest to its beginning are remembered before, the nearest last, so that it decides where they disagree.
-    gone: ids by the frame from which on they are absent, until a keyframe shows them.
+    gone: ids by the frame from which on they are absent, until a keyframe shows them. earlier: labels that an
+    interrupted run gave the frames just before, in the order in which it came to them.
     Yields frames and results in the order of `indices`. Raises as `Tracker.step`.
     """
     tracker.restart()
@@ -52,6 +59,9 @@ def propagate(
     for index in reversed(nearest):
         for frame in read(range(index, index + 1)):
             tracker.annotate(frame.image, keyframes[index])
+    for index, labels in (earlier or {}).items():
+        for frame in read(range(index, index + 1)):
+            tracker.replay(frame.image, labels)
     for frame in read(indices):
         tracker.absent = absent_at(frame.index, keyframes, gone or {})
         result = tracker.step(frame.image, keyframes.get(frame.index), time_s=frame.time_s)
@@ -126,6 +136,7 @@ def track_segments(
     Raises InputError for a keyframe outside of the part, and as `Tracker.step`.
     """
     check_keyframes({*keyframes, *(gone or {})}, frames)
+    tracker.reset()
     if tracker.finetune is not None:
         index = min(keyframes)
         for frame in read(range(index, index + 1)):
