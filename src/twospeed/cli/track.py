@@ -420,18 +420,18 @@ def track(
                 first = next(frames)
                 part = frame_range(source, start, end) if direction != "forward" else None
                 begin = part[-1] if part and direction == "backward" else first.index
-                prompts = given.read(begin, first.image.shape[:2], snap=snap)
+                marked = given.read(begin, first.image.shape[:2], snap=snap)
                 if tracker is None:
                     options["size"] = min(first.image.shape[:2])
                     tracker = make_tracker(model, size=options["size"], **settings)
                 if finetune is not None and not entry.needs_masks:
-                    if first.index not in prompts.indices:
+                    if first.index not in marked.indices:
                         raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
-                    if later := [index for index in prompts.indices if index != first.index]:
+                    if later := [index for index in marked.indices if index != first.index]:
                         raise InputError(
                             f"--finetune fine-tunes on the first frame's mask; leave a mask of frame {later[0]} out"
                         )
-                job = _Job(tracker, prompts, source, part, direction, whole=wanted.needs_probabilities)
+                job = _Job(tracker, marked, source, part, direction, whole=wanted.needs_probabilities)
                 job.check()
                 if not quiet and (silence := job.silence(first.index)):
                     print_note(silence)
@@ -443,7 +443,7 @@ def track(
                     "track",
                     model=model,
                     weights_sha256=weights_sha256(model, weights),
-                    options=options | {"device": str(tracker.device), "first_masks": prompts.indices},
+                    options=options | {"device": str(tracker.device), "first_masks": marked.indices},
                     inputs=identities(roles, source),
                     folder=folder,
                     total=reader.info.frame_count,
