@@ -164,7 +164,8 @@ def middle(clip: Clip, tracker: Tracker) -> Iterator[Row]:
             row[name] = clip.score(found)
             if name == "first":
                 true = [jaccard(found[index], clip.labels[index]) for index in found]
-                row["rank correlation"] = float(spearmanr(list(sure.values()), true).statistic)
+                ordered = len({*true}) > 1 and len({*sure.values()}) > 1
+                row["rank correlation"] = float(spearmanr(list(sure.values()), true).statistic) if ordered else 0.0
         yield row
 
 
