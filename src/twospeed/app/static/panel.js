@@ -60,7 +60,7 @@ export class Panel {
   trackTab() {
     const { store, editor } = this, { state } = store;
     const act = (name, label, title) => {
-      const button = h("button", { title, "data-hold": name }, label);
+      const button = h("button", { title, "aria-label": title, "data-hold": name }, label);
       const direction = { trackForward: "forward", trackBackward: "backward", trackBoth: "both" }[name];
       button.addEventListener("click", (event) => editor.run(name, { through: event.shiftKey }));
       if (direction) {

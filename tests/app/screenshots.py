@@ -1,0 +1,83 @@
+"""`python -m tests.app.screenshots FOLDER`: the page at three sizes, light and dark, on a clip that is rendered."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+from tests.app.client import App, Client
+from tests.app.conftest import FLAGS
+from twospeed.data.clips.synthetic import render_clip
+from twospeed.video.writer import VideoWriter
+
+SIZES = {"small": (1280, 720), "medium": (1440, 900), "large": (1920, 1080)}
+
+
+def write_demo(folder: Path) -> np.ndarray:
+    """Render a clip as `twospeed demo` does; returns the labels of its first frame."""
+    first: np.ndarray | None = None
+    with VideoWriter(folder / "clip.mp4", 12) as writer:
+        for picture, labels in render_clip(2, frames=48, height=480, width=854):
+            writer.write(picture)
+            first = labels if first is None else first
+    assert first is not None
+    return first
+
+
+def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
+    """Mark, track and export, with a picture of each step: one theme and size for the docs, all of them otherwise."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        labels = write_demo(folder)
+        app = App(folder)
+        try:
+            client = Client(app)
+            project = client.open("clip.mp4")
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+                for theme in ("light", "dark"):
+                    for size, (width, height) in SIZES.items():
+                        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+                        page = context.new_page()
+                        page.goto(app.url)
+                        page.get_by_role("heading", name="Videos").wait_for()
+                        page.screenshot(path=target / f"home_{size}_{theme}.png")
+                        page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
+                        page.locator("canvas.stage[data-frame='0']").wait_for()
+                        if not client("GET", f"p/{project}")["keyframes"]:
+                            _mark_and_track(page, client, project, labels, target)
+                        page.get_by_role("slider", name="Frame").focus()
+                        page.keyboard.press("Home")
+                        for _ in range(3):
+                            page.keyboard.press("Shift+ArrowRight")
+                        page.locator("canvas.stage[data-frame='30']").wait_for()
+                        page.wait_for_timeout(700)
+                        page.screenshot(path=target / f"editor_{size}_{theme}.png")
+                        page.get_by_role("button", name="Export…").click()
+                        page.screenshot(path=target / f"export_{size}_{theme}.png")
+                        page.keyboard.press("Escape")
+                        page.get_by_role("tab", name="Actions").click()
+                        page.screenshot(path=target / f"actions_{size}_{theme}.png")
+                        page.keyboard.press("Shift+Slash")
+                        page.screenshot(path=target / f"help_{size}_{theme}.png")
+                        context.close()
+                browser.close()
+        finally:
+            app.close()
+
+
+def _mark_and_track(page: Page, client: Client, project: str, labels: np.ndarray, target: Path) -> None:
+    client.import_mask(project, 0, labels)
+    page.get_by_role("button", name="Track forward").click()
+    page.locator(".progress").get_by_text(re.compile(r"tracked \d\d? of 47 · ")).wait_for(timeout=120_000)
+    page.screenshot(path=target / "tracking.png")
+    page.locator(".progress").get_by_text(re.compile("^done: 47")).wait_for(timeout=300_000)
+
+
+if __name__ == "__main__":
+    shots(Path(sys.argv[1]))

@@ -1,0 +1,260 @@
+"""The page in a real browser: what people do there, and that it sees what the server has."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+from tests.app.client import SIZE, disc
+
+
+class Page:
+    """A page of a browser on a project. Errors on the console, or of the content security policy, fail the test."""
+
+    def __init__(self, browser, app, clip=None, project=None):
+        self.app, self.problems = app, []
+        self.context = browser.new_context(viewport={"width": 1280, "height": 720})
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.goto(app.url)
+        if clip is not None:
+            self.page.get_by_role("button", name=f"Open {clip}", exact=True).click()
+        elif project is not None:
+            self.page.get_by_role("heading", name="Videos").wait_for()
+            self.page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
+        self.stage = self.page.locator("canvas.stage")
+        if clip or project:
+            self.shows(0)
+
+    def shows(self, frame):
+        self.page.locator(f"canvas.stage[data-frame='{frame}']").wait_for()
+
+    def at(self, x, y):
+        """Where a pixel of the image is on the screen."""
+        box = self.stage.bounding_box()
+        scale = min(box["width"] / SIZE[1], box["height"] / SIZE[0])
+        left = box["x"] + (box["width"] - SIZE[1] * scale) / 2
+        top = box["y"] + (box["height"] - SIZE[0] * scale) / 2
+        return left + x * scale, top + y * scale
+
+    def drag(self, *points):
+        self.page.mouse.move(*self.at(*points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self.at(*point), steps=3)
+        self.page.mouse.up()
+
+    def key(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def close(self):
+        self.context.close()
+        assert not self.problems, self.problems
+
+
+@pytest.fixture
+def open_page(browser, app):
+    pages = []
+
+    def opened(clip=None, project=None):
+        pages.append(Page(browser, app, clip, project))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "this did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+def test_mark_track_correct_export(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    page.drag((8, 26), (52, 70))
+    (first,) = until(lambda: [m] if (m := client.mask(project, 0)) is not None else None)
+    assert ((first == 1) & disc(0)).sum() / ((first == 1) | disc(0)).sum() > 0.7
+    page.page.get_by_role("button", name="Track forward").click()
+    seen = set()
+
+    def done():
+        seen.add(page.stage.get_attribute("data-frame"))
+        return client.job(project)["state"] == "done"
+
+    until(done, 250)
+    assert len(seen) > 2, "the page shows masks as they come"
+    page.page.locator(".progress").get_by_text("done: 23 frames").wait_for()
+    # Correct frame 12 with the brush: later frames are out of date, earlier ones, too, up to the keyframe
+    page.page.get_by_role("slider", name="Frame").focus()
+    page.key("Home")
+    page.shows(0)
+    for _ in range(12):
+        page.key("ArrowRight")
+    page.shows(12)
+    before = client.mask(project, 12)
+    page.key("b")
+    page.drag((100, 20), (110, 20))
+    painted = until(lambda: (now := client.mask(project, 12)) is not None and (now != before).any() and [now])[0]
+    assert painted[20, 105] == 1
+    page.page.get_by_role("button", name=re.compile("^Update 22 frames")).wait_for()
+    page.key("Control+z")
+    until(lambda: (client.mask(project, 12) == before).all())
+    page.key("Control+Shift+z")
+    until(lambda: (client.mask(project, 12) == painted).all())
+    page.page.get_by_role("button", name="Export…").click()
+    with page.page.expect_download(timeout=120_000) as download:
+        page.page.get_by_role("button", name=re.compile("^Write palette PNGs")).click()
+        page.page.get_by_role("link", name=re.compile("^Download")).click(timeout=120_000)
+    assert download.value.suggested_filename.endswith("masks.zip")
+
+
+@pytest.mark.slow
+def test_points_polygon_eraser_and_keyboard(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    page.key("p")
+    page.page.mouse.click(*page.at(30, 48))
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    assert client.mask(project, 0) is None
+    page.key("Escape")
+    page.page.mouse.click(*page.at(30, 48))
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.key("Enter")
+    until(lambda: client.mask(project, 0) is not None)
+    assert client("GET", f"p/{project}")["marks"][0]["points"][0][2] == 1
+    page.key("ArrowRight", "g")
+    page.shows(1)
+    for corner in ((10, 10), (60, 10), (60, 40)):
+        page.page.mouse.click(*page.at(*corner))
+    page.key("Enter")
+    drawn = until(lambda: [m] if (m := client.mask(project, 1)) is not None else None)[0]
+    assert drawn[15, 50] == 1
+    assert drawn[35, 15] == 0
+    page.key("e")
+    page.drag((50, 15), (52, 15))
+    until(lambda: client.mask(project, 1)[15, 50] == 0)
+    # By the keyboard alone: crosshair, Enter, Enter
+    page.key("ArrowRight")
+    page.shows(2)
+    page.key("n", "k", "Enter")
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.key("k", "Enter")
+    until(lambda: client.mask(project, 2) is not None)
+    for tool in ("Delete", "h", "l"):
+        page.key(tool)
+    until(lambda: client("GET", f"p/{project}")["objects"][1]["locked"])
+    for key in ("i", "m", "x", "Control+0", "Shift+ArrowRight", "q", "w", "Period", "Shift+Slash"):
+        page.key(key)
+    page.page.get_by_role("dialog", name="Shortcuts").wait_for()
+
+
+def test_a_scrub_storm_ends_at_the_last_frame(open_page, clip):
+    page = open_page(clip)
+    slider = page.page.get_by_role("slider", name="Frame").bounding_box()
+    page.page.mouse.move(slider["x"] + 6, slider["y"] + 5)
+    page.page.mouse.down()
+    wanted = np.random.default_rng(1).uniform(0, 1, 200)
+    for share in [*wanted, 1.0]:
+        page.page.mouse.move(slider["x"] + 6 + share * (slider["width"] - 12), slider["y"] + 5)
+    page.page.mouse.up()
+    page.shows(23)
+
+
+@pytest.mark.slow
+def test_two_tabs_see_each_other_and_conflicts(open_page, client, clip):
+    one = open_page(clip)
+    project = client.open(clip)
+    two = open_page(project=project)
+    one.key("n")
+    two.page.get_by_label("Name of object 1").wait_for()
+    one.key("g")
+    for corner in ((10, 10), (60, 10), (60, 40)):
+        one.page.mouse.click(*one.at(*corner))
+    one.key("Enter")
+    until(lambda: client.mask(project, 0) is not None)
+    # The second tab must not know of the next change while it edits: its requests find that the frame has changed
+    two.page.route("**/marks**", lambda route: (client.import_mask(project, 0, disc(0)), route.continue_()))
+    two.key("g")
+    for corner in ((70, 10), (100, 10), (100, 40)):
+        two.page.mouse.click(*two.at(*corner))
+    two.key("Enter")
+    two.page.get_by_role("dialog", name="This frame was changed meanwhile").wait_for()
+    two.page.unroute("**/marks**")
+    two.page.get_by_role("button", name="Keep mine").click()
+    until(lambda: client.mask(project, 0)[20, 90] == 1)
+    two.problems.clear()  # the browser reports the 409
+
+
+def test_names_are_text(open_page, client, app_folder):
+    import shutil
+
+    name = "<img src=x onerror=alert(1)>.mp4"
+    shutil.copy(app_folder / "clip.mp4", app_folder / name)
+    try:
+        page = open_page(name)
+        project = client.open(name)
+        client("POST", f"p/{project}/objects", {"name": "<b onclick=alert(1)>x</b>"})
+        page.page.get_by_label("Name of object 1").wait_for()
+        assert page.page.get_by_label("Name of object 1").input_value() == "<b onclick=alert(1)>x</b>"
+        assert page.page.locator("img, b").count() == 0
+        assert page.page.get_by_text(name).first.is_visible()
+    finally:
+        (app_folder / name).unlink()
+
+
+def test_other_pages_cannot_use_it(browser, app, client):
+    """A page of another origin in the same browser, logged in: neither requests nor a web socket work."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    class Evil(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>evil</title>")
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Evil)
+    Thread(target=server.serve_forever, daemon=True).start()
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(app.url)
+        page.get_by_role("heading", name="Videos").wait_for()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        tried = page.evaluate(
+            """async (port) => {
+              const base = `http://127.0.0.1:${port}/api`, told = [];
+              for (const [path, options] of [["/home", {}], ["/home", {mode: "no-cors"}],
+                ["/projects", {method: "POST", body: "{}", mode: "no-cors"}]]) {
+                try { const r = await fetch(base + path, {credentials: "include", ...options});
+                  told.push(r.type === "opaque" ? "opaque" : await r.text()); } catch { told.push("refused"); }
+              }
+              told.push(await new Promise((resolve) => {
+                const socket = new WebSocket(`ws://127.0.0.1:${port}/api/p/x/live`);
+                socket.onopen = () => resolve("open"); socket.onerror = () => resolve("refused"); }));
+              return told;
+            }""",
+            app.port,
+        )
+        assert tried[0] == "refused"
+        assert "refused" in tried[1] or tried[1] == "opaque"  # nothing of it can be read
+        assert tried[3] == "refused"
+    finally:
+        context.close()
+        server.shutdown()
+        server.server_close()
