@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from tests.app.client import App, Client
@@ -46,7 +48,7 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
                         page = context.new_page()
                         page.goto(app.url)
                         page.get_by_role("heading", name="Videos").wait_for()
-                        page.screenshot(path=target / f"home_{size}_{theme}.png")
+                        _save(page, target / f"app_home_{size}_{theme}.png")
                         page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
                         page.locator("canvas.stage[data-frame='0']").wait_for()
                         if not client("GET", f"p/{project}")["keyframes"]:
@@ -57,14 +59,14 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
                             page.keyboard.press("Shift+ArrowRight")
                         page.locator("canvas.stage[data-frame='30']").wait_for()
                         page.wait_for_timeout(700)
-                        page.screenshot(path=target / f"editor_{size}_{theme}.png")
+                        _save(page, target / f"app_editor_{size}_{theme}.png")
                         page.get_by_role("button", name="Export…").click()
-                        page.screenshot(path=target / f"export_{size}_{theme}.png")
+                        _save(page, target / f"app_export_{size}_{theme}.png")
                         page.keyboard.press("Escape")
                         page.get_by_role("tab", name="Actions").click()
-                        page.screenshot(path=target / f"actions_{size}_{theme}.png")
+                        _save(page, target / f"app_actions_{size}_{theme}.png")
                         page.keyboard.press("Shift+Slash")
-                        page.screenshot(path=target / f"help_{size}_{theme}.png")
+                        _save(page, target / f"app_help_{size}_{theme}.png")
                         context.close()
                 browser.close()
         finally:
@@ -74,9 +76,15 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
 def _mark_and_track(page: Page, client: Client, project: str, labels: np.ndarray, target: Path) -> None:
     client.import_mask(project, 0, labels)
     page.get_by_role("button", name="Track forward").click()
-    page.locator(".progress").get_by_text(re.compile(r"tracked \d\d? of 47 · ")).wait_for(timeout=120_000)
-    page.screenshot(path=target / "tracking.png")
+    page.locator(".progress").get_by_text(re.compile(r"tracked [1-3]\d of 47 · ")).wait_for(timeout=120_000)
+    _save(page, target / "app_tracking.png")
     page.locator(".progress").get_by_text(re.compile("^done: 47")).wait_for(timeout=300_000)
+
+
+def _save(page: Page, path: Path) -> None:
+    """Save what is shown in 256 colours: a quarter of the bytes."""
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

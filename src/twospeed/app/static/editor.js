@@ -132,6 +132,7 @@ class Editor {
 
   showProgress(job) {
     this.progress.dataset.job = job.id;
+    this.stop.hidden = false;
     const rate = job.done && job.seconds ? job.done / job.seconds : 0;
     const left = rate ? Math.ceil((job.total - job.done) / rate) : null;
     const what = job.kind === "track" ? "tracked" : job.kind;

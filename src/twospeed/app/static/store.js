@@ -135,9 +135,7 @@ export class Store extends EventTarget {
     for (let i = 0; i < curve.length; i++) {
       const value = curve[i];
       if (Number.isNaN(value) || value === 0 || (this.kinds[i] & 3) !== 1) continue;
-      const before = curve[i - 1], after = curve[i + 1];
-      if (value <= (Number.isNaN(before) ? Infinity : before ?? Infinity)
-        && value < (Number.isNaN(after) ? Infinity : after ?? Infinity)) dips.push(i);
+      if (value <= curve[i - 1] && value < curve[i + 1]) dips.push(i); // false beside frames without a value
     }
     dips.sort((a, b) => curve[a] - curve[b]);
     const chosen = [];
