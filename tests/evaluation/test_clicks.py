@@ -77,3 +77,9 @@ def test_the_command_scores_colours_alone(davis, tmp_path, capsys):
     assert scores["IoU_box"] > 0.8  # one flat colour on another
     assert scores["NoC85"] < 20
     assert set(scores["sequences"]) == {"ant", "bee"}
+
+
+def test_the_shipped_network_is_run_by_name(davis):
+    scores = evaluate_clicks(davis, model="click_nano", sequences=["ant"], every=100).scores
+    assert scores["IoU_box"] > 0.7  # a red box on grey
+    assert scores["NoC85"] < 20

@@ -111,6 +111,8 @@ def _overlap(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def _segmenter(model: Any, weights: Any) -> tuple[PromptNetwork, Networks]:
+    from torch import nn
+
     from twospeed.pipelines.click import ClickSegmenter
     from twospeed.pipelines.grabcut import GrabCutSegmenter
 
@@ -118,4 +120,4 @@ def _segmenter(model: Any, weights: Any) -> tuple[PromptNetwork, Networks]:
         model = GrabCutSegmenter()
     networks = Networks(model, weights, task="click")
     built = networks.built()[0]
-    return (built if hasattr(built, "predict") else ClickSegmenter(built)), networks
+    return (ClickSegmenter(built) if isinstance(built, nn.Module) else built), networks

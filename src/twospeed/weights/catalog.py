@@ -177,6 +177,12 @@ _TRACK = (
         converter="twospeed.models.click.convert",
         paper="Sofiiuk, Petrov, Konushin: Reviving Iterative Training with Mask Guidance, ICIP 2022",
         preprocessing=Preprocessing(short_side=320),
+        weights=WeightsFile(
+            file="click_nano.safetensors",
+            licence=_DAVIS_TERMS,
+            trained_on="EfficientNet-Lite0's ImageNet weights (Apache-2.0), 873 objects of 421 freely licensed COCO "
+            "images, DAVIS-2016 train (512x288); see docs/click_nano.md",
+        ),
     ),
     Entry(
         name="stm",
