@@ -14,7 +14,7 @@ import supervision
 from pycocotools import mask as coco
 
 from twospeed import ActionBoxes, ActionScores, ActionSpan, ClassMap, InputError, LabelMap, ObjectMasks
-from twospeed.results import Result
+from twospeed.results import AnnotatedFrame, Result
 from twospeed.video.indexed_png import read_label_map
 
 LABELS = np.zeros((20, 30), np.uint8)
@@ -140,3 +140,11 @@ def test_without_supervision_one_line_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(InputError, match="the package supervision is not installed"):
         masks().to_supervision()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../a", "a\0b", None, 3])
+def test_annotations_cannot_name_files_outside_of_their_folder(name):
+    masks = ObjectMasks(np.zeros((2, 2), np.uint8), np.zeros((1, 2, 2), np.float32), (), 0, 0.0)
+    for video, frame in ((name, "00000"), ("clip", name)):
+        with pytest.raises(InputError, match="no name of a video or frame"):
+            AnnotatedFrame(video, frame, 0, masks)

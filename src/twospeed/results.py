@@ -250,13 +250,21 @@ class AnnotatedFrame:
     """Masks of one frame as files of annotations hold them.
 
     video: its short name, "" where there is none. name: of the frame, its image's file name without suffix. index: of
-    the frame in its source, as far as it is known, else its place in the file.
+    the frame in its source, as far as it is known, else its place in the file. Both become names of files: InputError
+    for one that would lead out of its folder.
     """
 
     video: str
     name: str
     index: int
     masks: ObjectMasks
+
+    def __post_init__(self) -> None:
+        for name in (self.video, self.name):
+            if not isinstance(name, str) or set(name) & {"/", os.sep, "\0"} or name in (".", ".."):
+                raise InputError(f"{str(name)[:80]!r} is no name of a video or frame: files are named by it")
+        if not self.name:
+            raise InputError("a frame has no name: files are named by it")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

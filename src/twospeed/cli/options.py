@@ -5,6 +5,7 @@ Everything here is checked before torch is loaded: a wrong number or a missing f
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -194,6 +195,8 @@ def models_and_weights(names: list[str], weights: list[str] | None, task: str) -
         if (entry := find(name)).task != task:
             raise InputError(f"{name} is made for the task {entry.task}; `twospeed models --task {task}` lists others")
     given = [None if name == "random" else name for name in weights or ["default"]]
+    if None in given:  # who asks for random weights need not be warned of them
+        logging.getLogger("twospeed.weights.load").setLevel(logging.ERROR)
     given = given * len(names) if len(given) == 1 else given
     if len(given) != len(names):
         raise InputError(f"{len(names)} models with {len(given)} weights: give one for each, in the same order")

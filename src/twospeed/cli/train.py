@@ -280,7 +280,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     try:
         return _converted(value, hint)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}={value!r}: expected {expected(hint)}") from error
+        raise InputError(f"{name}={repr(value)[:200]}: expected {expected(hint)}") from error
 
 
 def _converted(value: Any, hint: Any) -> Any:

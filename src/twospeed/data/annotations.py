@@ -215,7 +215,10 @@ def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[
     if isinstance(segmentation, list):
         found = np.zeros(size, bool)
         for polygon in segmentation:
-            found |= fill_rings([np.asarray(polygon, np.float64).reshape(-1, 2)], *size)
+            points = np.asarray(polygon, np.float64).reshape(-1, 2)
+            if not np.isfinite(points).all():
+                raise InputError(f"{where} has a polygon of numbers that are not finite")
+            found |= fill_rings([points], *size)
         return found
     counts = segmentation["counts"]
     if tuple(segmentation["size"]) != size:
@@ -427,6 +430,8 @@ def _box(left: float, top: float, right: float, bottom: float) -> NDArray[np.flo
 
 def _stem(file_name: str) -> str:
     name = str(file_name).replace("\\", "/").rpartition("/")[2]
+    if not name.isprintable() or name in ("", ".", ".."):
+        raise ValueError(f"{str(file_name)[:80]!r} is no name of a file")
     return name.rpartition(".")[0] or name
 
 

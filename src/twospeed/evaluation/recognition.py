@@ -6,8 +6,10 @@ users run computes them. Videos that cannot be read are counted and named; nothi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
 from twospeed.errors import DatasetError, InputError, TwospeedError, VideoError
 from twospeed.evaluation.report import Report, Table
-from twospeed.evaluation.runner import Clock, Model, Networks, Run, check_source, listed
+from twospeed.evaluation.runner import SETTINGS_FILE, Clock, Model, Networks, Run, check_source, listed
 from twospeed.evaluation.score_files import Scores, read_scores, write_scores
 from twospeed.files import atomic_file, make_folder, parse_json, read_arrays
 from twospeed.metrics.topk import TopK, topk
@@ -351,6 +353,8 @@ def _evaluate_networks(
                     )
                 )
             whole = results[0] if len(results) == 1 else mean_of(results)
+            if output is not None and process.is_main and not whole.probabilities:
+                _discard(folder)  # there is nothing to resume
             if output is not None and process.is_main and whole.probabilities:
                 chosen = whole.videos()
                 labels_of = [videos[v].label if videos[v].labelled else -1 for v in chosen]
@@ -369,6 +373,14 @@ def _evaluate_networks(
         notes=report.notes,
         settings={**options, **views},
     )
+
+
+def _discard(folder: Path) -> None:
+    """Remove what a run wrote of which not one video could be scored."""
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    (folder / SETTINGS_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _tell(run: Run, name: str, videos: int, world: int, done: int) -> None:

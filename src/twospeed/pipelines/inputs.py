@@ -29,11 +29,14 @@ _JOBS = {
 
 
 def as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
-    """Return a tensor that shares the array's memory where it can."""
+    """Return a tensor that shares the array's memory where it can. Raises InputError for what holds no numbers."""
     if isinstance(array, Tensor):
         return array
     # torch shares memory with numpy and will not take read-only or negatively strided arrays
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    numbers = np.require(array, requirements=["C", "W"])
+    if numbers.dtype.kind not in "biufc":
+        raise InputError(f"an image or mask is an array of numbers, not {type(array).__name__} of {numbers.dtype}")
+    return torch.from_numpy(numbers)
 
 
 def image_tensor(image: Image, device: torch.device) -> Tensor:

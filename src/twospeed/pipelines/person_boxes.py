@@ -198,28 +198,31 @@ def _from_table(path: Path, header: list[str]) -> list[Given]:
     frame = header.index("frame") if "frame" in header else None
     score = header.index("score") if "score" in header else None
     found = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        next(reader)
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            where = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise InputError(f"{where}: {len(fields)} columns, the header has {len(header)}")
-            try:
-                x1, y1, x2, y2 = (float(fields[i]) for i in corners)
-                found.append(
-                    Given(
-                        where,
-                        (x1, y1, x2, y2),
-                        1.0 if score is None else float(fields[score]),
-                        None if time is None else float(fields[time]),
-                        None if frame is None or time is not None else int(fields[frame]),
-                    )
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, fields) for fields in reader][1:]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a csv file of boxes ({error})") from error
+    for line, fields in rows:
+        if not any(field.strip() for field in fields):
+            continue
+        where = f"{path}:{line}"
+        if len(fields) != len(header):
+            raise InputError(f"{where}: {len(fields)} columns, the header has {len(header)}")
+        try:
+            x1, y1, x2, y2 = (float(fields[i]) for i in corners)
+            found.append(
+                Given(
+                    where,
+                    (x1, y1, x2, y2),
+                    1.0 if score is None else float(fields[score]),
+                    None if time is None else float(fields[time]),
+                    None if frame is None or time is not None else int(fields[frame]),
                 )
-            except ValueError as error:
-                raise InputError(f"{where}: a field is not a number ({error})") from error
+            )
+        except ValueError as error:
+            raise InputError(f"{where}: a field is not a number ({error})") from error
     return found
 
 
@@ -245,7 +248,9 @@ def _from_entry(entry: Any, where: str) -> Iterable[Given]:
         raise InputError(f"{where} is no object with boxes, but {json.dumps(entry)[:60]}")
     time_s = _time(entry)
     frame = entry.get("frame") if time_s is None else None
-    if time_s is not None and (isinstance(time_s, bool) or not isinstance(time_s, int | float)):
+    if time_s is not None and (
+        isinstance(time_s, bool) or not isinstance(time_s, int | float) or not math.isfinite(time_s)
+    ):
         raise InputError(f"{where}: time_s is {time_s!r}, not a number of seconds")
     if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
         raise InputError(f"{where}: frame is {frame!r}, not a frame's number")

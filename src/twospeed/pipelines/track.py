@@ -130,9 +130,9 @@ class Tracker(VideoTracker):
             "top_k": top_k,
             "max_memory_frames": max_memory_frames,
         }.items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; give 1 or more", option=name)
-        if size is not None and size < STRIDE:
+            if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
+                raise InputError(f"{name} is {value}; give a whole number, 1 or more", option=name)
+        if size is not None and not (isinstance(size, int | np.integer) and size >= STRIDE):
             raise InputError(
                 f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more", option="size"
             )

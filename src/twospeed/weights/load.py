@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -207,6 +208,8 @@ def _read(
 ) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     if isinstance(weights, Mapping):
         return unwrap(weights, "the state dict"), "the state dict", {}
+    if not isinstance(weights, str | os.PathLike):
+        raise InputError(f"weights is {type(weights).__name__}; give 'default', a path, a state dict or None")
     default = weights == "default"
     path = store.default_weights(entry, on_progress=on_progress) if default else store.local_file(weights)
     state, metadata = read_state(path)

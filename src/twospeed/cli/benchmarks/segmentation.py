@@ -175,6 +175,8 @@ def _segmentation(
             keyframe_scale=keyframe_scale,
             plot=plot,
         )
+    if plot is not None and (not plot.name or plot.is_dir()):
+        raise InputError(f"--plot {plot}: is a folder; name a file in it")
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot {plot}: there is no folder {plot.parent}")
     settings = SegmentationSettings(
