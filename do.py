@@ -33,7 +33,7 @@ CHORES: dict[str, list[list[str]]] = {
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
     "coverage": [["pytest", "--cov", "--cov-report=term:skip-covered"]],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
-    "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava")],
+    "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava", "app")],
     "docs": [["mkdocs", "build", "--strict", "--quiet"]],
     "run": [["twospeed"]],
     "setup": [["twospeed", "--version"]],

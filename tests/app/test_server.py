@@ -306,3 +306,31 @@ def test_the_server_loads_no_torch(app):
     if not maps.exists():
         pytest.skip("reads /proc")
     assert "libtorch" not in maps.read_text()
+
+
+def test_a_video_is_opened_at_once(tmp_path):
+    write_clip(tmp_path / "clip.mp4", 3)
+    app = App(tmp_path / "clip.mp4")
+    try:
+        client = Client(app)
+        (video,) = client("GET", "home")["videos"]
+        assert client("POST", "projects", {"video": video["id"]})["project"].startswith("clip-")
+    finally:
+        assert app.close() == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no such file or folder"),
+        (["--model", "segment_nano"], "does not track"),
+        (["--max-upload", "lots"], "'lots' is no size"),
+        (["--port", "70000"], "70000"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, capsys, monkeypatch, arguments, message):
+    from tests.cli.commands import fails
+
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, "app", *arguments)
+    assert not list(tmp_path.iterdir())
