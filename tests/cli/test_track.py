@@ -95,7 +95,8 @@ def test_results_of_an_earlier_run_are_replaced(scene, tmp_path):
         "notes.txt"
     ]
     record = json.loads((tmp_path / "run.json").read_text())
-    assert sorted(record["files"]) == ["confidence.png", "frames.csv", *(f"masks/{i:05d}.png" for i in range(5))]
+    masks = [f"masks/{i:05d}.png" for i in range(5)]
+    assert sorted(record["files"]) == ["confidence.png", "frames.csv", *masks, "report.html"]
 
 
 def test_masks_are_named_after_the_images_of_a_folder_and_a_part_keeps_its_numbers(scene, tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twospeed.cli.options import (
+    Audio,
     Damaged,
     Device,
     End,
@@ -28,6 +29,7 @@ from twospeed.cli.options import (
     files_of,
     identities,
     number,
+    sound_of,
     whole,
 )
 from twospeed.cli.printing import print_json, print_note
@@ -110,6 +112,7 @@ def segment(
     ] = None,
     device: Device = None,
     overlay: Overlay = True,
+    audio: Audio = True,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -171,12 +174,14 @@ def segment(
                         "end": end,
                         "damaged": damaged,
                         "overlay": overlay,
+                        "audio": audio,
                         "device": str(segmenter.device),
                     },
                     inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
                     folder=folder,
                     total=reader.info.frame_count,
                     on_progress=on_progress,
+                    audio_from=sound_of(source) if audio else None,
                 )
                 if run.finished_frames is None:
                     areas = Areas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
@@ -289,7 +294,7 @@ def _steps(segmenter: Any, frames: Iterable[Frame], run: Run) -> Iterator[tuple[
             assert run.folder is not None
             labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
             scores = np.zeros((len(segmenter.labels), 0, 0), np.float32)
-            yield frame, ClassMap(labels, scores, entry["restarts"], frame.index, frame.time_s)
+            yield frame, ClassMap(labels, scores, entry["restarts"], frame.index, frame.time_s, segmenter.labels)
         else:
             if position == restart:
                 segmenter.reset()

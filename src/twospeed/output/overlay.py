@@ -154,7 +154,8 @@ def draw_legend(
     texts = [fitted(name, size, max(size, width // 3)) for name in listed]
     widest = max(text_coverage(text, size).shape[1] for text in texts)
     band = widest + step + 3 * pad
-    drawn = cv2.copyMakeBorder(image, 0, 0, 0, band + band % 2, cv2.BORDER_CONSTANT, value=(24, 24, 24))
+    band += -(width + band) % 16  # whole blocks of a video
+    drawn = cv2.copyMakeBorder(image, 0, 0, 0, band, cv2.BORDER_CONSTANT, value=(24, 24, 24))
     for row, text in enumerate(texts):
         top, left = pad // 2 + row * step, width + pad
         present = shown is None or row in shown or row >= len(table)
