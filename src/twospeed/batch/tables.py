@@ -1,6 +1,7 @@
 """Results as Parquet: one row a video in `results.parquet`, and folders of tables, a file a video, of what was found.
 
-Columns are described in docs/reference/batch.md; they change only with SCHEMA_VERSION, which every file holds in its metadata.
+Columns are described in docs/reference/batch.md; they change only with SCHEMA_VERSION, which every file holds in its
+metadata.
 """
 
 from __future__ import annotations
