@@ -36,7 +36,7 @@ Alpha = Literal["straight", "premultiplied"]
 
 BT709 = 1  # the same number for matrix, primaries and transfer curve (ISO 23091-2)
 LIMITED_RANGE = 1
-_LONGEST_FRAME = 1 << 30  # ticks, hours; MP4 holds twice that between two frames, reordered ones included
+_LONGEST_FRAME = 1 << 28  # ticks, most of an hour; MP4 holds eight times that, and frames are reordered
 
 
 class VideoWriter:
