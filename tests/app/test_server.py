@@ -198,9 +198,14 @@ def test_stop_keeps_what_is_done(client, clip):
     found = client.finished(project)
     assert found["state"] in ("stopped", "done")
     assert (found["state"] == "done") == (found["done"] == 23)
+    other = client.open("clip.mp4")  # its first job has the same number
+    client.import_mask(other, 0, disc(0))
+    client("PATCH", f"p/{other}/range", {"first": 0, "last": 3})
+    assert client.track(other)["state"] == "done"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
 def test_exports(client, clip, tmp_path):
     from pycocotools import mask as coco_mask
 

@@ -26,13 +26,14 @@ OnEvent = Callable[[Project, dict[str, Any], list[WireMask]], Awaitable[None]]
 
 @dataclass
 class Job:
-    """One job in the queue."""
+    """One job in the queue. serial: its number for the worker; ids are counted in each project anew."""
 
     project: Project
     id: int
     content: dict[str, Any]
     masks: list[WireMask] = field(default_factory=list)
     stopped: bool = False
+    serial: int = 0
 
 
 class Jobs:
@@ -47,6 +48,7 @@ class Jobs:
         self._process: asyncio.subprocess.Process | None = None
         self._current: Job | None = None
         self._waiting: list[Job] = []
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -74,6 +76,8 @@ class Jobs:
 
     async def submit(self, job: Job) -> None:
         """Queue a job."""
+        self._count += 1
+        job.serial = self._count
         self._waiting.append(job)
         await self._queue.put(job)
 
@@ -84,7 +88,7 @@ class Jobs:
                 job.stopped = True
                 if job is self._current and self._process is not None and self._process.stdin is not None:
                     with suppress(OSError):
-                        self._process.stdin.write(pipe.json_message(t="stop", job=job.id))
+                        self._process.stdin.write(pipe.json_message(t="stop", job=job.serial))
                     asyncio.get_running_loop().create_task(self._insist(job))
 
     async def _insist(self, job: Job) -> None:
@@ -142,7 +146,7 @@ class Jobs:
             process.stdin.write(pipe.message(pipe.MASK, mask.to_bytes()))
             await process.stdin.drain()
         job.masks.clear()
-        process.stdin.write(pipe.json_message(t="job", id=job.id, **job.content))
+        process.stdin.write(pipe.json_message(t="job", id=job.serial, **job.content))
         await process.stdin.drain()
         begun, flushed = time.monotonic(), 0.0
         batch: list[WireMask] = []
@@ -176,7 +180,7 @@ class Jobs:
 
     async def _hear(self, job: Job, content: dict[str, Any], begun: float) -> bool:
         """React to what the worker says; returns whether the job is over."""
-        if content["t"] == "ready" or content.get("job") != job.id:
+        if content["t"] == "ready" or content.get("job") != job.serial:
             return False
         if content["t"] == "progress":
             await self._on_event(job.project, {"t": "progress", **content}, [])
