@@ -79,6 +79,15 @@ def test_the_network_is_loaded_once(clips, monkeypatch):
     assert [file.read_bytes() for file in masks[0]] == [file.read_bytes() for file in masks[1]]
 
 
+def test_previews_of_all_clips(clips, capsys):
+    for name in ("b", "c"):
+        (clips / "clips" / f"{name}.mp4").unlink()
+    (clips / "table.csv").write_text(f"{HEAD}a,,,box,10 10 40 40\nd,,,box,10 10 40 40\n")
+    assert run(clips, "--preview") == 0
+    assert [entry["status"] for entry in json.loads(capsys.readouterr().out)["clips"]] == ["done", "done"]
+    assert sorted(path.name for path in (clips / "out").glob("*/preview")) == ["preview", "preview"]
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [

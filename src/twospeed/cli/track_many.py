@@ -143,7 +143,7 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
             try:
                 clip.summary = track(**arguments)
                 clip.status = "done"
-                run.advance(clip.summary["frames"])
+                run.advance(clip.summary.get("frames", 0))  # a preview has none
             except TwospeedError as error:
                 if isinstance(error, OutputError) and not given["quiet"]:
                     print_note(f"after {time.perf_counter() - begun:.0f} s:")
