@@ -126,7 +126,7 @@ def contents(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         if (
             not path.is_file()
-            or name.endswith((".mp4", ".lock", "origin.json", "evaluation.json"))
+            or name.endswith((".mp4", ".lock", "origin.json", "evaluation.json", "report.html"))
             or "tensorboard" in name
         ):
             continue

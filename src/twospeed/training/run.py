@@ -143,6 +143,8 @@ class Run:
             try:
                 lock.enter_context(lock_file(folder / ".lock", f"{folder}: another training is writing here"))
                 lock.callback(_remove_if_empty, folder, existed)
+                for left in folder.glob(".*.partial*"):  # of a process that was killed: the lock is ours
+                    left.unlink(missing_ok=True)
                 kept = checkpoints(folder)
                 if not resume and (kept or any(folder.glob("*.safetensors"))):
                     raise InputError(
