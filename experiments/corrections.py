@@ -12,7 +12,7 @@ middle        A mask in the middle (box or exact), tracked in both directions, a
 memory        An exact mask at frame 0: mean J by the most frames in memory.
 
 Frames and masks are scaled to a shorter side of `size`. J is DAVIS's region similarity of the one foreground. Each part
-writes OUT/PART.csv, a line for each sequence, and prints means. docs/corrections.md holds the tables.
+writes OUT/PART.csv, a line for each sequence, and prints means. docs/experiments/corrections.md holds the tables.
 """
 
 from __future__ import annotations
