@@ -81,7 +81,7 @@ def test_box_points_and_correction(client, clip):
     """Mark by a box, track, correct in the middle: frames before it and other objects stay as they were."""
     project = client.open(clip)
     k = client("POST", f"p/{project}/objects", {"name": "disc"})["id"]
-    client("POST", f"p/{project}/marks", {"frame": 0, "object": k, "box": [8, 26, 52, 70]})
+    client("POST", f"p/{project}/marks", {"frame": 0, "object": k, "box": [12, 30, 48, 66]})
     assert overlap(client.mask(project, 0) == k, disc(0)) > 0.8
     preview = client("POST", f"p/{project}/marks", {"frame": 5, "object": k, "points": [[40, 48, 1]], "preview": True})
     assert preview

@@ -74,7 +74,7 @@ def test_missing_parts_are_named(root: Path, tmp_path: Path):
         ("{", r"meta\.json:1: not JSON"),
         ('{"clips": {}}', r"meta\.json: not a YouTube-VOS list"),
         ('{"videos": {"aa": {"objects": {"x": {"frames": ["00000"]}}}}}', "object id 'x' is not a number"),
-        ('{"videos": {"aa": {"objects": {"1": {"frames": []}}}}}', "object 1 lists no frames"),
+        ('{"videos": {"aa": {"objects": {"1": {"frames": []}}}}}', "object 1 has no list of frames"),
     ],
 )
 def test_a_broken_list_is_explained(root: Path, text: str, message: str):

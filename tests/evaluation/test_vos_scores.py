@@ -144,7 +144,7 @@ def test_a_cut_file_is_named(davis17: tuple[Path, Path, dict[str, np.ndarray]]):
     root, results, _ = davis17
     path = results / "dog/00003.png"
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(DatasetError, match=r"dog/00003\.png: not a readable image"):
+    with pytest.raises(DatasetError, match=r"dog/00003\.png: is not an image"):
         evaluate_davis(root, 2017, predictions=results)
 
 

@@ -61,7 +61,7 @@ def add_cases() -> None:
     for source in ("nowhere", "", "/", "/dev/zero", "/dev/null", V / "random.mp4", MASK, M, T / "deep.json", T / "keys.json", T / "cut.json",
                    T / "utf16.json", T / "digits.json", T / "null.json", T / "number.json", T / "nested.json"):  # fmt: skip
         case(
-            f"masks of {Path(source).name!r}",
+            f"masks of {str(source)!r}",
             "masks",
             source,
             "--as",
