@@ -223,7 +223,9 @@ def test_what_cannot_be_run_is_one_line(data, small, tmp_path, capsys):
     assert "to resume, give the folder" in said(*options, "--resume")
     more = tmp_path / "map.pbtxt"
     more.write_text(MAP + 'item { name: "last" id: 9 }\n')
-    assert "label map has class 9, but slow_r50_4x16_ava with these weights has 4 classes" in said(*options, "--labels", more)
+    assert "label map has class 9, but slow_r50_4x16_ava with these weights has 4 classes" in said(
+        *options, "--labels", more
+    )
     boxes = tmp_path / "boxes.csv"
     boxes.write_text(f"three,0902,{BOXES[0]},,0.9\n")
     assert "1 of 1 videos are missing, the first is three" in said(*options, "--boxes", boxes)

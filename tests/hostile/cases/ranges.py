@@ -22,8 +22,16 @@ def add_cases() -> None:
     for job, words in jobs.items():
         words = (*words, "-o", "out", "-q")
         for text in WRONG if job == "track" else WRONG[::4]:
-            case(f"range {job} --start {text[:20]!r} ({len(text)})", *words, f"--start={text}", want="refuse", must=("start",))
-            case(f"range {job} --end {text[:20]!r} ({len(text)})", *words, f"--end={text}", want="refuse", must=("end",))
+            case(
+                f"range {job} --start {text[:20]!r} ({len(text)})",
+                *words,
+                f"--start={text}",
+                want="refuse",
+                must=("start",),
+            )
+            case(
+                f"range {job} --end {text[:20]!r} ({len(text)})", *words, f"--end={text}", want="refuse", must=("end",)
+            )
         for start, end in (
             (5, 3),
             (3, 3),
