@@ -63,9 +63,9 @@ class ClickNanoConfig:
     crop: int = 256  # pixels; a multiple of 32
     lr: float = 1e-3
     encoder_rate: float = 0.3  # of `lr`, for the encoder after the stages that are kept as ImageNet taught them
-    warmup: float = 0.02
+    warm_up: float = 0.02
     weight_decay: float = 1e-2
-    clip_norm: float = 1.0
+    clip_gradient: float = 1.0
     ema_decay: float = 0.998
     overlap_weight: float = 1.0  # of the soft Jaccard loss
     checkpoint_minutes: float = 3.0
@@ -269,11 +269,11 @@ def _fit(config: ClickNanoConfig, samples: Samples, held_out: list[Pair], run: R
     while (done := progress()) < 1:
         began = time.perf_counter()
         images, masks, planes = next(stream)
-        lr = with_warm_up(done, cosine, warm_up=config.warmup, start=0.01 * config.lr)
+        lr = with_warm_up(done, cosine, warm_up=config.warm_up, start=0.01 * config.lr)
         set_learning_rate(optimizer, lr)
         for name, value in replicas.backward(share).items():
             sums[name] = sums.get(name, 0.0) + value
-        gradient_norm(model, clip=config.clip_norm)
+        gradient_norm(model, clip=config.clip_gradient)
         optimizer.step()
         move_average(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
         step += 1
