@@ -353,7 +353,7 @@ def test_forms_of_files(tmp_path):
         ("t.csv", "time_s,x1,y1,x2,y2\n1,2,3,4", "t.csv:2: 4 columns, the header has 5"),
         ("t.csv", "time_s,x1,y1,x2,y2\n1,2,3,4,wide", "t.csv:2: a field is not a number"),
         ("t.csv", "time_s,x1,y1,x2,y2\n", "no boxes given"),
-        ("b.json", "[{", "b.json:1: not valid JSON"),
+        ("b.json", "[{", "b.json:1: not JSON"),
         ("b.json", '[{"time_s": 1}]', 'entry 0 has no "boxes"'),
         ("b.json", '[{"time_s": "one", "box": [1, 2, 3, 4]}]', "time_s is 'one', not a number"),
         ("b.json", '[{"box": [1, 2, 3, 4]}, {"time_s": 1, "box": [1, 2, 3, 4]}]', "entry 0, row 0: has no time_s"),

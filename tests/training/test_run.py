@@ -131,8 +131,10 @@ def test_an_interruption_saves_the_step(config, tmp_path, number):
 
 
 def test_a_diverged_training_says_so_and_keeps_the_last_good_checkpoint(config):
-    with pytest.raises(InputError, match="lower lr") as caught:
+    with pytest.raises(InputError, match="lr is inf"):
         train(replace(config, lr=float("inf"), checkpoint_minutes=60.0))
+    with pytest.raises(InputError, match="lower lr") as caught:
+        train(replace(config, lr=1e30, checkpoint_minutes=60.0))
     assert caught.value.option == "lr"
     network = nn.Linear(2, 1)
     network.weight.data.fill_(float("nan"))

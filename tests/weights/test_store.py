@@ -168,14 +168,14 @@ def test_a_part_of_unknown_origin_is_not_used(serve, cache, content, stale):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_cut_off_without_a_length_never_stays(serve, cache, content, share):
     one = serve(lambda handler, _: handler.send(content[: int(len(content) * share)], length=None))
-    with pytest.raises(WeightsUnavailable, match="sent is no whole file of weights"):
+    with pytest.raises(WeightsUnavailable, match="sent is not a whole file of weights"):
         default_weights(one)
     assert visible(cache) == []
 
 
 def test_more_than_stated_never_stays(serve, cache, content):
     """A whole file whose length is stated too short is cut by the protocol, and then is no file of weights."""
-    with pytest.raises(WeightsUnavailable, match="no whole file of weights"):
+    with pytest.raises(WeightsUnavailable, match="not a whole file of weights"):
         default_weights(serve(lambda handler, _: handler.send(content, length=len(content) - 1000)))
     assert visible(cache) == []
 

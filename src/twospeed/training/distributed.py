@@ -7,6 +7,7 @@ r-th part of each batch that a single process would have seen whole.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ def processes(device: str | None = None) -> Iterator[Process]:
     dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), found)
+        dist.barrier()  # none closes its connections while another still waits for them
+        gc.collect()  # a network wrapped for the group keeps its threads alive until then
     finally:
         dist.destroy_process_group()
 
