@@ -1,93 +1,34 @@
-"""What is known of one video, on disk: objects, marks, masks, jobs, and what undo needs, in one SQLite file.
-
-Everything that is accepted is committed before it is answered. Each change is an `op` that holds what was there
-before; undo and redo exchange that with what is there now.
-"""
+"""What is known of one video, on disk: its source, objects, marks and masks, in one SQLite file."""
 
 from __future__ import annotations
 
 import base64
 import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app import wire
+from twospeed.app.database import ranges_of
+from twospeed.app.records import Records
 from twospeed.app.wire import EDITED, GIVEN, STALE, TRACKED, WireMask
-from twospeed.errors import InputError, OutputError
+from twospeed.errors import InputError
 
-SCHEMA = 1
 MOST_OBJECTS = 50  # as many as are tracked at once
-OPS_KEPT = 100
-BYTES_KEPT = 256 << 20
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")  # Okabe and Ito
-
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value);
-CREATE TABLE object (id INTEGER PRIMARY KEY, name TEXT, colour TEXT, hidden INTEGER, locked INTEGER, position INTEGER);
-CREATE TABLE mark (frame INTEGER, object INTEGER, data TEXT, PRIMARY KEY (frame, object));
-CREATE TABLE mask (frame INTEGER PRIMARY KEY, runs BLOB, confidence BLOB, source INTEGER, job INTEGER, rev INTEGER,
-                   stale INTEGER);
-CREATE TABLE op (seq INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT, kind TEXT, undone INTEGER DEFAULT 0);
-CREATE TABLE mask_before (op INTEGER, frame INTEGER, runs BLOB, confidence BLOB, source INTEGER, job INTEGER,
-                          stale INTEGER, PRIMARY KEY (op, frame));
-CREATE TABLE row_before (op INTEGER, place TEXT, key TEXT, data TEXT, PRIMARY KEY (op, place, key));
-CREATE TABLE job (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, options TEXT, state TEXT, done INTEGER,
-                  total INTEGER, error TEXT, seconds REAL, op INTEGER);
-CREATE TABLE result (kind TEXT, frame INTEGER, data BLOB, PRIMARY KEY (kind, frame));
-"""
 
 
 class Conflict(InputError):
     """Somebody else changed the same frame meanwhile."""
 
 
-class Project:
+class Project(Records):
     """One video's state. Safe to use from several threads; one process writes it, others pass only_read.
 
     Raises InputError for a file of another version, OutputError where the disk refuses.
     """
-
-    def __init__(self, folder: Path, *, only_read: bool = False) -> None:
-        self.folder, self.id = folder, folder.name
-        self._lock = threading.RLock()
-        file = folder / "project.db"
-        new = not file.exists()
-        try:
-            self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            if new:
-                self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as error:
-            raise InputError(f"{file}: cannot be opened as a project ({error})") from error
-        if version != SCHEMA:
-            self._db.close()
-            raise InputError(f"{file}: is a project of version {version}, this program knows {SCHEMA}; update it")
-        if only_read:
-            self._db.execute("PRAGMA query_only=1")
-            return
-        with self._changes():
-            self._db.execute("UPDATE job SET state='interrupted' WHERE state IN ('running', 'queued')")
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    # --- what is known -------------------------------------------------------------------------------------------
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a value of the table `meta`."""
-        row = self._one("SELECT value FROM meta WHERE key=?", key)
-        return default if row is None else json.loads(row[0])
 
     def describe(self, source: Mapping[str, Any], times_s: NDArray[np.float64]) -> None:
         """Write down the source once: name, path, width, height, size, checksum; and every frame's time in seconds."""
@@ -97,21 +38,6 @@ class Project:
             self._put("times_s", base64.b64encode(times_s.astype("<f8").tobytes()).decode())
             self._put("frames", len(times_s))
             self._put("rev", 0)
-
-    @property
-    def frames(self) -> int:
-        """How many frames the video has."""
-        return int(self.get("frames"))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of every frame."""
-        return int(self.get("height")), int(self.get("width"))
-
-    @property
-    def rev(self) -> int:
-        """The number of the last change."""
-        return int(self.get("rev", 0))
 
     def state(self) -> dict[str, Any]:
         """Return everything but masks, as JSON."""
@@ -131,8 +57,8 @@ class Project:
                 "out": self.get("out", self.frames - 1),
                 "objects": self.objects(),
                 "keyframes": keys,
-                "tracked": _ranges(frame for frame, source, _, _ in rows if source == TRACKED),
-                "stale": _ranges(frame for frame, _, stale, _ in rows if stale),
+                "tracked": ranges_of(frame for frame, source, _, _ in rows if source == TRACKED),
+                "stale": ranges_of(frame for frame, _, stale, _ in rows if stale),
                 "marks": [{"frame": f, "object": o, **json.loads(data)} for f, o, data in marks],
                 "curves": {i: base64.b64encode(c.astype("<f4").tobytes()).decode() for i, c in curves.items()},
                 "jobs": self.jobs(),
@@ -172,7 +98,7 @@ class Project:
 
     def changed_since(self, rev: int) -> list[list[int]]:
         """Return ranges of frames whose masks changed after a revision."""
-        return _ranges(row[0] for row in self._all("SELECT frame FROM mask WHERE rev>? ORDER BY frame", rev))
+        return ranges_of(row[0] for row in self._all("SELECT frame FROM mask WHERE rev>? ORDER BY frame", rev))
 
     def stale_frames(self) -> list[int]:
         """Return the frames that were tracked from keyframes that have changed since."""
@@ -300,64 +226,6 @@ class Project:
             if was_key:
                 self._make_stale(op, frame)
 
-    def undo(self, *, redo: bool = False) -> list[int] | None:
-        """Exchange the last change (redo: the last one undone) with what was before.
-
-        Returns the frames whose masks changed, or None where there is nothing to undo. Raises InputError while that
-        change is still being made.
-        """
-        with self._lock:
-            order = "undone=1 ORDER BY seq" if redo else "undone=0 ORDER BY seq DESC"
-            row = self._one(f"SELECT seq FROM op WHERE {order}")
-            if row is None:
-                return None
-            op = row[0]
-            if self._one("SELECT id FROM job WHERE op=? AND state IN ('running', 'queued')", op):
-                raise InputError("this change is still being made; stop it first")
-            with self._changes():
-                for place, key, data in self._all("SELECT place, key, data FROM row_before WHERE op=?", op):
-                    now = self._row(place, key)
-                    self._write_row(place, key, json.loads(data))
-                    self._db.execute(
-                        "UPDATE row_before SET data=? WHERE op=? AND place=? AND key=?",
-                        (json.dumps(now), op, place, key),
-                    )
-                frames = [frame for (frame,) in self._all("SELECT frame FROM mask_before WHERE op=?", op)]
-                for frame in frames:
-                    self._exchange_mask(op, frame)
-                self._db.execute("UPDATE op SET undone=? WHERE seq=?", (0 if redo else 1, op))
-                return frames
-
-    # --- jobs ----------------------------------------------------------------------------------------------------
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """Return the newest jobs, newest first."""
-        names = ("id", "kind", "options", "state", "done", "total", "error", "seconds")
-        rows = self._all(f"SELECT {', '.join(names)} FROM job ORDER BY id DESC LIMIT 20")
-        return [{**dict(zip(names, row, strict=True)), "options": json.loads(row[2])} for row in rows]
-
-    def job(self, job_id: int) -> dict[str, Any]:
-        """Return one job. Raises InputError where there is none."""
-        for entry in self.jobs():
-            if entry["id"] == job_id:
-                return entry
-        raise InputError(f"there is no job {job_id}")
-
-    def add_job(self, kind: str, options: Mapping[str, Any], total: int) -> int:
-        """Queue a job; returns its id."""
-        with self._changes():
-            cursor = self._db.execute(
-                "INSERT INTO job (kind, options, state, done, total, seconds) VALUES (?, ?, 'queued', 0, ?, 0)",
-                (kind, json.dumps(options), total),
-            )
-            return int(cursor.lastrowid or 0)
-
-    def set_job(self, job_id: int, **values: Any) -> None:
-        """Change state, done, total, error or seconds of a job."""
-        with self._changes():
-            for name, value in values.items():
-                self._db.execute(f"UPDATE job SET {name}=? WHERE id=?", (value, job_id))
-
     def add_tracked(self, job_id: int, masks: Iterable[WireMask]) -> list[WireMask]:
         """Store masks as a job delivers them, all under one op; returns those stored, as they are now.
 
@@ -381,10 +249,6 @@ class Project:
                 self._db.execute("UPDATE job SET done=done+? WHERE id=?", (len(stored), job_id))
             return stored
 
-    def frames_of_job(self, job_id: int) -> list[int]:
-        """Return the frames whose masks a job made."""
-        return [row[0] for row in self._all("SELECT frame FROM mask WHERE job=? AND stale=0", job_id)]
-
     def add_objects_found(self, ids: Iterable[int]) -> None:
         """Add objects that a job found, where they are not known yet."""
         with self._changes():
@@ -392,73 +256,12 @@ class Project:
             for i in sorted(set(ids) - known):
                 self._write_row("object", str(i), [f"object {i}", COLOURS[(i - 1) % len(COLOURS)], 0, 0, i])
 
-    def put_result(self, kind: str, frame: int, data: bytes) -> None:
-        """Store a result of classify, detect or segment."""
-        with self._changes():
-            self._db.execute("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", (kind, frame, data))
-
-    def clear_results(self, kind: str) -> None:
-        """Forget the results of a kind before they are made anew."""
-        with self._changes():
-            self._db.execute("DELETE FROM result WHERE kind=?", (kind,))
-
-    def results(self, kind: str) -> list[tuple[int, bytes]]:
-        """Return (frame, data) of a kind, sorted."""
-        return self._all("SELECT frame, data FROM result WHERE kind=? ORDER BY frame", kind)
-
-    def result(self, kind: str, frame: int) -> bytes | None:
-        """Return the data of a frame."""
-        row = self._one("SELECT data FROM result WHERE kind=? AND frame=?", kind, frame)
-        return None if row is None else row[0]
-
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _check_unchanged(self, frame: int, base_rev: int | None) -> None:
         row = self._one("SELECT rev FROM mask WHERE frame=?", frame)
         if base_rev is not None and row is not None and row[0] > base_rev:
             raise Conflict(f"frame {frame} was changed meanwhile, in another tab or by tracking")
-
-    @contextmanager
-    def _changes(self) -> Iterator[None]:
-        """One transaction with a revision of its own; within another, a part of it."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._put("rev", self.rev + 1)
-                yield
-                self._db.execute("COMMIT")
-            except BaseException as error:
-                with suppress(sqlite3.Error):  # where it did not even begin
-                    self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
-                    raise OutputError(f"cannot write {self.folder} ({error}); free space, then try again") from error
-                raise
-
-    @contextmanager
-    def _op(self, kind: str, tab: str) -> Iterator[int]:
-        """A change that can be undone: what was undone before it cannot be redone any more."""
-        with self._changes():
-            for (seq,) in self._all("SELECT seq FROM op WHERE undone=1"):
-                self._forget(seq)
-            cursor = self._db.execute("INSERT INTO op (tab, kind) VALUES (?, ?)", (tab, kind))
-            op = int(cursor.lastrowid or 0)
-            yield op
-            self._prune()
-
-    def _prune(self) -> None:
-        seqs = [row[0] for row in self._all("SELECT seq FROM op ORDER BY seq")]
-        sizes = dict(self._all("SELECT op, SUM(LENGTH(runs)) FROM mask_before GROUP BY op"))
-        held = sum(size or 0 for size in sizes.values())
-        while len(seqs) > OPS_KEPT or (held > BYTES_KEPT and len(seqs) > 1):
-            held -= sizes.get(seqs[0]) or 0
-            self._forget(seqs.pop(0))
-
-    def _forget(self, op: int) -> None:
-        for table, column in (("op", "seq"), ("mask_before", "op"), ("row_before", "op")):
-            self._db.execute(f"DELETE FROM {table} WHERE {column}=?", (op,))
 
     def _paint(self, op: int, frame: int, object_id: int, region: NDArray[np.bool_], source: int) -> WireMask:
         if self._row("object", str(object_id)) is None:
@@ -503,98 +306,7 @@ class Project:
         if rows:
             self._set_row(op, "stale", ",".join(str(f) for (f,) in rows), [1])
 
-    def _set_mask(self, op: int, mask: WireMask, job: int | None = None) -> None:
-        if (mask.height, mask.width) != self.size:
-            height, width = self.size
-            raise InputError(f"the mask is {mask.width}x{mask.height}, its frame {width}x{height}")
-        self._keep_mask(op, mask.frame)
-        self._db.execute(
-            "INSERT OR REPLACE INTO mask VALUES (?, ?, ?, ?, ?, ?, 0)",
-            (mask.frame, mask.runs, wire.pack_confidence(mask.confidence), mask.source, job, self.rev),
-        )
-
-    def _keep_mask(self, op: int, frame: int) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO mask_before SELECT ?, f.frame, runs, confidence, source, job, stale "
-            "FROM (SELECT ? AS frame) f LEFT JOIN mask ON mask.frame = f.frame",
-            (op, frame),
-        )
-
-    def _exchange_mask(self, op: int, frame: int) -> None:
-        columns = "runs, confidence, source, job, stale"
-        before = self._one(f"SELECT {columns} FROM mask_before WHERE op=? AND frame=?", op, frame)
-        now = self._one(f"SELECT {columns} FROM mask WHERE frame=?", frame) or (None,) * 5
-        self._db.execute("INSERT OR REPLACE INTO mask_before VALUES (?, ?, ?, ?, ?, ?, ?)", (op, frame, *now))
-        if before is None or before[0] is None:
-            self._db.execute("DELETE FROM mask WHERE frame=?", (frame,))
-        else:
-            runs, confidence, source, job, stale = before
-            row = (frame, runs, confidence, source, job, self.rev, stale)
-            self._db.execute("INSERT OR REPLACE INTO mask VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
-    def _set_row(self, op: int, place: str, key: str, value: list[Any] | None) -> None:
-        now = json.dumps(self._row(place, key))
-        self._db.execute("INSERT OR IGNORE INTO row_before VALUES (?, ?, ?, ?)", (op, place, key, now))
-        self._write_row(place, key, value)
-
-    def _row(self, place: str, key: str) -> list[Any] | None:
-        if place == "object":
-            row = self._one("SELECT name, colour, hidden, locked, position FROM object WHERE id=?", int(key))
-            return None if row is None else list(row)
-        if place == "mark":
-            frame, object_id = key.split(":")
-            row = self._one("SELECT data FROM mark WHERE frame=? AND object=?", int(frame), int(object_id))
-            return None if row is None else [json.loads(row[0])]
-        if place == "stale":
-            row = self._one("SELECT stale FROM mask WHERE frame=?", int(key.split(",")[0]))
-            return [0 if row is None else row[0]]
-        value = self.get(key)
-        return None if value is None else [value]
-
-    def _write_row(self, place: str, key: str, value: list[Any] | None) -> None:
-        if place == "object":
-            self._db.execute("DELETE FROM object WHERE id=?", (int(key),))
-            if value is not None:
-                self._db.execute("INSERT INTO object VALUES (?, ?, ?, ?, ?, ?)", (int(key), *value))
-        elif place == "mark":
-            frame, object_id = key.split(":")
-            self._db.execute("DELETE FROM mark WHERE frame=? AND object=?", (int(frame), int(object_id)))
-            if value is not None:
-                row = (int(frame), int(object_id), json.dumps(value[0]))
-                self._db.execute("INSERT INTO mark VALUES (?, ?, ?)", row)
-        elif place == "stale":
-            self._db.executemany(
-                "UPDATE mask SET stale=?, rev=? WHERE frame=? AND source=?",
-                [((value or [0])[0], self.rev, int(frame), TRACKED) for frame in key.split(",")],
-            )
-        elif value is None:
-            self._db.execute("DELETE FROM meta WHERE key=?", (key,))
-        else:
-            self._put(key, value[0])
-
     def _wire(self, frame: int, runs: bytes, confidence: bytes, source: int, rev: int, stale: int) -> WireMask:
         height, width = self.size
         known = wire.unpack_confidence(confidence)
         return WireMask(frame, height, width, runs, known, source + (STALE if stale else 0), rev)
-
-    def _put(self, key: str, value: Any) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-
-    def _one(self, sql: str, *values: Any) -> Any:
-        with self._lock:
-            return self._db.execute(sql, values).fetchone()
-
-    def _all(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
-
-
-def _ranges(frames: Iterable[int]) -> list[list[int]]:
-    """Sorted frames -> [[first, last], ...]."""
-    ranges: list[list[int]] = []
-    for frame in frames:
-        if ranges and frame == ranges[-1][1] + 1:
-            ranges[-1][1] = frame
-        else:
-            ranges.append([frame, frame])
-    return ranges

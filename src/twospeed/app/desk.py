@@ -1,0 +1,44 @@
+"""What all routes of the server share."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from twospeed.app import clicks
+from twospeed.app.jobs import Jobs
+from twospeed.app.library import Library
+from twospeed.app.live import Hub
+from twospeed.app.security import Keys
+from twospeed.app.store import Project
+from twospeed.app.wire import WireMask
+
+
+class Desk:
+    """What all routes share. settings: model, weights, device, max_upload, open (a video's id to open at once)."""
+
+    def __init__(self, library: Library, keys: Keys, settings: dict[str, Any]) -> None:
+        self.library, self.keys, self.settings = library, keys, settings
+        self.hub = Hub()
+        self.jobs = Jobs(self._on_job)
+        self.decoding = ThreadPoolExecutor(2, "frames")
+        self.prompting = ThreadPoolExecutor(1, "prompts")
+        self.prompter = clicks.Prompter()
+        self.exports: dict[str, dict[str, Any]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def _on_job(self, project: Project, text: dict[str, Any], masks: list[WireMask]) -> None:
+        self.hub.tell(project.id, text, masks)
+
+    async def project(self, project_id: str) -> Project:
+        """Return a project."""
+        return await asyncio.to_thread(self.library.project, project_id)
+
+    def changed(self, project: Project, frames: list[int]) -> None:
+        """Tell all tabs that masks, or only other things, changed."""
+        self.hub.tell(project.id, {"t": "changed", "frames": frames, "rev": project.rev})
+
+    async def on_thread(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
+        """Run a function on a thread of a pool."""
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)

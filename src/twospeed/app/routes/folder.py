@@ -1,0 +1,79 @@
+"""Log in, list the folder, upload, open."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from twospeed.app.desk import Desk
+from twospeed.app.exporting import FORMATS
+from twospeed.app.messages import Login, OpenVideo
+from twospeed.app.uploads import add_chunk
+from twospeed.weights.catalog import CATALOG
+
+
+def folder_routes(routes: APIRouter, desk: Desk) -> None:
+    """Add the routes of the home page."""
+
+    @routes.post("/login", status_code=204)
+    async def login(message: Login) -> Response:
+        if desk.keys.blocked:
+            return JSONResponse({"error": "too many wrong tokens; wait a minute"}, 429)
+        cookie = desk.keys.login(message.token)
+        if cookie is None:
+            return JSONResponse({"error": "the token is not right; open the address that was printed last"}, 403)
+        return Response(status_code=204, headers={"set-cookie": cookie})
+
+    @routes.get("/home")
+    async def home() -> dict[str, Any]:
+        videos = await asyncio.to_thread(desk.library.videos)
+        return {
+            "folder": desk.library.folder.name or "/",
+            "videos": [
+                {"id": v.id, "name": v.name, "bytes": v.bytes, "is_folder": v.is_folder, "outside": v.outside}
+                for v in videos
+            ],
+            "projects": await asyncio.to_thread(desk.library.projects),
+            "free": shutil.disk_usage(desk.library.folder).free,
+            "models": _models(),
+            "weights": [path.name for path in await asyncio.to_thread(desk.library.weights)],
+            "model": desk.settings["model"],
+            "exports": [{"as": key, "text": text} for key, (_, text, _) in FORMATS.items()],
+            "open": desk.settings.pop("open", None),
+        }
+
+    @routes.put("/uploads/{name}")
+    async def upload(name: str, offset: int, size: int, request: Request) -> dict[str, Any]:
+        data = await request.body()
+        most = desk.settings["max_upload"]
+        path = await asyncio.to_thread(add_chunk, desk.library.folder, name, offset, size, data, most)
+        return {"done": path is not None, "name": None if path is None else path.name}
+
+    @routes.post("/projects")
+    async def open_project(message: OpenVideo) -> dict[str, Any]:
+        project = await asyncio.to_thread(desk.library.open_video, message.video)
+        return {"project": project.id}
+
+
+def _models() -> list[dict[str, Any]]:
+    found = []
+    for name, entry in CATALOG.items():
+        weights = entry.weights
+        here = weights is not None and not weights.url
+        found.append(
+            {
+                "name": name,
+                "task": entry.task,
+                "summary": entry.summary,
+                "needs_masks": entry.needs_masks,
+                "here": here,
+                "licence": None if weights is None else weights.licence,
+                "url": None if weights is None else weights.url,
+                "file": None if weights is None else weights.file,
+            }
+        )
+    return found

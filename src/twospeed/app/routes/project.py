@@ -1,0 +1,82 @@
+"""What a project holds: state, frames, masks, results, and changes as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import time
+from typing import Any
+
+from fastapi import APIRouter, Response, WebSocket
+
+from twospeed.app.desk import Desk
+from twospeed.app.routes.common import binary
+from twospeed.errors import InputError
+
+MOST_MASKS = 500
+
+
+def project_routes(routes: APIRouter, desk: Desk) -> None:
+    """Add the routes that read."""
+
+    @routes.get("/p/{p}")
+    async def state(p: str) -> dict[str, Any]:
+        project = await desk.project(p)
+        found = await asyncio.to_thread(project.state)
+        try:
+            await asyncio.to_thread(desk.library.source, project)
+        except InputError as error:
+            found["problem"] = str(error)
+        return found
+
+    @routes.delete("/p/{p}", status_code=204)
+    async def delete(p: str) -> None:
+        await asyncio.to_thread(desk.library.delete, p)
+
+    @routes.get("/p/{p}/frame/{index}")
+    async def frame(p: str, index: int, h: int = 540) -> Response:
+        project = await desk.project(p)
+        begun = time.perf_counter()
+        source = await asyncio.to_thread(desk.library.source, project)
+        data = await desk.on_thread(desk.decoding, source.jpeg, index, max(16, min(h, 4320)))
+        headers = {
+            "cache-control": "private, max-age=31536000, immutable",
+            "server-timing": f"frame;dur={1000 * (time.perf_counter() - begun):.1f}",
+        }
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    @routes.get("/p/{p}/mask/{index}")
+    async def mask(p: str, index: int) -> Response:
+        project = await desk.project(p)
+        found = await asyncio.to_thread(project.mask, index)
+        return Response(status_code=204) if found is None else binary(found.to_bytes())
+
+    @routes.get("/p/{p}/masks")
+    async def masks(p: str, first: int, last: int, step: int = 1) -> Response:
+        project = await desk.project(p)
+        if step < 1 or (last - first) / step > MOST_MASKS:
+            raise InputError(f"{MOST_MASKS} masks is the most at once")
+        found = await asyncio.to_thread(project.masks, first, last, step)
+        return binary(b"".join(struct.pack("<I", len(data)) + data for data in (one.to_bytes() for one in found)))
+
+    @routes.get("/p/{p}/result/{kind}")
+    async def results(p: str, kind: str) -> list[Any]:
+        project = await desk.project(p)
+        if kind == "segment":
+            found = await asyncio.to_thread(project.results, kind)
+            return [frame for frame, _ in found]
+        found = await asyncio.to_thread(project.results, kind)
+        return [json.loads(data) for _, data in found]
+
+    @routes.get("/p/{p}/result/segment/{index}")
+    async def segmented(p: str, index: int) -> Response:
+        project = await desk.project(p)
+        data = await asyncio.to_thread(project.result, "segment", index)
+        return Response(status_code=204) if data is None else binary(data)
+
+    @routes.websocket("/p/{p}/live")
+    async def live(socket: WebSocket, p: str, tab: str = "", rev: int = 0) -> None:
+        project = await desk.project(p)
+        hello = {"t": "hello", "rev": project.rev, "ranges": await asyncio.to_thread(project.changed_since, rev)}
+        await desk.hub.serve(p, socket, tab[:40], hello)
