@@ -22,7 +22,7 @@ from PIL import Image
 from tests.cli.commands import SIZE, fails, twospeed
 from tests.conftest import heed_ctrl_c
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
 
@@ -45,7 +45,7 @@ def test_track_writes_all_it_promises(scene, tmp_path, capsys):
     record = json.loads((out / "run.json").read_text())
     assert record["finished"] is True
     assert record["frames"] == 12
-    assert record["model"] == "track_nano"
+    assert record["model"] == "track_small"
     assert len(record["weights_sha256"]) == 64
     assert record["options"]["memory_every"] == 5
     assert record["versions"]["torch"] == metadata.version("torch")
@@ -129,7 +129,7 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(folder / "colours.png")
     Image.fromarray(np.full(SIZE, 1000, np.uint16)).save(folder / "deep.png")
     torch.save({"a": torch.zeros(1)}, folder / "wrong.pth")
-    state = track_nano().state_dict()
+    state = track_small().state_dict()
     state["decoder.predict.bias"][:] = float("nan")
     torch.save(state, folder / "nan.pth")
     (folder / "file").write_text("")
@@ -169,7 +169,7 @@ EXPECTED = {
     "mask of 16 bits": "1000",
     "two masks for a frame": "is a second mask for frame 0",
     "no mask at all": "give --mask FIRST.png, --box x,y,w,h or --point x,y",
-    "wrong checkpoint": "does not fit track_nano",
+    "wrong checkpoint": "does not fit track_small",
     "NaN weights": "decoder.predict.bias holds NaN",
     "unknown model": "did you mean stcn",
     "bad box": "--box is '1,2,3'; give x,y,width,height",

@@ -402,12 +402,14 @@ def test_states_of_other_trackers_are_refused(model, clip, tmp_path):
     (96, 64, {}, (96, 64)),
     (96, 64, {"upscale": True}, (720, 480)),
     (1080, 1920, {}, (480, 853)),
+    (160, 284, {}, (320, 568)),
+    (240, 432, {}, (480, 864)),
     (480, 854, {}, (480, 854)),
     (100, 20000, {"size": 96}, (13, 2715)),
     (1080, 1920, {"size": None}, (1080, 1920)),
 ])  # fmt: skip
 def test_the_size_at_which_the_network_works(height, width, options, expected):
-    """At most `size` on the shorter side, at most 4 size^2 pixels; small videos are not enlarged."""
+    """`size` on the shorter side, at most 4 size^2 pixels; small videos are enlarged at most twice, thumbnails not."""
     seen = []
 
     class Seeing(type(track_nano())):

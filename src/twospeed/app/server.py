@@ -25,6 +25,7 @@ from twospeed.app.store import Conflict
 from twospeed.app.uploads import Offset
 from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import lock_file, make_folder, read_text
+from twospeed.weights.catalog import DEFAULT_TRACKER
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -114,7 +115,7 @@ def serve(
         port = listening.getsockname()[1]
         keys = Keys(port)
         library = Library(folder)
-        given = {"model": "track_nano", "weights": "default", "device": None, "size": 480, "max_upload": 8 << 30}
+        given = {"model": DEFAULT_TRACKER, "weights": "default", "device": None, "size": 480, "max_upload": 8 << 30}
         desk = Desk(library, keys, {**given, **(settings or {})})
         if video is not None:
             desk.settings["open"] = next((v.id for v in library.videos() if v.path == video.resolve()), None)

@@ -10,6 +10,7 @@ import typer
 
 from twospeed.cli.options import Device, Weights, check_weights, whole
 from twospeed.errors import InputError
+from twospeed.weights.catalog import DEFAULT_TRACKER
 
 EPILOG = """
 **Examples**
@@ -36,7 +37,7 @@ def app(
     ] = "8GB",
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model that tracks; `twospeed models --task track` lists them.")
-    ] = "track_nano",
+    ] = DEFAULT_TRACKER,
     weights: Weights = "default",
     device: Device = None,
     size: Annotated[

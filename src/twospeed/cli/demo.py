@@ -12,6 +12,7 @@ import typer
 from twospeed.cli.options import Json, Overwrite, Quiet, whole
 from twospeed.cli.printing import print_json, print_line
 from twospeed.cli.progress import show_progress
+from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ def demo(
 ) -> None:
     """Render a short clip of moving, occluding, deforming objects and track them from their first masks.
 
-    Needs no network and no data: the weights (`track_nano`) ship with twospeed. Writes clip.mp4, overlay.mp4,
+    Needs no network and no data: the weights (`track_small`) ship with twospeed. Writes clip.mp4, overlay.mp4,
     masks/ and run.json, and prints how well the masks agree with the rendered truth (J: region overlap, F: contours,
     as the DAVIS benchmark measures them; first and last frame left out).
     """
@@ -60,11 +61,11 @@ def demo(
         from twospeed.video.writer import VideoWriter
         from twospeed.weights.load import weights_sha256
 
-        tracker = Tracker("track_nano")
+        tracker = Tracker(DEFAULT_TRACKER)
         run = Run(
             "demo",
-            model="track_nano",
-            weights_sha256=weights_sha256("track_nano", "default"),
+            model=DEFAULT_TRACKER,
+            weights_sha256=weights_sha256(DEFAULT_TRACKER, "default"),
             options={"seed": seed, "objects": objects, "frames": frames},
             folder=folder,
             total=frames,

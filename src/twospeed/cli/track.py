@@ -42,6 +42,7 @@ from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
 from twospeed.errors import InputError
+from twospeed.weights.catalog import DEFAULT_TRACKER, FAST_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.cli.prompts import FramePrompts
@@ -62,7 +63,7 @@ SECONDS_BETWEEN_STATES = 30.0
 SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
 QUALITIES: dict[str, dict[str, Any]] = {
-    "fast": {"size": 240, "max_memory_frames": 10},
+    "fast": {"model": FAST_TRACKER, "size": 240, "max_memory_frames": 10},
     "good": {"size": 480, "max_memory_frames": 20},
     "best": {"size": 720, "memory_every": 3, "max_memory_frames": 40},
 }
@@ -188,13 +189,14 @@ def track(
     quality: Annotated[
         Literal["fast", "good", "best"] | None,
         typer.Option(
-            help="Choose size and memory together: fast (240 pixels), good (480; the defaults), best (720, more frames "
-            "in memory). Options that are given count more. The rate is printed."
+            help="Choose model, size and memory together: fast (track_nano, 240 pixels), good (track_small, 480; the "
+            "defaults), best (track_small, 720, more frames in memory). Options that are given count more. The rate is "
+            "printed."
         ),
     ] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model; `twospeed models --task track` lists them.")
-    ] = "track_nano",
+    ] = DEFAULT_TRACKER,
     weights: Weights = "default",
     output: Output = None,
     overwrite: Overwrite = False,
@@ -257,7 +259,7 @@ def track(
             metavar="N",
             parser=whole(1),
             help="Fine-tune on synthetic motion of the first frame for N iterations before tracking. Slower to start, "
-            "often better masks. Try 30 for track_nano, 2000 for slowfast_maskrcnn. [default: off]",
+            "often better masks. Try 30 for track_small and track_nano, 2000 for slowfast_maskrcnn. [default: off]",
         ),
     ] = None,
     snap: Annotated[
@@ -326,6 +328,15 @@ def track(
     given = Prompts(
         source, masks=mask, boxes=box, points=point, background_points=background_point, polygons=polygon, gone=gone
     )
+    chosen = {
+        name: value
+        for name, value in QUALITIES.get(quality or "", {}).items()
+        if (place := context.get_parameter_source(name)) is None or place.name != "COMMANDLINE"
+    }
+    if weights == "default":  # others belong to the model that was named
+        model = chosen.get("model", model)
+    size, memory_every = chosen.get("size", size), chosen.get("memory_every", memory_every)
+    max_memory_frames = chosen.get("max_memory_frames", max_memory_frames)
     entry, prompted = find(model), bool(given)
     if entry.task != "track":
         raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
@@ -353,13 +364,6 @@ def track(
             given, source, folder_path / "preview", start, end, direction, snap, overwrite=overwrite, quiet=quiet
         )
         return {}
-    chosen = {
-        name: value
-        for name, value in QUALITIES.get(quality or "", {}).items()
-        if (place := context.get_parameter_source(name)) is None or place.name != "COMMANDLINE"
-    }
-    size, memory_every = chosen.get("size", size), chosen.get("memory_every", memory_every)
-    max_memory_frames = chosen.get("max_memory_frames", max_memory_frames)
     from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
 
     wanted = MaskOutputSettings(

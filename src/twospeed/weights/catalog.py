@@ -16,6 +16,9 @@ from twospeed.errors import InputError
 Task = Literal["classify", "detect", "track", "segment", "click"]
 TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment", "click")
 
+DEFAULT_TRACKER = "track_small"  # of everything that follows given masks; `--quality fast` takes FAST_TRACKER
+FAST_TRACKER = "track_nano"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
