@@ -145,13 +145,13 @@ class Outline:
 _NOTHING = Crop(np.zeros((0, 0), dtype=bool), 0, 0)
 
 
-def _bounding_box(mask: Mask) -> tuple[int, int, int, int] | None:
-    """Return top, left, bottom, right (exclusive) of the set pixels; None when there are none."""
-    rows = np.flatnonzero(mask.any(axis=1))
+def _bounding_box(image: Labels | Mask) -> tuple[int, int, int, int] | None:
+    """Return top, left, bottom, right (exclusive) of what is not 0; None when all is."""
+    rows = np.flatnonzero(image.max(axis=1))
     if rows.size == 0:
         return None
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    columns = np.flatnonzero(image[top:bottom].max(axis=0))
     return top, int(columns[0]), bottom, int(columns[-1]) + 1
 
 
@@ -178,9 +178,7 @@ def outline(mask: Mask, radius: int | None = None) -> Outline:
 def outlines(labels: Labels, count: int) -> list[Outline]:
     """Cut objects 1..count out of a label map, uint8 (H, W); absent objects give empty outlines."""
     radius = tolerance_pixels(*labels.shape)
-    if count == 1:
-        return [_cut(labels == 1, radius)]
-    box = _bounding_box(labels != 0)
+    box = _bounding_box(labels)
     if box is None:
         return [Outline(_NOTHING, radius)] * count
     top, left = max(box[0] - 1, 0), max(box[1] - 1, 0)

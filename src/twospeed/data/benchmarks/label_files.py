@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import DatasetError
 from twospeed.video.image_files import open_image
+from twospeed.video.png_labels import read_png_labels
 
 VOID = 255
 """Label of pixels that an annotation leaves undecided."""
@@ -19,6 +20,8 @@ def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
     Raises DatasetError for a missing file or one that is no label map.
     """
+    if (found := read_png_labels(path)) is not None:
+        return found
     with open_image(path, DatasetError) as image:
         if image.mode in ("P", "L", "1"):
             return np.asarray(image, dtype=np.uint8), image.mode == "P"

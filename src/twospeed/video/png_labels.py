@@ -1,0 +1,79 @@
+"""Label PNGs read several times as fast as image libraries read them.
+
+A mask is a few kilobytes that unpack to half a million bytes. Libraries unpack it row by row, which costs more than
+everything else about it. Here a file is unpacked in one call by zlib-ng. Rows that are stored as they are (all rows of
+most palette PNGs) are then ready; rows that are filtered are packed again without compression for Pillow, which
+undoes the filters. What is unusual or damaged is left to the general reader.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from zlib_ng import zlib_ng
+
+from twospeed.video.image_files import png_is_damaged
+from twospeed.video.pixels import MOST_PIXELS
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _PALETTE = 0, 3  # colour types
+
+
+class PngLabels(NamedTuple):
+    """Values of a PNG of one byte a pixel, uint8 (H, W), read-only; is_palette: they are indices, else grey."""
+
+    values: NDArray[np.uint8]
+    is_palette: bool
+
+
+def read_png_labels(path: Path) -> PngLabels | None:
+    """Read a grey or palette PNG of 8 bits, uninterlaced; None for any other file, and for one with any fault."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or png_is_damaged(data):
+        return None
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    depth, colour, compression, filters, interlaced = data[24:29]
+    plain = (depth, compression, filters, interlaced) == (8, 0, 0, 0) and colour in (_GREY, _PALETTE)
+    if not plain or not 0 < width * height <= MOST_PIXELS:
+        return None
+    try:
+        rows = _unpacked(_pixel_data(data), width, height)
+        filtered = rows[:, 0].any()
+        values = _unfiltered(rows) if filtered else rows[:, 1:]
+    except (zlib_ng.error, ValueError, OSError):
+        return None
+    return PngLabels(values, colour == _PALETTE)
+
+
+def _pixel_data(data: bytes) -> bytes:
+    """Return the compressed pixels of a PNG that is not damaged."""
+    parts, at = [], 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            parts.append(data[at + 8 : at + 8 + length])
+        at += 12 + length
+    return b"".join(parts)
+
+
+def _unpacked(packed: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """Return rows (H, 1 + W), the first byte of each its filter. Raises ValueError for another number of bytes."""
+    size = (width + 1) * height
+    unpacker = zlib_ng.decompressobj()
+    rows = unpacker.decompress(packed, size)  # a bound: a small file may unpack to any size
+    if len(rows) != size or not unpacker.eof:
+        raise ValueError(f"{len(rows)} bytes for {width}x{height} pixels")
+    return np.frombuffer(rows, np.uint8).reshape(height, width + 1)
+
+
+def _unfiltered(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = rows.shape[0], rows.shape[1] - 1
+    image = Image.frombytes("L", (width, height), zlib_ng.compress(rows.data, 0), "zip", "L")
+    return np.asarray(image)
