@@ -1,12 +1,16 @@
-"""Devices: the best that is there, and one line for those that are not."""
+"""Devices: the best that is there, and one line for those that are not. Threads: how they wait, and how many."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from twospeed import InputError
-from twospeed.environment import resolve_device
+from twospeed.environment import SPIN_COUNT, WAITING, resolve_device, usable_cores, use_threads_well
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,95 @@ def test_devices_that_cannot_be_used(name):
     ) as error:
         resolve_device(name)
     assert str(error.value).isprintable()
+
+
+QUIET = {"PATH": "/bin"}
+
+
+def test_waiting_threads_sleep_soon():
+    environment = dict(QUIET)
+    use_threads_well(environment)
+    assert environment["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_what_says_how_to_wait_stays(name):
+    environment = {**QUIET, name: "77"}
+    use_threads_well(environment)
+    assert {key: value for key, value in environment.items() if key in WAITING} == {name: "77"}
+
+
+def test_threads_follow_the_quota_unless_their_number_is_set(monkeypatch):
+    monkeypatch.setattr("twospeed.environment._cores", lambda: 64)
+    monkeypatch.setattr("twospeed.environment._cpu_quotas", lambda system: [2.5])
+    environment, chosen = dict(QUIET), {**QUIET, "OMP_NUM_THREADS": "5"}
+    use_threads_well(environment)
+    use_threads_well(chosen)
+    assert (environment["OMP_NUM_THREADS"], chosen["OMP_NUM_THREADS"]) == ("3", "5")
+
+
+def test_without_a_quota_torch_decides_how_many_threads_there_are(monkeypatch):
+    monkeypatch.setattr("twospeed.environment._cpu_quotas", lambda system: [])
+    environment = dict(QUIET)
+    use_threads_well(environment)
+    assert "OMP_NUM_THREADS" not in environment
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        pytest.param({}, 64, id="no control groups"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, 3, id="container"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 64, id="no limit"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "10000 100000\n"}, 1, id="part of a core"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "many\n"}, 64, id="not understood"),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/cpu.max": "max 100000",
+                "sys/fs/cgroup/a/cpu.max": "400000 100000",
+            },
+            4,
+            id="the limit of an outer group",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/docker/1f\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "150000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000\n",
+            },
+            3,
+            id="version 1 in a container",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/x\n",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "50000\n",
+            },
+            64,
+            id="version 1 without a limit",
+        ),
+    ],
+)
+def test_usable_cores(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr("twospeed.environment._cores", lambda: 64)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+
+
+def test_the_command_line_sets_it_before_torch_is_loaded():
+    code = """
+import os, sys
+from twospeed.__main__ import run
+sys.argv = ["twospeed", "--version"]
+try:
+    run()
+except SystemExit:
+    print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in WAITING}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == [str(SPIN_COUNT), "False"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, MutableMapping
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from twospeed.errors import InputError
@@ -18,10 +20,73 @@ if TYPE_CHECKING:
 _VERSIONS_OF = ("twospeed", "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pillow", "av")
 
 
+SPIN_COUNT = 10_000
+"""Rounds that a waiting thread of libgomp spins before it sleeps (benchmarks/threads.py)."""
+
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Variables that say how libgomp's threads wait."""
+
+
+def use_threads_well(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set how the threads of torch wait and how many there are, in variables that are read when torch is loaded.
+
+    To be called before torch is imported; processes that are started later inherit it. What is set already stays.
+    Waiting: libgomp (torch on Linux) spins for about 6 ms by itself, which on a busy machine takes the processor from
+    threads that have work; here it spins for `SPIN_COUNT` rounds. The runtimes of other systems do not read this.
+    Number: where a container's CPU quota allows fewer cores than there are, as many threads as it allows, rounded up;
+    torch alone would start one for every core, and the system would stop them all for most of the time.
+    """
+    if not any(name in environment for name in WAITING):
+        environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    if "OMP_NUM_THREADS" not in environment and usable_cores() < _cores():
+        environment["OMP_NUM_THREADS"] = str(usable_cores())
+
+
+def usable_cores(system: Path = Path("/")) -> int:
+    """Return how many cores this process may use: those that it may run on, or fewer by its containers' CPU quota.
+
+    A quota of 2.5 cores counts as 3. system: the root folder, below which /proc and /sys are read.
+    """
+    quotas = [math.ceil(quota) for quota in _cpu_quotas(system)]
+    return max(1, min([_cores(), *quotas]))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_quotas(system: Path) -> Iterator[float]:
+    """Give the quotas, in cores, of the control groups that this process is in (Linux; versions 2 and 1)."""
+    groups = system / "sys/fs/cgroup"
+    try:
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        inside = PurePosixPath(group.lstrip("/"))
+        if not controllers:  # version 2
+            for folder in (inside, *inside.parents):
+                yield from _quota(groups / folder, "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for folder in (inside, *inside.parents):
+                yield from _quota(groups / "cpu" / folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")
+
+
+def _quota(folder: Path, *names: str) -> Iterator[float]:
+    """Give time allowed in each period, over the period; nothing where there is no limit."""
+    try:
+        quota, period = " ".join((folder / name).read_text() for name in names).split()
+        if float(quota) > 0:
+            yield float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # "max", -1, or no such group here
+        return
+
+
 def machine_name() -> str:
     """Describe the machine: processor, cores that may be used, and the graphics card if torch uses one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = f"{_processor()}, {cores} cores"
+    name = f"{_processor()}, {_cores()} cores"
     torch = sys.modules.get("torch")  # never imported for the sake of its name
     if torch is not None and torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"

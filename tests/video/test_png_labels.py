@@ -92,7 +92,9 @@ WHOLE = png(ROWS)
         pytest.param(png(ROWS, header=b"\x08%c\0\0\1"), id="interlaced"),
         pytest.param(png(ROWS, 2), id="colour"),
         pytest.param(png(np.full((4, 5), 7, np.uint8)), id="no such filter"),
-        pytest.param(WHOLE.replace(WHOLE[12:33], chunk(b"IHDR", b"\0\0\0\4\0\0\0\5\x08\0\0\0\0")[4:]), id="too few rows"),
+        pytest.param(
+            WHOLE.replace(WHOLE[12:33], chunk(b"IHDR", b"\0\0\0\4\0\0\0\5\x08\0\0\0\0")[4:]), id="too few rows"
+        ),
         pytest.param(
             WHOLE.replace(WHOLE[12:33], chunk(b"IHDR", b"\0\0\0\4\0\0\0\3\x08\0\0\0\0")[4:]), id="too many rows"
         ),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app import pipe, wire
+from twospeed.environment import use_threads_well
 from twospeed.errors import InputError, MaskError
 
 Mask = NDArray[np.bool_]
@@ -94,11 +95,13 @@ class Prompter:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            environment = {**os.environ}
+            use_threads_well(environment)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "twospeed.app.worker", "--prompts"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+                env=environment,
                 start_new_session=True,
             )
         return self._process

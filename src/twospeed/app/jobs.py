@@ -17,6 +17,7 @@ from typing import Any
 from twospeed.app import pipe, wire
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
+from twospeed.environment import use_threads_well
 
 BATCH, BATCH_S = 16, 0.25  # masks are committed when so many, or so old, whichever comes first
 STOP_S = 2.0  # after which the worker gets SIGTERM, and SIGKILL after 3 more
@@ -101,10 +102,8 @@ class Jobs:
                 self._process.send_signal(number)
 
     async def _spawn(self) -> None:
-        environment = {
-            **os.environ,
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }  # beside other load, spinning threads stall each other
+        environment = {**os.environ}
+        use_threads_well(environment)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from twospeed.batch.worker import Outcome, Task, Work, execute
+from twospeed.environment import WAITING, use_threads_well
 
 _SECONDS_BETWEEN_SIGNS = 2.0
 
@@ -175,9 +176,11 @@ def serve(pipe: Connection, work: Work, device: str | None, threads: int) -> Non
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """Return environment variables that divide cores: idle threads sleep instead of waiting busily."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "passive"}
+    """Return environment variables for processes that divide the cores, with `threads` each."""
+    numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    environment = {**os.environ, **numbers}
+    use_threads_well(environment)
+    return {name: environment[name] for name in (*numbers, *WAITING) if name in environment}
 
 
 @contextlib.contextmanager

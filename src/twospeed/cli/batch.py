@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
+from twospeed.environment import usable_cores
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -289,12 +289,12 @@ def _engine(work: Work, values: dict[str, Any]) -> Engine:
         return RayEngine(work, address=values["address"], slots=values["workers"], **shares)
     from twospeed.batch.local import LocalEngine
 
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     devices: list[str | None] = []
     if "--device" not in work.arguments:
         import torch
 
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    cores = usable_cores()
     count = values["workers"] or len(devices) or cores
     places = [devices[index % len(devices)] if devices else None for index in range(count)]
     most = None if values["memory"] is None else int(values["memory"] * 1e9)

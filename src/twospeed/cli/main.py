@@ -34,6 +34,7 @@ from twospeed.cli.printing import print_note
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
 from twospeed.cli.train import CONTEXT_SETTINGS, train
+from twospeed.environment import use_threads_well
 from twospeed.errors import TwospeedError
 
 _INTERRUPTED = 130
@@ -84,6 +85,7 @@ app.command("app")(open_app)
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; what `twospeed` starts."""
+    use_threads_well()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # terminals that lack a character

@@ -7,7 +7,6 @@ Python's lock, so threads keep all cores busy, start at once, and need nothing o
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from twospeed.data.benchmarks.folders import listing, subfolders
 from twospeed.data.benchmarks.label_files import VOID, read_foreground, read_label_file
 from twospeed.data.benchmarks.youtube_vos import first_masks
 from twospeed.data.samples import SequenceSample
+from twospeed.environment import usable_cores
 from twospeed.errors import DatasetError
 from twospeed.metrics.regions import (
     MAX_PROPOSALS,
@@ -206,7 +206,7 @@ def _compared(
     compare: Callable[[tuple[_Plan, str]], T], plans: Sequence[_Plan], workers: int | None
 ) -> Iterator[tuple[_Plan, list[T]]]:
     """Compare the frames of all sequences on threads; yield each sequence with its frames' results, in order."""
-    with ThreadPoolExecutor(workers or _cores()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         try:
             results = pool.map(compare, [(plan, frame) for plan in plans for frame in plan.frames])
             for plan in plans:
@@ -287,7 +287,3 @@ def score_youtube_vos(
             scores.append(ObjectScores(o.sequence, o.label, j, f))
         on_sequence(plan.sample.name)
     return scores, notes
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

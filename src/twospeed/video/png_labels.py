@@ -21,6 +21,7 @@ from twospeed.video.pixels import MOST_PIXELS
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types
+_zlib_error: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # an instance in the package's stubs
 
 
 class PngLabels(NamedTuple):
@@ -47,7 +48,7 @@ def read_png_labels(path: Path) -> PngLabels | None:
         rows = _unpacked(_pixel_data(data), width, height)
         filtered = rows[:, 0].any()
         values = _unfiltered(rows) if filtered else rows[:, 1:]
-    except (zlib_ng.error, ValueError, OSError):
+    except (_zlib_error, ValueError, OSError):
         return None
     return PngLabels(values, colour == _PALETTE)
 

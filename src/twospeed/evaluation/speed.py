@@ -1,0 +1,79 @@
+"""How long a job takes for a frame or clip on this machine: generated images, random weights, nothing decoded.
+
+Each function gives the seconds of one frame or clip after another, without end; labels are on the host then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import torch
+
+from twospeed.pipelines.segment import Segmenter
+from twospeed.pipelines.track import Tracker
+from twospeed.weights.load import create_model
+
+
+def tracker_steps(
+    model: str, width: int, height: int, *, memory_frames: int, objects: int, device: str
+) -> Iterator[float]:
+    """Time `Tracker.step`, with `memory_frames` in memory before the first."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((height, width), np.uint8)
+    for i in range(objects):
+        labels[:, i * width // (objects + 1) : (i + 1) * width // (objects + 1)] = i + 1
+    tracker = Tracker(model, weights=None, memory_every=1, max_memory_frames=memory_frames, size=None, device=device)
+    images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(4)]
+    tracker.step(images[0], labels)
+    for i in range(memory_frames):
+        tracker.step(images[i % 4])
+    tracker.memory_every = 5
+    for i in count():
+        start = time.perf_counter()
+        tracker.step(images[i % 4])
+        yield time.perf_counter() - start
+
+
+def segmenter_steps(model: str, width: int, height: int, *, keyframe_every: int, device: str) -> Iterator[float]:
+    """Time `Segmenter.step`: a frame's share of each keyframe interval."""
+    segmenter = Segmenter(model, keyframe_every, weights=None, device=device)
+    # Coarse patches: noise would be of another class in every pixel, which no video is, and which takes longest
+    rng = np.random.default_rng(0)
+    patches = [rng.integers(0, 256, (-(-height // 64), -(-width // 64), 3), dtype=np.uint8) for _ in range(4)]
+    images = [x.repeat(64, 0).repeat(64, 1)[:height, :width].copy() for x in patches]
+    segmenter.step(images[0])
+    segmenter.reset()
+    while True:
+        start = time.perf_counter()
+        for i in range(keyframe_every):
+            segmenter.step(images[i % 4])
+        yield (time.perf_counter() - start) / keyframe_every
+
+
+def clip_scores(model: str, frames: int, side: int, *, device: str) -> Iterator[float]:
+    """Time a network for classify on clips of `frames` x `side` x `side` pixels, from tensor to scores."""
+    network = create_model(model, None, device=device)
+    clip = torch.randn(1, 3, frames, side, side, device=device)
+    with torch.inference_mode():
+        network(clip)
+    while True:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            network(clip).cpu()
+        yield time.perf_counter() - start
+
+
+def peak_mb(device: str) -> float | None:
+    """Most memory used so far in megabytes: of the graphics card, else of this process; None where that is unknown."""
+    if device.startswith("cuda"):
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kilobytes
