@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,21 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class ColourTags:
+    """How a video stores colours: matrix, primaries and transfer curve by the numbers of ISO 23091-2, and the range.
+
+    NOT_STATED is its number for what a file does not state. full_range: codes 0 to 255, else 16 to 235.
+    """
+
+    NOT_STATED: ClassVar[int] = 2
+
+    matrix: int = 1
+    primaries: int = 1
+    transfer: int = 1
+    full_range: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What is known of a video before its frames are read.
@@ -68,6 +83,7 @@ class VideoInfo:
     width, height: pixels after rotation. frame_rate: average frames per second (exact fraction; None for folders
     and cameras that state none). frame_count: as the container states it, None when it states nothing: never rely on
     it for indices. duration_s: seconds, or None. rotation: degrees clockwise that were applied to show it upright.
+    colours: how the file stores them, None where its images are RGB.
     """
 
     name: str
@@ -78,6 +94,7 @@ class VideoInfo:
     duration_s: float | None = None
     rotation: int = 0
     codec: str = ""
+    colours: ColourTags | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +268,15 @@ class AnnotatedFrame:
 
     video: its short name, "" where there is none. name: of the frame, its image's file name without suffix. index: of
     the frame in its source, as far as it is known, else its place in the file. Both become names of files: InputError
-    for one that would lead out of its folder.
+    for one that would lead out of its folder. boxes: (x0, y0, x1, y1) in pixels of objects that the file knows by a box
+    alone; their masks are all of it.
     """
 
     video: str
     name: str
     index: int
     masks: ObjectMasks
+    boxes: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (self.video, self.name):

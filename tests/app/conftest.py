@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="the extra `app` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `app` is not installed")
 
 from tests.app.client import App, Client, write_clip
+from tests.app.page import Page
 
 FLAGS = [
     "--no-sandbox",
@@ -66,3 +67,16 @@ def browser():
         running = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield running
         running.close()
+
+
+@pytest.fixture
+def open_page(browser, app):
+    pages = []
+
+    def opened(clip=None, project=None, app=app):
+        pages.append(Page(browser, app, clip, project))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()

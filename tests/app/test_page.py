@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
-import time
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.app.client import SIZE, disc
-
-
-class Page:
-    """A page of a browser on a project. Errors on the console, or of the content security policy, fail the test."""
-
-    def __init__(self, browser, app, clip=None, project=None):
-        self.app, self.problems = app, []
-        self.context = browser.new_context(viewport={"width": 1280, "height": 720})
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.goto(app.url)
-        if clip is not None:
-            self.page.get_by_role("button", name=f"Open {clip}", exact=True).click()
-        elif project is not None:
-            self.page.get_by_role("heading", name="Videos").wait_for()
-            self.page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
-        self.stage = self.page.locator("canvas.stage")
-        if clip or project:
-            self.shows(0)
-
-    def shows(self, frame):
-        self.page.locator(f"canvas.stage[data-frame='{frame}']").wait_for()
-
-    def at(self, x, y):
-        """Where a pixel of the image is on the screen."""
-        box = self.stage.bounding_box()
-        scale = min(box["width"] / SIZE[1], box["height"] / SIZE[0])
-        left = box["x"] + (box["width"] - SIZE[1] * scale) / 2
-        top = box["y"] + (box["height"] - SIZE[0] * scale) / 2
-        return left + x * scale, top + y * scale
-
-    def drag(self, *points):
-        self.page.mouse.move(*self.at(*points[0]))
-        self.page.mouse.down()
-        for point in points[1:]:
-            self.page.mouse.move(*self.at(*point), steps=3)
-        self.page.mouse.up()
-
-    def key(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def close(self):
-        self.context.close()
-        assert not self.problems, self.problems
-
-
-@pytest.fixture
-def open_page(browser, app):
-    pages = []
-
-    def opened(clip=None, project=None):
-        pages.append(Page(browser, app, clip, project))
-        return pages[-1]
-
-    yield opened
-    for page in pages:
-        page.close()
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "this did not happen in time"
-        time.sleep(0.05)
-    return found
+from tests.app.client import App, Client, disc
+from tests.app.page import Page, until
+from tests.cli.commands import twospeed
+from twospeed.video.indexed_png import read_label_map
 
 
 @pytest.mark.slow
@@ -258,3 +197,57 @@ def test_other_pages_cannot_use_it(browser, app, client):
         context.close()
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.slow
+def test_a_davis_sequence_equals_the_command_line(browser, davis16, tmp_path):
+    """Mark by a mask image, track, correct, track on, export: the command line's masks, bit for bit."""
+    name = sorted(path.name for path in (davis16 / "JPEGImages" / "480p").iterdir())[0]
+    frames = sorted((davis16 / "JPEGImages" / "480p" / name).glob("*.jpg"))[:8]
+    masks = [davis16 / "Annotations" / "480p" / name / f"{frame.stem}.png" for frame in frames]
+    video = tmp_path / "videos" / name
+    video.mkdir(parents=True)
+    for frame in frames:
+        shutil.copy(frame, video)
+    app = App(tmp_path / "videos")
+    try:
+        client = Client(app)
+        page = Page(browser, app, name)
+        project = client.open(name)
+
+        def mark(index):
+            with page.page.expect_file_chooser() as opened:
+                page.page.get_by_role("button", name="Import…").click()
+            opened.value.set_files(masks[index])
+            until(lambda: index in client("GET", f"p/{project}")["keyframes"])
+            page.page.get_by_role("button", name="Track forward").click()
+            until(
+                lambda: client.job(project)["options"]["frame"] == index and client.job(project)["state"] == "done", 250
+            )
+
+        mark(0)
+        first = {index: client.mask(project, index) for index in range(8)}
+        page.page.get_by_role("slider", name="Frame").focus()
+        page.key("Home", *["ArrowRight"] * 5)
+        page.shows(5)
+        mark(5)
+        page.page.get_by_role("button", name="Export…").click()
+        with page.page.expect_download(timeout=120_000) as download:
+            page.page.get_by_role("button", name="Write palette PNGs").click()
+            page.page.get_by_role("link", name="Download").click(timeout=120_000)
+        archive = zipfile.ZipFile(download.value.path())
+        exported = [np.array(Image.open(io.BytesIO(archive.read(entry)))) for entry in sorted(archive.namelist())]
+        page.close()
+    finally:
+        app.close()
+    options = ["--size", "96", "--max-memory-frames", "20", "--no-overlay", "-q"]
+    again = ["--mask", f"5={masks[5]}", "--direction", "both"]
+    for folder, more in (("once", []), ("corrected", again)):
+        assert twospeed("track", video, "--mask", f"0={masks[0]}", *more, "-o", tmp_path / folder, *options) == 0
+    written = [
+        [read_label_map(file, allow_empty=True) for file in sorted((tmp_path / folder / "masks").iterdir())]
+        for folder in ("once", "corrected")
+    ]
+    for index in range(8):
+        assert (first[index] == written[0][index]).all(), index
+        assert (exported[index] == written[0 if index < 5 else 1][index]).all(), index

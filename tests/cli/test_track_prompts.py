@@ -215,3 +215,18 @@ def test_json_names_the_frames_that_are_worth_a_look(scene, tmp_path, capsys):
         assert 0 < one["frame"] < 12
     with Image.open(tmp_path / "confidence.png") as image:
         assert image.width > 500
+
+
+def test_a_box_of_a_file_is_as_good_as_a_typed_one(scene, tmp_path):
+    document = {
+        "images": [{"id": 1, "file_name": "00000.jpg", "width": SIZE[1], "height": SIZE[0]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40]}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+    options = ["--size", "64", "--no-overlay", "-q", "--end", "3"]
+    assert twospeed("track", scene / "clip.mp4", "--mask", tmp_path / "boxes.json", "-o", tmp_path / "a", *options) == 0
+    assert twospeed("track", scene / "clip.mp4", "--box", "10,20,30,40", "-o", tmp_path / "b", *options) == 0
+    for index in range(3):
+        one, other = (read_label_map(tmp_path / n / "masks" / f"{index:05d}.png", allow_empty=True) for n in "ab")
+        assert (one == other).all()

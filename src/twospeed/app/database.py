@@ -165,10 +165,13 @@ class Database:
             self._db.execute(f"DELETE FROM {table} WHERE {column}=?", (op,))
 
     def _set_mask(self, op: int, mask: WireMask, job: int | None = None) -> None:
+        self._keep_mask(op, mask.frame)
+        self._store_mask(mask, job)
+
+    def _store_mask(self, mask: WireMask, job: int | None = None) -> None:
         if (mask.height, mask.width) != self.size:
             height, width = self.size
             raise InputError(f"the mask is {mask.width}x{mask.height}, its frame {width}x{height}")
-        self._keep_mask(op, mask.frame)
         self._db.execute(
             "INSERT OR REPLACE INTO mask VALUES (?, ?, ?, ?, ?, ?, 0)",
             (mask.frame, mask.runs, wire.pack_confidence(mask.confidence), mask.source, job, self.rev),

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from twospeed.app import pipe, wire
@@ -20,6 +19,7 @@ from twospeed.app.wire import WireMask
 from twospeed.environment import use_threads_well
 
 BATCH, BATCH_S = 16, 0.25  # masks are committed when so many, or so old, whichever comes first
+AGAIN_S = 1.0  # until a full disk is tried again
 STOP_S = 2.0  # after which the worker gets SIGTERM, and SIGKILL after 3 more
 
 OnEvent = Callable[[Project, dict[str, Any], list[WireMask]], Awaitable[None]]
@@ -130,8 +130,7 @@ class Jobs:
                 await self._work(job)
             except OSError as error:  # the project cannot be written, or the worker is gone
                 await self._kill()
-                with suppress(OSError):
-                    await self._set(job, state="failed", error=str(error))
+                await self._fail(job, str(error))
             finally:
                 if sys.exc_info()[0] is not asyncio.CancelledError:
                     self._current = None
@@ -148,6 +147,7 @@ class Jobs:
         process.stdin.write(pipe.json_message(t="job", id=job.serial, **job.content))
         await process.stdin.drain()
         begun, flushed = time.monotonic(), 0.0
+        labelled = 0  # frames that segment has done
         batch: list[WireMask] = []
         reading: asyncio.Future[tuple[int, bytes] | None] | None = None
         while True:
@@ -172,8 +172,12 @@ class Jobs:
                 return
             if received[0] == pipe.BYTES:
                 mask = wire.parse(received[1])
-                await asyncio.to_thread(job.project.put_result, "segment", mask.frame, received[1])
+                await asyncio.to_thread(job.project.put_results, "segment", {mask.frame: received[1]})
                 await self._on_event(job.project, {"t": "result", "kind": "segment", "frame": mask.frame}, [])
+                labelled += 1
+                if time.monotonic() - flushed > BATCH_S or labelled == job.content["last"] - job.content["first"] + 1:
+                    flushed = time.monotonic()
+                    await self._set(job, done=labelled, seconds=flushed - begun)
             if received[0] == pipe.JSON and await self._hear(job, json.loads(received[1]), begun):
                 return
 
@@ -185,8 +189,7 @@ class Jobs:
             await self._on_event(job.project, {"t": "progress", **content}, [])
             return False
         if content["t"] == "result":
-            data = json.dumps(content["data"]).encode()
-            await asyncio.to_thread(job.project.put_result, content["kind"], content["frame"], data)
+            await asyncio.to_thread(job.project.put_results, content["kind"], {content["frame"]: content["data"]})
             await self._on_event(job.project, {"t": "result", "kind": content["kind"], "frame": content["frame"]}, [])
             return False
         seconds = time.monotonic() - begun
@@ -203,6 +206,16 @@ class Jobs:
     async def _set(self, job: Job, **values: Any) -> None:
         await asyncio.to_thread(job.project.set_job, job.id, **values)
         await self._on_event(job.project, {"t": "job", **job.project.job(job.id)}, [])
+
+    async def _fail(self, job: Job, reason: str) -> None:
+        """Write down that a job has failed; where the disk refuses that, too, as soon as it takes it."""
+        while True:
+            with suppress(OSError):
+                await self._set(job, state="failed", error=reason)
+                return
+            failed = {"t": "job", **job.project.job(job.id), "state": "failed", "error": reason}
+            await self._on_event(job.project, failed, [])
+            await asyncio.sleep(AGAIN_S)
 
     async def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -223,9 +236,3 @@ def _ended(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "the tracking process was killed, perhaps for want of memory; what it had finished is kept"
     return f"the tracking process ended with code {code}; what it had finished is kept"
-
-
-def source_path(folder: Path, project: Project) -> Path:
-    """Return where a project's source is."""
-    path = Path(project.get("path"))
-    return path if path.is_absolute() else folder / path

@@ -10,17 +10,21 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twospeed.app.frames import FrameSource, JpegCache
 from twospeed.app.probe import fingerprint, probe
+from twospeed.app.runs import RECORD, FinishedRun, copy_results, frame_times, read_run
+from twospeed.app.sound import extract_sound
 from twospeed.app.store import Project
 from twospeed.errors import InputError, VideoError
-from twospeed.files import make_folder
+from twospeed.files import atomic_folder, make_folder
 from twospeed.video.folders import IMAGE_SUFFIXES
 
 SUFFIXES = frozenset(
@@ -30,6 +34,7 @@ WEIGHTS = frozenset({".safetensors", ".pth", ".pt", ".pyth", ".pkl", ".tar"})
 DEPTH = 3
 MOST_ENTRIES = 5000
 PROJECTS = "twospeed_projects"
+MOST_COMPARED = 200  # videos whose content is compared with a run's
 _TRASH_S = 7 * 86400
 
 
@@ -46,55 +51,88 @@ class Video:
 
 
 class Library:
-    """Everything under one folder. Safe to use from several threads."""
+    """Everything under one folder. Safe to use from several threads.
 
-    def __init__(self, folder: Path) -> None:
+    run: the folder of a run that somebody named: its video is read wherever it lies, where its content is the one that
+    the run has recorded.
+    """
+
+    def __init__(self, folder: Path, run: Path | None = None) -> None:
         self.folder = folder.resolve()
         self._lock = threading.RLock()
         self._projects: dict[str, Project] = {}
         self._sources: dict[str, FrameSource] = {}
         self._cache = JpegCache()
+        self._runs: dict[Path, tuple[int, FinishedRun | None]] = {}
+        self._sounds = threading.Lock()
+        self._granted: set[Path] = set()
+        if run is not None and (found := read_run(run)) is not None:
+            for path in (Path(found.video), run.parent / Path(found.video).name):
+                if path.exists() and found.is_of(path):
+                    self._granted.add(path.resolve())
         self._empty_trash()
 
     def videos(self) -> list[Video]:
-        """List videos and folders of images, at most three folders deep, sorted by name."""
-        found: list[Video] = []
-        waiting = [(self.folder, 0)]
+        """List videos and folders of images, at most three folders deep, sorted by name; not what runs have written."""
+        return self._listing()[0]
+
+    def runs(self) -> list[tuple[str, FinishedRun]]:
+        """List finished runs of the command line with their ids, sorted by folder."""
+        found = []
+        for folder in self._listing()[1]:
+            changed = (folder / RECORD).stat().st_mtime_ns
+            if self._runs.get(folder, (0, None))[0] != changed:
+                self._runs[folder] = (changed, read_run(folder))
+            if (run := self._runs[folder][1]) is not None:
+                found.append((self._identity(folder), run))
+        return found
+
+    def _listing(self) -> tuple[list[Video], list[Path]]:
+        videos: list[Video] = []
+        runs: list[Path] = []
+        waiting = [(self.folder, 0, False)]  # folder, how deep, whether within a run's
         seen = 0
-        while waiting:
-            folder, depth = waiting.pop()
+        while waiting and seen <= MOST_ENTRIES:
+            folder, depth, within = waiting.pop()
             images = 0
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError:
                 continue
+            if any(entry.name == RECORD and entry.is_file(follow_symlinks=False) for entry in entries):
+                runs.append(folder)
+                within = True
             for entry in entries:
                 seen += 1
-                if seen > MOST_ENTRIES:
-                    return sorted(found, key=lambda video: video.name.lower())
-                if entry.name.startswith(".") or entry.name == PROJECTS:
+                if entry.name.startswith(".") or entry.name == PROJECTS or seen > MOST_ENTRIES:
                     continue
                 path = Path(entry.path)
                 suffix = path.suffix.lower()
                 if entry.is_dir(follow_symlinks=False):
                     if depth < DEPTH:
-                        waiting.append((path, depth + 1))
+                        waiting.append((path, depth + 1, within))
+                elif within:
+                    continue
                 elif suffix in SUFFIXES and (entry.is_file() or entry.is_symlink()):
-                    found.append(self._video(path))
+                    videos.append(self._video(path))
                 elif suffix in IMAGE_SUFFIXES:
                     images += 1
             if images >= 2:
-                found.append(self._video(folder))
-        return sorted(found, key=lambda video: video.name.lower())
+                videos.append(self._video(folder))
+        return sorted(videos, key=lambda video: video.name.lower()), sorted(runs)
 
     def _video(self, path: Path) -> Video:
         name = os.fsencode(path.relative_to(self.folder)).decode("utf-8", "replace")
-        identity = hashlib.sha256(os.fsencode(path.relative_to(self.folder))).hexdigest()[:16]
         try:
             inside, size = self._is_inside(path), path.stat().st_size
         except OSError:
             inside, size = False, 0
-        return Video(identity, name if name != "." else self.folder.name, path, size, path.is_dir(), not inside)
+        return Video(
+            self._identity(path), name if name != "." else self.folder.name, path, size, path.is_dir(), not inside
+        )
+
+    def _identity(self, path: Path) -> str:
+        return hashlib.sha256(os.fsencode(path.relative_to(self.folder))).hexdigest()[:16]
 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.folder)
@@ -102,7 +140,7 @@ class Library:
     def checked(self, path: Path) -> Path:
         """Return the path of a regular file or a folder inside the open folder. Raises VideoError for anything else."""
         real = path.resolve()
-        if not real.is_relative_to(self.folder):
+        if not real.is_relative_to(self.folder) and real not in self._granted:
             raise VideoError(f"{path.name}: leads out of the folder that is open, and is not read")
         try:
             status = real.lstat()
@@ -123,23 +161,99 @@ class Library:
         if video is None:
             raise InputError("there is no such video in the folder any more")
         path = self.checked(video.path)
-        stem = re.sub(r"[^\w.-]+", "_", video.path.stem, flags=re.ASCII).strip("._")[:40] or "video"
-        project_id = f"{stem}-{video.id[:6]}"
+        project_id = f"{_stem(video.path.stem)}-{video.id[:6]}"
         if self._exists(project_id):
             return self.project(project_id)
         known = probe(path)
         times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
+        source = {"name": video.name, "path": self._relative(video.path), "width": known["width"]}
+        return self._make(project_id, {**source, "height": known["height"], "fingerprint": fingerprint(path)}, times)
+
+    def open_run(self, run_id: str) -> Project:
+        """Open the project that shows a finished run, or make one from its results. Raises InputError, VideoError."""
+        run = next((run for identity, run in self.runs() if identity == run_id), None)
+        if run is None:
+            raise InputError("there is no such run in the folder any more")
+        project_id = f"{_stem(run.folder.name)}-{run_id[:6]}"
+        if self._exists(project_id):
+            return self.project(project_id)
+        path = self._video_of(run)
+        source: dict[str, Any] = {"run": run.command}
+        if path is not None:
+            known = probe(self.checked(path))
+            times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
+            source |= {"name": path.name, "path": self._relative(path), "width": known["width"]}
+            source |= {"height": known["height"], "fingerprint": fingerprint(path)}
+        else:
+            times, (height, width) = frame_times(run)
+            name = Path(run.video).name or run.folder.name
+            source |= {"name": name, "path": name, "width": width, "height": height, "fingerprint": ""}
+        source["name"] = f"{source['name']} ({run.folder.name})"
+        return self._make(project_id, source, times, lambda project: copy_results(run, project))
+
+    def _video_of(self, run: FinishedRun) -> Path | None:
+        """Return where a run's video is, in the folder or as somebody has named it; None where it is not found."""
+        name = Path(run.video).name
+        videos = [video.path for video in self.videos() if not video.outside]
+        likely = sorted(videos, key=lambda path: path.name != name)[:MOST_COMPARED]
+        return next((path for path in [*self._granted, *likely] if run.is_of(path)), None)
+
+    def _relative(self, path: Path) -> str:
+        known = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
+        return os.fsencode(known).decode("utf-8", "surrogateescape")
+
+    def _make(
+        self,
+        project_id: str,
+        source: dict[str, Any],
+        times: NDArray[np.float64],
+        fill: Callable[[Project], None] = lambda project: None,
+    ) -> Project:
+        """Make a project whole or not at all."""
         with self._lock:
             if self._exists(project_id):  # by another tab, meanwhile
                 return self.project(project_id)
-            folder = make_folder(self.folder / PROJECTS / project_id)
-            folder.chmod(0o700)
-            project = Project(folder)
-            relative = os.fsencode(video.path.relative_to(self.folder)).decode("utf-8", "surrogateescape")
-            source = {"name": video.name, "path": relative, "width": known["width"], "height": known["height"]}
-            project.describe({**source, "fingerprint": fingerprint(path)}, times)
-            self._projects[project_id] = project
-            return project
+            make_folder(self.folder / PROJECTS)
+            with atomic_folder(self.folder / PROJECTS / project_id) as folder:
+                folder.chmod(0o700)
+                made = Project(folder)
+                try:
+                    made.describe(source, times)
+                    fill(made)
+                finally:
+                    made.close()
+            return self.project(project_id)
+
+    def locate(self, project: Project, video_id: str, *, anyway: bool = False) -> None:
+        """Take another file as a project's source, because it moved.
+
+        anyway: also where it is not the same file but has the same frames. Raises VideoError where it does not fit.
+        """
+        video = next((one for one in self.videos() if one.id == video_id), None)
+        if video is None:
+            raise InputError("there is no such video in the folder any more")
+        path = self.checked(video.path)
+        found = fingerprint(path)
+        if found != project.get("fingerprint"):
+            known = probe(path)
+            times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
+            height, width = project.size
+            fits = len(times) == project.frames or (not project.get("fingerprint") and len(times) > project.frames)
+            if (known["height"], known["width"]) != (height, width) or not fits:
+                raise VideoError(
+                    f"{video.name}: has {len(times)} frames of {known['width']}x{known['height']}, the project "
+                    f"{project.frames} of {width}x{height}; it is another video"
+                )
+            if not anyway:
+                raise VideoError(
+                    f"{video.name}: is not the same file, but has as many frames of the same size; take it only if it "
+                    "is the same video, encoded anew",
+                    option="anyway",
+                )
+        with self._lock:
+            if (source := self._sources.pop(project.id, None)) is not None:
+                source.close()
+            project.relocate(self._relative(video.path), found)
 
     def _exists(self, project_id: str) -> bool:
         return project_id in self._projects or (self.folder / PROJECTS / project_id / "project.db").exists()
@@ -153,12 +267,7 @@ class Library:
                 folder = self.folder / PROJECTS / project_id
                 if not (folder / "project.db").is_file() or not self._is_inside(folder):
                     raise InputError(f"there is no project {project_id}")
-                project = Project(folder)
-                if project.get("frames") is None:  # the program ended while it was being made
-                    project.close()
-                    shutil.rmtree(folder)
-                    raise InputError(f"project {project_id} was never finished; open the video again")
-                self._projects[project_id] = project
+                self._projects[project_id] = Project(folder)
             return self._projects[project_id]
 
     def projects(self) -> list[dict[str, Any]]:
@@ -170,7 +279,7 @@ class Library:
             except InputError:
                 continue
             masks = sum(last - first + 1 for first, last in project.changed_since(-1))
-            entry = {"id": project.id, "name": project.get("name"), "frames": project.frames}
+            entry = {"id": project.id, "name": project.get("name"), "frames": project.frames, "run": project.get("run")}
             found.append({**entry, "share": masks / max(1, project.frames), "objects": len(project.objects())})
         return found
 
@@ -178,7 +287,7 @@ class Library:
         """Return a project's source. Raises VideoError where it is gone or another file than it was."""
         path = self.folder / project.get("path")
         if not path.exists():
-            raise VideoError(f"{project.get('name')}: is not there any more; put it back to go on")
+            raise VideoError(f"{project.get('name')}: is not there any more; put it back, or locate it")
         return self.checked(path)
 
     def source(self, project: Project) -> FrameSource:
@@ -190,6 +299,12 @@ class Library:
                     raise VideoError(f"{project.get('name')}: is another file than when the project was made")
                 self._sources[project.id] = FrameSource(project.id, path, project.frames, self._cache)
             return self._sources[project.id]
+
+    def sound(self, project: Project) -> Path | None:
+        """Return the file of a project's sound; None where its video has none. Raises VideoError."""
+        self.source(project)  # whether it is the project's video
+        with self._sounds:
+            return extract_sound(self.path_of(project), project.folder)
 
     def delete(self, project_id: str) -> None:
         """Move a project into the trash, where it stays for 7 days."""
@@ -214,3 +329,8 @@ class Library:
             source.close()
         for project in self._projects.values():
             project.close()
+
+
+def _stem(name: str) -> str:
+    """Return the part of a name that is safe in the names of folders and addresses."""
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[:40] or "video"

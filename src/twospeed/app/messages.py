@@ -25,9 +25,17 @@ class Login(Message):
 
 
 class OpenVideo(Message):
-    """A video of the listing, by its id."""
+    """A video of the listing, or a finished run, by its id."""
+
+    video: str | None = Field(None, max_length=64)
+    run: str | None = Field(None, max_length=64)
+
+
+class Locate(Message):
+    """Where a project's video is now. anyway: take it although it is not the same file."""
 
     video: str = Field(max_length=64)
+    anyway: bool = False
 
 
 class NewObject(Message):
@@ -79,8 +87,16 @@ class NewJob(Message):
 
 
 class NewExport(Message):
-    """An export of the range between in and out. soft: smooth the edges of mattes and cut-outs."""
+    """An export of the range between in and out.
+
+    soft: smooth the edges of cut-outs. layers: a file for each object. premultiplied: store colours times alpha.
+    background: colour behind the objects. threshold: least probability of actions.
+    """
 
     kind: str = Field(alias="as", max_length=40)
     objects: list[ObjectId] = Field([], max_length=254)
     soft: bool = False
+    layers: bool = False
+    premultiplied: bool = False
+    background: str = Field("#00ff00", pattern=r"^#[0-9A-Fa-f]{6}$")
+    threshold: float = Field(0.3, gt=0, le=1)

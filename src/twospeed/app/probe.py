@@ -52,12 +52,17 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _main(path: str) -> None:
+def limit_memory(seconds: int) -> None:
+    """Bound this process' memory, and the time it computes to twice so many seconds, where the system can."""
     if sys.platform == "linux":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS * 2, MOST_SECONDS * 2))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds * 2, seconds * 2))
+
+
+def _main(path: str) -> None:
+    limit_memory(MOST_SECONDS)
     from twospeed.video.reader import frame_times, open_video
 
     try:

@@ -45,10 +45,11 @@ class Records(Database):
         """Return the frames whose masks a job made."""
         return [row[0] for row in self._all("SELECT frame FROM mask WHERE job=? AND stale=0", job_id)]
 
-    def put_result(self, kind: str, frame: int, data: bytes) -> None:
-        """Store a result of classify, detect or segment."""
+    def put_results(self, kind: str, results: Mapping[int, Any]) -> None:
+        """Store results of classify, detect or segment, by frame: bytes as they are, anything else as JSON."""
+        rows = [(kind, i, one if isinstance(one, bytes) else json.dumps(one).encode()) for i, one in results.items()]
         with self._changes():
-            self._db.execute("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", (kind, frame, data))
+            self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", rows)
 
     def clear_results(self, kind: str) -> None:
         """Forget the results of a kind before they are made anew."""
@@ -63,3 +64,7 @@ class Records(Database):
         """Return the data of a frame."""
         row = self._one("SELECT data FROM result WHERE kind=? AND frame=?", kind, frame)
         return None if row is None else row[0]
+
+    def result_frames(self, kind: str) -> list[int]:
+        """Return the frames that have a result of a kind, sorted."""
+        return [row[0] for row in self._all("SELECT frame FROM result WHERE kind=? ORDER BY frame", kind)]

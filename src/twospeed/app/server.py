@@ -86,6 +86,7 @@ def serve(
     folder: Path,
     *,
     video: Path | None = None,
+    run: Path | None = None,
     port: int = 0,
     browser: bool = True,
     settings: dict[str, Any] | None = None,
@@ -93,7 +94,8 @@ def serve(
 ) -> None:
     """Serve a folder on the loopback until the process is interrupted.
 
-    video: one of the folder's, to open at once. port: 0 takes a free one. announce: called with the address.
+    video: one of the folder's, or run: the folder of a finished run in it, to open at once. port: 0 takes a free one.
+    announce: called with the address.
     Raises InputError where the folder is missing or open already, or the port is taken.
     """
     if not folder.is_dir():
@@ -114,11 +116,14 @@ def serve(
             raise InputError(f"port {port} cannot be used ({error.strerror}); choose another", option="port") from None
         port = listening.getsockname()[1]
         keys = Keys(port)
-        library = Library(folder)
+        library = Library(folder, run)
         given = {"model": DEFAULT_TRACKER, "weights": "default", "device": None, "size": 480, "max_upload": 8 << 30}
         desk = Desk(library, keys, {**given, **(settings or {})})
         if video is not None:
             desk.settings["open"] = next((v.id for v in library.videos() if v.path == video.resolve()), None)
+        if run is not None:
+            shown = (identity for identity, one in library.runs() if one.folder == run.resolve())
+            desk.settings["open_run"] = next(shown, None)
         address.write_text(f"http://127.0.0.1:{port}/\n")
         announce(f"http://127.0.0.1:{port}/#token={keys.token}")
         config = uvicorn.Config(

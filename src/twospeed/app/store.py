@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from twospeed.errors import InputError
 
 MOST_OBJECTS = 50  # as many as are tracked at once
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")  # Okabe and Ito
+_DESCRIBED = ("name", "width", "height", "frames", "times_s", "fingerprint", "run")
 
 
 class Conflict(InputError):
@@ -39,6 +41,17 @@ class Project(Records):
             self._put("frames", len(times_s))
             self._put("rev", 0)
 
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Every frame's time in seconds."""
+        return np.frombuffer(base64.b64decode(self.get("times_s")), "<f8")
+
+    def relocate(self, path: str, fingerprint: str) -> None:
+        """Write down where the source is now. path: relative to the open folder."""
+        with self._changes():
+            self._put("path", path)
+            self._put("fingerprint", fingerprint)
+
     def state(self) -> dict[str, Any]:
         """Return everything but masks, as JSON."""
         with self._lock:
@@ -52,7 +65,9 @@ class Project(Records):
             marks = self._all("SELECT frame, object, data FROM mark ORDER BY frame")
             return {
                 "id": self.id,
-                **{key: self.get(key) for key in ("name", "width", "height", "frames", "times_s", "fingerprint")},
+                **{
+                    key: self.get(key) for key in ("name", "width", "height", "frames", "times_s", "fingerprint", "run")
+                },
                 "in": self.get("in", 0),
                 "out": self.get("out", self.frames - 1),
                 "objects": self.objects(),
@@ -62,6 +77,7 @@ class Project(Records):
                 "marks": [{"frame": f, "object": o, **json.loads(data)} for f, o, data in marks],
                 "curves": {i: base64.b64encode(c.astype("<f4").tobytes()).decode() for i, c in curves.items()},
                 "jobs": self.jobs(),
+                "results": [row[0] for row in self._all("SELECT DISTINCT kind FROM result")],
                 "rev": self.rev,
                 "undo": self._one("SELECT kind FROM op WHERE undone=0 ORDER BY seq DESC") is not None,
                 "redo": self._one("SELECT kind FROM op WHERE undone=1 ORDER BY seq") is not None,
@@ -248,6 +264,16 @@ class Project(Records):
                     stored.append(merged)
                 self._db.execute("UPDATE job SET done=done+? WHERE id=?", (len(stored), job_id))
             return stored
+
+    def add_finished(self, masks: Iterable[WireMask]) -> None:
+        """Store masks as they are, of a finished run, with objects that are not known yet. There is nothing to undo."""
+        with self._changes():
+            for mask in masks:
+                found = {*mask.confidence, *np.unique(mask.labels()).tolist()} - {0}
+                if found and max(found) > MOST_OBJECTS:
+                    raise InputError(f"the masks hold object {max(found)}; ids run from 1 to {MOST_OBJECTS}")
+                self.add_objects_found(found)
+                self._store_mask(mask)
 
     def add_objects_found(self, ids: Iterable[int]) -> None:
         """Add objects that a job found, where they are not known yet."""

@@ -25,6 +25,7 @@ from twospeed.app import pipe
 from twospeed.app.plan import as_range
 
 MEMORY_FRAMES = 20
+ACTIONS_KEPT = 20  # of each window: what is left out has a probability of 1/21 at most
 
 
 class Worker:
@@ -176,45 +177,74 @@ class Worker:
                     return
 
     def _classify(self, job: dict[str, Any], masks: list[bytes]) -> None:
-        from twospeed.pipelines.classify import classify
+        """What happens when: a window slides over the video. job: source, first, last, options."""
+        from twospeed.pipelines.classify import Classifier
 
         options = job["options"]
         self._report(job, "classifying")
-        scores = classify(job["source"], options["model"], weights=options["weights"], device=options.get("device"))
-        spans = [{"label": s.label, "start": s.start_s, "end": s.end_s, "p": s.probability} for s in scores.timeline]
-        content = {"top": scores.top(10), "spans": spans}
+        classifier = Classifier(
+            options["model"], crops=1, weights=options["weights"], device=options.get("device"), timeline=True,
+            start=job["first"], end=job["last"] + 1,
+        )  # fmt: skip
+        scores = classifier.classify(
+            job["source"], lambda _: self._report(job, f"classifying: {classifier.frames_seen} frames seen")
+        )
+        rows = scores.view_probabilities
+        assert rows is not None  # of a timeline
+        windows = [
+            {
+                "time_s": time_s,
+                "top": [(scores.labels[c], float(row[c])) for c in (-row).argsort(kind="stable")[:ACTIONS_KEPT]],
+            }
+            for time_s, row in zip(scores.view_times_s.tolist(), rows, strict=True)
+        ]
+        content = {"top": scores.top(ACTIONS_KEPT), "windows": windows}
         self._tell(t="result", job=job["id"], kind="classify", frame=0, data=content)
 
     def _detect(self, job: dict[str, Any], masks: list[bytes]) -> None:
-        from twospeed.pipelines.detect import detect
+        """Who does what. job: source, first, last, options."""
+        from twospeed.pipelines.detect import Detector
 
         options = job["options"]
-        found = detect(job["source"], options["model"], weights=options["weights"], device=options.get("device"))
-        for one in found:
+        self._report(job, "loading the networks")
+        detector = Detector(options["model"], weights=options["weights"], device=options.get("device"))
+        for one in detector.detect(job["source"], start=job["first"], end=job["last"] + 1):
             if job["id"] in self._stopped:
                 return
-            self._tell(t="result", job=job["id"], kind="detect", frame=round(one.time_s * 1000), data=one.to_dict())
+            class_ids = {label: number for number, label in enumerate(one.labels, start=1)}
+            people = one.to_dict()["people"]
+            for person in people:
+                person["actions"] = [{**action, "class_id": class_ids[action["label"]]} for action in person["actions"]]
+            content = {"time_s": one.time_s, "people": people}
+            self._tell(t="result", job=job["id"], kind="detect", frame=round(one.time_s * 1000), data=content)
+            self._report(job, f"{detector.frames_read} frames read", detector.frames_read)
 
     def _segment(self, job: dict[str, Any], masks: list[bytes]) -> None:
+        """What every pixel is, and how much of each frame every class takes. job: source, first, last, options."""
+        import numpy as np
+
         from twospeed.app import wire
+        from twospeed.app.runs import class_colours
         from twospeed.pipelines.segment import Segmenter
         from twospeed.video.reader import open_video
 
         options = job["options"]
         segmenter = Segmenter(options["model"], weights=options.get("weights", "default"), device=options.get("device"))
-        named = False
+        count = 0
         with open_video(job["source"], job["first"], job["last"] + 1) as frames:
             for frame in frames:
                 if job["id"] in self._stopped:
                     return
                 result = segmenter.step(frame.image)
-                if not named:
+                if not count:
                     classes = result.classes
-                    names = list(classes.names) if classes else [f"class {i}" for i in range(len(result.scores))]
-                    colours = [list(c) for c in classes.colours] if classes and classes.colours else None
-                    content = {"names": names, "colours": colours}
+                    count = len(result.scores)
+                    names = list(classes.names) if classes else [f"class {i}" for i in range(count)]
+                    content = {"names": names, "colours": class_colours(names)}
                     self._tell(t="result", job=job["id"], kind="classes", frame=0, data=content)
-                    named = True
+                shares = np.bincount(result.labels.ravel(), minlength=count) / result.labels.size
+                areas = [round(float(share), 4) for share in shares]
+                self._tell(t="result", job=job["id"], kind="areas", frame=frame.index, data=areas)
                 runs = wire.mask_of(result.labels, frame.index).to_bytes()
                 self._send(pipe.message(pipe.BYTES, runs))
 

@@ -19,6 +19,9 @@ EPILOG = """
 
 `twospeed app clip.mp4` opens one video at once.
 
+`twospeed app clip_track` shows the results of a finished run of `track`, `segment`, `classify` or `detect`. Masks can
+be corrected and tracked further; the run's own files stay as they are.
+
 `twospeed app videos --no-browser --port 8000` prints the address. From another machine:
 `ssh -L 8000:127.0.0.1:8000 THAT_MACHINE`, then open the printed address here.
 """
@@ -28,7 +31,8 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def app(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER|VIDEO]", help="Folder whose videos are shown, or one video.")
+        Path,
+        typer.Argument(metavar="[FOLDER|VIDEO|RUN]", help="A folder of videos, a video, or a run's folder."),
     ] = Path(),
     port: Annotated[int, typer.Option(parser=whole(0, 65535), metavar="PORT", help="0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option(" /--no-browser", help="Print the address only.")] = True,
@@ -47,6 +51,7 @@ def app(
 ) -> None:
     """Open a page in the browser: mark objects, track, correct, export."""
     try:
+        from twospeed.app.runs import read_run
         from twospeed.app.server import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "websockets", "pydantic", "starlette"):
@@ -60,9 +65,13 @@ def app(
     if not folder.exists():
         raise InputError(f"{folder}: no such file or folder")
     video = folder if folder.is_file() else None
+    run = folder if (folder / "run.json").is_file() else None
+    if run is not None and read_run(run) is None:
+        raise InputError(f"{folder}: holds no results of track, segment, classify or detect that can be shown")
     serve(
-        folder.resolve().parent if video else folder,
+        folder.resolve().parent if video or run else folder,
         video=video,
+        run=run,
         port=port,
         browser=browser,
         settings={"model": model, "weights": weights, "device": device, "size": size, "max_upload": _bytes(max_upload)},

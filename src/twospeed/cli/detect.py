@@ -324,6 +324,7 @@ def write_results(
         run.total = detector.info.frame_count
         for result in results:
             if not found:
+                run.colours = detector.info.colours
                 table = run.path("detections.csv")
                 stack.enter_context(disk_errors(table))
                 file = stack.enter_context(table.open("w", encoding="utf-8"))

@@ -23,6 +23,9 @@ EPILOG = """
 `twospeed masks annotations.xml --as png -o masks/` makes label PNGs of CVAT's masks; `twospeed track --mask masks/`
 takes them.
 
+`twospeed masks twospeed_projects/clip-3f9a1c --as coco -o clip.json` writes what was marked and tracked in the page
+(`twospeed app`).
+
 `twospeed masks predictions/ --as davis -o submission.zip` packs a folder of sequences as DAVIS' server takes them.
 """
 
@@ -32,8 +35,9 @@ def masks(
         Path,
         typer.Argument(
             metavar="IN",
-            help="Folder of a `track` run, of label PNGs, of several such folders, or of labelme's JSON; a .json of "
-            "COCO, YouTube-VIS or labelme; a .xml of CVAT for images; a .zip of CVAT or of label PNGs; a YOLO folder.",
+            help="Folder of a `track` run, of a project of `twospeed app`, of label PNGs, of several such folders, or "
+            "of labelme's JSON; a .json of COCO, YouTube-VIS or labelme; a .xml of CVAT; a .zip of CVAT or of label "
+            "PNGs; a YOLO folder.",
             show_default=False,
         ),
     ],
@@ -60,6 +64,7 @@ def masks(
     quiet: Quiet = False,
 ) -> None:
     """Convert masks between COCO, YouTube-VIS, DAVIS, YouTube-VOS, YOLO, CVAT, labelme and label PNGs."""
+    from twospeed.app.handover import is_project, read_project
     from twospeed.data.annotations import read_annotations
     from twospeed.output.exports import EXPORTS, check_formats
     from twospeed.results import Progress
@@ -93,7 +98,7 @@ def masks(
 
             export = stack.enter_context(kind(within, image_suffix))  # type: ignore[arg-type]
         on_progress = stack.enter_context(show_progress(quiet))
-        for frame in read_annotations(source, image_size=image_size):
+        for frame in read_project(source) if is_project(source) else read_annotations(source, image_size=image_size):
             videos.add(frame.video)
             if len(videos) > 1 and not kind.several_videos:
                 raise InputError(f"{source} holds several videos, {name} has place for one; give one of its folders")

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from twospeed.results import AnnotatedFrame
     from twospeed.video.sources import Source
 
     Labels = NDArray[np.uint8]
 
 _PLACED = re.compile(r"(?:([0-9]{1,3})@)?(?:([0-9]{1,9})=)?(.*)", re.DOTALL)
 _GONE = re.compile(r"([0-9]{1,3})@([0-9]{1,9})")
-_ANNOTATIONS = (".json", ".xml", ".zip")
+_ANNOTATIONS = (".json", ".xml", ".zip", ".db")
+PROJECT_FILE = "project.db"  # in the folder of a project of `twospeed app`
 MOST_ID = 254
 
 
@@ -96,12 +98,19 @@ class Prompts:
         from twospeed.video.indexed_png import read_label_map
 
         masks: dict[int, Labels] = {}
-        for frame, labels, file in self._annotated(size):
-            _put(masks, first if frame is None else frame, labels, file)
+        boxed: dict[tuple[int, int], tuple[float, float, float, float]] = {}
+        for frame, one, file in self._annotated(size):
+            index = first if frame is None else frame
+            labels = one.masks.labels.copy()
+            for object_id, corners in one.boxes.items():
+                boxed[index, object_id] = corners
+                labels[labels == object_id] = 0
+            if labels.any():
+                _put(masks, index, labels, file)
         for frame, file in self.files.items():
             labels = read_label_map(file, snap=snap, expect_size=size)
             _put(masks, first if frame is None else frame, labels, file)
-        taken = {number for _, number in self._marks if isinstance(number, int)}
+        taken = {number for _, number in (*self._marks, *boxed) if isinstance(number, int)}
         marks: dict[int, dict[int, _Marks]] = {}
         for (frame, number), drawn in self._marks.items():
             index = first if frame is None else frame
@@ -117,6 +126,9 @@ class Prompts:
                 objects[number].box = objects[number].box or drawn.box
             else:
                 objects[number] = drawn
+        for (index, object_id), corners in boxed.items():
+            drawn = marks.setdefault(index, {}).setdefault(object_id, _Marks())
+            drawn.box = drawn.box or corners
         for frame, (x, y) in self._beside:
             index = first if frame is None else frame
             objects = marks.get(index, {})
@@ -139,6 +151,8 @@ class Prompts:
         path = Path(name) if numbered else Path(item)
         index = int(frame) if numbered else None
         check_files([path])
+        if (path / PROJECT_FILE).is_file():
+            path = path / PROJECT_FILE
         if path.suffix.lower() in _ANNOTATIONS and path.is_file():
             self.annotations.append((index, path))
             return
@@ -148,15 +162,20 @@ class Prompts:
                 raise InputError(f"{file} is a second mask for frame {index or 0}; give one label image for a frame")
             self.files[index] = file
 
-    def _annotated(self, size: tuple[int, int]) -> Iterator[tuple[int | None, Labels, Path]]:
+    def _annotated(self, size: tuple[int, int]) -> Iterator[tuple[int | None, AnnotatedFrame, Path]]:
         """Read masks of COCO, CVAT, labelme and the like; of a folder of images by their names."""
+        from twospeed.app.handover import read_project
         from twospeed.data.annotations import read_annotations
 
         places = dict[str, int | None]()
         if self._source.kind == "images":
             places = {image.stem: index for index, image in enumerate(files_of(self._source))}
         for frame, path in self.annotations:
-            found = [one for one in read_annotations(path, image_size=size) if one.masks.labels.any()]
+            if path.name == PROJECT_FILE:
+                read = read_project(path.parent, marked=True)
+            else:
+                read = read_annotations(path, image_size=size, as_prompts=True)
+            found = [one for one in read if one.masks.labels.any()]
             if not found:
                 raise MaskError(f"{path}: no frame of it has a mask")
             if frame is not None and len(found) > 1:
@@ -177,7 +196,7 @@ class Prompts:
                             "say which one with FRAME="
                         )
                     index = None
-                yield index, one.masks.labels, path
+                yield index, one, path
 
 
 @dataclass

@@ -183,6 +183,7 @@ def segment(
                     on_progress=on_progress,
                     audio_from=sound_of(source) if audio else None,
                 )
+                run.colours = reader.info.colours
                 if run.finished_frames is None:
                     areas = Areas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
                     run.at_end(areas.write)

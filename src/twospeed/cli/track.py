@@ -128,7 +128,8 @@ def track(
             metavar="[FRAME=]FILE",
             help="Image of labels for the first frame (palette PNG: index = object; black and white: one object), or "
             "for frame number FRAME. A folder gives several: files named by frame number, or as the images of the "
-            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip). Repeatable.",
+            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip), or the "
+            "folder of a project of `twospeed app`, whose marked frames are taken. Repeatable.",
         ),
     ] = None,
     box: Annotated[
@@ -454,6 +455,7 @@ def track(
                     on_progress=on_progress,
                     audio_from=sound_of(source) if audio else None,
                 )
+                run.colours = reader.info.colours
                 if run.finished_frames is None:
                     areas = Areas(run)
                     run.at_end(areas.summarise)

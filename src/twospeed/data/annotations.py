@@ -34,25 +34,31 @@ from twospeed.video.indexed_png import read_label_map
 
 MOST_ID = 254  # 255 is void in label maps
 _MOST_PIXELS = 1 << 28
+Box = tuple[float, float, float, float]
 _OBJECT = re.compile(r"object (\d{1,3})")
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """One object, or a part of it, in one frame. number: its id, where the format has one."""
+    """One object, or a part of it, in one frame. number: its id, where the format has one. box: where it is one."""
 
     label: str
     mask: NDArray[np.bool_]
     number: int | None = None
     score: float = 1.0
+    box: Box | None = None
 
 
-def read_annotations(path: Path, *, image_size: tuple[int, int] | None = None) -> Iterator[AnnotatedFrame]:
+def read_annotations(
+    path: Path, *, image_size: tuple[int, int] | None = None, as_prompts: bool = False
+) -> Iterator[AnnotatedFrame]:
     """Read the masks of a file or folder, frame by frame; what it is, is found out from its content.
 
     path: a folder of a `track` run, of label PNGs, of such folders (one for each video), of labelme's JSON, or of YOLO
-    labels (with `labels/`); a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images; a
-    .zip of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without images.
+    labels (with `labels/`); a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images or
+    for video; a .zip of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without
+    images. as_prompts: of tracks of CVAT the frames that a person drew alone, and COCO's annotations that are boxes
+    alone, which else are refused: a box is no mask.
 
     Objects keep the ids that the file has (`track_id`, `group_id`, names such as "object 3"); else each label is an
     object, and each further shape of that label in the same image is another. Where objects overlap, later ones win.
@@ -63,11 +69,11 @@ def read_annotations(path: Path, *, image_size: tuple[int, int] | None = None) -
     if path.is_dir():
         return _read_folder(path, image_size)
     if path.suffix.lower() == ".zip":
-        return _read_zip(path)
+        return _read_zip(path, as_prompts)
     if path.suffix.lower() == ".xml":
-        return _read_xml(path)
+        return _read_xml(path, as_prompts)
     if path.suffix.lower() == ".json":
-        return _read_json(path)
+        return _read_json(path, as_prompts)
     raise InputError(f"{path}: is not a file of annotations; give .json, .xml, .zip, or a folder of masks")
 
 
@@ -95,6 +101,8 @@ def _read_run(path: Path) -> Iterator[AnnotatedFrame]:
     with _reading(path / "frames.csv"):
         for row in csv.DictReader(read_text(path / "frames.csv").splitlines()):
             name = row["file_name"] or f"{int(row['source_index']):05d}"
+            if set(name) & {"/", "\\", "\0"}:
+                raise InputError(f"{path}/frames.csv: names a file outside of its folder, {name[:80]!r}")
             labels = read_label_map(path / "masks" / f"{name}.png", allow_empty=True)
             sure = dict(pair.split(":") for pair in row["confidence"].split(";") if pair)
             ids, scores = [int(i) for i in sure], [float(score) for score in sure.values()]
@@ -112,18 +120,18 @@ def _label_frame(video: str, name: str, position: int, labels: NDArray[np.uint8]
     return AnnotatedFrame(video, name, _index(name, position), _masks(labels, ids, [1.0] * len(ids)))
 
 
-def _read_xml(path: Path) -> Iterator[AnnotatedFrame]:
+def _read_xml(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     with path.open("rb") as file:
-        yield from _read_cvat(file, str(path))
+        yield from _read_cvat(file, str(path), as_prompts)
 
 
-def _read_zip(path: Path) -> Iterator[AnnotatedFrame]:
+def _read_zip(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
             if xml := [name for name in names if name.rpartition("/")[2] == "annotations.xml"]:
                 with archive.open(xml[0]) as file:
-                    yield from _read_cvat(file, f"{path}/{xml[0]}")
+                    yield from _read_cvat(file, f"{path}/{xml[0]}", as_prompts)
                 return
             pngs = sorted(name for name in names if name.lower().endswith(".png"))
             if not pngs:
@@ -144,16 +152,16 @@ def _read_zip(path: Path) -> Iterator[AnnotatedFrame]:
         raise InputError(f"{path}: cannot be read as a zip file ({error})") from error
 
 
-def _read_json(path: Path) -> Iterator[AnnotatedFrame]:
+def _read_json(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     document = _json(path)
     if "shapes" in document:
         return _read_labelme([path])
     if "annotations" not in document:
         raise InputError(f"{path}: is neither COCO, YouTube-VIS nor labelme: it has no 'annotations' and no 'shapes'")
-    return _read_youtube_vis(path, document) if "videos" in document else _read_coco(path, document)
+    return _read_youtube_vis(path, document) if "videos" in document else _read_coco(path, document, as_prompts)
 
 
-def _read_coco(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]:
+def _read_coco(path: Path, document: dict[str, Any], as_prompts: bool) -> Iterator[AnnotatedFrame]:
     numbering = _Numbering(path)
     with _reading(path):
         names = _category_names(document)
@@ -167,17 +175,23 @@ def _read_coco(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]
         for position, image in enumerate(document["images"]):
             size, name = _size(image, path), _stem(image["file_name"])
             shapes = [
-                _Shape(
-                    names.get(annotation["category_id"], str(annotation["category_id"])),
-                    _coco_mask(annotation.get("segmentation"), size, f"{path}: annotation {annotation.get('id')}"),
-                    annotation.get("track_id"),
-                    float(annotation.get("score", 1.0)),
-                )
-                for annotation in by_image[image["id"]]
+                _coco_shape(one, names, size, f"{path}: annotation {one.get('id')}", as_prompts)
+                for one in by_image[image["id"]]
             ]
             index = image.get("frame_index", _index(name, position))
-            masks = numbering.masks(shapes, size, float(image.get("time_s", 0)))
-            yield AnnotatedFrame(image.get("video", ""), name, index, masks)
+            masks, boxes = numbering.masks(shapes, size, float(image.get("time_s", 0)))
+            yield AnnotatedFrame(image.get("video", ""), name, index, masks, boxes)
+
+
+def _coco_shape(
+    annotation: dict[str, Any], names: dict[Any, str], size: tuple[int, int], where: str, as_prompts: bool
+) -> _Shape:
+    label = names.get(annotation["category_id"], str(annotation["category_id"]))
+    number, score = annotation.get("track_id"), float(annotation.get("score", 1.0))
+    if as_prompts and not annotation.get("segmentation") and annotation.get("bbox"):
+        left, top, width, height = (float(value) for value in annotation["bbox"])
+        return _box_shape(label, (left, top, left + width, top + height), size, number, score)
+    return _Shape(label, _coco_mask(annotation.get("segmentation"), size, where), number, score)
 
 
 def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]:
@@ -200,7 +214,7 @@ def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[Annotate
                     if one["segmentations"][position] is not None
                 ]
                 folder = file_name.rpartition("/")[0].rpartition("/")[2]
-                masks = numbering.masks(shapes, size)
+                masks, _ = numbering.masks(shapes, size)
                 yield AnnotatedFrame(video.get("name", folder), name, _index(name, position), masks)
 
 
@@ -234,12 +248,16 @@ def _read_labelme(files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
             if "shapes" not in document:
                 raise InputError(f"{path}: has no 'shapes', so it is not a file of labelme")
             size = _checked_size(document["imageHeight"], document["imageWidth"], path)
-            shapes = [
-                _Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
-                for shape in document["shapes"]
-            ]
-            masks = numbering.masks(shapes, size)
-        yield AnnotatedFrame("", path.stem, _index(path.stem, position), masks)
+            masks, boxes = numbering.masks((_labelme_shape(one, size, path) for one in document["shapes"]), size)
+        yield AnnotatedFrame("", path.stem, _index(path.stem, position), masks, boxes)
+
+
+def _labelme_shape(shape: dict[str, Any], size: tuple[int, int], path: Path) -> _Shape:
+    if shape.get("shape_type") == "rectangle":
+        corners = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+        (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+        return _box_shape(str(shape["label"]), (left, top, right, bottom), size, shape.get("group_id"))
+    return _Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
 
 
 def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
@@ -247,8 +265,6 @@ def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> N
     kind = shape.get("shape_type", "polygon")
     if kind == "polygon":
         return fill_rings([points], *size)
-    if kind == "rectangle":
-        return fill_rings([_box(*points.min(0), *points.max(0))], *size)
     if kind == "circle":
         turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)
         radius = float(np.linalg.norm(points[1] - points[0]))
@@ -264,28 +280,53 @@ def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> N
     raise InputError(f"{path}: a shape of type {kind!r} has no area; use polygon, rectangle, circle or mask")
 
 
-def _read_cvat(file: IO[bytes], name: str) -> Iterator[AnnotatedFrame]:
+def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     numbering = _Numbering(Path(name))
     position = 0
+    video_size: tuple[int, int] | None = None
+    tracks: dict[int, list[tuple[ElementTree.Element, str, int]]] = {}  # shapes by frame
     with _reading(name):
         for _, element in ElementTree.iterparse(file):
+            if element.tag == "original_size":
+                height, width = (int(element.findtext(side, "")) for side in ("height", "width"))
+                video_size = _checked_size(height, width, name)
             if element.tag == "track":
-                raise InputError(f"{name}: holds tracks of CVAT for video; export it as 'CVAT for images 1.1'")
+                for shape in element:
+                    if shape.get("outside") != "1" and (not as_prompts or shape.get("keyframe", "1") == "1"):
+                        where = int(shape.attrib["frame"])
+                        tracks.setdefault(where, []).append((shape, element.attrib["label"], int(element.attrib["id"])))
             if element.tag != "image":
                 continue
             size = _checked_size(int(element.attrib["height"]), int(element.attrib["width"]), name)
             shapes = [_cvat_shape(shape, size, name) for shape in element if shape.tag != "tag"]
             frame = _stem(element.attrib["name"])
-            yield AnnotatedFrame("", frame, _index(frame, position), numbering.masks(shapes, size))
+            masks, boxes = numbering.masks(shapes, size)
+            yield AnnotatedFrame("", frame, _index(frame, position), masks, boxes)
             position += 1
             element.clear()
-    if not position:
-        raise InputError(f"{name}: holds no image, so it is not a file of CVAT for images")
+        if tracks and video_size is None:
+            raise InputError(f"{name}: holds tracks but no original_size, the size of the video")
+        for index in sorted(tracks):
+            assert video_size is not None
+            shapes = [_cvat_shape(shape, video_size, name, label, number) for shape, label, number in tracks[index]]
+            masks, boxes = numbering.masks(shapes, video_size)
+            yield AnnotatedFrame("", f"{index:05d}", index, masks, boxes)
+    if not position and not tracks:
+        raise InputError(f"{name}: holds neither images nor tracks, so it is not a file of CVAT")
 
 
-def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int], name: str) -> _Shape:
+def _cvat_shape(
+    shape: ElementTree.Element,
+    size: tuple[int, int],
+    name: str,
+    label: str | None = None,
+    track: int | None = None,
+) -> _Shape:
+    """label, track: of a shape that is part of a track."""
     given = shape.attrib
-    number = next((one.text for one in shape.iter("attribute") if one.get("name") == "track_id"), None)
+    text = next((one.text for one in shape.iter("attribute") if one.get("name") == "track_id"), None)
+    number = track if text is None else int(text)
+    label = given["label"] if label is None else label
     if shape.tag == "mask":
         height, width, top, left = (int(given[key]) for key in ("height", "width", "top", "left"))
         counts = [int(count) for count in given["rle"].split(",")]
@@ -297,10 +338,20 @@ def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int], name: str) ->
         points = [[float(value) for value in point.split(",")] for point in given["points"].split(";")]
         mask = fill_rings([np.array(points)], *size)
     elif shape.tag == "box":
-        mask = fill_rings([_box(*(float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr")))], *size)
+        x0, y0, x1, y1 = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return _box_shape(label, (x0, y0, x1, y1), size, number)
     else:
         raise InputError(f"{name}: a <{shape.tag}> has no area that is read; use mask, polygon or box")
-    return _Shape(given["label"], mask, None if number is None else int(number))
+    return _Shape(label, mask, number)
+
+
+def _box_shape(label: str, box: Box, size: tuple[int, int], number: int | None, score: float = 1.0) -> _Shape:
+    """A shape that is a box: its mask is all of it."""
+    left, top, right, bottom = box
+    if not np.isfinite(box).all():
+        raise ValueError(f"a box of {box}")
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    return _Shape(label, fill_rings([corners], *size), number, score, box)
 
 
 def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
@@ -335,7 +386,7 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
                 corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
                 mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 1).astype(bool)
                 shapes.append(_Shape(f"object {int(number) + 1}", mask))
-            masks = numbering.masks(shapes, (height, width))
+            masks, _ = numbering.masks(shapes, (height, width))
         yield AnnotatedFrame("", file.stem, _index(file.stem, position), masks)
 
 
@@ -347,9 +398,12 @@ class _Numbering:
         self._ids: dict[Any, int] = {}
         self._used: set[int] = set()
 
-    def masks(self, shapes: Iterable[_Shape], size: tuple[int, int], time_s: float = 0.0) -> ObjectMasks:
-        """Put shapes together to the labels of one frame."""
+    def masks(
+        self, shapes: Iterable[_Shape], size: tuple[int, int], time_s: float = 0.0
+    ) -> tuple[ObjectMasks, dict[int, Box]]:
+        """Put shapes together to the labels of one frame; also return the boxes of objects that are boxes alone."""
         labels = np.zeros(size, np.uint8)
+        boxes: dict[int, Box | None] = {}
         scores: dict[int, float] = {}
         occurrences: Counter[str] = Counter()
         for shape in shapes:
@@ -362,8 +416,10 @@ class _Numbering:
             object_id = self._id(key, number)
             labels[shape.mask] = object_id
             scores[object_id] = shape.score
+            boxes[object_id] = shape.box if object_id not in boxes else None
         ids = sorted(scores)
-        return _masks(labels, ids, [scores[i] for i in ids], time_s)
+        alone = {i: box for i, box in boxes.items() if box is not None}
+        return _masks(labels, ids, [scores[i] for i in ids], time_s), alone
 
     def _id(self, key: Any, wanted: int | None) -> int:
         if key not in self._ids:
@@ -422,10 +478,6 @@ def _checked_size(height: Any, width: Any, path: object) -> tuple[int, int]:
     if height * width > _MOST_PIXELS:
         raise InputError(f"{path}: an image of {width}x{height} pixels is too large")
     return height, width
-
-
-def _box(left: float, top: float, right: float, bottom: float) -> NDArray[np.float64]:
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
 
 
 def _stem(file_name: str) -> str:

@@ -20,7 +20,8 @@ from twospeed.files import write_json
 from twospeed.output.folder import FRAMES, RECORD, REPORT, ResultFolder
 from twospeed.output.record import Identity, RunRecord
 from twospeed.output.report import Report
-from twospeed.results import ClassMap, Frame, ObjectMasks, OnProgress, Progress
+from twospeed.results import ClassMap, ColourTags, Frame, ObjectMasks, OnProgress, Progress
+from twospeed.video.colours import BT709
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import Alpha, VideoWriter
 
@@ -44,7 +45,7 @@ class Run(AbstractContextManager["Run"]):
 
     folder: where results go; None writes none. total: frames to come, if known. since: time.perf_counter() when
     the work began, where that was before the block. options, inputs: see `RunRecord`. audio_from: a video file whose
-    sound goes into every video that is written.
+    sound goes into every video that is written. colours: set it to how those videos store colours, if not as BT.709.
     Raises InputError where an earlier run that is resumed had other settings or inputs, OutputError.
     """
 
@@ -68,6 +69,7 @@ class Run(AbstractContextManager["Run"]):
         self._begun = False
         self._since, self._started, self._ended = since, time.perf_counter(), 0.0
         self._audio_from = audio_from
+        self.colours: ColourTags | None = None
         self._videos: dict[str, VideoWriter] = {}
         self._writers = ExitStack()
         self._at_end: list[Callable[[], None]] = []
@@ -159,8 +161,10 @@ class Run(AbstractContextManager["Run"]):
         self._begin()
         assert self.folder is not None
         if name not in self._videos:
-            path, sound = self.folder.claim(name), self._audio_from
-            self._videos[name] = VideoWriter(path, rate, keep_partial=True, audio_from=sound, alpha=alpha)
+            self._videos[name] = VideoWriter(
+                self.folder.claim(name), rate, keep_partial=True, audio_from=self._audio_from, alpha=alpha,
+                colours=self.colours or BT709,
+            )  # fmt: skip
             self._writers.enter_context(self._videos[name])
         self._videos[name].write(image, time_s)
 

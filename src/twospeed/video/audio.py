@@ -17,6 +17,7 @@ COPIED: dict[str, frozenset[str] | None] = {
     "mov": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le"}),
     "webm": frozenset({"opus", "vorbis"}),
     "matroska": None,
+    "page": frozenset({"aac", "mp3", "opus", "flac"}),  # an mp4 that browsers play
 }
 """Codecs that players expect in each container; None: any."""
 

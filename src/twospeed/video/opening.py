@@ -20,6 +20,7 @@ from av.stream import Disposition
 
 from twospeed.errors import VideoError
 from twospeed.results import VideoInfo
+from twospeed.video.colours import colours_of
 from twospeed.video.pixels import MOST_PIXELS, check_pixels, orientation_of
 
 CONTAINERS = (
@@ -153,4 +154,5 @@ def describe(container: Any, stream: Any, first: Any, name: str, size: tuple[int
         duration_s=duration_s,
         rotation=orientation_of(first).rotation,
         codec=stream.codec_context.name,
+        colours=colours_of(first),
     )

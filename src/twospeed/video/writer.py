@@ -19,12 +19,14 @@ import av
 import av.error
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, OutputError
 from twospeed.files import atomic_file
+from twospeed.results import ColourTags
 from twospeed.video.audio import AudioTrack
+from twospeed.video.colours import BT709, scaler_matrix
 from twospeed.video.containers import ASSUMED_RATE
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,6 @@ ALPHA_FORMATS = {".mov": "mov", ".webm": "webm"}
 
 Alpha = Literal["straight", "premultiplied"]
 
-BT709 = 1  # the same number for matrix, primaries and transfer curve (ISO 23091-2)
-LIMITED_RANGE = 1
 _LONGEST_FRAME = 1 << 28  # ticks, most of an hour; MP4 holds eight times that, and frames are reordered
 
 
@@ -55,8 +55,8 @@ class VideoWriter:
     alpha: frames are RGBA, with colours "straight" or "premultiplied" by alpha. The file is ProRes 4444 (.mov) or VP9
     (.webm); both store straight colours. `quality` and `preset` are of x264 and not used then.
 
-    Colours are tagged and converted as BT.709, limited range. H.264 in 4:2:0 wants even sizes: an odd width or height
-    is padded by one pixel, a copy of the last column or row.
+    colours: how they are stored and tagged; those of a source (`VideoInfo.colours`) make both look alike.
+    H.264 in 4:2:0 wants even sizes: an odd width or height is padded by one pixel, a copy of the last column or row.
     Raises OutputError where the file cannot be written (no folder, no permission, full disk), with nothing left
     behind, and InputError for an unknown suffix or an image of another shape than the first.
     """
@@ -71,6 +71,7 @@ class VideoWriter:
         keep_partial: bool = False,
         audio_from: str | os.PathLike[str] | None = None,
         alpha: Alpha | None = None,
+        colours: ColourTags = BT709,
     ) -> None:
         self.path = Path(path)
         self.frames_written = 0
@@ -81,7 +82,7 @@ class VideoWriter:
         if self.path.suffix.lower() not in formats:
             raise InputError(f"{self.path}: {kind} is written as {', '.join(formats)}, not {self.path.suffix!r}")
         self._format = formats[self.path.suffix.lower()]
-        self._alpha = alpha
+        self._alpha, self._colours = alpha, colours
         self._audio_from = None if audio_from is None else Path(audio_from)
         self._audio: AudioTrack | None = None
         rate = ASSUMED_RATE if rate is None else rate
@@ -189,8 +190,9 @@ class VideoWriter:
             stream.metadata["alpha_mode"] = "1"
         context = stream.codec_context
         context.time_base = Fraction(1, self._ticks_per_second)
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
+        context.colorspace, context.color_primaries = self._colours.matrix, self._colours.primaries
+        context.color_trc = self._colours.transfer
+        context.color_range = ColorRange.JPEG if self._colours.full_range else ColorRange.MPEG
         self._stream = stream
         if self._audio_from is not None:
             self._audio = AudioTrack(self._audio_from, container, self._format)
@@ -215,8 +217,9 @@ class VideoWriter:
         layout = "rgb24" if self._alpha is None else "rgba"
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
         return self._reformatter.reformat(
-            rgb, format=self._pixels, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
-        )
+            rgb, format=self._pixels, dst_colorspace=scaler_matrix(self._colours), threads=1,
+            dst_color_range=ColorRange.JPEG if self._colours.full_range else ColorRange.MPEG,
+        )  # fmt: skip
 
     def _tick(self, time_s: float | None) -> int:
         if time_s is not None and not -1e9 < time_s < 1e9:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from twospeed.app.desk import Desk
-from twospeed.app.exporting import FORMATS
+from twospeed.app.exporting import FORMATS, file_of
 from twospeed.app.messages import NewExport
 from twospeed.app.store import Project
 from twospeed.errors import InputError
@@ -29,8 +29,7 @@ def export_routes(routes: APIRouter, desk: Desk) -> None:
         if message.kind not in FORMATS:
             raise InputError(f"there is no export {message.kind!r}; choose one of {', '.join(FORMATS)}")
         path = await asyncio.to_thread(desk.library.path_of, project)
-        stem, suffix = FORMATS[message.kind][0].rsplit(".", 1)
-        name = f"{project.id.rsplit('-', 1)[0]}_{stem}.{suffix}"
+        name = f"{project.id.rsplit('-', 1)[0]}_{file_of(message.kind, message.layers)}"
         asked = {
             "project": str(project.folder),
             "source": str(path),
@@ -39,16 +38,22 @@ def export_routes(routes: APIRouter, desk: Desk) -> None:
             "first": project.get("in", 0),
             "last": project.get("out", project.frames - 1),
             "objects": message.objects or [entry["id"] for entry in project.objects()],
-            "options": {"as": message.kind, "soft": message.soft},
+            "options": {"as": message.kind, **message.model_dump(exclude={"kind", "objects"})},
         }
         key = f"{p}/{name}"
         if desk.exports.get(key, {}).get("state") == "running":
             raise InputError("this export is being written already")
-        desk.exports[key] = {"t": "export", "file": name, "state": "running", "done": 0, "total": 0}
+        desk.exports[key] = {"t": "export", "as": message.kind, "file": name, "state": "running", "done": 0, "total": 0}
         task = asyncio.create_task(_export(desk, project, key, asked))
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
         return {"file": name}
+
+    @routes.get("/p/{p}/exports")
+    async def exports(p: str) -> dict[str, dict[str, Any]]:
+        """Return the exports since the start, by format."""
+        await desk.project(p)
+        return {state["as"]: state for key, state in desk.exports.items() if key.startswith(f"{p}/")}
 
     @routes.get("/p/{p}/exports/{file}")
     async def download(p: str, file: str) -> Response:

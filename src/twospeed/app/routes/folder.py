@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -37,13 +39,29 @@ def folder_routes(routes: APIRouter, desk: Desk) -> None:
                 {"id": v.id, "name": v.name, "bytes": v.bytes, "is_folder": v.is_folder, "outside": v.outside}
                 for v in videos
             ],
+            "runs": [
+                {
+                    "id": identity,
+                    "name": os.fsencode(run.folder.relative_to(desk.library.folder)).decode("utf-8", "replace"),
+                    "command": run.command,
+                    "model": run.model,
+                    "frames": run.frames,
+                    "finished": run.finished,
+                    "video": Path(run.video).name,
+                }
+                for identity, run in await asyncio.to_thread(desk.library.runs)
+            ],
             "projects": await asyncio.to_thread(desk.library.projects),
             "free": shutil.disk_usage(desk.library.folder).free,
             "models": _models(),
             "weights": [path.name for path in await asyncio.to_thread(desk.library.weights)],
             "model": desk.settings["model"],
-            "exports": [{"as": key, "text": text} for key, (_, text, _) in FORMATS.items()],
+            "size": desk.settings["size"],
+            "exports": [
+                {"as": key, "text": one.text, "group": one.group, "needs": one.needs} for key, one in FORMATS.items()
+            ],
             "open": desk.settings.pop("open", None),
+            "open_run": desk.settings.pop("open_run", None),
         }
 
     @routes.put("/uploads/{name}")
@@ -55,7 +73,10 @@ def folder_routes(routes: APIRouter, desk: Desk) -> None:
 
     @routes.post("/projects")
     async def open_project(message: OpenVideo) -> dict[str, Any]:
-        project = await asyncio.to_thread(desk.library.open_video, message.video)
+        if message.run is not None:
+            project = await asyncio.to_thread(desk.library.open_run, message.run)
+        else:
+            project = await asyncio.to_thread(desk.library.open_video, message.video or "")
         return {"project": project.id}
 
 

@@ -67,7 +67,7 @@ def _make_job(desk: Desk, project: Project, path: Path, message: NewJob) -> Job:
     if entry is None or entry.task != {"find": "track"}.get(message.kind, message.kind):
         raise InputError(f"choose a model for this job: one that `twospeed models --task {message.kind}` lists")
     content["kind"] = message.kind
-    kinds = {"classify": ["classify"], "detect": ["detect"], "segment": ["segment", "classes"], "find": []}
+    kinds = {"classify": ["classify"], "detect": ["detect"], "segment": ["segment", "classes", "areas"], "find": []}
     for kind in kinds[message.kind]:
         project.clear_results(kind)
     job_id = project.add_job(message.kind, options, last_frame - first + 1)

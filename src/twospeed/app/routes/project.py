@@ -9,12 +9,16 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Response, WebSocket
+from fastapi.responses import FileResponse
 
 from twospeed.app.desk import Desk
+from twospeed.app.messages import Locate
 from twospeed.app.routes.common import binary
+from twospeed.app.store import Project
 from twospeed.errors import InputError
 
 MOST_MASKS = 500
+MOST_ACTIONS = 5
 
 
 def project_routes(routes: APIRouter, desk: Desk) -> None:
@@ -29,6 +33,12 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
         except InputError as error:
             found["problem"] = str(error)
         return found
+
+    @routes.post("/p/{p}/locate", status_code=204)
+    async def locate(p: str, message: Locate) -> None:
+        project = await desk.project(p)
+        await asyncio.to_thread(lambda: desk.library.locate(project, message.video, anyway=message.anyway))
+        desk.changed(project, [])
 
     @routes.delete("/p/{p}", status_code=204)
     async def delete(p: str) -> None:
@@ -46,6 +56,20 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
         }
         return Response(data, media_type="image/jpeg", headers=headers)
 
+    @routes.get("/p/{p}/sound")
+    async def sound(p: str) -> dict[str, bool]:
+        """Whether there is sound; it is made ready for `audio`."""
+        project = await desk.project(p)
+        return {"sound": await asyncio.to_thread(desk.library.sound, project) is not None}
+
+    @routes.get("/p/{p}/audio")
+    async def audio(p: str) -> Response:
+        project = await desk.project(p)
+        path = await asyncio.to_thread(desk.library.sound, project)
+        if path is None:
+            raise InputError("there is no sound in this video")
+        return FileResponse(path, media_type="audio/mp4", headers={"cache-control": "private, no-cache"})
+
     @routes.get("/p/{p}/mask/{index}")
     async def mask(p: str, index: int) -> Response:
         project = await desk.project(p)
@@ -62,12 +86,11 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
 
     @routes.get("/p/{p}/result/{kind}")
     async def results(p: str, kind: str) -> list[Any]:
+        """Return [frame, content] of a kind, of people with their likeliest actions; of `segment` the frames alone."""
         project = await desk.project(p)
         if kind == "segment":
-            found = await asyncio.to_thread(project.results, kind)
-            return [frame for frame, _ in found]
-        found = await asyncio.to_thread(project.results, kind)
-        return [json.loads(data) for _, data in found]
+            return await asyncio.to_thread(project.result_frames, kind)
+        return await asyncio.to_thread(_results, project, kind)
 
     @routes.get("/p/{p}/result/segment/{index}")
     async def segmented(p: str, index: int) -> Response:
@@ -80,3 +103,12 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
         project = await desk.project(p)
         hello = {"t": "hello", "rev": project.rev, "ranges": await asyncio.to_thread(project.changed_since, rev)}
         await desk.hub.serve(p, socket, tab[:40], hello)
+
+
+def _results(project: Project, kind: str) -> list[Any]:
+    found = [[frame, json.loads(data)] for frame, data in project.results(kind)]
+    if kind == "detect":
+        for _, one in found:
+            for person in one["people"]:
+                person["actions"] = person["actions"][:MOST_ACTIONS]
+    return found

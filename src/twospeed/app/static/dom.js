@@ -44,9 +44,9 @@ export function dialog(title, ...content) {
 }
 
 /** Seconds -> "m:ss.mmm". */
-export function clock(seconds) {
+export function clock(seconds, digits = 3) {
   const minutes = Math.floor(seconds / 60);
-  return `${minutes}:${(seconds - 60 * minutes).toFixed(3).padStart(6, "0")}`;
+  return `${minutes}:${(seconds - 60 * minutes).toFixed(digits).padStart(digits + 3, "0")}`;
 }
 
 export function base64ToBytes(text) {

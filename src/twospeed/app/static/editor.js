@@ -1,11 +1,12 @@
 // A project: picture, timeline and panel, and what joins them. Every button and shortcut is one action of `actions`.
 import { $, announce, clock, dialog, h, notify } from "./dom.js";
-import { post, request, tab } from "./api.js";
+import { getJson, post, request, tab } from "./api.js";
 import { actionOf, SHORTCUTS } from "./keys.js";
 import { Live, Store } from "./store.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
-import { exportDialog, Panel } from "./panel.js";
+import { exportDialog } from "./exports.js";
+import { Panel } from "./panel.js";
 import { encode, labelsOf, parse } from "./wire.js";
 
 const TOOLS = [["move", "Move", "S"], ["points", "Points", "P"], ["box", "Box", "R"], ["brush", "Brush", "B"],
@@ -48,8 +49,14 @@ class Editor {
     this.render();
     this.stage.seek();
     this.store.need(0);
-    if (this.store.state.problem) notify(this.store.state.problem, { error: true });
+    if (this.store.state.problem) {
+      notify(this.store.state.problem, { error: true,
+        action: h("button", { text: "Locate file…", onclick: () => this.locate() }) });
+    }
+    const shown = { classify: "classify", detect: "detect", segment: "segment" }[this.store.state.run];
+    if (shown) this.panel.choose(shown);
     this.stage.canvas.focus({ preventScroll: true });
+    this.loadSound();
   }
 
   close() {
@@ -87,6 +94,10 @@ class Editor {
     this.progress = h("span", { class: "grow progress" });
     this.stop = act("cancel", "Stop", "Stop tracking (Esc)", { class: "stop" });
     this.playButton = act("play", "Play", "Play, pause (Space)");
+    this.soundButton = h("button", { text: "Sound", title: "Sound while playing", "aria-pressed": "true", hidden: true, onclick: () => {
+      this.audio.muted = !this.audio.muted;
+      this.soundButton.setAttribute("aria-pressed", !this.audio.muted);
+    } });
     const opacity = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Opacity of masks",
       title: "Opacity of masks", oninput: () => {
         this.stage.opacity = Number(opacity.value) / 100;
@@ -94,7 +105,7 @@ class Editor {
       } });
     const transport = h("div", { class: "transport" },
       act("toIn", "|◀", "To the in point (Home)"), act("back", "◀", "One frame back (←)"), this.playButton,
-      act("next", "▶", "One frame on (→)"), act("toOut", "▶|", "To the out point (End)"), this.where,
+      act("next", "▶", "One frame on (→)"), this.soundButton, act("toOut", "▶|", "To the out point (End)"), this.where,
       act("setIn", "In", "Set the in point here (I)"), act("setOut", "Out", "Set the out point here (O)"),
       h("label", { class: "row" }, "masks", opacity), this.progress, this.stop);
     this.worst = h("div", { class: "worst row" });
@@ -148,7 +159,7 @@ class Editor {
     const job = this.store.state.jobs.find((entry) => entry.id === id);
     this.follow = false;
     if (!job) return;
-    const text = job.state === "done" ? `done: ${job.done} frames in ${job.seconds.toFixed(1)} s`
+    const text = job.state === "done" ? `done: ${job.done ? `${job.done} frames ` : ""}in ${job.seconds.toFixed(1)} s`
       : job.state === "failed" ? `failed: ${job.error}` : `${job.state} after ${job.done} of ${job.total} frames`;
     this.progress.textContent = text;
     announce(text);
@@ -307,8 +318,8 @@ class Editor {
       this.store.put(parse(await response.arrayBuffer()));
       this.stage.draw();
     } catch (error) {
-      if (!error.body?.conflict) throw error;
-      this.conflict(error, () => this.sendMarks(marks, { overwrite: true }));
+      if (error.body?.conflict) this.conflict(error, () => this.sendMarks(marks, { overwrite: true }));
+      else if (!this.offerAgain(error, () => this.sendMarks(marks, { overwrite }))) throw error;
     }
   }
 
@@ -333,17 +344,26 @@ class Editor {
       this.store.put(parse(await response.arrayBuffer()));
       if (this.stage.painting === painting) this.stage.painting = null;
     } catch (error) {
-      if (!error.body?.conflict) {
-        this.stage.painting = null;
-        throw error;
-      }
-      this.conflict(error, () => {
+      const again = (options) => {
         this.stage.painting = painting;
-        return this.endStroke({ overwrite: true });
-      });
+        return this.endStroke(options);
+      };
+      if (this.offerAgain(error, () => again({ overwrite }))) return; // the stroke stays on the screen
       this.stage.painting = null;
+      if (!error.body?.conflict) throw error;
+      this.conflict(error, () => again({ overwrite: true }));
     }
     this.stage.draw();
+  }
+
+  /** An edit could not be saved, as the disk is full or the server gone: keep it, to save it again. */
+  offerAgain(error, again) {
+    if (error.status !== 507 && error.status !== 0) return false;
+    notify(error.message, { error: true, action: h("button", { text: "Save again", onclick: () => {
+      $("banner").hidden = true;
+      again().catch((failure) => this.fail(failure));
+    } }) });
+    return true;
   }
 
   /** Two edits met: mine or theirs. */
@@ -374,6 +394,29 @@ class Editor {
     }
   }
 
+  /** The video moved: choose it from the folder's. */
+  async locate() {
+    const { videos } = await getJson("home"), { name } = this.store.state;
+    const box = dialog("Where is the video now?",
+      h("p", { class: "quiet", text: "Only the file that the project was made of is taken, or one with the same frames." }),
+      h("ul", { class: "videos" }, videos.filter((video) => !video.outside).sort((a, b) => (b.name === name) - (a.name === name)).map((video) =>
+        h("li", {}, h("span", { class: "grow", text: video.name }),
+          h("button", { text: "Take", "aria-label": `Take ${video.name}`, onclick: () => take(video.id, false) })))));
+    const take = async (video, anyway) => {
+      try {
+        await post(`${this.base}/locate`, { video, anyway });
+        box.close();
+        $("banner").hidden = true;
+        await this.store.load();
+        this.stage.frames.bitmaps.clear();
+        this.stage.seek();
+      } catch (error) {
+        if (error.body?.option !== "anyway") return this.fail(error);
+        if (confirm(error.message)) await take(video, true);
+      }
+    };
+  }
+
   setBrush(size) {
     this.stage.brush = Math.max(1, Math.min(100, size));
     this.size.value = this.stage.brush;
@@ -386,14 +429,32 @@ class Editor {
 
   // --- playing ---
 
-  play() {
-    const { store } = this;
+  async loadSound() {
+    try {
+      if (!(await getJson(`${this.base}/sound`)).sound) return;
+      this.audio = h("audio", { src: `/api/${this.base}/audio`, preload: "auto" });
+      this.soundButton.hidden = false;
+    } catch { /* it is played without sound */ }
+  }
+
+  async play() {
+    const { store, audio } = this;
     if (this.playing) return this.pause();
     this.follow = false;
+    this.playing = true;
+    this.playButton.textContent = "Pause";
     if (store.frame >= store.state.out) store.seek(store.state.in);
-    const begun = performance.now(), from = store.times[store.frame];
+    const from = store.times[store.frame];
+    if (audio) {
+      audio.currentTime = from;
+      await audio.play().catch(() => null);
+      if (!this.playing) return audio.pause();
+    }
+    // The sound is the clock: images follow it, late ones are left out. Where it ends, or there is none, time goes on
+    let begun = performance.now(), since = from;
     const step = () => {
-      const now = from + (performance.now() - begun) / 1000;
+      if (audio && !audio.paused && !audio.ended) [begun, since] = [performance.now(), audio.currentTime];
+      const now = since + (performance.now() - begun) / 1000;
       let frame = store.frame;
       while (frame < store.state.out && store.times[frame + 1] <= now) frame++;
       if (frame !== store.frame) {
@@ -404,13 +465,13 @@ class Editor {
       else this.playing = requestAnimationFrame(step);
     };
     this.playing = requestAnimationFrame(step);
-    this.playButton.textContent = "Pause";
   }
 
   pause() {
     if (!this.playing) return;
     cancelAnimationFrame(this.playing);
     this.playing = null;
+    this.audio?.pause();
     this.playButton.textContent = "Play";
     this.stage.seek();
   }

@@ -5,11 +5,11 @@ import { getJson, post, request } from "./api.js";
 const CHUNK = 4 << 20;
 
 export function showHome(home, go) {
-  const open = async (video, button) => {
+  const open = async (wanted, button) => {
     button.disabled = true;
     button.textContent = "Opening…";
     try {
-      go((await post("projects", { video: video.id })).project);
+      go((await post("projects", wanted)).project);
     } catch (error) {
       notify(error.message, { error: true });
       button.disabled = false;
@@ -20,7 +20,7 @@ export function showHome(home, go) {
   const rows = home.videos.map((video) => {
     const project = byName.get(video.name);
     const button = h("button", { class: "main", text: "Open", "aria-label": `Open ${video.name}` });
-    button.addEventListener("click", () => (project ? go(project.id) : open(video, button)));
+    button.addEventListener("click", () => (project ? go(project.id) : open({ video: video.id }, button)));
     return h("li", { class: video.outside ? "outside" : "" },
       project ? h("img", { src: `/api/p/${project.id}/frame/0?h=96`, alt: "", width: 96 }) : h("div", { class: "thumb" }),
       h("div", { class: "grow" },
@@ -28,6 +28,18 @@ export function showHome(home, go) {
         h("div", { class: "quiet", text: describe(video, project) })),
       video.outside ? null : button);
   });
+  const runs = home.runs.map((run) => {
+    const button = h("button", { text: "Show", "aria-label": `Show ${run.name}` });
+    button.addEventListener("click", () => open({ run: run.id }, button));
+    return h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: run.name }),
+      h("div", { class: "quiet", text: `${run.command} of ${run.video} · ${run.model} · ${run.frames} frames${run.finished ? "" : " · not finished"}` })), button);
+  });
+  const names = new Set(home.videos.map((video) => video.name));
+  const lost = home.projects.filter((project) => !project.run && !names.has(project.name)).map((project) =>
+    h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: project.name }),
+      h("div", { class: "quiet", text: `its video is not there any more · ${describeProject(project)}` })),
+    h("button", { text: "Open", "aria-label": `Open ${project.name}`, onclick: () => go(project.id) })));
+  const section = (title, rows) => rows.length ? [h("h2", { text: title }), h("ul", { class: "videos" }, rows)] : [];
   const picker = h("input", { type: "file", accept: "video/*,.mkv,.mts,.ts", hidden: true, multiple: true });
   const again = async () => showHome(await getJson("home"), go);
   picker.addEventListener("change", () => uploadAll([...picker.files], again));
@@ -40,6 +52,7 @@ export function showHome(home, go) {
         h("button", { text: "Upload a video…", onclick: () => picker.click() }), picker),
       rows.length ? h("ul", { class: "videos" }, rows)
         : h("p", { class: "empty", text: "There is no video in this folder. Drop one here, or upload it." }),
+      section("Results of the command line", runs), section("Projects without their video", lost),
       h("p", { class: "quiet", text: "Open a video, mark an object, and press Track. Everything is saved as you go; the "
         + "video itself is never changed." })));
   page.addEventListener("dragover", (event) => event.preventDefault());
@@ -54,8 +67,12 @@ function describe(video, project) {
   const size = video.is_folder ? "folder of images" : `${(video.bytes / 2 ** 20).toFixed(1)} MB`;
   if (video.outside) return `${size} · a link that leads out of the folder; it is not opened`;
   if (!project) return size;
+  return `${size} · ${describeProject(project)}`;
+}
+
+function describeProject(project) {
   const objects = `${project.objects} object${project.objects === 1 ? "" : "s"}`;
-  return `${size} · ${project.frames} frames · ${objects} · masks on ${Math.round(100 * project.share)} %`;
+  return `${project.frames} frames · ${objects} · masks on ${Math.round(100 * project.share)} %`;
 }
 
 async function uploadAll(files, done) {

@@ -12,8 +12,8 @@ async function route() {
   const project = new URLSearchParams(location.search).get("p");
   try {
     const home = await getJson("home");
-    if (home.open && !project) {
-      const opened = await post("projects", { video: home.open });
+    if ((home.open || home.open_run) && !project) {
+      const opened = await post("projects", home.open ? { video: home.open } : { run: home.open_run });
       history.replaceState(null, "", `/?p=${encodeURIComponent(opened.project)}`);
       editor = await openEditor(opened.project, home, leave);
     } else if (project) {

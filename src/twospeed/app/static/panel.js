@@ -1,9 +1,10 @@
 // The panel at the right: objects and tracking, and the other jobs as tabs.
-import { dialog, h, notify } from "./dom.js";
-import { getJson, post, request } from "./api.js";
-import { labelsOf, parse } from "./wire.js";
+import { h } from "./dom.js";
+import { request } from "./api.js";
+import { ActionsView, ClassesView, PeopleView } from "./results.js";
 
 const TABS = [["track", "Track"], ["find", "Find"], ["classify", "Actions"], ["detect", "People"], ["segment", "Pixels"]];
+const KINDS = { classify: "classify", detect: "detect", segment: "segment", classes: "segment", areas: "segment" };
 const WORDS = {
   find: "Find objects without marking any. What is found becomes objects that can be corrected and tracked on.",
   classify: "Name what happens in the video, and when.",
@@ -17,22 +18,40 @@ export class Panel {
     this.store = editor.store;
     this.tab = "track";
     this.tabs = new Map(TABS.map(([name, label]) => [name, h("button", { role: "tab", text: label,
-      onclick: () => this.choose(name) })]));
-    this.body = h("div", { class: "panel-body", role: "tabpanel" });
+      "data-hold": `tab-${name}`, "aria-controls": "panel-body", onclick: () => this.choose(name) })]));
+    this.body = h("div", { id: "panel-body", class: "panel-body", role: "tabpanel" });
+    this.views = new Map([["classify", new ActionsView(this.editor)], ["detect", new PeopleView(this.editor)],
+      ["segment", new ClassesView(this.editor)]]);
     this.element = h("aside", { class: "panel" },
-      h("div", { class: "tabs", role: "tablist", "aria-label": "Jobs" }, [...this.tabs.values()]), this.body);
-    this.results = new Map();
+      h("div", { class: "tabs", role: "tablist", "aria-label": "Jobs", onkeydown: (event) => this.moveTab(event) },
+        [...this.tabs.values()]), this.body);
     this.picked = {};
-    this.options = { size: 480, finetune: false };
+    this.options = { size: editor.home.size, finetune: false };
   }
 
   choose(name) {
+    const { stage, timeline } = this.editor;
     this.tab = name;
-    this.editor.stage.overlay = this.editor.stage.palette = null;
-    this.editor.stage.onPaint = null;
-    this.loadResults(name);
+    stage.overlay = stage.palette = null;
+    stage.onPaint = this.view ? (context, scale) => this.view?.draw(context, (devicePixelRatio || 1) / scale) : null;
+    if (name === "segment") this.view.shownFrame = null;
+    timeline.show(this.view && !this.view.empty ? this.view : null);
+    this.loadResults();
     this.render();
     this.onFrame();
+    stage.draw();
+  }
+
+  /** The arrow keys go from tab to tab, as in any list of tabs. */
+  moveTab(event) {
+    const names = [...this.tabs.keys()], step = { ArrowLeft: -1, ArrowRight: 1 }[event.code];
+    const next = event.code === "Home" ? 0 : event.code === "End" ? names.length - 1
+      : step && (names.indexOf(this.tab) + step + names.length) % names.length;
+    if (next === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.choose(names[next]);
+    this.tabs.get(names[next]).focus();
   }
 
   trackOptions() {
@@ -44,7 +63,10 @@ export class Panel {
   }
 
   render() {
-    for (const [name, button] of this.tabs) button.setAttribute("aria-selected", name === this.tab);
+    for (const [name, button] of this.tabs) {
+      button.setAttribute("aria-selected", name === this.tab);
+      button.tabIndex = name === this.tab ? 0 : -1;
+    }
     const typing = this.body.contains(document.activeElement) && document.activeElement.matches("input[type=text]");
     if (typing) return; // somebody renames an object
     const held = document.activeElement?.dataset?.hold, open = this.body.querySelector("details")?.open;
@@ -103,7 +125,7 @@ export class Panel {
   sizePicker() {
     const picker = h("select", { "aria-label": "Shorter side at which the network works",
       onchange: () => (this.options.size = Number(picker.value)) },
-    [240, 360, 480, 720].map((size) => h("option", { value: size, text: `${size} pixels` })));
+    [...new Set([240, 360, 480, 720, this.editor.home.size])].sort((a, b) => a - b).map((size) => h("option", { value: size, text: `${size} pixels` })));
     picker.value = this.options.size;
     return picker;
   }
@@ -195,149 +217,56 @@ export class Panel {
     const ready = model && (model.here || home.weights.length);
     const run = h("button", { class: "main wide", text: { find: "Find objects", classify: "Name actions", detect: "Find people",
       segment: "Label pixels" }[kind], onclick: () => {
-      this.results.delete(kind);
       return this.start({ kind, model: model.name, weights: model.here ? null : weights.value, size: null, finetune: null });
     } });
     run.disabled = !ready || !!store.job;
-    parts.push(run, ...this.resultView(kind));
+    parts.push(run);
+    if (this.view && !this.view.empty) parts.push(...this.view.panel());
     return parts;
   }
 
-  async loadResults(kind) {
-    if (kind === "track" || kind === "find") return;
+  /** What is shown of this tab's results, if it has any. */
+  get view() {
+    return this.views.get(this.tab) ?? null;
+  }
+
+  get threshold() {
+    return this.views.get("classify").threshold;
+  }
+
+  async loadResults() {
+    const { view } = this;
+    if (!view) return;
     try {
-      this.results.set(kind, await getJson(`${this.editor.base}/result/${kind}`));
-      if (kind === "segment") [this.classes] = await getJson(`${this.editor.base}/result/classes`);
+      await view.load();
     } catch (error) {
       this.editor.fail(error);
     }
+    if (view !== this.view) return;
     this.render();
+    this.editor.timeline.show(view.empty ? null : view);
     this.onFrame();
   }
 
   onResult({ kind }) {
-    const wanted = kind === "classes" ? "segment" : kind;
-    if (wanted !== this.tab) return;
-    clearTimeout(this.soon);
-    this.soon = setTimeout(() => this.loadResults(wanted), 300);
+    if (KINDS[kind] !== this.tab) return;
+    this.soon ??= setTimeout(() => {
+      this.soon = null;
+      this.loadResults();
+    }, 500);
   }
 
-  resultView(kind) {
-    const found = this.results.get(kind), { store } = this;
-    if (!found?.length) return [];
-    if (kind === "segment") return [this.legend()];
-    if (kind === "classify") {
-      const [{ top, spans }] = found;
-      const filter = h("input", { type: "text", placeholder: "Search actions", "aria-label": "Search actions" });
-      const list = h("ul", { class: "results" });
-      const fill = () => list.replaceChildren(...spans.filter((span) => span.label.toLowerCase().includes(filter.value.toLowerCase()))
-        .map((span) => h("li", {}, h("button", { class: "plain", onclick: () => this.seekTime(span.start),
-          text: `${span.start.toFixed(1)} to ${span.end.toFixed(1)} s: ${span.label} (${span.p.toFixed(2)})` }))));
-      filter.addEventListener("input", fill);
-      fill();
-      return [h("h2", { text: "Most likely" }), h("ol", { class: "results" }, top.slice(0, 5).map(([label, p]) =>
-        h("li", { text: `${label} (${p.toFixed(2)})` }))), h("h2", { text: "When" }), filter, list];
-    }
-    const rows = found.flatMap((one) => one.people.map((person) => ({ time: one.time_s, ...person })));
-    return [h("h2", { text: `${rows.length} sightings` }), h("ul", { class: "results" }, rows.slice(0, 500).map((row) =>
-      h("li", {}, h("button", { class: "plain", onclick: () => this.seekTime(row.time),
-        text: `${row.time.toFixed(1)} s · person ${row.id ?? "?"} · ${(row.actions ?? []).slice(0, 3).map((a) => a.label ?? a[0]).join(", ")}` }))))];
-  }
-
-  legend() {
-    const { names = [], colours } = this.classes ?? {};
-    this.palette = names.map((name, i) => ({ id: i + 1, name, hidden: this.hiddenClasses?.has(i),
-      colour: colours ? `#${colours[i].map((part) => part.toString(16).padStart(2, "0")).join("")}` : `#${((i * 2654435) & 0xffffff).toString(16).padStart(6, "0")}` }));
-    return h("ul", { class: "legend" }, this.palette.map((entry, i) => h("li", {},
-      h("button", { class: "plain", "aria-pressed": String(!entry.hidden), onclick: () => {
-        this.hiddenClasses ??= new Set();
-        if (!this.hiddenClasses.delete(i)) this.hiddenClasses.add(i);
-        this.render();
-        this.onFrame();
-      } }, swatch(entry.colour), h("span", { class: "grow", text: entry.name }),
-      h("span", { text: this.shares?.[i] ? `${(100 * this.shares[i]).toFixed(1)} %` : "" })))));
-  }
-
-  /** Show the classes of the frame in place of masks. */
-  async onFrame() {
-    const { store } = this, { stage } = this.editor;
+  /** The playhead moved. */
+  onFrame() {
     if (this.tab === "track") {
       clearTimeout(this.later);
       this.later = setTimeout(() => this.render(), 120);
+    } else if (this.view && !this.view.empty) {
+      this.view.onFrame().catch((error) => this.editor.fail(error));
     }
-    if (this.tab !== "segment" || !this.results.get("segment")?.length) return;
-    const frame = store.frame;
-    const response = await request("GET", `${this.editor.base}/result/segment/${frame}`);
-    if (response.status === 204 || frame !== store.frame || this.tab !== "segment") {
-      stage.overlay = null;
-    } else {
-      const labels = labelsOf(parse(await response.arrayBuffer()));
-      this.shares = new Float64Array(256);
-      for (let i = 0; i < labels.length; i++) this.shares[labels[i]++] += 1 / labels.length;
-      this.render();
-      stage.overlay = labels;
-      stage.palette = this.palette;
-    }
-    stage.draw();
   }
 
   onMask(mask) {
     if (mask.frame === this.store.frame) this.onFrame();
   }
-
-  seekTime(seconds) {
-    const { times } = this.store;
-    let frame = times.findIndex((time) => time >= seconds - 1e-3);
-    if (frame < 0) frame = times.length - 1;
-    this.store.seek(frame);
-  }
-}
-
-/** A colour as a small picture: inline styles are not allowed here. */
-function swatch(colour) {
-  const canvas = h("canvas", { width: 12, height: 12, class: "swatch" }), context = canvas.getContext("2d");
-  context.fillStyle = colour;
-  context.fillRect(0, 0, 12, 12);
-  return canvas;
-}
-
-export function exportDialog(editor) {
-  const { store, home } = editor, { state } = store;
-  if (!store.objects.length) {
-    notify("There is nothing to export yet: mark an object first.");
-    return;
-  }
-  const soft = h("input", { type: "checkbox", checked: true });
-  const rows = home.exports.map(({ as, text }) => {
-    const status = h("span", { class: "quiet" }), button = h("button", { text: "Write", "aria-label": `Write ${text}` });
-    const row = h("li", { "data-export": as }, h("span", { class: "grow", text }), status, button);
-    const show = (message) => {
-      if (message.file !== row.dataset.file) return;
-      button.disabled = message.state === "running";
-      if (message.state === "running") status.textContent = message.total ? `${message.done} of ${message.total}` : "starting";
-      else if (message.state === "failed") status.textContent = message.error;
-      else {
-        const address = `/api/${editor.base}/exports/${encodeURIComponent(message.file)}`;
-        status.replaceChildren(h("a", { href: address, download: message.file, text: `Download ${message.file}` }));
-      }
-    };
-    store.addEventListener("export", (event) => show(event.detail));
-    button.addEventListener("click", async () => {
-      try {
-        await editor.keepPreview();
-        button.disabled = true;
-        status.textContent = "starting";
-        row.dataset.file = (await post(`${editor.base}/exports`, { as, soft: soft.checked })).file;
-        const known = editor.exports.get(row.dataset.file);
-        if (known) show(known);
-      } catch (error) {
-        status.textContent = error.message;
-        button.disabled = false;
-      }
-    });
-    return row;
-  });
-  dialog("Export", h("p", { class: "quiet", text: `Frames ${state.in} to ${state.out} (the in and out points), all objects. `
-    + `Files are also kept in the project's folder, exports.` }),
-  h("label", { class: "row" }, soft, "soft edges in mattes and cut-outs"), h("ul", { class: "exports" }, rows));
 }

@@ -47,6 +47,20 @@ export class Store extends EventTarget {
     return this.state.jobs.find((job) => job.state === "running" || job.state === "queued") ?? null;
   }
 
+  /** Seconds -> frame, with its fraction. */
+  frameAt(seconds) {
+    const { times } = this;
+    let low = 0, high = times.length - 1;
+    if (seconds <= times[0]) return 0;
+    if (seconds >= times[high]) return high;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (times[middle] <= seconds) low = middle;
+      else high = middle;
+    }
+    return low + (seconds - times[low]) / (times[high] - times[low]);
+  }
+
   emit(name, detail = null) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }

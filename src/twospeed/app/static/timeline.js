@@ -8,6 +8,7 @@ export class Timeline {
     this.store = store;
     this.range = null; // frames shown; null is all
     this.planned = null;
+    this.view = null; // what is drawn in place of the curves
     this.canvas = h("canvas", { class: "timeline", tabindex: 0, role: "slider", "aria-label": "Frame", "aria-valuemin": 0 });
     this.element = h("div", { class: "timeline-box" }, this.canvas);
     this.canvas.addEventListener("pointerdown", (event) => {
@@ -24,6 +25,12 @@ export class Timeline {
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  /** Show a view of results in place of the curves; null shows those. */
+  show(view) {
+    this.view = view;
+    this.draw();
   }
 
   close() {
@@ -73,6 +80,8 @@ export class Timeline {
   paint() {
     const { canvas, store } = this, { state, kinds, frame } = store;
     this.ratio = devicePixelRatio || 1;
+    const rows = Math.max(3, this.view?.lanes ?? 0);
+    if (this.element.dataset.rows !== String(rows)) this.element.dataset.rows = rows;
     const ratio = this.ratio;
     canvas.width = Math.max(1, Math.round(this.element.clientWidth * ratio));
     canvas.height = Math.max(1, Math.round(this.element.clientHeight * ratio));
@@ -116,7 +125,9 @@ export class Timeline {
       context.lineTo(x - r, y);
       context.fill();
     }
-    this.paintCurves(context, top + lane + 6 * ratio, canvas.height - 4 * ratio, colour);
+    const where = { context, timeline: this, top: top + lane + 6 * ratio, bottom: canvas.height - 4 * ratio, colour };
+    if (this.view) this.view.paint(where);
+    else this.paintCurves(context, where.top, where.bottom, colour);
     context.strokeStyle = colour("--accent");
     context.lineWidth = 2 * ratio;
     context.beginPath();
