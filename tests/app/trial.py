@@ -1,7 +1,7 @@
 """`python -m tests.app.trial VIDEO FOLDER X,Y,W,H`: what somebody does who opens the page for the first time.
 
-From the list of videos to a cut-out with alpha on disk: every click and key is counted and timed, with a picture of each
-step in FOLDER. X,Y,W,H: a box around the object in the first frame, in pixels of the video.
+From the list of videos to a cut-out with alpha on disk: every click and key is counted and timed, with a picture of
+each step in FOLDER. X,Y,W,H: a box around the object in the first frame, in pixels of the video.
 """
 
 from __future__ import annotations
