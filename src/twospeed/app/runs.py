@@ -114,7 +114,7 @@ def _copy_masks(run: FinishedRun, project: Project) -> None:
         masks: list[wire.WireMask] = []
         for one in batch:
             _check_frame(run, project, one.index)
-            if not marked and not masks and (entry is None or entry.needs_masks) and one.masks.labels.any():
+            if not marked and (entry is None or entry.needs_masks) and one.masks.labels.any():
                 marked = {one.index}  # marks of the first frame: boxes, points or outlines
             masks.append(_wire_mask(one.index, one.masks, GIVEN if one.index in marked else TRACKED))
         project.add_finished(masks)

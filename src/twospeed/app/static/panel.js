@@ -253,7 +253,7 @@ export class Panel {
     this.soon ??= setTimeout(() => {
       this.soon = null;
       this.loadResults();
-    }, 500);
+    }, 500 + (this.views.get("segment").areas?.size ?? 0)); // all of it is fetched anew: the longer, the rarer
   }
 
   /** The playhead moved. */

@@ -291,6 +291,7 @@ export class ClassesView extends View {
     const [classes, areas] = await Promise.all([this.get("classes"), this.get("areas")]);
     this.classes = classes[0]?.[1] ?? null;
     this.areas = new Map(areas);
+    this.shownFrame = null;
     if (!this.classes) return;
     const sums = new Float64Array(this.classes.names.length);
     for (const shares of this.areas.values()) shares.forEach((share, i) => (sums[i] += share));

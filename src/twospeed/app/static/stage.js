@@ -177,6 +177,7 @@ export class Stage {
     }
     const exact = this.shown.index === this.store.frame;
     if (exact && this.showMasks) this.paintMask(context);
+    if (exact) this.onPaint?.(context, scale);
     if (exact) this.paintMarks(context, scale);
     if (this.problem) {
       context.setTransform(1, 0, 0, 1, 0, 0);
@@ -184,7 +185,6 @@ export class Stage {
       context.font = `${14 * (devicePixelRatio || 1)}px system-ui`;
       context.fillText(this.problem, 12, 24);
     }
-    this.onPaint?.(context, scale);
   }
 
   /** The mask that is shown: what is being painted, else a preview, else the stored one. */
