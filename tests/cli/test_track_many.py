@@ -135,3 +135,42 @@ def test_after_kill_nothing_that_is_finished_is_repeated(scene, tmp_path):
     assert len(list((out / "b" / "masks").iterdir())) == 200
     assert len(json.loads((out / "b" / "exports" / "coco.json").read_text())["images"]) == 200
     assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_thirty_clips_killed_in_between(tmp_path):
+    """One broken, one without prompts: statuses, report and exit code are right, and nothing is done twice."""
+    (tmp_path / "clips").mkdir()
+    rows = []
+    for number in range(30):
+        name = f"clip_{number:02d}.mp4"
+        with VideoWriter(tmp_path / "clips" / name, 10) as writer:
+            for image, _ in render_clip(number, frames=4, height=48, width=64, objects=1):
+                writer.write(image)
+        if number != 20:
+            rows.append(f'{name},,,box,"8,8,30,30"\n')
+    broken = tmp_path / "clips" / "clip_10.mp4"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (tmp_path / "table.csv").write_text(HEAD + "".join(rows))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "twospeed", "track", str(tmp_path / "clips"), "--no-overlay", "--size", "48", "-q"]
+    command += ["--prompts", str(tmp_path / "table.csv"), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (out / "clip_14" / "run.json").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait(timeout=60)
+    finished = [path.parent for path in out.glob("*/run.json") if json.loads(path.read_text())["finished"]]
+    assert 12 <= len(finished) < 28
+    before = {path: path.stat().st_mtime_ns for folder in finished for path in folder.rglob("*")}
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "twospeed: 2 of 30 videos could not be tracked: " in done.stderr
+    assert {path: path.stat().st_mtime_ns for folder in finished for path in folder.rglob("*")} == before
+    entries = json.loads((out / "results.json").read_text())["clips"]
+    failed = [entry["video"].rpartition("/")[2] for entry in entries if entry["status"] != "done"]
+    assert failed == ["clip_10.mp4", "clip_20.mp4"]
+    assert [len(list((out / f"clip_{number:02d}" / "masks").iterdir())) for number in (0, 14, 29)] == [4, 4, 4]
+    report = (out / "report.html").read_text()
+    assert report.count("/report.html") == 28

@@ -35,7 +35,7 @@ export function exportDialog(editor) {
     store.addEventListener("export", (event) => show(event.detail));
     button.addEventListener("click", async () => {
       try {
-        await editor.keepPreview();
+        await editor.edits.keepPreview();
         button.disabled = true;
         status.textContent = "starting";
         item.dataset.file = (await post(`${editor.base}/exports`, { as, ...options() })).file;

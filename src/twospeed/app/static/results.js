@@ -101,7 +101,7 @@ class View {
   async onFrame() {}
 
   seek(seconds) {
-    this.editor.pause();
+    this.editor.player.pause();
     this.store.seek(Math.ceil(this.store.frameAt(seconds) - 1e-6));
   }
 }
