@@ -47,7 +47,10 @@ class Records(Database):
 
     def put_results(self, kind: str, results: Mapping[int, Any]) -> None:
         """Store results of classify, detect or segment, by frame: bytes as they are, anything else as JSON."""
-        rows = [(kind, i, one if isinstance(one, bytes) else json.dumps(one).encode()) for i, one in results.items()]
+        rows = [
+            (kind, i, one if isinstance(one, bytes) else json.dumps(one, allow_nan=False).encode())
+            for i, one in results.items()
+        ]
         with self._changes():
             self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", rows)
 

@@ -48,6 +48,8 @@ class FinishedRun:
 
     def is_of(self, path: Path) -> bool:
         """Whether this is the video that the run has read."""
+        if not (path.is_file() or path.is_dir()):  # a pipe would never end
+            return False
         try:
             found = identify(images_in(path) if path.is_dir() else [path])
         except InputError:
