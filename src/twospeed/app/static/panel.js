@@ -186,7 +186,7 @@ export class Panel {
   modelPicker(task, allowed = () => true) {
     const { home } = this.editor, kind = task === "find" ? "track" : task;
     const models = home.models.filter((model) => model.task === kind && allowed(model));
-    this.picked[task] ??= models.find((model) => model.here)?.name ?? models[0]?.name;
+    this.picked[task] ??= task === "track" ? home.model : models.find((model) => model.here)?.name ?? models[0]?.name;
     const picker = h("select", { "aria-label": "Model", onchange: () => {
       this.picked[task] = picker.value;
       this.render();
