@@ -14,6 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from tests.app.client import App, Client
 from tests.app.conftest import FLAGS
+from tests.app.test_runs import run_folder
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
 
@@ -39,6 +40,7 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
         app = App(folder)
         try:
             client = Client(app)
+            _write_runs(folder)
             project = client.open("clip.mp4")
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -63,14 +65,62 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
                         page.get_by_role("button", name="Export…").click()
                         _save(page, target / f"app_export_{size}_{theme}.png")
                         page.keyboard.press("Escape")
+                        page.get_by_role("tab", name="Pixels").click()
+                        if not client("GET", f"p/{project}/result/segment"):
+                            page.get_by_role("button", name="Label pixels").click()
+                            page.locator(".progress").get_by_text(re.compile("^done")).wait_for(timeout=300_000)
+                        page.get_by_role("button", name="Only road").wait_for()
+                        page.wait_for_timeout(700)
+                        _save(page, target / f"app_pixels_{size}_{theme}.png")
                         page.get_by_role("tab", name="Actions").click()
                         _save(page, target / f"app_actions_{size}_{theme}.png")
+                        for run in ("actions", "people"):
+                            page.goto(f"http://127.0.0.1:{app.port}/")
+                            page.get_by_role("button", name=f"Show {run}").click()
+                            page.locator("canvas.stage[data-frame='0']").wait_for()
+                            page.get_by_role("slider", name="Frame").focus()
+                            page.keyboard.press("Shift+ArrowRight")
+                            page.keyboard.press("Shift+ArrowRight")
+                            page.locator("canvas.stage[data-frame='20']").wait_for()
+                            page.wait_for_timeout(700)
+                            _save(page, target / f"app_run_{run}_{size}_{theme}.png")
+                        page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
+                        page.locator("canvas.stage[data-frame='0']").wait_for()
                         page.keyboard.press("Shift+Slash")
                         _save(page, target / f"app_help_{size}_{theme}.png")
                         context.close()
                 browser.close()
         finally:
             app.close()
+
+
+def _write_runs(folder: Path) -> None:
+    """Invented results of `classify` and `detect`, to look at how the page shows such."""
+    video = folder / "clip.mp4"
+    names = ["juggling balls", "dancing ballet", "playing drums", "walking the dog", "riding a bike"]
+    views = []
+    for place in range(8):
+        shares = [(1 + (place * 7 + 3 * i) % 5) / 16 for i in range(5)]
+        top = [
+            {"label": name, "class_id": i, "probability": p}
+            for i, (name, p) in enumerate(zip(names, shares, strict=True))
+        ]
+        views.append({"time_s": 0.25 + place / 2, "top": sorted(top, key=lambda one: -float(str(one["probability"])))})
+    run_folder(folder / "actions", "classify", video, results={"video": "clip", "top": views[0]["top"], "views": views})
+    keyframes = []
+    for second in range(4):
+        people = []
+        for number in range(1, 4):
+            left = 60 + 220 * (number - 1) + 30 * second
+            actions = [
+                {"label": name, "class_id": i, "score": 0.9 - 0.2 * i}
+                for i, name in enumerate(("stand", "talk to", "watch"))
+            ]
+            person = {"id": number, "box_xyxy": [left, 120, left + 130, 430], "person_score": 0.95, "actions": actions}
+            if number != 2 or second != 2:
+                people.append(person)
+        keyframes.append({"time_s": float(second), "people": people})
+    run_folder(folder / "people", "detect", video, results={"video": "clip", "people": [], "keyframes": keyframes})
 
 
 def _mark_and_track(page: Page, client: Client, project: str, labels: np.ndarray, target: Path) -> None:

@@ -12,6 +12,9 @@ const WORDS = {
   segment: "Give every pixel a class, such as road, car or sky.",
 };
 
+/** What an element is called, to find it again when the panel is drawn anew. */
+const keyOf = (element) => element.dataset.hold ?? element.getAttribute("aria-label") ?? element.textContent;
+
 export class Panel {
   constructor(editor) {
     this.editor = editor;
@@ -22,6 +25,7 @@ export class Panel {
     this.body = h("div", { id: "panel-body", class: "panel-body", role: "tabpanel" });
     this.views = new Map([["classify", new ActionsView(this.editor)], ["detect", new PeopleView(this.editor)],
       ["segment", new ClassesView(this.editor)]]);
+    this.body.addEventListener("focusout", () => this.late && setTimeout(() => this.late && this.render()));
     this.element = h("aside", { class: "panel" },
       h("div", { class: "tabs", role: "tablist", "aria-label": "Jobs", onkeydown: (event) => this.moveTab(event) },
         [...this.tabs.values()]), this.body);
@@ -62,19 +66,20 @@ export class Panel {
     };
   }
 
-  render() {
+  render({ anyway = false } = {}) {
     for (const [name, button] of this.tabs) {
       button.setAttribute("aria-selected", name === this.tab);
       button.tabIndex = name === this.tab ? 0 : -1;
     }
-    const typing = this.body.contains(document.activeElement) && document.activeElement.matches("input[type=text]");
-    if (typing) return; // somebody renames an object
-    const held = document.activeElement?.dataset?.hold, open = this.body.querySelector("details")?.open;
+    const focused = this.body.contains(document.activeElement) ? document.activeElement : null;
+    this.late = !anyway && !!focused?.matches("input[type=text], input[type=color], input[type=range], select");
+    if (this.late) return; // somebody types or chooses: what is new is shown when they leave the field
+    const held = focused && keyOf(focused), open = this.body.querySelector("details")?.open;
     const parts = this.tab === "track" ? this.trackTab() : this.jobTab(this.tab);
     this.body.replaceChildren(...parts.filter((part) => part !== null));
     const details = this.body.querySelector("details");
     if (details && open) details.open = true;
-    if (held) this.body.querySelector(`[data-hold="${held}"]`)?.focus();
+    if (held) [...this.body.querySelectorAll("button, input, select, summary")].find((one) => keyOf(one) === held)?.focus();
   }
 
   // --- track ---
@@ -189,7 +194,7 @@ export class Panel {
     this.picked[task] ??= task === "track" ? home.model : models.find((model) => model.here)?.name ?? models[0]?.name;
     const picker = h("select", { "aria-label": "Model", onchange: () => {
       this.picked[task] = picker.value;
-      this.render();
+      this.render({ anyway: true });
     } }, models.map((model) => h("option", { value: model.name, text: model.name })));
     picker.value = this.picked[task];
     const model = models.find((entry) => entry.name === this.picked[task]);
