@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twospeed.app import wire
 from twospeed.app.plan import count, plan, plan_stale
 from twospeed.app.store import Conflict, Project
-from twospeed.errors import InputError
+from twospeed.errors import InputError, TwospeedError
 
 SIZE = (6, 8)
 
@@ -181,6 +181,68 @@ def test_another_version_is_refused(tmp_path):
     made.close()
     with pytest.raises(InputError, match="version 7"):
         Project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("forgery", "says"),
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON mask BEGIN DELETE FROM mask; END", "its tables are others"),
+        (
+            "CREATE VIEW v AS WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x FROM r) SELECT x FROM r",
+            "its tables are others",
+        ),
+        ("DROP TABLE mask", "its tables are others"),
+        ("ALTER TABLE mask ADD COLUMN more", "its tables are others"),
+        ("UPDATE meta SET value='{' WHERE key='frames'", "not JSON"),
+        ("UPDATE meta SET value=NULL WHERE key='frames'", "where a text belongs"),
+        ("UPDATE meta SET value='\"x\"' WHERE key='width'", "does not describe its video"),
+        ("UPDATE meta SET value='0' WHERE key='frames'", "does not describe its video"),
+        ("UPDATE meta SET value='[]' WHERE key='path'", "does not describe its video"),
+        ("INSERT INTO meta VALUES ('in', '20')", "does not describe its video"),
+        ("UPDATE meta SET value='1e9' WHERE key='rev'", "its revision is"),
+        ("UPDATE meta SET value='[]' WHERE key='rev'", "its revision is"),
+        ("UPDATE mask SET frame=20 WHERE frame=4", "1 rows of the project's table mask"),
+        ("UPDATE mask SET runs=NULL", "2 rows of the project's table mask"),
+        ("UPDATE mask SET source=7", "2 rows of the project's table mask"),
+        ("UPDATE mask SET rev=4294967296", "2 rows of the project's table mask"),
+        ("INSERT INTO mark VALUES ('x', 1, '{}')", "1 rows of the project's table mark"),
+        ("UPDATE object SET name=NULL", "1 rows of the project's table object"),
+        ("UPDATE job SET options=5.5", None),
+    ],
+)
+def test_forged_projects_are_refused(tmp_path, forgery, says):
+    made = project(tmp_path)
+    made.add_object()
+    tracked(made, [4, 5])
+    made._db.execute(forgery)
+    made.close()
+
+    def opened():
+        again = Project(tmp_path)
+        again.check_content()
+
+    if says is None:
+        opened()
+    else:
+        with pytest.raises(InputError, match=says):
+            opened()
+
+
+def test_a_damaged_project_is_refused(tmp_path):
+    made = project(tmp_path)
+    made.add_object()
+    made.close()
+    good = (tmp_path / "project.db").read_bytes()
+    for at in range(0, len(good), 401):
+        for byte in (0, 255):
+            (tmp_path / "project.db").write_bytes(good[:at] + bytes([byte]) * 8 + good[at + 8 :])
+            try:
+                again = Project(tmp_path)
+                again.check_content()
+                again.state()
+                again.close()
+            except TwospeedError:
+                pass
 
 
 def test_plans():

@@ -63,6 +63,18 @@ def test_refusals(data):
         wire.parse(data)
 
 
+@pytest.mark.parametrize("runs", [b"", b"\0", b"\xff\xff\xff\xff", b"\1\0\0\0", b"\0\0\0\0", None, "text"])
+def test_stored_masks_that_are_damaged_are_refused(runs):
+    with pytest.raises(InputError):
+        wire.decode_runs(runs, 2, 2)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0" * 9, None])
+def test_stored_objects_that_are_damaged_are_refused(data):
+    with pytest.raises(InputError):
+        wire.unpack_confidence(data)
+
+
 def test_another_size_is_refused():
     with pytest.raises(InputError, match="the mask is 3x2, its frame 4x2"):
         wire.parse(wire.mask_of(np.zeros((2, 3), np.uint8), 0).to_bytes(), (2, 4))

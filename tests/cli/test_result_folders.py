@@ -22,7 +22,6 @@ from twospeed.output.run import Run
 from twospeed.pipelines.segment import Segmenter
 from twospeed.pipelines.track import Tracker
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
-from twospeed.video.reader import open_video
 from twospeed.video.writer import VideoWriter
 
 
@@ -207,10 +206,7 @@ def test_segment_is_resumed_bit_for_bit(scene, tmp_path, monkeypatch):
     now, then = contents(out), contents(whole)
     assert now.keys() == then.keys()
     differing = {name for name in now if now[name] != then[name]}
-    # The plot and the report name the folder or hold times; equal images are not always encoded in the same bits
-    assert differing <= {"run.json", "areas.png", "report.html", "overlay.mp4"}
-    shown, wanted = ([frame.image for frame in open_video(folder / "overlay.mp4")] for folder in (out, whole))
-    np.testing.assert_array_equal(shown, wanted)
+    assert differing <= {"run.json", "areas.png", "report.html"}, "these name the folder or hold times"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "", '{"model": 1}', "[" * 100_000])

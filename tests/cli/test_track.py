@@ -133,6 +133,9 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
     state["decoder.predict.bias"][:] = float("nan")
     torch.save(state, folder / "nan.pth")
     (folder / "file").write_text("")
+    (folder / "twice").mkdir()
+    for name in ("0.png", "00000.png"):
+        (folder / "twice" / name).write_bytes(mask.read_bytes())
     return {
         "missing video": [folder / "gone.mp4", "--mask", mask],
         "not a video": [folder / "text.mp4", "--mask", mask],
@@ -144,6 +147,8 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
         "coloured mask": [clip, "--mask", folder / "colours.png"],
         "mask of 16 bits": [clip, "--mask", folder / "deep.png"],
         "two masks for a frame": [clip, "--mask", mask, "--mask", f"0={mask}"],
+        "two masks named for a frame": [clip, "--mask", folder / "twice"],
+        "a frame of 5000 digits": [clip, "--mask", "9" * 5000 + f"={mask}"],
         "no mask at all": [clip],
         "wrong checkpoint": [clip, "--mask", mask, "--weights", folder / "wrong.pth"],
         "NaN weights": [clip, "--mask", mask, "--weights", folder / "nan.pth"],
@@ -168,6 +173,8 @@ EXPECTED = {
     "coloured mask": "--snap",
     "mask of 16 bits": "1000",
     "two masks for a frame": "is a second mask for frame 0",
+    "two masks named for a frame": "00000.png is a second mask for frame 0, beside 0.png",
+    "a frame of 5000 digits": "a frame whose number has 5000 digits",
     "no mask at all": "give --mask FIRST.png, --box x,y,w,h or --point x,y",
     "wrong checkpoint": "does not fit track_small",
     "NaN weights": "decoder.predict.bias holds NaN",

@@ -97,6 +97,10 @@ def test_previews_of_all_clips(clips, capsys):
         (f"{HEAD}a.mp4,x,,box,1 2 3 4", "frame is 'x'"),
         (f"{HEAD}a.mp4,,2,mask,first.png", "leave the column object empty"),
         (f"{HEAD}z.mp4,,,box,1 2 3 4", "is none of the videos given"),
+        (f"{HEAD}a.mp4,,,box,1,2,3,4", "table.csv:2: has more values than there are columns"),
+        (f"{HEAD}a.mp4,,,box,{'1' * 200_000}", "field larger than field limit"),
+        (f"{HEAD}a.mp4,{'9' * 5000},,mask,first.png", "frame is '99999"),
+        (f"{HEAD}a.mp4,,\u0663,box,1 2 3 4", "object is '\u0663'"),
     ],
 )
 def test_wrong_tables_are_refused_before_anything_runs(table, says, clips, capsys):

@@ -5,8 +5,7 @@
 
 A fault strikes as the n-th file is opened, renamed, removed or a folder is made, n drawn from a seed: the process is
 killed, receives SIGTERM, SIGINT or SIGHUP, or the operation fails (no space left, input/output error). Then the command
-runs once more, with --resume where it has that. What it leaves must be equal to the last bit (the overlay, whose frames
-before the interruption are not encoded again, is left out, and so are clocks).
+runs once more, with --resume where it has that. What it leaves must be equal to the last bit; clocks are left out.
 """
 
 from __future__ import annotations
@@ -120,13 +119,13 @@ def child(job: Job, folder: Path, said: Path, counted: Path, again: bool, fault:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return a digest of every file of results, clocks and encoded overlays left out."""
+    """Return a digest of every file of results, clocks left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if (
             not path.is_file()
-            or name.endswith((".mp4", ".lock", "origin.json", "evaluation.json", "report.html"))
+            or name.endswith((".lock", "origin.json", "evaluation.json", "report.html"))
             or "tensorboard" in name
         ):
             continue

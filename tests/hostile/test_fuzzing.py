@@ -28,7 +28,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from twospeed.app.store import Project
+from twospeed.batch.driver import Batch
+from twospeed.batch.inputs import Video, find_videos
+from twospeed.batch.storage import FolderStorage
 from twospeed.cli.options import number, parse_numbers, whole
+from twospeed.cli.track_many import read_prompts
 from twospeed.cli.train import parse_options, read_config
 from twospeed.data.annotations import read_annotations
 from twospeed.data.benchmarks import ava, coco, davis, video_lists, youtube_vos
@@ -138,11 +143,67 @@ LABELME = json.dumps({"imageWidth": 32, "imageHeight": 24, "imagePath": "0.jpg",
     {"label": "b", "shape_type": "circle", "points": [[9, 9], [12, 9]]}]}).encode()  # fmt: skip
 
 
-def zip_of_masks() -> bytes:
+def zip_of_masks(compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         archive.writestr("v/00000.png", mask())
     return buffer.getvalue()
+
+
+def animated_png() -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(np.full((24, 32, 3), 60 * number, np.uint8)) for number in range(3)]
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def masks_of_run(folder: Path) -> None:
+    (folder / "run.json").write_bytes(RECORD)
+    (folder / "masks").mkdir()
+    for index in range(2):
+        (folder / f"masks/{index:05d}.png").write_bytes(mask())
+
+
+def batch_folder(folder: Path) -> None:
+    with Batch(FolderStorage(folder), "segment", []) as batch:
+        batch.add([Video("/in/a.mp4")])
+
+
+def open_batch(folder: Path) -> None:
+    with Batch(FolderStorage(folder), "segment", []):
+        pass
+
+
+@cache
+def batch_file(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        batch_folder(Path(folder))
+        return (Path(folder) / name).read_bytes()
+
+
+@cache
+def project_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        source = {"name": "clip", "path": "clip.mp4", "height": 6, "width": 8, "fingerprint": ""}
+        project.describe(source, np.arange(5) / 10)
+        region = np.zeros((6, 8), bool)
+        region[1:4, 2:5] = True
+        project.set_marks(3, project.add_object("dog"), {"points": [[2, 2, 1]], "start": None}, region)
+        project.close()
+        return (Path(folder) / "project.db").read_bytes()
+
+
+def open_project(path: Path) -> None:
+    project = Project(path.parent)
+    try:
+        project.check_content()
+        project.state()
+        for one in project.masks(0, 4):
+            one.labels()
+        project.undo()
+    finally:
+        project.close()
 
 
 def davis_set(folder: Path) -> None:
@@ -183,6 +244,9 @@ def checkpoint() -> bytes:
     return saved(lambda path: torch.save(content, path))
 
 
+FRAMES_CSV = (b"output_index,source_index,file_name,time_s,pts,keyframe,confidence\n0,0,,0.0,0,1,1:0.9000;2:0.5000\n"
+              b"1,1,,0.04,512,0,1:0.9000;2:0.5000\n")  # fmt: skip
+PROMPTS_CSV = b'video,frame,object,kind,value\nv.mp4,0,1,box,"1,2,30,40"\nv.mp4,5,,point,3 4\nw.mp4,,,mask,m.png\n'
 RECORD = json.dumps({"command": "track", "model": "track_nano", "weights_sha256": "0" * 64, "options": {"size": 64}, "frames": 2, "finished": False, "seconds": 1.0,
                      "inputs": {"video": {"bytes": 3, "sha256": "1"}}, "files": {"masks/00000.png": {"bytes": 3, "sha256": "2"}}, "summary": {}}).encode()  # fmt: skip
 JOURNAL = b"".join(
@@ -254,6 +318,16 @@ PARSERS = {
     "annotations CVAT": Parser(lambda: CVAT, "x.xml", lambda path: list(read_annotations(path))),
     "annotations labelme": Parser(lambda: LABELME, "x.json", lambda path: list(read_annotations(path))),
     "annotations zip": Parser(zip_of_masks, "x.zip", lambda path: list(read_annotations(path))),
+    "annotations zip, compressed": Parser(lambda: zip_of_masks(zipfile.ZIP_DEFLATED), "x.zip", lambda path: list(read_annotations(path))),
+    "masks of a run, frames.csv": Parser(lambda: FRAMES_CSV, "frames.csv", lambda path: list(read_annotations(path.parent)), masks_of_run),
+    "prompts table": Parser(lambda: PROMPTS_CSV, "x.csv", read_prompts),
+    "batch list": Parser(lambda: b"video,start\na.mp4,1s\nb.mp4,\n", "x.csv", lambda path: find_videos([str(path)], lambda cells: list(cells.values())),
+                         lambda folder: [(folder / name).touch() for name in ("a.mp4", "b.mp4")]),
+    "batch.json": Parser(lambda: batch_file("batch.json"), "batch.json", lambda path: open_batch(path.parent), batch_folder, share=0.3),
+    "batch manifest": Parser(lambda: batch_file("manifest.sqlite"), "manifest.sqlite", lambda path: open_batch(path.parent),
+                             lambda folder: (folder / "batch.json").write_bytes(batch_file("batch.json")), share=0.3),
+    "project of the page": Parser(project_file, "project.db", open_project, share=0.3),
+    "animated PNG": Parser(animated_png, "x.png", read_image),
     "annotations YOLO": Parser(lambda: b"0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.1 0.1 0.9 0.1 0.5 0.5\n", "labels/0.txt",
                                lambda path: list(read_annotations(path.parents[1], image_size=(24, 32)))),
     "video mp4": Parser(clip("x.mp4"), "x.mp4", lambda path: list(open_video(path)), share=0.2),

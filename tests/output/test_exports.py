@@ -215,8 +215,16 @@ def test_outlines_enclose_exactly_the_mask(mask):
         assert iou(fill_rings(simple_outlines(mask), *mask.shape), mask) >= 0.98
 
 
+def image_of(**more) -> dict:
+    return {"id": 5, "file_name": "a/frame_000012.jpg", "width": 8, "height": 6} | more
+
+
+def labelme_of(**more) -> dict:
+    return {"imageWidth": 8, "imageHeight": 6, "shapes": [{"label": "a", "shape_type": "polygon"} | more]}
+
+
 def coco_of(**annotation) -> dict:
-    image = {"id": 5, "file_name": "a/frame_000012.jpg", "width": 8, "height": 6}
+    image = image_of()
     entry = {"id": 1, "image_id": 5, "category_id": 2, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]}
     return {"images": [image], "annotations": [entry | annotation], "categories": [{"id": 2, "name": "dog"}]}
 
@@ -235,13 +243,24 @@ def test_polygons_of_other_tools_are_read(tmp_path):
     ("text", "says"),
     [
         ("[1]", "annotations are an object"),
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ("{}", "neither COCO"),
         (json.dumps(coco_of(segmentation=None)), "has no segmentation"),
         (json.dumps(coco_of(image_id=9)), "of image 9"),
         (json.dumps(coco_of(segmentation={"size": [6, 8], "counts": [3]})), "is not as its format says"),
         (json.dumps(coco_of(segmentation={"size": [7, 8], "counts": [56]})), "its image of [6, 8]"),
         (json.dumps({"images": [{}], "annotations": []}), "'id' is missing"),
+        (json.dumps(coco_of(segmentation={"size": [6, 8], "counts": "o" * 3_000_000})), "more than 60 bits"),
+        (json.dumps(coco_of(segmentation={"size": [6, 8], "counts": [float("inf")]})), "is not as its format says"),
+        (json.dumps(coco_of(segmentation=[[1, 1, 1e300, 1, 9, 9]])), "further than 1e+09 pixels away"),
+        (json.dumps(coco_of() | {"images": [image_of(frame_index="x")]}), "frame_index of frame_000012 is 'x'"),
+        (json.dumps(coco_of() | {"images": [image_of(frame_index=-1)]}), "frame_index of frame_000012 is -1"),
+        (json.dumps(coco_of() | {"images": [image_of(video=["x"])]}), "is no name of a video"),
+        (json.dumps(coco_of() | {"images": [image_of(time_s=float("nan"))]}), "nan is no time"),
+        (json.dumps(coco_of() | {"images": [image_of(width=10**9, height=10**9)]}), "at most 34 million"),
+        (json.dumps(labelme_of(points=[[1, 1], [float("nan"), 1], [5, 5]])), "a corner that is no number"),
+        (json.dumps(labelme_of(points=[[float("inf"), 1]], shape_type="mask", mask="")), "a mask lies at [inf, 1.0]"),
+        (json.dumps(labelme_of(points=[[1, 1]], shape_type="mask", mask="AAAA")), "a mask: is not an image"),
     ],
 )
 def test_broken_annotations_are_named(text, says, tmp_path):
@@ -249,6 +268,38 @@ def test_broken_annotations_are_named(text, says, tmp_path):
     with pytest.raises(InputError) as caught:
         list(read_annotations(tmp_path / "a.json"))
     assert says in str(caught.value)
+
+
+def test_a_zip_with_damaged_entries_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("v/00000.png", bytes(range(256)) * 40)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"v/00000.png") + len("v/00000.png")
+    data[at : at + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read as a zip file"):
+        list(read_annotations(path))
+
+
+def test_many_masks_of_a_large_image_are_held_one_at_a_time(tmp_path):
+    document = coco_of() | {"images": [image_of(width=2000, height=2000)]}
+    document["annotations"] *= 30
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    tracemalloc.start()
+    (found,) = read_annotations(tmp_path / "a.json")
+    assert tracemalloc.get_traced_memory()[1] < 10 * found.masks.labels.size
+    tracemalloc.stop()
+
+
+def test_a_polygon_of_many_long_edges_takes_bounded_memory():
+    zigzag = np.stack([np.arange(20_000) % 300, np.arange(20_000) % 2 * 400], axis=1)
+    tracemalloc.start()
+    fill_rings([zigzag], 400, 300)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="simplify it"):
+        fill_rings([np.tile(zigzag, (10, 1)) * (1, 20)], 8000, 300)
 
 
 def test_unknown_kinds_of_files_are_refused(tmp_path):

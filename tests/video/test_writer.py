@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.video.footage import number_of, numbered_image
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import InputError, OutputError
 from twospeed.video.reader import frame_times, open_video, probe
 from twospeed.video.writer import VideoWriter
@@ -37,6 +38,22 @@ def test_round_trip_and_what_browsers_need(tmp_path):
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (1, 1)
         assert float(stream.duration * stream.time_base) == pytest.approx(20 * 1001 / 30000, abs=1e-3)
+
+
+def test_the_same_images_are_the_same_bytes(tmp_path):
+    """Also where memory that is used again holds other values: an interrupted run then leaves what a whole one does."""
+    random = np.random.default_rng(0)
+    images = [image for image, _ in render_clip(2, frames=12, height=96, width=160, objects=2)]
+    files, memory = set(), []
+    for number in range(12):
+        memory = [random.integers(0, 256, size, dtype=np.uint8) for size in (64, 1000, 5000, 20_000, 100_000)] + memory[
+            ::2
+        ]
+        with VideoWriter(tmp_path / f"{number}.mp4", 10) as writer:
+            for image in images:
+                writer.write(image)
+        files.add((tmp_path / f"{number}.mp4").read_bytes())
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("rate", [24, 23.976, 29.97, Fraction(2160, 77), 12.5, 1, 240, 1 / 3, None])

@@ -17,6 +17,7 @@ from typing import Any
 from twospeed.app import wire
 from twospeed.app.wire import TRACKED, WireMask
 from twospeed.errors import InputError, OutputError
+from twospeed.files import parse_json
 
 SCHEMA = 1
 OPS_KEPT = 100
@@ -37,6 +38,16 @@ CREATE TABLE job (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, options TEXT,
 CREATE TABLE result (kind TEXT, frame INTEGER, data BLOB, PRIMARY KEY (kind, frame));
 """
 
+_FRAME = "typeof(frame)='integer' AND frame>=0 AND frame<?"
+_SOUND = {
+    "mask": f"{_FRAME} AND typeof(runs)='blob' AND typeof(confidence)='blob' AND source IN (0, 1, 2) AND "
+    "typeof(rev)='integer' AND rev BETWEEN 0 AND 4294967295",
+    "mark": f"{_FRAME} AND typeof(object)='integer' AND typeof(data)='text'",
+    "object": "id BETWEEN 1 AND 254 AND typeof(name)='text' AND typeof(colour)='text' AND typeof(position)='integer'",
+    "job": "typeof(options)='text'",
+}
+"""What every row of a table fulfils; the ? is the number of frames."""
+
 
 class Database:
     """The file, safe to use from several threads. One process writes it, others pass only_read.
@@ -56,16 +67,46 @@ class Database:
             if new:
                 self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA}; COMMIT;")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(f"{file}: cannot be opened as a project ({error})") from error
         if version != SCHEMA:
             self._db.close()
             raise InputError(f"{file}: is a project of version {version}, this program knows {SCHEMA}; update it")
+        self._check_tables(file)
         if only_read:
             self._db.execute("PRAGMA query_only=1")
             return
         with self._changes():
             self._db.execute("UPDATE job SET state='interrupted' WHERE state IN ('running', 'queued')")
+
+    def _check_tables(self, file: Path) -> None:
+        """Raise InputError for a file with other tables, or with views or triggers: it may come from anyone."""
+        found = self._all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+        wanted = {" ".join(one.split()) for one in _TABLES.split(";")} - {""}
+        if {" ".join(str(sql).split()) for (sql,) in found} != wanted:
+            self._db.close()
+            raise InputError(f"{file}: is no project of this program; its tables are others")
+        if type(rev := self.get("rev", 0)) is not int or not 0 <= rev < 1 << 31:
+            raise InputError(f"{file}: its revision is {str(rev)[:40]!r}")
+
+    def check_content(self) -> None:
+        """Raise InputError where what the file says makes no sense: it may come from anyone."""
+        numbers = [self.get(name) for name in ("frames", "width", "height")]
+        texts = [self.get(name) for name in ("name", "path", "times_s")]
+        begin, end = self.get("in", 0), self.get("out", 0)
+        if (
+            any(type(one) is not int or not 0 < one < 1 << 31 for one in numbers)
+            or any(not isinstance(one, str) for one in texts)
+            or not (type(begin) is int and type(end) is int and 0 <= begin < numbers[0] and 0 <= end < numbers[0])
+        ):
+            raise InputError(f"{self.folder}: the project does not describe its video; delete it, and open that again")
+        for table, sound in _SOUND.items():
+            if wrong := self._one(
+                f"SELECT COUNT(*) FROM {table} WHERE ({sound}) IS NOT 1", *[numbers[0]] * sound.count("?")
+            )[0]:
+                raise InputError(
+                    f"{self.folder}: {wrong} rows of the project's table {table} hold what they cannot hold"
+                )
 
     def close(self) -> None:
         """Close the file."""
@@ -75,7 +116,7 @@ class Database:
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value of the table `meta`."""
         row = self._one("SELECT value FROM meta WHERE key=?", key)
-        return default if row is None else json.loads(row[0])
+        return default if row is None else self._json(row[0])
 
     @property
     def frames(self) -> int:
@@ -109,7 +150,7 @@ class Database:
             with self._changes():
                 for place, key, data in self._all("SELECT place, key, data FROM row_before WHERE op=?", op):
                     now = self._row(place, key)
-                    self._write_row(place, key, json.loads(data))
+                    self._write_row(place, key, self._json(data))
                     self._db.execute(
                         "UPDATE row_before SET data=? WHERE op=? AND place=? AND key=?",
                         (json.dumps(now), op, place, key),
@@ -122,6 +163,23 @@ class Database:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
+    def _json(self, text: Any) -> Any:
+        """Read a value of a table. Raises InputError for what is none."""
+        if not isinstance(text, str):
+            raise InputError(f"{self.folder}: the project holds {str(text)[:40]!r} where a text belongs")
+        return parse_json(text, self.folder)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OverflowError as error:
+            raise InputError("a number is larger than a project can hold") from error
+        except sqlite3.OperationalError as error:
+            raise OutputError(f"cannot use {self.folder} ({error}); free space, then try again") from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{self.folder}: the project is damaged ({error})") from error
+
     @contextmanager
     def _changes(self) -> Iterator[None]:
         """One transaction with a revision of its own; within another, a part of it."""
@@ -129,17 +187,16 @@ class Database:
             if self._db.in_transaction:
                 yield
                 return
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._put("rev", self.rev + 1)
-                yield
-                self._db.execute("COMMIT")
-            except BaseException as error:
-                with suppress(sqlite3.Error):  # where it did not even begin
-                    self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
-                    raise OutputError(f"cannot write {self.folder} ({error}); free space, then try again") from error
-                raise
+            with self._faults():
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._put("rev", self.rev + 1)
+                    yield
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):  # where it did not even begin
+                        self._db.execute("ROLLBACK")
+                    raise
 
     @contextmanager
     def _op(self, kind: str, tab: str) -> Iterator[int]:
@@ -208,7 +265,7 @@ class Database:
         if place == "mark":
             frame, object_id = key.split(":")
             row = self._one("SELECT data FROM mark WHERE frame=? AND object=?", int(frame), int(object_id))
-            return None if row is None else [json.loads(row[0])]
+            return None if row is None else [self._json(row[0])]
         if place == "stale":
             row = self._one("SELECT stale FROM mask WHERE frame=?", int(key.split(",")[0]))
             return [0 if row is None else row[0]]
@@ -240,11 +297,11 @@ class Database:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def _one(self, sql: str, *values: Any) -> Any:
-        with self._lock:
+        with self._lock, self._faults():
             return self._db.execute(sql, values).fetchone()
 
     def _all(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock:
+        with self._lock, self._faults():
             return self._db.execute(sql, values).fetchall()
 
 

@@ -267,7 +267,13 @@ class Library:
                 folder = self.folder / PROJECTS / project_id
                 if not (folder / "project.db").is_file() or not self._is_inside(folder):
                     raise InputError(f"there is no project {project_id}")
-                self._projects[project_id] = Project(folder)
+                project = Project(folder)
+                try:
+                    project.check_content()
+                except InputError:
+                    project.close()
+                    raise
+                self._projects[project_id] = project
             return self._projects[project_id]
 
     def projects(self) -> list[dict[str, Any]]:

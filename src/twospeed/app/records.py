@@ -17,7 +17,7 @@ class Records(Database):
         """Return the newest jobs, newest first."""
         names = ("id", "kind", "options", "state", "done", "total", "error", "seconds")
         rows = self._all(f"SELECT {', '.join(names)} FROM job ORDER BY id DESC LIMIT 20")
-        return [{**dict(zip(names, row, strict=True)), "options": json.loads(row[2])} for row in rows]
+        return [{**dict(zip(names, row, strict=True)), "options": self._json(row[2])} for row in rows]
 
     def job(self, job_id: int) -> dict[str, Any]:
         """Return one job. Raises InputError where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -74,7 +73,7 @@ class Project(Records):
                 "keyframes": keys,
                 "tracked": ranges_of(frame for frame, source, _, _ in rows if source == TRACKED),
                 "stale": ranges_of(frame for frame, _, stale, _ in rows if stale),
-                "marks": [{"frame": f, "object": o, **json.loads(data)} for f, o, data in marks],
+                "marks": [{"frame": f, "object": o, **self._json(data)} for f, o, data in marks],
                 "curves": {i: base64.b64encode(c.astype("<f4").tobytes()).decode() for i, c in curves.items()},
                 "jobs": self.jobs(),
                 "results": [row[0] for row in self._all("SELECT DISTINCT kind FROM result")],
@@ -221,13 +220,13 @@ class Project(Records):
     def marks(self, frame: int, object_id: int) -> dict[str, Any] | None:
         """Return an object's marks on a frame."""
         row = self._one("SELECT data FROM mark WHERE frame=? AND object=?", frame, object_id)
-        return None if row is None else dict(json.loads(row[0]))
+        return None if row is None else dict(self._json(row[0]))
 
     def gone(self) -> dict[int, list[int]]:
         """Return the objects that are gone, by the frame where a person said so."""
         found: dict[int, list[int]] = {}
         for frame, object_id, data in self._all("SELECT frame, object, data FROM mark"):
-            if json.loads(data).get("gone"):
+            if self._json(data).get("gone"):
                 found.setdefault(frame, []).append(object_id)
         return found
 

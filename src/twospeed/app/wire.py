@@ -98,7 +98,9 @@ def pack_confidence(confidence: Mapping[int, float]) -> bytes:
 
 
 def unpack_confidence(data: bytes) -> dict[int, float]:
-    """Read the objects' part."""
+    """Read the objects' part. Raises InputError where its length is none that it can have."""
+    if not isinstance(data, bytes) or len(data) % _OBJECT.size:
+        raise InputError("the mask ends within its objects")
     return {i: value for i, _, value in _OBJECT.iter_unpack(data)}
 
 
@@ -117,6 +119,8 @@ def encode_runs(labels: NDArray[np.uint8]) -> bytes:
 
 def decode_runs(runs: bytes, height: int, width: int) -> NDArray[np.uint8]:
     """Return labels uint8 (height, width). Raises InputError where the lengths do not sum to height * width."""
+    if not isinstance(runs, bytes) or len(runs) < 4 or len(runs) < 4 + struct.unpack_from("<I", runs)[0]:
+        raise InputError("the mask ends within its runs")
     (count,) = struct.unpack_from("<I", runs)
     coded = np.frombuffer(runs, np.uint8, offset=4 + count)
     last = np.flatnonzero(coded < 0x80)

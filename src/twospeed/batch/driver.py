@@ -19,6 +19,7 @@ from twospeed.batch.storage import Storage
 from twospeed.batch.tables import RESULTS, results_table, write_table
 from twospeed.batch.worker import VIDEOS, Outcome, Task, facts_of
 from twospeed.errors import InputError, TwospeedError
+from twospeed.files import parse_json
 from twospeed.results import OnProgress, Progress
 
 BATCH, EVENTS = "batch.json", "events"
@@ -210,9 +211,11 @@ def read_settings(storage: Storage) -> dict[str, Any]:
     if content is None:
         raise InputError(f"{storage.url} holds no batch; its folder has a {BATCH}")
     try:
-        known: dict[str, Any] = json.loads(content)
+        known = parse_json(content.decode(), BATCH)
+        if not all(isinstance(one, str) for one in (known["id"], known["job"], *known["arguments"])):
+            raise TypeError("its values are no texts")
         return {name: known[name] for name in ("id", "job", "arguments")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{storage.url}/{BATCH} is no description of a batch ({error}); choose another place"
         ) from error
@@ -221,4 +224,11 @@ def read_settings(storage: Storage) -> dict[str, Any]:
 def delivered(storage: Storage, key: str) -> dict[str, Any] | None:
     """Return the facts of a video whose results are there, whole; else None."""
     content = storage.read(f"{VIDEOS}/{key}/run.json") if storage.exists(f"{VIDEOS}/{key}") else None
-    return None if content is None else facts_of(json.loads(content))
+    if content is None:
+        return None
+    try:
+        return facts_of(parse_json(content.decode(), "run.json"))
+    except (InputError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{storage.url}/{VIDEOS}/{key}/run.json cannot be read as the record of a run ({error}); remove that folder"
+        ) from error

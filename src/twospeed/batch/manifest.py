@@ -12,6 +12,7 @@ counted by a clock that never jumps, see `driver`.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,15 +21,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from twospeed.batch.inputs import Video
 from twospeed.batch.storage import BucketStorage, FolderStorage, Storage
-from twospeed.errors import OutputError
-from twospeed.files import make_folder
+from twospeed.errors import InputError, OutputError
+from twospeed.files import make_folder, parse_json
 
 State = Literal["pending", "running", "done", "failed"]
 FILE, FOLDER = "manifest.sqlite", "manifest"
+_KEY = re.compile(r"\w[\w.-]{,120}")  # what `Video.key` gives
 
 
 @dataclass
@@ -149,10 +151,10 @@ class SqliteManifest(Manifest):
                 )
         super().__init__()
 
-    def _load(self) -> Iterator[Row]:
+    def _load(self) -> Iterable[Row]:
         with self._errors():
             rows = self._base.execute("SELECT row FROM video ORDER BY number").fetchall()
-        return (_row(text) for (text,) in rows)
+        return [_row(text, self.path) for (text,) in rows]
 
     def _save(self, rows: Sequence[Row]) -> None:
         with self._errors(), self._base:
@@ -184,10 +186,18 @@ class BucketManifest(Manifest):
         super().__init__()
 
     def _load(self) -> Iterator[Row]:
-        found = sorted((json.loads(content) for content in self._storage.read_many(FOLDER)), key=lambda r: r["number"])
-        for entry in found:
-            self._numbers[entry["row"]["key"]] = entry["number"]
-            yield Row(**entry["row"])
+        where = f"{self._storage.url}/{FOLDER}"
+        found = []
+        for content in self._storage.read_many(FOLDER):
+            try:
+                entry = parse_json(content.decode(), where)
+                found.append((int(entry["number"]), json.dumps(entry["row"])))
+            except (InputError, ValueError, KeyError, TypeError) as error:
+                raise OutputError(f"{where} holds what is none of a batch ({error}); choose another place") from error
+        for number, text in sorted(found):
+            row = _row(text, where)
+            self._numbers[row.key] = number
+            yield row
 
     def _save(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -204,9 +214,20 @@ def open_manifest(storage: Storage, *, read_only: bool = False) -> Manifest:
     return BucketManifest(storage)
 
 
-def _row(text: str) -> Row:
+def _row(text: str, where: object) -> Row:
+    """Read a row. It may come from anyone, and its key names folders that are written and removed."""
     known = {each.name for each in fields(Row)}
-    return Row(**{name: value for name, value in json.loads(text).items() if name in known})
+    try:
+        row = Row(**{name: value for name, value in parse_json(text, where).items() if name in known})
+        texts = (row.key, row.source, row.owner, row.kind, row.error, row.begun, row.ended, *row.arguments)
+        sound = all(isinstance(one, str) for one in texts) and isinstance(row.facts, dict)
+        sound = sound and isinstance(row.arguments, list)
+        sound = sound and row.state in get_args(State) and type(row.attempts) is int and row.seconds >= 0
+        if not sound or not _KEY.fullmatch(row.key):
+            raise ValueError(f"the row of {str(row.key)[:80]!r}")
+    except (InputError, ValueError, TypeError, AttributeError) as error:
+        raise OutputError(f"{where} holds what is no video of a batch ({error}); choose another place") from error
+    return row
 
 
 def now() -> str:

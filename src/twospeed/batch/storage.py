@@ -132,8 +132,10 @@ class FolderStorage(Storage):
     def hold(self, lease_s: float) -> Iterator[Callable[[], None]]:
         """Own the folder by a lock of the system; no clock is needed."""
         make_folder(self.root)
-        holder = json.loads(self.read(".owner.json") or b"{}")
-        who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+        who = "another process"
+        with contextlib.suppress(OutputError, ValueError, KeyError, TypeError):  # it may be damaged: the lock decides
+            holder = json.loads(self.read(".owner.json") or b"{}")
+            who = f"process {holder['process']:d} on {holder['host']}"
         with lock_file(self.root / ".lock", f"{self.root} is held by {who}, which runs a batch into it"):
             self.write(".owner.json", json.dumps(self.owner).encode())
             try:
@@ -268,7 +270,10 @@ class BucketStorage(Storage):
     def _newest(self) -> tuple[int, dict[str, Any]]:
         names = self.names(OWNER)
         content = self.read(f"{OWNER}/{names[-1]}") if names else None
-        return (int(PurePosixPath(names[-1]).stem), json.loads(content)) if content else (0, {})
+        try:
+            return (int(PurePosixPath(names[-1]).stem), dict(json.loads(content))) if content else (0, {})
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.url}/{OWNER}/{names[-1]} is none of a batch; choose another place") from error
 
 
 def file_system(url: str) -> tuple[Any, str]:

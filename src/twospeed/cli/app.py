@@ -80,9 +80,11 @@ def app(
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,15}) *([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise InputError(f"{text!r} is no size; give a number with a unit, such as 500MB or 8GB", option="max_upload")
+        raise InputError(
+            f"{text[:40]!r} is no size; give a number with a unit, such as 500MB or 8GB", option="max_upload"
+        )
     return int(match[1]) * _UNITS[match[2].upper()]
 
 

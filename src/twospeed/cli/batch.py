@@ -182,11 +182,24 @@ def _given(context: typer.Context, names: list[str]) -> list[str]:
 
 
 def run_job(job: str, arguments: list[str]) -> None:
-    """Run the command of a job in this process. Raises what it raises; InputError for options that are none."""
+    """Run the command of a job in this process. Raises what it raises; InputError for options that are none.
+
+    arguments: video, -o, folder, then options of a batch. Its folder may come from anyone: none may lead elsewhere.
+    """
     one = typer.Typer()
     one.command(job)(JOBS[job])
+    command: Any = typer.main.get_command(one)
     try:
-        typer.main.get_command(one).main(args=arguments, prog_name=f"twospeed {job}", standalone_mode=False)
+        given = command.make_context(job, list(arguments)).params
+        video = given["video"] if isinstance(given["video"], list | tuple) else [given["video"]]
+        if (
+            list(video) != arguments[:1]
+            or str(given["output"]) != arguments[2]
+            or given["overwrite"]
+            or given.get("prompts")
+        ):
+            raise InputError("the batch's options name another video, or another place for results; begin a new batch")
+        command.main(args=arguments, prog_name=f"twospeed {job}", standalone_mode=False)
     except TyperException as error:
         raise InputError(error.format_message()) from error
 

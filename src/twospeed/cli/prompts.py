@@ -149,6 +149,8 @@ class Prompts:
         frame, equals, name = item.partition("=")
         numbered = bool(equals) and frame.isascii() and frame.isdecimal()
         path = Path(name) if numbered else Path(item)
+        if numbered and len(frame) > 9:
+            raise InputError(f"{path}: is given for a frame whose number has {len(frame)} digits")
         index = int(frame) if numbered else None
         check_files([path])
         if (path / PROJECT_FILE).is_file():
@@ -287,9 +289,12 @@ def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
         places = {image.stem: index for index, image in enumerate(files_of(source))}
         if masks.keys() <= places.keys():
             return {places[stem]: file for stem, file in masks.items()}
-    numbered: dict[int | None, Path] = {
-        int(stem): file for stem, file in masks.items() if stem.isascii() and stem.isdecimal()
-    }
+    numbered = dict[int | None, Path]()
+    for stem, file in masks.items():
+        if stem.isascii() and stem.isdecimal():
+            if (index := int(stem)) in numbered:
+                raise InputError(f"{file} is a second mask for frame {index}, beside {numbered[index].name}")
+            numbered[index] = file
     if not numbered:
         raise MaskError(f"{folder} holds no mask named by its frame, such as 00000.png")
     return numbered

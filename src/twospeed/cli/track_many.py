@@ -49,21 +49,26 @@ def read_prompts(path: Path) -> dict[str, dict[str, list[str]]]:
     next free one), kind (mask, box, point, background-point), value (a mask's file, beside the table unless absolute;
     x,y,width,height; x,y: numbers separated by commas or spaces). Raises InputError, with the line, for what is wrong.
     """
-    lines = read_text(path).splitlines()
-    table = csv.DictReader(lines)
-    missing = [name for name in ("video", "kind", "value") if name not in (table.fieldnames or ())]
+    table = csv.DictReader(read_text(path).splitlines())
+    prompts: dict[str, dict[str, list[str]]] = {}
+    try:
+        missing = [name for name in ("video", "kind", "value") if name not in (table.fieldnames or ())]
+        rows = [] if missing else [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise InputError(f"{path}:{table.line_num}: cannot be read as a table ({error})") from error
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; its first line must be {','.join(COLUMNS)}")
-    prompts: dict[str, dict[str, list[str]]] = {}
-    for row in table:
-        where = f"{path}:{table.line_num}"
+    for line, row in rows:
+        where = f"{path}:{line}"
+        if any(cell.strip() for cell in row.get(None) or ()):
+            raise InputError(f"{where}: has more values than there are columns; put values with commas into quotes")
         video, kind, value = ((row[name] or "").strip() for name in ("video", "kind", "value"))
         frame, number = ((row.get(name) or "").strip() for name in ("frame", "object"))
         if not video or kind not in KINDS or not value:
             raise InputError(f"{where}: video {video!r}, kind {kind!r}, value {value!r}; kinds are {', '.join(KINDS)}")
         for name, text in (("frame", frame), ("object", number)):
-            if text and not (text.isascii() and text.isdecimal()):
-                raise InputError(f"{where}: {name} is {text!r}, a whole number is expected")
+            if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
+                raise InputError(f"{where}: {name} is {text[:40]!r}, a whole number is expected")
         if kind == "mask":
             if number:
                 raise InputError(f"{where}: a mask holds the numbers of its objects; leave the column object empty")

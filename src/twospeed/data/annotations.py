@@ -6,10 +6,8 @@ Whatever the format, frames come out as `ObjectMasks`, whose confidence is the f
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
-import json
 import math
 import re
 import zipfile
@@ -23,17 +21,19 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from twospeed.errors import InputError
-from twospeed.files import read_text
+from twospeed.files import read_json, read_text
 from twospeed.ops.polygons import fill_rings
 from twospeed.ops.rle import decompress, mask_of
 from twospeed.results import AnnotatedFrame, ObjectMasks
+from twospeed.video.image_files import open_image
 from twospeed.video.indexed_png import read_label_map
+from twospeed.video.pixels import check_pixels
 
 MOST_ID = 254  # 255 is void in label maps
-_MOST_PIXELS = 1 << 28
+_MOST_PNG_BYTES = 1 << 28
+_MOST_FRAMES = 1 << 31
 Box = tuple[float, float, float, float]
 _OBJECT = re.compile(r"object (\d{1,3})")
 
@@ -142,13 +142,13 @@ def _read_zip(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
                 video = folder.rpartition("/")[2]
                 with archive.open(name) as file:
                     labels = read_label_map(
-                        io.BytesIO(file.read(_MOST_PIXELS)), allow_empty=True, name=f"{path}/{name}"
+                        io.BytesIO(file.read(_MOST_PNG_BYTES)), allow_empty=True, name=f"{path}/{name}"
                     )
                 yield _label_frame(video, file_name[:-4], counts[folder], labels)
                 counts[folder] += 1
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # zipfile and what unpacks its entries raise a dozen kinds
         raise InputError(f"{path}: cannot be read as a zip file ({error})") from error
 
 
@@ -174,13 +174,15 @@ def _read_coco(path: Path, document: dict[str, Any], as_prompts: bool) -> Iterat
             by_image[annotation["image_id"]].append(annotation)
         for position, image in enumerate(document["images"]):
             size, name = _size(image, path), _stem(image["file_name"])
-            shapes = [
+            shapes = (  # one at a time, since each may be as large as the image
                 _coco_shape(one, names, size, f"{path}: annotation {one.get('id')}", as_prompts)
                 for one in by_image[image["id"]]
-            ]
+            )
             index = image.get("frame_index", _index(name, position))
-            masks, boxes = numbering.masks(shapes, size, float(image.get("time_s", 0)))
-            yield AnnotatedFrame(image.get("video", ""), name, index, masks, boxes)
+            if not isinstance(index, int) or not 0 <= index < _MOST_FRAMES:
+                raise InputError(f"{path}: the frame_index of {name} is {index!r}, not a whole number from 0")
+            masks, boxes = numbering.masks(shapes, size, _time(image.get("time_s", 0)))
+            yield AnnotatedFrame(_text(image.get("video", "")), name, index, masks, boxes)
 
 
 def _coco_shape(
@@ -202,7 +204,7 @@ def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[Annotate
             annotations = [one for one in document["annotations"] if one["video_id"] == video["id"]]
             for position, file_name in enumerate(video["file_names"]):
                 name = _stem(file_name)
-                shapes = [
+                shapes = (
                     _Shape(
                         names.get(one["category_id"], str(one["category_id"])),
                         _coco_mask(one["segmentations"][position], size, f"{path}: annotation {one['id']}"),
@@ -212,10 +214,10 @@ def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[Annotate
                     )
                     for number, one in enumerate(annotations, start=1)
                     if one["segmentations"][position] is not None
-                ]
+                )
                 folder = file_name.rpartition("/")[0].rpartition("/")[2]
                 masks, _ = numbering.masks(shapes, size)
-                yield AnnotatedFrame(video.get("name", folder), name, _index(name, position), masks)
+                yield AnnotatedFrame(_text(video.get("name", folder)), name, _index(name, position), masks)
 
 
 def _category_names(document: dict[str, Any]) -> dict[Any, str]:
@@ -229,10 +231,7 @@ def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[
     if isinstance(segmentation, list):
         found = np.zeros(size, bool)
         for polygon in segmentation:
-            points = np.asarray(polygon, np.float64).reshape(-1, 2)
-            if not np.isfinite(points).all():
-                raise InputError(f"{where} has a polygon of numbers that are not finite")
-            found |= fill_rings([points], *size)
+            found |= fill_rings([np.asarray(polygon, np.float64).reshape(-1, 2)], *size)
         return found
     counts = segmentation["counts"]
     if tuple(segmentation["size"]) != size:
@@ -270,9 +269,11 @@ def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> N
         radius = float(np.linalg.norm(points[1] - points[0]))
         return fill_rings([points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)], *size)
     if kind == "mask":
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+        if not np.isfinite(points[0]).all():
+            raise InputError(f"{path}: a mask lies at {points[0].tolist()}")
+        with open_image(io.BytesIO(base64.b64decode(shape["mask"])), InputError, name=f"{path}: a mask") as image:
             inside = np.array(image.convert("L")) > 0
-        left, top = np.floor(points[0]).astype(int).tolist()
+        left, top = (math.floor(value) for value in points[0].tolist())
         found = np.zeros(size, bool)
         part = found[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
         part |= inside[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
@@ -294,11 +295,13 @@ def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[Annotat
                 for shape in element:
                     if shape.get("outside") != "1" and (not as_prompts or shape.get("keyframe", "1") == "1"):
                         where = int(shape.attrib["frame"])
+                        if not 0 <= where < _MOST_FRAMES:
+                            raise InputError(f"{name}: a shape is of frame {where}, which no video has")
                         tracks.setdefault(where, []).append((shape, element.attrib["label"], int(element.attrib["id"])))
             if element.tag != "image":
                 continue
             size = _checked_size(int(element.attrib["height"]), int(element.attrib["width"]), name)
-            shapes = [_cvat_shape(shape, size, name) for shape in element if shape.tag != "tag"]
+            shapes = (_cvat_shape(shape, size, name) for shape in element if shape.tag != "tag")
             frame = _stem(element.attrib["name"])
             masks, boxes = numbering.masks(shapes, size)
             yield AnnotatedFrame("", frame, _index(frame, position), masks, boxes)
@@ -308,7 +311,7 @@ def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[Annotat
             raise InputError(f"{name}: holds tracks but no original_size, the size of the video")
         for index in sorted(tracks):
             assert video_size is not None
-            shapes = [_cvat_shape(shape, video_size, name, label, number) for shape, label, number in tracks[index]]
+            shapes = (_cvat_shape(shape, video_size, name, label, number) for shape, label, number in tracks[index])
             masks, boxes = numbering.masks(shapes, video_size)
             yield AnnotatedFrame("", f"{index:05d}", index, masks, boxes)
     if not position and not tracks:
@@ -365,11 +368,8 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
     for position, file in enumerate(sorted((folder / "labels").glob("*.txt"))):
         size = image_size
         if file.stem in images:
-            try:
-                with Image.open(images[file.stem]) as image:
-                    size = image.height, image.width
-            except (OSError, UnidentifiedImageError) as error:
-                raise InputError(f"{images[file.stem]}: cannot be read as an image ({error})") from error
+            with open_image(images[file.stem], InputError) as image:
+                size = image.height, image.width
         if size is None:
             raise InputError(f"{file}: YOLO's labels state no size; put the images into images/", option="image_size")
         height, width = _checked_size(*size, file)
@@ -383,6 +383,8 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
                     )
                 # The corners are pixels, as Ultralytics takes them
                 points = np.floor(np.array(values, np.float64).reshape(-1, 2) * (width, height) + 1e-6)
+                if not np.isfinite(points).all():
+                    raise ValueError("a corner that is no number")
                 corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
                 mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 1).astype(bool)
                 shapes.append(_Shape(f"object {int(number) + 1}", mask))
@@ -441,12 +443,7 @@ def _masks(labels: NDArray[np.uint8], ids: Sequence[int], scores: Sequence[float
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: is not JSON ({error})") from error
+    document = read_json(path)
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds a {type(document).__name__}, annotations are an object with keys")
     return document
@@ -462,10 +459,12 @@ class _reading:  # noqa: N801  # reads as a verb where it is used
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        wrong = (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, SyntaxError, binascii.Error)
+        wrong = (
+            KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, OSError, SyntaxError, csv.Error
+        )  # fmt: skip
         if isinstance(error, wrong) and not isinstance(error, InputError):
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{self._path}: is not as its format says ({what})") from error
+            raise InputError(f"{self._path}: is not as its format says ({what[:200]})") from error
 
 
 def _size(entry: dict[str, Any], path: Path) -> tuple[int, int]:
@@ -474,10 +473,21 @@ def _size(entry: dict[str, Any], path: Path) -> tuple[int, int]:
 
 def _checked_size(height: Any, width: Any, path: object) -> tuple[int, int]:
     if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
-        raise InputError(f"{path}: an image of {width}x{height} pixels; sizes are whole numbers from 1")
-    if height * width > _MOST_PIXELS:
-        raise InputError(f"{path}: an image of {width}x{height} pixels is too large")
+        raise InputError(f"{path}: an image of {width!r:.40}x{height!r:.40} pixels; sizes are whole numbers from 1")
+    check_pixels(str(path), width, height)
     return height, width
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]} is no name of a video")
+    return value
+
+
+def _time(value: Any) -> float:
+    if not math.isfinite(time_s := float(value)):
+        raise ValueError(f"{time_s} is no time")
+    return time_s
 
 
 def _stem(file_name: str) -> str:

@@ -57,6 +57,8 @@ def evaluate_clicks(
                 scores.append(score_frame(segmenter, sample.image(frame), truth, run))
         rows.append((sample.name, tuple(np.mean(scores, 0).tolist()) if scores else (float("nan"),) * len(COLUMNS)))
         run.progress("evaluate", number, len(samples), "sequences")
+    if all(np.isnan(values[0]) for _, values in rows):
+        raise InputError(f"{data}: no frame that is scored has an object; score more of them", option="every")
     means = tuple(float(np.nanmean([row[i] for _, row in rows])) for i in range(len(COLUMNS)))
     return run.report(
         clock="one mask from its prompts, the network alone",

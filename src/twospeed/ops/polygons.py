@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 Ring = NDArray[np.float64]
 """A closed line: corners (n, 2) as x, y; the last one is joined to the first."""
 
+_FARTHEST = 1e9  # pixels; corners of annotations may lie outside of the image, but not anywhere
+_MOST_CROSSINGS = 1 << 26  # of rows by the edges of one ring
+_AT_ONCE = 1 << 20
+
 _TOLERANCES = (0.75, 0.5, 0.3)  # pixels; the steps of a slanted edge deviate from it by up to 0.71
 
 
@@ -70,11 +74,17 @@ def _part(mask: NDArray[Any]) -> tuple[NDArray[np.bool_], int, int]:
 
 
 def fill_rings(rings: Iterable[NDArray[Any]], height: int, width: int) -> NDArray[np.bool_]:
-    """Return the mask (H, W) of the pixels whose centres an odd number of rings encloses; parts outside are cut off."""
+    """Return the mask (H, W) of the pixels whose centres an odd number of rings encloses; parts outside are cut off.
+
+    Raises ValueError for corners that are no numbers or far off, and for a ring that crosses millions of rows.
+    """
     toggles = np.zeros((height, width + 1), np.uint8)
+    flat, one = toggles.reshape(-1), np.uint8(1)
     for ring in rings:
         points = np.asarray(ring, np.float64).reshape(-1, 2)
-        if len(points) < 3 or not np.isfinite(points).all():
+        if not (np.abs(points) <= _FARTHEST).all():  # NaN is not, either
+            raise ValueError(f"a polygon has a corner that is no number, or further than {_FARTHEST:g} pixels away")
+        if len(points) < 3:
             continue
         x1, y1 = points.T
         x2, y2 = np.roll(points, -1, axis=0).T
@@ -82,14 +92,20 @@ def fill_rings(rings: Iterable[NDArray[Any]], height: int, width: int) -> NDArra
         low, high = np.minimum(y1, y2), np.maximum(y1, y2)
         begin = np.ceil(low - 0.5).clip(0, height).astype(np.int64)
         end = np.ceil(high - 0.5).clip(0, height).astype(np.int64)
-        counts = np.maximum(end - begin, 0)
-        edge = np.repeat(np.arange(len(points)), counts)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + begin[edge]
-        slope = (x2 - x1)[edge] / np.where(y2 == y1, 1, y2 - y1)[edge]
-        x = x1[edge] + (row + 0.5 - y1[edge]) * slope
-        column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
-        np.add.at(toggles, (row, column), 1)
-    return (np.cumsum(toggles[:, :width] & 1, axis=1) & 1).astype(bool)
+        all_counts = np.maximum(end - begin, 0)
+        until = np.cumsum(all_counts)
+        if until[-1] > _MOST_CROSSINGS:
+            raise ValueError(f"a polygon of {len(points)} corners crosses {until[-1]} rows of pixels; simplify it")
+        slopes = (x2 - x1) / np.where(y2 == y1, 1, y2 - y1)
+        borders = np.searchsorted(until, np.arange(_AT_ONCE, int(until[-1]) + _AT_ONCE, _AT_ONCE), side="right")
+        for part in np.split(np.arange(len(points)), np.unique(borders)):
+            counts = all_counts[part]
+            edge = np.repeat(part, counts)
+            row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + begin[edge]
+            x = x1[edge] + (row + 0.5 - y1[edge]) * slopes[edge]
+            column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
+            np.add.at(flat, row * (width + 1) + column, one)
+    return (np.cumsum(toggles[:, :width] & 1, axis=1, dtype=np.uint8) & 1).astype(bool)  # it may wrap: 256 is even
 
 
 def simple_outlines(mask: NDArray[Any], least_iou: float = 0.985) -> list[Ring]:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_BITS = 60  # of one number; a text that never ends one would take a time that grows with its square
+
 
 def run_lengths(mask: NDArray[Any]) -> list[int]:
     """Return uncompressed counts. mask: (H, W), nonzero is inside; the first count is of pixels outside, perhaps 0."""
@@ -54,6 +56,8 @@ def decompress(text: str) -> list[int]:
         part = ord(character) - 48
         if not 0 <= part < 64:
             raise ValueError(f"{character!r} does not occur in run lengths")
+        if shift >= _MOST_BITS:
+            raise ValueError(f"run lengths hold a number of more than {_MOST_BITS} bits")
         value |= (part & 0x1F) << shift
         shift += 5
         if not part & 0x20:

@@ -246,6 +246,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         if (beside / RECORD).is_file() and (record := read_record(beside / RECORD))["finished"]:
             self._swap(record, again=True)
         self._clean()
+        self._end_finished()
         if self._resume:
             for folder in (beside, self.path):
                 if (folder / RECORD).exists():
@@ -254,6 +255,10 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                     break
         self._refuse_inputs()
         ours = _files(self.path)
+        root = self.path.resolve()
+        for name in ours:  # as a record says that may come from anyone
+            if not (self.path / name).parent.resolve().is_relative_to(root):
+                raise OutputError(f"{self.path / name} lies behind a link that leads elsewhere; choose another folder")
         with contextlib.suppress(OutputError):  # a run.json that is not ours is refused below
             if (self.path / RECORD).is_file():
                 read_record(self.path / RECORD)
@@ -272,6 +277,14 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                     f"{file} {what} an earlier run; choose another folder, or allow to replace it", option="overwrite"
                 )
             self._replaceable[name] = current
+
+    def _end_finished(self) -> None:
+        """Remove what a run needed that was interrupted after its last word, that it is finished."""
+        with contextlib.suppress(OutputError):  # a run.json that is not ours is refused later
+            journal, record = self.path / JOURNAL, self.path / RECORD
+            if journal.is_file() and record.is_file() and read_record(record)["finished"]:
+                journal.unlink()
+                self._remove_states(self.path)
 
     def _matching(self, name: str) -> list[Path]:
         return sorted(self.path.glob(name)) if "*" in name else [self.path / name]

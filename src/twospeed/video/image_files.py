@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import threading
 import warnings
 import zlib
@@ -76,7 +77,7 @@ def stated_size(path: Path) -> tuple[int, int] | None:
 
 BROKEN_IMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
-    AssertionError, NotImplementedError, RuntimeError, zlib.error, Image.DecompressionBombError,
+    AssertionError, NotImplementedError, RuntimeError, zlib.error, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow's readers raise for files that are no images, broken or too large."""
 

@@ -93,7 +93,9 @@ class VideoWriter:
         self._rate = Fraction(rate).limit_denominator(1001)
         # Ticks that divide one frame of the rate exactly and are fine enough (1/90000 s) for any time in between.
         self._ticks_per_second = self._rate.numerator * -(-90_000 // self._rate.numerator)
-        self._encoder_options = {"preset": preset, "crf": str(quality)}
+        # With its macroblock tree x264 encodes the same images in other bits from one run to the next: it reads memory
+        # that it has not written. Without, files are a tenth larger at the same CRF, and their images a little better.
+        self._encoder_options = {"preset": preset, "crf": str(quality), "mbtree": "0"}
         self._container: Any = None
         self._stream: Any = None
         self._pixels = "yuv420p"

@@ -8,7 +8,7 @@ from tests.hostile.case import CASES, Case
 
 KINDS = (
     "videos", "masks", "options", "outputs", "resuming", "weights", "boxes", "evaluations", "trainings", "others",
-    "ranges", "prompts", "papers", "exporting", "library", "texts",
+    "ranges", "prompts", "papers", "exporting", "library", "texts", "annotations", "tables",
 )  # fmt: skip
 
 

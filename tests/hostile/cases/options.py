@@ -14,7 +14,7 @@ from tests.hostile.inputs import TABLES as T
 def add_cases() -> None:
     clip = ("track", GOOD, "--mask", MASK, "-o", "out", "-q")
     for option in ("--size=-5", "--size=nan", "--size=1e3", "--top-k=-1", "--memory-every=0", "--memory-every=-3",
-                   "--max-memory-frames=0", "--max-memory-frames=-1", "--precision=fp8", "--device=nonsense",
+                   "--max-memory-frames=-1", "--precision=fp8", "--device=nonsense",
                    "--device=cuda", "--device=cuda:99", "--device=mps", "--device=meta", "--device=cpu:7",
                    "--device=xla", "--device=hpu", "--model=nonsense", "--model=slowfast_r50_8x8",
                    "--model=slowfast_maskrcnn_3_7", "--model=stcn", "--weights=nowhere.pth", "--weights=",
@@ -24,6 +24,7 @@ def add_cases() -> None:
     case("track --size 1", *clip, "--size", 1)
     case("track --size 100000", *clip, "--size", 100_000, want="refuse")
     case("track --size 2**40", *clip, "--size", 2**40, want="refuse")
+    case("track --max-memory-frames=0", *clip, "--max-memory-frames=0", "--size", 64, want="ok")  # no limit
     case("track --top-k 10**9", *clip, "--size", 64, "--top-k", 10**9, want="ok")
     case("track --top-k 10**30", *clip, "--size", 64, "--top-k", 10**30)
     case("track --memory-every 10**30", *clip, "--size", 64, "--memory-every", 10**30)

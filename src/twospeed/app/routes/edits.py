@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from twospeed.app.messages import Marks, NewObject, ObjectChanges, Range
 from twospeed.app.routes.common import binary, check_frame
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
-from twospeed.errors import InputError
 
 
 def edit_routes(routes: APIRouter, desk: Desk) -> None:
@@ -141,11 +141,4 @@ def _apply_marks(desk: Desk, project: Project, message: Marks, tab: str) -> Wire
 def _read_mask(project: Project, data: bytes, snap: bool) -> np.ndarray[Any, Any]:
     from twospeed.video.indexed_png import read_label_map
 
-    path = project.folder / ".import.png"
-    path.write_bytes(data)
-    try:
-        return read_label_map(path, expect_size=project.size, snap=snap)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), "the mask"), option=error.option) from None
-    finally:
-        path.unlink(missing_ok=True)
+    return read_label_map(io.BytesIO(data), name="the mask", expect_size=project.size, snap=snap)

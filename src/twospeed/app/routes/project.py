@@ -79,7 +79,7 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
     @routes.get("/p/{p}/masks")
     async def masks(p: str, first: int, last: int, step: int = 1) -> Response:
         project = await desk.project(p)
-        if step < 1 or (last - first) / step > MOST_MASKS:
+        if step < 1 or (last - first) // step > MOST_MASKS:
             raise InputError(f"{MOST_MASKS} masks is the most at once")
         found = await asyncio.to_thread(project.masks, first, last, step)
         return binary(b"".join(struct.pack("<I", len(data)) + data for data in (one.to_bytes() for one in found)))
