@@ -111,6 +111,8 @@ def test_runs_of_classify_and_detect_are_shown_and_exported(client, app_folder):
         subtitles = client.export(actions, "actions-vtt", threshold=0.5).decode()
         assert "juggling 90 %" in subtitles
         assert subtitles.count("-->") == 1
+        for kind in ("actions", "actions-jsonl", "actions-srt", "actions-plot", "actions-overlay"):
+            assert client.export(actions, kind)
         people = client("POST", "projects", {"run": runs["detect"]})["project"]
         rows = client("GET", f"p/{people}/result/detect")
         assert [one["time_s"] for _, one in rows] == [0, 1]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twospeed.app import wire
 from twospeed.app.export_masks import Export, write_video
 from twospeed.errors import InputError
-from twospeed.results import ActionBoxes, ObjectMasks
+from twospeed.results import ActionBoxes, ActionScores, ObjectMasks
 
 Image = NDArray[np.uint8]
 MOST_NAMED = 3  # actions in a caption
@@ -24,7 +24,7 @@ def actions(export: Export, path: Path) -> None:
     """Write actions and the spans in which they reach the threshold: JSON, JSON lines, WebVTT or SRT."""
     from twospeed.output.exports.actions import timeline_cues, write_lines, write_srt, write_vtt
 
-    document = _actions(export)
+    document, _ = _actions(export)
     writers: dict[str, Callable[[], None]] = {
         "actions": lambda: _write_json(path, document),
         "actions-jsonl": lambda: write_lines(path, document["views"]),
@@ -34,11 +34,18 @@ def actions(export: Export, path: Path) -> None:
     writers[export.options["as"]]()
 
 
+def actions_plot(export: Export, path: Path) -> None:
+    """Draw the likeliest actions over time."""
+    from twospeed.output.timeline import plot_timeline
+
+    plot_timeline(path, _actions(export)[1], title=export.project.get("name"))
+
+
 def actions_overlay(export: Export, path: Path) -> None:
     """Write the video with the likeliest actions of the nearest window."""
     from twospeed.output.overlay import draw_caption
 
-    views = _actions(export)["views"]
+    views = _actions(export)[0]["views"]
     times = np.array([view["time_s"] for view in views])
     captions = [
         [f"{one['label']}  {100 * one['probability']:.1f} %" for one in view["top"][:MOST_NAMED]] for view in views
@@ -150,8 +157,11 @@ def labels_overlay(export: Export, path: Path) -> None:
     write_video(export, path, draw, audio=True)
 
 
-def _actions(export: Export) -> dict[str, Any]:
-    """Return what results.json of the command line says, with spans at or above the threshold that the page shows."""
+def _actions(export: Export) -> tuple[dict[str, Any], ActionScores]:
+    """Return what results.json of the command line says, with spans at or above the threshold that the page shows.
+
+    Beside it the same as a result, whose actions are those that are known of any window.
+    """
     from twospeed.pipelines.action_timeline import spans
 
     ((_, data),) = export.project.results("classify")
@@ -171,7 +181,8 @@ def _actions(export: Export) -> dict[str, Any]:
     centres = np.array([window["time_s"] for window in windows])
     half = float(np.median(np.diff(centres))) / 2 if len(centres) > 1 else 0.5
     found = spans(centres - half, centres + half, rows, names, threshold=export.options["threshold"])  # type: ignore[arg-type]
-    return {
+    scores = ActionScores(rows.mean(axis=0), tuple(names), centres, rows, found)
+    document = {
         "video": export.project.get("name"),
         "top": [{"label": label, "probability": round(p, 6)} for label, p in stored["top"]],
         "timeline": [
@@ -191,6 +202,7 @@ def _actions(export: Export) -> dict[str, Any]:
             for window in windows
         ],
     }
+    return document, scores
 
 
 def _keyframes(export: Export) -> list[dict[str, Any]]:

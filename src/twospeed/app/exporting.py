@@ -57,6 +57,9 @@ FORMATS = {
     "actions-jsonl": Format("actions.jsonl", "a line for each window", ACTIONS, export_results.actions, "classify"),
     "actions-vtt": Format("actions.vtt", "WebVTT subtitles", ACTIONS, export_results.actions, "classify"),
     "actions-srt": Format("actions.srt", "SRT subtitles", ACTIONS, export_results.actions, "classify"),
+    "actions-plot": Format(
+        "actions.png", "plot of actions over time", ACTIONS, export_results.actions_plot, "classify"
+    ),
     "actions-overlay": Format(
         "actions.mp4", "video with captions", ACTIONS, export_results.actions_overlay, "classify"
     ),
