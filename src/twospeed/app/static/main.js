@@ -10,8 +10,9 @@ async function route() {
   editor?.close();
   editor = null;
   const project = new URLSearchParams(location.search).get("p");
+  let home = null;
   try {
-    const home = await getJson("home");
+    home = await getJson("home");
     if ((home.open || home.open_run) && !project) {
       const opened = await post("projects", home.open ? { video: home.open } : { run: home.open_run });
       history.replaceState(null, "", `/?p=${encodeURIComponent(opened.project)}`);
@@ -27,6 +28,7 @@ async function route() {
     else {
       notify(error.message, { error: true });
       if (project) go(null);
+      else if (home) showHome(home, go);
     }
   }
 }
