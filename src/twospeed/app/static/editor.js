@@ -1,4 +1,4 @@
-// A project: picture, timeline and panel, and what joins them. Every button and shortcut is one action of `actions`.
+// A project: image, timeline and panel, and what joins them. Every button and shortcut is one action of `actions`.
 import { $, announce, clock, dialog, h, notify } from "./dom.js";
 import { getJson, post, request, tab } from "./api.js";
 import { makeActions } from "./actions.js";

@@ -106,7 +106,7 @@ export class Panel {
       h("div", { class: "row" }, h("h2", { class: "grow", text: "Objects" }),
         h("button", { text: "+ New", title: "New object (N)", "data-hold": "new", onclick: () => editor.run("newObject") })),
       store.objects.length ? h("ul", { class: "objects" }, store.objects.map((entry) => this.objectRow(entry)))
-        : h("p", { class: "quiet", text: "Draw a box around an object in the picture (R), or click on it with Points (P)." }),
+        : h("p", { class: "quiet", text: "Draw a box around an object in the image (R), or click on it with Points (P)." }),
       h("h2", { text: "Track" }),
       h("div", { class: "row track" }, act("trackBackward", "◀ Back", "Track backward from here (Shift+T)"),
         act("trackBoth", "◀ Both ▶", "Track both ways from here (Y)"),

@@ -1,4 +1,4 @@
-// What classify, detect and segment found: a list in the panel, lanes in the timeline, drawings on the picture.
+// What classify, detect and segment found: a list in the panel, lanes in the timeline, drawings on the image.
 import { clock, h } from "./dom.js";
 import { getJson, request } from "./api.js";
 import { labelsOf, parse } from "./wire.js";
@@ -181,7 +181,7 @@ export class ActionsView extends View {
   }
 }
 
-/** People: boxes on the picture, a lane for each person. */
+/** People: boxes on the image, a lane for each person. */
 export class PeopleView extends View {
   search = "";
 
@@ -283,7 +283,7 @@ export class PeopleView extends View {
   }
 }
 
-/** Classes of pixels: colours on the picture, a legend, and stacked areas over time. */
+/** Classes of pixels: colours on the image, a legend, and stacked areas over time. */
 export class ClassesView extends View {
   hidden = new Set();
 
@@ -365,7 +365,7 @@ export class ClassesView extends View {
   }
 }
 
-/** A colour as a small picture: inline styles are not allowed here. */
+/** A colour as a small image: inline styles are not allowed here. */
 function swatch(colour) {
   const canvas = h("canvas", { width: 12, height: 12, class: "swatch" }), context = canvas.getContext("2d");
   context.fillStyle = colour;

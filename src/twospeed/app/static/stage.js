@@ -1,4 +1,4 @@
-// The picture: frame, masks and marks on a canvas, and the tools that work on it.
+// The image: frame, masks and marks on a canvas, and the tools that work on it.
 import { h } from "./dom.js";
 import { labelsOf } from "./wire.js";
 
@@ -77,7 +77,7 @@ export class Stage {
     this.cross = null;
     this.polygon = [];
     this.canvas = h("canvas", { class: "stage", tabindex: 0, role: "application",
-      "aria-label": "Picture. K shows a crosshair that the arrow keys move; Enter marks." });
+      "aria-label": "Image. K shows a crosshair that the arrow keys move; Enter marks." });
     this.element = h("div", { class: "stage-box" }, this.canvas);
     this.frames = new Frames(store, (index, bitmap, problem) => this.take(index, bitmap, problem));
     this.listen();
