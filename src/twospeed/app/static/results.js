@@ -160,7 +160,7 @@ export class ActionsView extends View {
       this.span();
       list.replaceChildren(...this.spans.slice(0, MOST_ROWS).map(({ label, start, end, p }) => h("li", {},
         h("button", { class: "plain", onclick: () => this.seek(start) },
-          h("span", { class: "when", text: `${clock(start, 1)} to ${clock(end, 1)}` }), h("span", { class: "grow", text: label }),
+          h("span", { class: "when", text: `${clock(start, 1)} to ${clock(end, 1)}` }), " ", h("span", { class: "grow", text: label }), " ",
           h("span", { class: "sure", text: p.toFixed(2) })))));
       note.textContent = !this.spans.length ? "No action reaches this probability."
         : this.spans.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${this.spans.length}.` : "";
