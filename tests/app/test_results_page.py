@@ -90,7 +90,7 @@ def test_classes_are_shown(open_page, client, clip):
 
 def test_sound_is_made_for_playback(client, app_folder, open_page):
     name = "sound.mkv"
-    film_with_sound(app_folder / name, "pcm_s16le", seconds=2)
+    film_with_sound(app_folder / name, "pcm_s16le", seconds=20)
     try:
         project = client.open(name)
         assert client("GET", f"p/{project}/sound") == {"sound": True}
@@ -103,7 +103,7 @@ def test_sound_is_made_for_playback(client, app_folder, open_page):
         page.size = (48, 96)
         page.page.get_by_role("button", name="Sound").wait_for()
         page.key("Space")
-        until(lambda: int(page.stage.get_attribute("data-frame")) > 10, 20)
+        until(lambda: int(page.stage.get_attribute("data-frame")) > 10, 60)
         heard = page.page.evaluate("performance.getEntriesByType('resource').some(e => e.name.includes('/audio'))")
         assert heard
         page.key("Space")
@@ -147,7 +147,7 @@ def test_everything_by_the_keyboard_alone(browser, open_page, client, clip):
     until(lambda: client.mask(project, 0) is not None)
     tab_to("Track forward")
     page.key("Enter")
-    until(lambda: client.job(project)["state"] == "done", 250)
+    until(lambda: [job["state"] for job in client("GET", f"p/{project}")["jobs"]] == ["done"], 250)
     tab_to("Track", "Shift+Tab")
     tab_to("Frame")
     page.key("Home")
