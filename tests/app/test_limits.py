@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.app.client import App, Client, disc, number_in, write_clip
+from tests.app.page import Page
 from tests.app.test_server import worker_of
 from twospeed.app.store import Project
 from twospeed.errors import OutputError
@@ -45,8 +47,8 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of a running process")
-def test_edits_and_jobs_on_a_full_disk(tmp_path, open_page):
-    """A stroke that could not be saved stays, and is saved once there is room; a job says why it failed."""
+def test_edits_on_a_full_disk(tmp_path, browser):
+    """A stroke that could not be saved stays, and is saved once there is room."""
     import resource
 
     write_clip(tmp_path / "clip.mp4")
@@ -56,7 +58,7 @@ def test_edits_and_jobs_on_a_full_disk(tmp_path, open_page):
         client = Client(app)
         project = client.open("clip.mp4")
         client.import_mask(project, 0, disc(0))
-        page = open_page(project=project, app=app)
+        page = Page(browser, app, project=project)
         held = (tmp_path / "twospeed_projects" / project / "project.db-wal").stat().st_size
         resource.prlimit(app.process.pid, resource.RLIMIT_FSIZE, (held, limits[1]))
         status, _, content = client.raw("DELETE", f"/api/p/{project}/mask/0?object=1")
@@ -72,6 +74,7 @@ def test_edits_and_jobs_on_a_full_disk(tmp_path, open_page):
             assert time.monotonic() < until
             time.sleep(0.05)
         page.problems.clear()  # the browser reports the 507
+        page.close()
     finally:
         assert app.close() == 130
     with sqlite3.connect(tmp_path / "twospeed_projects" / project / "project.db") as db:
@@ -93,20 +96,23 @@ def long_folder(tmp_path_factory):
     import av
 
     folder = tmp_path_factory.mktemp("long")
-    write_clip(folder / "part.mkv", 600)
-    with av.open(str(folder / "part.mkv")) as part:
+    write_clip(folder / "part.mp4", 600)
+    with av.open(str(folder / "part.mp4")) as part:
         stream = part.streams.video[0]
-        packets = [(bytes(p), p.is_keyframe) for p in part.demux(stream) if p.pts is not None]
+        packets = [
+            (bytes(one), round(one.pts * one.time_base * 12), round(one.dts * one.time_base * 12), one.is_keyframe)
+            for one in part.demux(stream)
+            if one.pts is not None
+        ]
         with av.open(str(folder / "long.mp4"), "w") as out:
             target = out.add_stream_from_template(stream)
-            target.time_base = "1/30"
-            for index in range(FRAMES):
-                data, is_key = packets[index % len(packets)]
-                packet = av.Packet(data)
-                packet.stream, packet.pts, packet.dts, packet.is_keyframe = target, index, index, is_key
-                packet.time_base = target.time_base
-                out.mux(packet)
-    (folder / "part.mkv").unlink()
+            for begin in range(0, FRAMES, len(packets)):
+                for data, pts, dts, is_key in packets:
+                    packet = av.Packet(data)
+                    packet.stream, packet.is_keyframe, packet.time_base = target, is_key, Fraction(1, 30)
+                    packet.pts, packet.dts = begin + pts, begin + dts
+                    out.mux(packet)
+    (folder / "part.mp4").unlink()
     return folder
 
 
