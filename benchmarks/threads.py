@@ -71,6 +71,7 @@ def measured(options: argparse.Namespace, waiting: str) -> float:
     command = [sys.executable, __file__, "--child", "--model", options.model, "--size", options.size]
     command += ["--seconds", str(options.seconds)]
     done = subprocess.run(command, env=environment(waiting), capture_output=True, text=True, check=True)
+    print(f"{waiting:>10} {float(done.stdout):6.2f} frames/s", flush=True)
     return float(done.stdout)
 
 
@@ -88,12 +89,13 @@ def main() -> None:
         print(frames_per_second(options.model, width, height, options.seconds))
         return
     load, ways = machine_load(), options.spins.split(",")
+    print("alone")
     quiet = {way: measured(options, way) for way in ways}
+    print("beside endless loops")
     with busy(usable_cores()):
         beside = {way: measured(options, way) for way in reversed(ways)}
     rows = []
     for way in ways:
-        print(f"{way:>10}  quiet {quiet[way]:6.2f}/s  busy {beside[way]:6.2f}/s", flush=True)
         numbers = {"quiet_per_s": f"{quiet[way]:.2f}", "busy_per_s": f"{beside[way]:.2f}"}
         rows.append({**stamp(load), "model": options.model, "size": options.size, "waiting": way, **numbers})
     if not options.no_history:

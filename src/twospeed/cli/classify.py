@@ -206,7 +206,7 @@ def classify(
                 "every_s": every if timeline else None,
                 "threshold": threshold,
                 "smooth": smooth,
-                "precision": precision,
+                "precision": classifier.precision,
                 "start": start,
                 "end": end,
                 "damaged": damaged,

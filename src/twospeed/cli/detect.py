@@ -222,7 +222,7 @@ def detect(
                     "size": size,
                     "scales": scales,
                     "flip": flip,
-                    "precision": precision,
+                    "precision": detector.actions.precision,
                     "start": start,
                     "end": end,
                     "damaged": damaged,

@@ -138,10 +138,10 @@ Device = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
+    Literal["fp32", "bf16", "auto"],
     typer.Option(
         help="Number format of the network. bf16 is faster on processors and cards made for it, with slightly "
-        "different results."
+        "different results; auto chooses it there, else fp32."
     ),
 ]
 Weights = Annotated[

@@ -411,8 +411,8 @@ def track(
                     "size": 480 if size is None else size or None,
                     "precision": precision,
                 }
-                options |= memory
                 tracker = tracker or make_tracker(model, **memory, **settings)
+                options |= memory | {"precision": tracker.precision}
             else:
                 settings |= {"merged": merged, "min_score": min_score}
                 options |= {"size": size, "merged": merged, "min_score": min_score}
@@ -461,7 +461,7 @@ def track(
                     run.at_end(areas.summarise)
                     results = job.results(chain([first], frames), run)
                     if quality is not None and not quiet:
-                        what = f"quality {quality} ({model}, size {memory['size']}, {precision})"
+                        what = f"quality {quality} ({model}, size {memory['size']}, {tracker.precision})"
                         results = _timed(results, what, run.total)
                     rate, suffix = reader.info.frame_rate, image_suffix(source)
 

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Networks, Run, check_source, listed
 from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
-from twospeed.pipelines.inputs import Model
+from twospeed.pipelines.inputs import Model, Precision
 from twospeed.results import OnProgress
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.ahead import read_ahead
@@ -155,7 +155,7 @@ def evaluate_ava_model(
     resume: bool = False,
     workers: int = 1,
     device: str | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     on_progress: OnProgress = lambda progress: None,
 ) -> Report:
     """Run networks over a split of AVA in its official layout, and score them.
@@ -204,7 +204,7 @@ def evaluate_ava_model(
         "threshold": threshold,
         "scales": list(scales),
         "flip": flip,
-        "precision": precision,
+        "precision": actions.precision,
         "videos": None if videos is None else sorted(videos),
     }
     run = Run("ava", networks, settings, on_progress)

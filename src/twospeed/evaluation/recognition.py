@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from twospeed.results import OnProgress
 
 if TYPE_CHECKING:
     from twospeed.pipelines.classify import Classifier
+    from twospeed.pipelines.inputs import Precision
     from twospeed.training.distributed import Process
 
 PROTOCOL = (
@@ -272,7 +273,7 @@ def evaluate_kinetics(
     crops: int = 3,
     workers: int = 1,
     device: str | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     output: Path | str | None = None,
     resume: bool = False,
     on_progress: OnProgress = lambda progress: None,
@@ -316,14 +317,17 @@ def _evaluate_networks(
     crops: int,
     workers: int,
     device: str | None,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     output: Path | str | None,
     resume: bool,
     on_progress: OnProgress,
 ) -> Report:
+    from twospeed.environment import resolve_device
     from twospeed.pipelines.classify import Classifier
+    from twospeed.pipelines.inputs import used_precision
     from twospeed.training.distributed import processes, wait_for_all
 
+    precision = used_precision(precision, resolve_device(device))
     options = {"clips": clips, "crops": crops, "precision": precision, "videos": len(videos)}
     run = Run("kinetics", networks, options, on_progress)
     views: dict[str, dict[str, int]] = {}

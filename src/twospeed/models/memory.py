@@ -19,6 +19,7 @@ Similarity = Literal["l2", "dot"]
 
 _CHUNK_ELEMENTS = 1 << 21  # similarities held at once by the top-k read: 8 MB in fp32, within a last-level cache
 _CHUNK_ROWS = 96  # but no fewer query cells: each chunk passes over all keys, with 32 rows at half the speed
+_FRAMES_AT_ONCE = 64  # for which a bounded bank makes room at once
 _GROUP = 8  # cells in a group of the top-k search, measured: 4 to 16 are within a fifth, more is slower
 
 
@@ -199,6 +200,7 @@ class MemoryBank:
         rows = slice(index * cells, (index + 1) * cells)
         self._keys[rows] = key.flatten(1).mT
         self._values[: len(value), rows] = value.flatten(2).mT
+        self._values[len(value) :, rows] = 0
         self._clock += 1
         self.slots[index] = _Slot(len(value), self._clock, permanent, temporary, hidden)
 
@@ -210,9 +212,10 @@ class MemoryBank:
         groups = self._groups()
         readouts = []
         for seen, rows in groups.items():
-            allowed = None if all(seen) else torch.tensor(seen, device=keys.device).repeat_interleave(cells)
-            in_a_row = rows == list(range(rows[0], rows[-1] + 1))
-            values = self._values[:, :stored][slice(rows[0], rows[-1] + 1) if in_a_row else rows]
+            allowed = None if all(seen) else self._cells_seen(seen, cells)
+            values = self._values[rows[0] : rows[-1] + 1, :stored]
+            if len(values) > len(rows):  # others lie between them
+                values = torch.stack([self._values[row, :stored] for row in rows])
             readouts.append(
                 read_memory(
                     query_key[None],
@@ -226,8 +229,17 @@ class MemoryBank:
             )
         if len(readouts) == 1:
             return readouts[0]
-        order = [row for rows in groups.values() for row in rows]
-        return torch.cat(readouts)[torch.tensor(order, device=keys.device).argsort()]
+        pairs = zip(groups.values(), readouts, strict=True)
+        by_row = {row: one for rows, readout in pairs for row, one in zip(rows, readout, strict=True)}
+        return torch.stack([by_row[row] for row in sorted(by_row)])
+
+    def _cells_seen(self, seen: tuple[bool, ...], cells: int) -> Tensor:
+        """Whether each cell lies in a slot that is seen. Shapes: -> bool (slots cells,). No copy from the host."""
+        allowed = torch.ones(len(seen) * cells, dtype=torch.bool, device=self._keys.device)
+        for slot, is_seen in enumerate(seen):
+            if not is_seen:
+                allowed[slot * cells : (slot + 1) * cells] = False
+        return allowed
 
     def forget(self, objects: Collection[int]) -> None:
         """Forget these objects, by row, in all frames so far; frames that show no other are freed.
@@ -283,19 +295,26 @@ class MemoryBank:
         return min(passing, key=lambda i: self.slots[i].written)
 
     def _reserve(self, cells: int, key: Tensor, value: Tensor) -> None:
-        """Grow the rows by doubling (amortised: no copy on most frames), and the object axis as objects appear."""
+        """Make room for so many rows, and for objects as they appear.
+
+        Where the number of frames is bounded by not too many, for all at once, so that nothing is allocated or copied
+        later; else rows grow by doubling.
+        """
         if self._keys.shape[0] == 0:
             self._keys, self._values = key.new_zeros(0, key.shape[1]), value.new_zeros(0, 0, value.shape[2])
         capacity, objects = self._keys.shape[0], self._values.shape[0]
         frame = key.shape[0]
-        wanted = capacity if cells <= capacity else max(cells, 2 * capacity)
-        if self.max_frames is not None and cells > capacity:
-            wanted = max(cells, min(wanted, (self.max_frames + 1) * frame))
+        wanted = capacity
+        if cells > capacity:
+            # An annotated frame, one that is not, and a temporary one are always possible
+            bound = math.inf if self.max_frames is None else (max(2, self.max_frames) + 1) * frame
+            wanted = max(cells, int(min(bound, max(2 * capacity, _FRAMES_AT_ONCE * frame if bound < math.inf else 0))))
         if wanted == capacity and len(value) <= objects:
             return
-        keys = key.new_zeros(wanted, key.shape[1])
-        values = value.new_zeros(max(objects, len(value)), wanted, value.shape[2])
+        keys = key.new_empty(wanted, key.shape[1])
+        values = value.new_empty(max(objects, len(value)), wanted, value.shape[2])
         keys[:capacity], values[:objects, :capacity] = self._keys, self._values
+        values[objects:, :capacity] = 0  # what is hidden is read with weight 0, and must be a number
         self._keys, self._values = keys, values
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,6 +43,28 @@ def autocast(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) ->
                 yield
         else:
             yield
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions that multiply bfloat16, and computes a matrix product right with them.
+
+    Elsewhere bfloat16 is converted first, and slower than float32. Convolutions are checked one by one (`autocast`).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # what torch itself asks, without a public name
+    return any(getattr(torch.cpu, name, bool)() for name in asked) and _product_is_right()
+
+
+@cache
+def _product_is_right() -> bool:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator).bfloat16() for shape in ((70, 130), (130, 90)))
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        right = a.float() @ b.float()
+        return bool(((a @ b).float() - right).abs().max() <= LARGEST_ERROR * right.abs().max())
 
 
 class CheckedConvolutions(TorchFunctionMode):

@@ -19,16 +19,20 @@ MOST_OVERLAP = 0.7
 
 
 def small_image(image: Tensor) -> Tensor:
-    """Make an image small enough to be compared with the next one. Shapes: (1, 3, H, W) in 0..1 -> (3, 18, 32)."""
+    """Make an image small enough to be compared with the next one.
+
+    Shapes: (3, H, W), uint8 or float in 0..1 -> float (3, 18, 32).
+    """
     steps = [max(1, side // (_SAMPLES * small)) for side, small in zip(image.shape[-2:], _SIZE, strict=True)]
-    return F.adaptive_avg_pool2d(image[..., :: steps[0], :: steps[1]], _SIZE)[0]
+    samples = image[:, :: steps[0], :: steps[1]]
+    return F.adaptive_avg_pool2d(samples.float().div(255) if samples.dtype == torch.uint8 else samples.float(), _SIZE)
 
 
 def is_cut(before: Tensor, after: Tensor) -> bool:
     """Tell whether a cut lies between two consecutive frames: they differ in place, and their colours do.
 
     Motion changes pixels but few colours, light changes colours but, where it is slow, few pixels: a cut changes both.
-    Shapes: of `small_image`.
+    Shapes: of `small_image`. The host needs the answer: both are to be on it.
     """
     if float((before - after).abs().mean()) < LEAST_DIFFERENCE:
         return False

@@ -2,7 +2,8 @@
 
 Between four neighbouring coarse scores, bilinear interpolation is a weighted mean of them. A class that has the highest
 score at all four therefore wins everywhere between them, so only the cells in which the winners differ (those along
-the borders of regions) are interpolated, a few at a time.
+the borders of regions) are interpolated, a few at a time. How many these are, the host must know; devices for which it
+would have to wait interpolate all cells instead, class by class.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CELLS_AT_ONCE = 1024  # their interpolated scores stay in the processor's cache
+_CLASSES_AT_ONCE = 8  # interpolated everywhere
+_CHOSEN_CELLS_ON = ("cpu",)  # types of devices
 
 
 def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
@@ -24,6 +27,8 @@ def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bo
     classes, height, width = scores.shape
     if classes > 256:
         raise ValueError(f"{classes} classes do not fit labels of 8 bits; 256 is the most")
+    if scores.device.type not in _CHOSEN_CELLS_ON:
+        return _all_cells(scores, size, align_corners)
     winners = best_class(scores)  # (h, w)
     cell_y, fy = _cells(height, size[0], align_corners, scores.device)
     cell_x, fx = _cells(width, size[1], align_corners, scores.device)
@@ -65,6 +70,18 @@ def full_size_labels(scores: Tensor, size: tuple[int, int], *, align_corners: bo
             torch.maximum(best[:m], mean[other], out=best[:m])
             start += m
         labels.view(-1).put_((out_y * size[1])[:, :, None] + out_x[:, None], found)
+    return labels
+
+
+def _all_cells(scores: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """As `full_size_labels`, without anything that the host waits for."""
+    best = scores.new_full(size, -torch.inf, dtype=torch.float32)
+    labels = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    for start in range(0, len(scores), _CLASSES_AT_ONCE):
+        part = scores[None, start : start + _CLASSES_AT_ONCE].float()
+        for index, plane in enumerate(F.interpolate(part, size, mode="bilinear", align_corners=align_corners)[0]):
+            labels.masked_fill_(plane > best, start + index)
+            torch.maximum(best, plane, out=best)
     return labels
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_views import check_clip
-from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
+from twospeed.pipelines.inputs import Model, Precision, autocast_type, network_for, type_of, used_precision
 from twospeed.results import OnProgress
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
@@ -57,9 +57,8 @@ class BoxActions:
     `frame_stride`, `num_classes`), its catalogue name, or several of either: scores are averaged. weights: for names,
     as `create_model` takes them; one for each of several networks. scales: shorter sides in pixels whose scores are
     averaged; none: the one of the catalogue. flip: average with mirrored clips too. labels: names of the classes, None
-    takes the catalogue's. precision: "bf16" computes in bfloat16. device: None chooses CUDA if present.
-    on_progress: called while weights are downloaded. Raises
-    InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    takes the catalogue's. precision: "bf16" computes in bfloat16, "auto" where the device is made for it.
+    device: None chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
     def __init__(
@@ -70,17 +69,18 @@ class BoxActions:
         scales: Sequence[int] = (),
         flip: bool = False,
         labels: Labels | None = None,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        dtype = check_precision(precision)
         if scales and min(scales) < SMALLEST:
             raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
         if len(set(scales)) < len(scales):
             raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
         self.device = resolve_device(device)
+        self.precision = used_precision(precision, self.device)
+        dtype = type_of(self.precision)
         self.flip = flip
         models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
         given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)

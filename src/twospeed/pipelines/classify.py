@@ -29,18 +29,17 @@ from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.ops.bf16 import autocast
+from twospeed.ops.transfer import to_device
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
-from twospeed.pipelines.inputs import Model, autocast_type, check_precision, network_for
+from twospeed.pipelines.inputs import Model, Precision, autocast_type, network_for, type_of, used_precision
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.containers import Damaged
 from twospeed.video.sampling import LEAST_STEP_S
 from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
-
-Precision = Literal["fp32", "bf16"]
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
@@ -76,8 +75,8 @@ class Classifier:
     `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a window over
     the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
     `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
-    "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16. start, end: the
-    part of each video, and damaged: what to do at broken frames of a timeline, as `open_video` takes them. device: None
+    "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16, "auto" where the
+    device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline, as `open_video` takes them. device: None
     chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make
     no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
@@ -119,7 +118,9 @@ class Classifier:
         self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
         self.start, self.end, self.damaged = start, end, damaged
         self.device = resolve_device(device)
-        self._members = _members(model_or_name, weights, preprocessing, precision, self.device, on_progress)
+        self.precision = used_precision(precision, self.device)
+        dtype = type_of(self.precision)
+        self._members = _members(model_or_name, weights, preprocessing, dtype, self.device, on_progress)
         first = self._members[0]
         for member in self._members[1:]:
             if member.num_classes != first.num_classes:
@@ -215,7 +216,7 @@ class Classifier:
     @torch.inference_mode()
     def _probabilities(self, view: View) -> NDArray[np.float64]:
         """Rows (S, C) for the crops of a temporal view: the members of the ensemble that use this sampling averaged."""
-        clip = view.clip.to(self.device, non_blocking=True)
+        clip = to_device(view.clip, self.device)
         total = np.zeros((len(clip), self._members[0].num_classes))
         for member in self._members:
             if self.samplings[view.sampling] != member.sampling:
@@ -313,7 +314,7 @@ def _members(
     model_or_name: Model | Sequence[Model],
     weights: Any,
     preprocessing: Preprocessing | None,
-    precision: Precision,
+    dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> list[_Member]:
@@ -324,7 +325,7 @@ def _members(
     if several and len(weights) != len(models):
         raise InputError(f"{len(models)} networks with {len(weights)} weights: give one for each, in the same order")
     return [
-        _member(model, weights[number] if several else weights, preprocessing, precision, device, on_progress)
+        _member(model, weights[number] if several else weights, preprocessing, dtype, device, on_progress)
         for number, model in enumerate(models)
     ]
 
@@ -333,7 +334,7 @@ def _member(
     model: Model,
     weights: Any,
     preprocessing: Preprocessing | None,
-    precision: Precision,
+    dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> _Member:
@@ -342,7 +343,6 @@ def _member(
     name, prepared = type(network).__name__, preprocessing or KINETICS
     if entry is not None:
         name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
-    dtype = check_precision(precision)
     ready: Any = optimise(network.eval(), dtype)
     sampling = Sampling(
         frames=ready.frames,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from twospeed.errors import InputError, VideoError
 from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.box_actions import BoxActions, scaled
-from twospeed.pipelines.inputs import Model
+from twospeed.pipelines.inputs import Model, Precision
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
 from twospeed.results import ActionBoxes, Frame, OnProgress, Progress, VideoInfo
@@ -84,7 +84,7 @@ class Detector:
         short_side: int | None = None,
         scales: Sequence[int] = (),
         flip: bool = False,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         device: str | torch.device | None = None,
         preprocessing: Preprocessing | None = None,
         on_progress: OnProgress | None = None,
@@ -296,7 +296,7 @@ class DetectOptions(TypedDict, total=False):
     short_side: int | None
     scales: Sequence[int]
     flip: bool
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     device: str | torch.device | None
     preprocessing: Preprocessing | None
 

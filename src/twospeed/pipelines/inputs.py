@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from twospeed.errors import InputError
 from twospeed.models.protocol import lacks
+from twospeed.ops.bf16 import multiplies_bf16
+from twospeed.ops.transfer import to_device
 from twospeed.results import OnProgress
 from twospeed.weights.catalog import Entry, Task, find
 from twospeed.weights.load import create_model
 
 Image = NDArray[np.uint8] | Tensor
 Model = nn.Module | str
+Precision = Literal["fp32", "bf16", "auto"]
+"""Number format of a network: "auto" is bfloat16 where the processor or card is made for it."""
 
 _ROUNDING = 1e-5  # by which float images may leave 0..1
 _JOBS = {
@@ -47,13 +51,12 @@ def image_tensor(image: Image, device: torch.device) -> Tensor:
     """
     x = as_tensor(image)
     if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3 and x.numel():
-        return x.to(device).permute(2, 0, 1)
+        return to_device(x, device).permute(2, 0, 1)
     if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3 and x.numel():
-        x = x.to(device).float()
-        low, high = (float(value) for value in x.aminmax())
+        low, high = (float(value) for value in x.aminmax())  # where it is: the host waits for a device's images alone
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also false for NaN
             raise InputError(f"image has values from {low:g} to {high:g}; a float image is in 0..1, without NaN")
-        return x
+        return to_device(x, device).float()
     raise InputError(
         f"image is {x.dtype} of shape {tuple(x.shape)}; give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
     )
@@ -112,9 +115,19 @@ def autocast_type(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if own else dtype
 
 
-def check_precision(precision: str) -> torch.dtype:
-    """Return the type of "fp32" or "bf16". Raises InputError for another one."""
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    if precision not in types:
-        raise InputError(f"precision is {precision!r}; choose 'fp32' or 'bf16'", option="precision")
-    return types[precision]
+def used_precision(precision: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return what "auto" stands for on a device, and others as they are. Raises InputError for no precision.
+
+    "auto" is "bf16" where the device multiplies in it (`ops.bf16.multiplies_bf16`). It does not depend on the load.
+    """
+    match precision:
+        case "fp32" | "bf16":
+            return precision
+        case "auto":
+            return "bf16" if multiplies_bf16(device) else "fp32"
+    raise InputError(f"precision is {precision!r}; choose 'fp32', 'bf16' or 'auto'", option="precision")
+
+
+def type_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
+    """Return the type in which a network computes."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -28,6 +28,7 @@ from twospeed.models.protocol import (
     lacks,
 )
 from twospeed.ops.full_labels import full_size_labels
+from twospeed.ops.transfer import HostCopy
 from twospeed.ops.warp import backward_warp
 from twospeed.output.palette import class_colours
 from twospeed.pipelines.inputs import Image, image_tensor, network_for
@@ -171,9 +172,10 @@ class Segmenter:
                 "give the list that it learned",
                 option="labels",
             )
+        copies = HostCopy(labels), HostCopy(scores[0].float().contiguous())
         result = ClassMap(
-            labels=labels.cpu().numpy(),
-            scores=scores[0].float().contiguous().cpu().numpy(),
+            labels=copies[0].numpy(),
+            scores=copies[1].numpy(),
             is_keyframe=is_keyframe,
             frame_index=self._state.frame_index,
             time_s=time_s,

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,17 @@ from twospeed.ops.cuts import is_cut, small_image
 from twospeed.ops.full_labels import best_class
 from twospeed.ops.masks import one_hot, soft_aggregate
 from twospeed.ops.pad import Padding, pad, padding_for, unpad
+from twospeed.ops.transfer import HostCopy
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
-from twospeed.pipelines.inputs import Image, as_tensor, check_precision, image_tensor, network_for
+from twospeed.pipelines.inputs import (
+    Image,
+    Precision,
+    as_tensor,
+    image_tensor,
+    network_for,
+    type_of,
+    used_precision,
+)
 from twospeed.pipelines.propagate import Direction, Gone, check_keyframes, frames_of, track_segments
 from twospeed.pipelines.tracker_state import read_state, write_state
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
@@ -58,8 +67,6 @@ _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects ta
 PLANES = 6  # float32 images: masks, probabilities, and what they are made of
 VALUE_CHANNELS = 512  # of the largest network
 EXPECTED_FRAMES = 20  # remembered, where their number is not bounded
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass
@@ -141,8 +148,9 @@ class Tracker(VideoTracker):
             raise InputError(
                 f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more", option="size"
             )
-        self._dtype = check_precision(precision)
         self.device = resolve_device(device)
+        self.precision = used_precision(precision, self.device)
+        self._dtype = type_of(self.precision)
         if not needs_masks(model_or_name):
             raise InputError(
                 f"{name_of(model_or_name)} finds objects without masks; use UnsupervisedTracker, or choose "
@@ -154,8 +162,9 @@ class Tracker(VideoTracker):
         self._on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
-        self.size, self.upscale, self.precision, self.cuts = size, upscale, precision, cuts
+        self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
+        self._ids_of_rows: tuple[tuple[int, ...], Tensor] | None = None
         self.reset()
 
     def _fast(self, network: nn.Module) -> MaskMemoryNetwork:
@@ -210,9 +219,11 @@ class Tracker(VideoTracker):
         thread. After these, the tracker is as it was.
         """
         with self._alone():
-            pixels = self._image(image)
+            pixels = self._image(image := as_tensor(image))
             size = (pixels.shape[-2], pixels.shape[-1])
             prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
+            self._learn_first(pixels, prompt)
+            self._look_for_cut(image)
             probabilities, padding = self._segment(pixels, prompt)
             return self._finished(unpad(probabilities, padding), size, time_s)
 
@@ -229,6 +240,7 @@ class Tracker(VideoTracker):
             prompt = self._prompt(masks, frozenset(), size)
             if not prompt.ids:
                 raise MaskError("the mask of an annotated frame holds no object, every pixel is 0 (background)")
+            self._learn_first(pixels, prompt)
             self._segment(pixels, replace(prompt, alone=True))
             self._state.image_size = size
 
@@ -256,10 +268,10 @@ class Tracker(VideoTracker):
             return self.step(image, masks, time_s=time_s)
         with self._alone():
             state = self._state
-            pixels = self._image(image)
+            pixels = self._image(image := as_tensor(image))
             size = (pixels.shape[-2], pixels.shape[-1])
             known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
-            self._look_for_cut(pixels)
+            self._look_for_cut(image)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
                 with autocast(self.device, self._dtype):
@@ -311,7 +323,7 @@ class Tracker(VideoTracker):
             since_memory=kept["since_memory"],
             image_size=None if size is None else (size[0], size[1]),
             last=last,
-            small=tensors.get("small"),
+            small=tensors["small"].cpu() if "small" in tensors else None,
         )
 
     def _options(self) -> dict[str, Any]:
@@ -334,21 +346,27 @@ class Tracker(VideoTracker):
         )
         self._tuned, self.model = tuned, self._fast(tuned)
 
-    def _segment(self, pixels: Tensor, prompt: _Prompt) -> tuple[Tensor, Padding]:
-        """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
+    def _learn_first(self, pixels: Tensor, prompt: _Prompt) -> None:
+        """Fine-tune on the first masks, where that is wanted and not done."""
         if self.finetune is not None and prompt.labels is not None and self._tuned is None:
             self._learn(pixels, prompt.labels, self.finetune)
-        if not prompt.alone:
-            self._look_for_cut(pixels)
+
+    def _segment(self, pixels: Tensor, prompt: _Prompt) -> tuple[Tensor, Padding]:
+        """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
         frame, padding = self._prepare(pixels)
         with autocast(self.device, self._dtype):
             return self._advance(frame, prompt, padding), padding
 
-    def _look_for_cut(self, pixels: Tensor) -> None:
-        """Forget all frames but annotated ones where a cut lies between the frame before and this one."""
+    def _look_for_cut(self, image: Tensor) -> None:
+        """Forget all frames but annotated ones where a cut lies between the frame before and this one.
+
+        image: as given. One that is on the host is looked at there, so that nothing waits for the device.
+        """
         if not self.cuts:
             return
-        state, small = self._state, small_image(pixels)
+        state = self._state
+        small = small_image(image.permute(2, 0, 1) if image.dtype == torch.uint8 else image)
+        small = small if image.device.type == "cpu" else small.cpu()
         if state.small is not None and is_cut(state.small, small):
             state.bank.forget_passing()
             if (last := self._last()) is not None:
@@ -483,7 +501,8 @@ class Tracker(VideoTracker):
             raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
         if both := sorted(gone & set(ids)):
             raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
-        self._check_memory(len({*known, *ids}), size)
+        if objects := set(ids) - set(known):
+            self._check_memory(len(known) + len(objects), size)
         return _Prompt(labels if ids else None, ids, gone, VOID in found)
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
@@ -542,21 +561,26 @@ class Tracker(VideoTracker):
         scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
         return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
+    def _ids(self, object_ids: tuple[int, ...]) -> Tensor:
+        """Ids by row, uint8 (K + 1,), on the device: made anew only when they change, since the host waits for it."""
+        if self._ids_of_rows is None or self._ids_of_rows[0] != object_ids:
+            self._ids_of_rows = object_ids, torch.tensor([0, *object_ids], dtype=torch.uint8, device=self.device)
+        return self._ids_of_rows[1]
+
     def _finished(self, scores: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:
         """Make the frame's result, and count it. Shapes: (K+1, h, w), of the network's size without padding."""
         state, scores = self._state, scores.float()
         best = best_class(_resized(scores, size))
         if state.object_ids != tuple(range(1, len(scores))):
-            ids = torch.tensor([0, *state.object_ids], dtype=torch.uint8, device=self.device)
-            best = ids[best.long()]
-        kept = scores.cpu()
+            best = self._ids(state.object_ids)[best.long()]
+        kept, labels = HostCopy(scores), HostCopy(best)
         result = ObjectMasks(
-            labels=best.cpu().numpy(),
-            probabilities=lambda: _resized(kept, size).contiguous().numpy(),
+            labels=labels.numpy(),
+            probabilities=lambda: _resized(kept.tensor(), size).contiguous().numpy(),
             object_ids=state.object_ids,
             frame_index=state.frame_index,
             time_s=time_s,
-            confidence=lambda: _soft_overlap(kept),
+            confidence=lambda: _soft_overlap(kept.tensor()),
         )
         state.image_size = size
         state.frame_index += 1

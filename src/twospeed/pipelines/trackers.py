@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +26,13 @@ class VideoTracker(ABC):
     """Frames of one video in, one after the other; masks of all objects out.
 
     needs_masks: whether `step` must be given the masks of objects to know of them. device: where the network runs.
-    model: the network.
+    model: the network. precision: the number format in which it computes.
     """
 
     needs_masks: bool
     device: torch.device
     model: Any
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
