@@ -1,8 +1,8 @@
 """On a graphics card the host queues work ahead. What makes it wait, frame by frame, is counted here on a CPU.
 
 A wait is: reading a number of a tensor (`item`, `int`, `if tensor`), an operation whose result has a size that depends
-on values (`nonzero`, `unique`, masked indexing), and a copy between host and device. Copies are recognised by their calls,
-since on a CPU nothing is copied.
+on values (`nonzero`, `unique`, masked indexing), and a copy between host and device. Copies are recognised by their
+calls, since on a CPU nothing is copied.
 """
 
 from __future__ import annotations

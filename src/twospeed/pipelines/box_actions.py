@@ -57,8 +57,9 @@ class BoxActions:
     `frame_stride`, `num_classes`), its catalogue name, or several of either: scores are averaged. weights: for names,
     as `create_model` takes them; one for each of several networks. scales: shorter sides in pixels whose scores are
     averaged; none: the one of the catalogue. flip: average with mirrored clips too. labels: names of the classes, None
-    takes the catalogue's. precision: "bf16" computes in bfloat16, "auto" where the device is made for it.
-    device: None chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    takes the catalogue's. precision: "bf16" computes in bfloat16, "auto" where the device is made for it. device: None
+    chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make
+    no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
     def __init__(

@@ -76,9 +76,9 @@ class Classifier:
     the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
     `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
     "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16, "auto" where the
-    device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline, as `open_video` takes them. device: None
-    chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make
-    no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline,
+    as `open_video` takes them. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
+    Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
     """
 
     def __init__(

@@ -108,9 +108,9 @@ class Tracker(VideoTracker):
     at which the network works: smaller videos are enlarged to it, but at most twice, and those below 160 pixels not at
     all, unless `upscale`; no image has more than 4 size^2 pixels, so that very wide ones shrink further; None takes the
     input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the published multi-scale
-    setting). precision: "bf16" autocasts the convolutions. device: None chooses CUDA if present. finetune: fine-tune on
-    synthetic motion of the first masks for so many iterations, or as the settings say, before tracking; on_progress is
-    called after each of them, and while weights are downloaded.
+    setting). precision: "bf16" autocasts the convolutions, "auto" does where the device is made for it. device: None
+    chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for so many iterations, or as
+    the settings say, before tracking; on_progress is called after each of them, and while weights are downloaded.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
