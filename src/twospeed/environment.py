@@ -126,11 +126,17 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def commit_of_this_code() -> str | None:
-    """Return the commit of the checkout that this package runs from ("+changes" if edited), None outside of one."""
+def checkout_of_this_code() -> Path | None:
+    """Return the folder of the repository that this package runs from, None for an installed package."""
     package = Path(__file__).resolve().parent
     checkout = package.parents[1]
-    if package != checkout / "src" / "twospeed" or not (checkout / ".git").exists():
+    return checkout if package == checkout / "src" / "twospeed" and (checkout / ".git").exists() else None
+
+
+def commit_of_this_code() -> str | None:
+    """Return the commit of the checkout that this package runs from ("+changes" if edited), None outside of one."""
+    checkout = checkout_of_this_code()
+    if checkout is None:
         return None
     try:
         head = _git(checkout, "rev-parse", "HEAD")

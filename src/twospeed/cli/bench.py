@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
+import subprocess
+import sys
 from itertools import islice
 from typing import Annotated
 
@@ -11,6 +14,7 @@ import typer
 
 from twospeed.cli.options import Device, Json, whole
 from twospeed.cli.printing import print_json, print_line
+from twospeed.environment import checkout_of_this_code
 from twospeed.errors import InputError
 
 
@@ -28,6 +32,10 @@ def bench(
     keyframe_every: Annotated[
         int, typer.Option(metavar="N", parser=whole(1), help="Segment: the image network runs on every N-th frame.")
     ] = 4,
+    every_job: Annotated[
+        bool,
+        typer.Option("--all", help="All jobs beside plain ways and this machine's limits, for docs/results.md."),
+    ] = False,
     device: Device = None,
     json_output: Json = False,
 ) -> None:
@@ -36,7 +44,11 @@ def bench(
     Track: the time of `Tracker.step` (upload, network, memory, masks at the frame's size on the host), with the memory
     filled first; without decoding and files. Segment: `Segmenter.step` over whole keyframe intervals, a frame's share
     of each. Classify: one clip through the network, from tensor to scores.
+
+    With --all, which needs a checkout of the repository, the other options do not apply.
     """
+    if every_job:
+        raise typer.Exit(_run_table())
     from twospeed.weights.catalog import find
 
     entry = find(model)
@@ -79,3 +91,15 @@ def bench(
         return
     for key, value in facts.items():
         print_line(f"{key:<15} {value}")
+
+
+def _run_table() -> int:
+    """Run the script that measures all jobs; return its exit code."""
+    checkout = checkout_of_this_code()
+    if checkout is None:
+        raise InputError(
+            "the benchmarks of all jobs are part of the repository, not of the installed package; "
+            "run this in a checkout"
+        )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run([sys.executable, checkout / "benchmarks" / "all.py"], env=environment, check=False).returncode

@@ -1,0 +1,234 @@
+"""The table of docs/results.md: our speed beside a plain way and beside what this machine can do, in one run.
+
+    twospeed bench --all                    measure, print, append to benchmarks/history/all.csv, write the page's table
+    python benchmarks/all.py --only track   some of the jobs (track, segment, classify, jf)
+    python benchmarks/all.py --page         write the page's table anew from the history, without measuring
+
+| column | what |
+|---|---|
+| ours | seconds of the fastest form that ships, from `optimise`, median or best as the job's own script has it |
+| plain | of the published formulas, layer by layer; classify: of PyTorchVideo where installed, else as trained |
+| limit | multiply-adds of the job, as the network states them, at the rate of this machine's large matrix products |
+| share | limit / ours. Winograd's algorithm multiplies less than the network states: more than 100 % is possible |
+
+The scripts of the jobs (`track.py`, `segment.py`, `classify.py`, `jf.py`) check that both ways agree, and stop where
+they do not. About two minutes on two quiet cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import classify
+import jf
+import segment
+import track
+from record import HISTORY, append, stamp
+from twospeed.data.samples import SequenceSample
+from twospeed.evaluation.speed import tracker_steps
+from twospeed.evaluation.vos import evaluate_davis
+from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.video.indexed_png import write_indexed_png
+from twospeed.weights.cost import cost_of, segmenter_cost
+from twospeed.weights.load import create_model
+
+COLUMNS = ("run", "date", "machine", "load", "threads", "commit", "job", "ours_s", "plain", "plain_s", "limit_s")
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+BEGIN, END = "<!-- table of `twospeed bench --all` -->", "<!-- end of the table -->"
+FORMULAS = "published formulas"
+Row = dict[str, object]
+
+
+def product_rate(dtype: torch.dtype, side: int = 2048) -> float:
+    """Return multiply-adds a second of a large matrix product, the best of five."""
+    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return float(side**3 / min(seconds[1:]))
+
+
+def row(job: str, ours: float, plain: tuple[str, float] | None = None, gmacs: float = 0, rate: float = 0) -> Row:
+    values: Row = {"job": job, "ours_s": f"{ours:.4g}", "plain": "", "plain_s": "", "limit_s": ""}
+    if plain is not None:
+        values |= {"plain": plain[0], "plain_s": f"{plain[1]:.4g}"}
+    if gmacs:
+        values["limit_s"] = f"{gmacs * 1e9 / rate:.4g}"
+    return values
+
+
+def of_track() -> Iterator[Row]:
+    """STCN beside its formulas, and the tracker that ships."""
+    rate = product_rate(torch.float32)
+    for line in track.measure(480, 864, [10], 3):
+        if str(line["what"]).startswith("frame"):
+            times = float(str(line["ours_s"])), (FORMULAS, float(str(line["plain_s"])))
+            yield row("stcn, 480p frame, 10 in memory", *times, cost_of("stcn").gmacs, rate)
+    for name in ("track_nano", "track_small"):
+        laps = tracker_steps(name, 854, 480, memory_frames=10, objects=1, device="cpu")
+        seconds = float(np.median(list(islice(laps, 20))))
+        yield row(f"{name}, 480p frame with its masks, 10 in memory", seconds, None, cost_of(name).gmacs, rate)
+
+
+def of_segment() -> Iterator[Row]:
+    """GSVNet beside its formulas."""
+    rate = product_rate(torch.float32)
+    (height, width), classes = min(segment.SIZES.items())
+    cost = segmenter_cost(segment.random_network(classes), height, width)
+    gmacs = {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs}
+    for line in segment.measure(height, width, classes, 5):
+        name = str(line["what"]).partition(" ")[0]
+        if name in ("keyframe", "step", "labels"):
+            times = float(str(line["ours_s"])), (FORMULAS, float(str(line["plain_s"])))
+            yield row(f"gsvnet_swiftnet_r18, {width}x{height}, {name}", *times, gmacs.get(name, 0), rate)
+
+
+def of_classify() -> Iterator[Row]:
+    """SlowFast beside PyTorchVideo's, or beside the network as it is trained."""
+    clip = torch.randn(1, 3, 32, 256, 256, generator=torch.Generator().manual_seed(0))
+    gmacs = cost_of("slowfast_r50_8x8").gmacs
+    if importlib.util.find_spec("pytorchvideo"):
+        theirs, network = classify.two_networks()
+        slow = classify.slow_frame_indices(32, 4)
+        name, plain = "PyTorchVideo", lambda: theirs([clip[:, :, slow], clip]).softmax(1)
+    else:
+        torch.manual_seed(0)
+        network = create_model("slowfast_r50_8x8", None).eval()
+        name, plain = "the network as trained", lambda: network(clip).mean(1).softmax(1)
+    expected = plain()
+    for dtype in (torch.float32, torch.bfloat16):
+        if dtype == torch.bfloat16 and not fused_kernels(dtype):
+            continue
+        ours = for_inference(network, dtype)
+        difference = float((ours(clip).float().mean(1).softmax(1) - expected).abs().max())
+        if difference > (1e-4 if dtype == torch.float32 else 0.02):
+            raise SystemExit(f"scores in {dtype} differ by {difference:.1e}; one of the two ways is wrong")
+        times = classify.best_of(2, lambda: ours(clip), plain)  # noqa: B023  # called at once
+        job = f"slowfast_r50_8x8, view of 32x256x256, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
+        yield row(job, times[0][0], (name, times[1][0]), gmacs, product_rate(dtype))
+
+
+def of_jf() -> Iterator[Row]:
+    """J and F of generated masks as files, beside a plain reading of the formulas."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = list(generated_masks(Path(folder)))
+        frames = sum(len(sample.frames) - 2 for sample in samples)
+        results = Path(folder) / "results"
+        ours, plain = [], []
+        for _ in range(3):
+            start = time.perf_counter()
+            found = evaluate_davis(samples, 2016, predictions=results).scores["global"]["J&F-Mean"]
+            ours.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            expected = jf.plain_scores(samples, results)
+            plain.append(time.perf_counter() - start)
+            if abs(found - expected) > 1e-9:
+                raise SystemExit(f"the two ways disagree: J&F {found} and {expected}")
+    yield row(f"J&F of {frames} masks of 854x480, files read", min(ours), (FORMULAS, min(plain)))
+
+
+def generated_masks(folder: Path, sequences: int = 4, frames: int = 30) -> Iterator[SequenceSample]:
+    """Moving ellipses with rough borders as annotations, somewhat moved and eroded as results."""
+    rng = np.random.default_rng(0)
+    for name in (f"video{i}" for i in range(sequences)):
+        annotations = {}
+        phase, rough = (
+            rng.uniform(0, 6),
+            cv2.resize(rng.normal(size=(60, 107)), (854, 480), interpolation=cv2.INTER_CUBIC),
+        )
+        for frame in (f"{i:05d}" for i in range(frames)):
+            t = phase + int(frame) / 9
+            mask = np.zeros((480, 854), np.uint8)
+            centre = (int(427 + 200 * np.cos(t)), int(240 + 100 * np.sin(t)))
+            cv2.ellipse(mask, centre, (150, 90), 20 * t, 0, 360, 1, -1)
+            mask[cv2.GaussianBlur(mask.astype(np.float64), (0, 0), 4) + 0.2 * rough > 0.6] = 1
+            for kind, labels in (("annotations", mask), ("results", np.roll(cv2.erode(mask, np.ones((3, 3))), 3, 1))):
+                path = folder / kind / name / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_indexed_png(path, labels)
+            annotations[frame] = folder / "annotations" / name / f"{frame}.png"
+        yield SequenceSample(name, tuple(annotations), {}, annotations, foreground=True)
+
+
+JOBS: dict[str, Callable[[], Iterator[Row]]] = {
+    "track": of_track, "segment": of_segment, "classify": of_classify, "jf": of_jf,
+}  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The lines of one run as the page has them."""
+    first = rows[0]
+    lines = [
+        f"{first['machine']}, {first['threads']} threads, load {first['load']} at the start, {first['date']}, commit "
+        f"{first['commit'][:7] or 'unknown'}.",
+        "Seconds; `limit` is what the job's multiply-adds take at the rate of this machine's large matrix products.",
+        "",
+        "| job | ours | plain | ratio | limit | share of the limit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for values in rows:
+        ours = float(values["ours_s"])
+        cells = [values["job"], values["ours_s"], "", "", "", ""]
+        if values["plain_s"]:
+            cells[2:4] = [f"{values['plain_s']} ({values['plain']})", f"{float(values['plain_s']) / ours:.2f}"]
+        if values["limit_s"]:
+            cells[4:6] = [values["limit_s"], f"{100 * float(values['limit_s']) / ours:.0f} %"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def last_run(history: Path) -> list[dict[str, str]]:
+    """The lines of the last run that the history has."""
+    with history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [values for values in rows if values["run"] == rows[-1]["run"]]
+
+
+def write_page(page: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Put the table between its two marks. Raises ValueError for a page without them."""
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page}: has no place for the table, between {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(JOBS), action="append", help="this job alone; may be repeated")
+    parser.add_argument("--page", action="store_true", help="write the page's table from the history, measure nothing")
+    parser.add_argument("--no-history", action="store_true", help="only print")
+    options = parser.parse_args()
+    history = HISTORY / "all.csv"
+    if not options.page:
+        torch.set_grad_enabled(False)
+        facts = {"run": f"{time.time():.0f}", **stamp(), "threads": torch.get_num_threads()}
+        rows = []
+        for name in options.only or JOBS:
+            rows += [{key: str(value) for key, value in (facts | line).items()} for line in JOBS[name]()]
+        print(table(rows))
+        if options.no_history:
+            return
+        append("all", COLUMNS, rows)
+        if options.only:
+            return
+    write_page(PAGE, last_run(history))
+    print(f"\n{PAGE}: has the table of the last run")
+
+
+if __name__ == "__main__":
+    main()
