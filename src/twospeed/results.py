@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -292,7 +293,8 @@ class ClassMap(Result):
 
     labels: uint8 (H, W), class ids from 0. scores: float32 (C, H // 8, W // 8), class scores before the softmax.
     is_keyframe: whether the image network saw this frame, or its scores were propagated. frame_index, time_s: which
-    frame, as in `Frame`. classes: names and colours of the C classes, where they are known.
+    frame, as in `Frame`. classes: names and colours of the C classes, where they are known. known_confidence: of a
+    result that was read from files, whose scores are empty.
     """
 
     labels: NDArray[np.uint8]
@@ -301,6 +303,15 @@ class ClassMap(Result):
     frame_index: int = 0
     time_s: float = 0.0
     classes: LabelMap | None = None
+    known_confidence: float | None = None
+
+    @cached_property
+    def confidence(self) -> float | None:
+        """Mean probability of the likeliest class, 0 to 1; None where it is not known."""
+        if not self.scores.size:
+            return self.known_confidence
+        shifted = np.exp(self.scores - self.scores.max(0))
+        return float((1 / shifted.sum(0)).mean())
 
     def __repr__(self) -> str:
         height, width = self.labels.shape

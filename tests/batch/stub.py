@@ -31,6 +31,12 @@ def run(job: str, arguments: list[str]) -> None:
     source, folder = Path(arguments[0]), Path(arguments[arguments.index("-o") + 1])
     log = Path(os.environ.get("TWOSPEED_STUB_LOG", source.with_suffix(".log")))
     what, *rest = source.read_text().split()
+    if "--part" in arguments:
+        compute_part(source, log, rest[1], arguments[arguments.index("--part") + 1])
+        return
+    if what == "parts":
+        assert len(list(Path(arguments[arguments.index("--parts") + 1]).iterdir())) == int(rest[0])
+        what = "ok"
     note(log, f"begin {source.stem}")
     begun = log.read_text().split("\n").count(f"begin {source.stem}")
     if what == "bad":
@@ -61,6 +67,24 @@ def run(job: str, arguments: list[str]) -> None:
     record |= {"inputs": {"video": {"path": str(source)}}, "summary": {"keyframes": 1}, "finished": True}
     write_json(folder / "run.json", record)
     note(log, f"end {source.stem}")
+
+
+def count_parts(job: str, arguments: list[str], seconds: float) -> int:
+    """A text "parts N ..." has N parts."""
+    what, *rest = Path(arguments[0]).read_text().split()
+    return int(rest[0]) if what == "parts" else 1
+
+
+def compute_part(source: Path, log: Path, what: str, part: str) -> None:
+    """Do what the text says, at its second part."""
+    number, _, path = part.split(",", 2)
+    note(log, f"part {number} {source.stem}")
+    begun = log.read_text().split("\n").count(f"part {number} {source.stem}")
+    if number == "2" and what == "bad":
+        raise InputError(f"{source}: not a video")
+    if number == "2" and (what == "die" or (what == "die-once" and begun == 1)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(path).write_bytes(b"answers")
 
 
 def note(log: Path, line: str) -> None:

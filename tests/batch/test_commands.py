@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.batch.conftest import same
 from tests.cli.commands import fails, twospeed
 from twospeed.batch.endpoint import serve_metrics
+from twospeed.batch.manifest import open_manifest
+from twospeed.batch.storage import FolderStorage
 from twospeed.batch.tables import COLUMNS, SCHEMA_VERSION, results_table
-from twospeed.batch.worker import Outcome, Task, Work, execute
-from twospeed.cli import batch as commands
 from twospeed.cli.batch import _cells_to_arguments, _drain
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import InputError
@@ -23,32 +30,6 @@ from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import VideoWriter
 
 pq = pytest.importorskip("pyarrow.parquet")
-
-
-class InThisProcess:
-    """An engine whose worker is this process, which has torch loaded: processes have tests of their own."""
-
-    slots = 1
-
-    def __init__(self, work: Work, values: object) -> None:
-        self._work, self._tasks = work, list[Task]()
-
-    @property
-    def free(self) -> int:
-        return 1 - len(self._tasks)
-
-    def submit(self, task: Task) -> None:
-        self._tasks.append(task)
-
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        return [execute(self._work, self._tasks.pop())] if self._tasks else []
-
-    def close(self) -> None: ...
-
-
-@pytest.fixture
-def here(monkeypatch):
-    monkeypatch.setattr(commands, "_engine", InThisProcess)
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +48,8 @@ def clips(tmp_path_factory) -> Path:
     return folder
 
 
-def same(single: Path, batch: Path, *leave_out: str) -> None:
-    """Check that two folders hold the same files, byte for byte, except for times in the record and the report."""
-    files = {path.relative_to(single) for path in single.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(batch) for path in batch.rglob("*") if path.is_file()}
-    assert len(files) > 6
-    for file in files - {Path("run.json"), Path("report.html"), *map(Path, leave_out)}:
-        assert (single / file).read_bytes() == (batch / file).read_bytes(), file
-    records = [json.loads((folder / "run.json").read_text()) for folder in (single, batch)]
-    for record in records:
-        for name in ("report.html", *leave_out):
-            record["files"].pop(name, None)
-        for varying in ("seconds", "frames_per_second"):
-            del record[varying]
-    assert records[0] == records[1]
-
-
 @pytest.mark.slow
-def test_segment(clips, tmp_path, capsys, here):
+def test_segment(clips, tmp_path, capsys, here, monkeypatch):
     out = tmp_path / "out"
     command = ("batch", "segment", clips / "in", "-o", out, "--keyframe-every", 2, "--quiet")
     assert "1 of 3 videos have failed; the first, broken:" in fails(capsys, *command)
@@ -103,6 +68,15 @@ def test_segment(clips, tmp_path, capsys, here):
     assert per_frame == pytest.approx(12, abs=1e-3)
     assert (out / "thumbnails" / "first.jpg").read_bytes()[:2] == b"\xff\xd8"
 
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "batch.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    shown: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], shown)
+    assert [(row["video"], "broken.mp4" in row["error"]) for row in shown["failed"]] == [("broken", True)]
+    area = shown["area"].to_pylist()
+    assert {row["video"] for row in area} == {"first", "second"}
+    assert sum(row["share_sum"] for row in area) == pytest.approx(per_frame)
+
     written = (out / "videos" / "first" / "run.json").stat().st_mtime_ns
     fails(capsys, *command)
     assert (out / "videos" / "first" / "run.json").stat().st_mtime_ns == written
@@ -111,6 +85,49 @@ def test_segment(clips, tmp_path, capsys, here):
     status = json.loads(capsys.readouterr().out)
     assert (status["done"], status["failed"], status["failures"][0]["video"]) == (2, 1, "broken")
     assert "now it is '--keyframe-every 3'" in fails(capsys, *command[:-2], 3, "-q")
+
+
+@pytest.mark.slow
+def test_retry_failed(clips, tmp_path, capsys, here):
+    """A video that was broken is tried again once it is mended, the others are left as they are."""
+    shutil.copytree(clips / "in", tmp_path / "in")
+    out = tmp_path / "out"
+    fails(capsys, "batch", "segment", tmp_path / "in", "-o", out, "--no-overlay", "-q")
+    written = (out / "videos" / "first" / "run.json").stat().st_mtime_ns
+    assert "1 of 3 videos have failed; the first, broken:" in fails(capsys, "batch", "retry-failed", out, "-q")
+    shutil.copy(clips / "in" / "second.mp4", tmp_path / "in" / "broken.mp4")
+    assert twospeed("batch", "retry-failed", out, "--json", "-q") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["videos"], report["done"], report["failed"]) == (3, 3, 0)
+    assert (out / "videos" / "first" / "run.json").stat().st_mtime_ns == written
+    last = [out / "videos" / name / "labels" / "00005.png" for name in ("second", "broken")]
+    assert last[0].read_bytes() == last[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_sigterm_drains(clips, tmp_path):
+    """The real program: videos that are worked on end, nothing more begins, exit code 143; the next run continues."""
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        shutil.copy(clips / "in" / "first.mp4", tmp_path / "in" / f"{number}.mp4")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "twospeed", "batch", "segment", tmp_path / "in", "-o", out, "--workers", "1"]
+    program = subprocess.Popen([*command, "--no-overlay"], text=True, stderr=subprocess.PIPE)
+    end = time.monotonic() + 300
+    while not (out / "videos").exists():
+        assert program.poll() is None, program.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    program.send_signal(signal.SIGTERM)
+    assert "ending after the videos that are worked on" in program.communicate(timeout=300)[1]
+    assert program.returncode == 128 + signal.SIGTERM
+    manifest = open_manifest(FolderStorage(out), read_only=True)
+    counts = manifest.counts()
+    manifest.close()
+    assert counts["running"] == counts["failed"] == 0
+    assert counts["done"] == len(list((out / "videos").iterdir())) < 6
+    assert not list((out / ".work").iterdir())
 
 
 @pytest.mark.slow
@@ -148,8 +165,29 @@ def test_bad_calls(tmp_path, capsys):
     message = fails(capsys, "batch", "segment", tmp_path / "list.csv", "-o", tmp_path / "out")
     assert "list.csv:2: there is no option 'size' of segment" in message
     assert not (tmp_path / "out").exists()
+    (tmp_path / "list.csv").write_text("file,start\n0.mp4,3\n")
+    message = fails(capsys, "batch", "segment", tmp_path / "list.csv", "-o", tmp_path / "out")
+    assert "list.csv:1: columns are file, start; expected `video`" in message
+    assert not (tmp_path / "out").exists()
+    with FolderStorage(tmp_path / "held").hold(60):
+        message = fails(capsys, "batch", "segment", tmp_path / "0.mp4", "-o", tmp_path / "held")
+        assert f"is held by process {os.getpid()} on {socket.gethostname()}, which runs a batch into it" in message
     assert "holds no batch" in fails(capsys, "batch", "status", tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_missing_credentials(tmp_path, capsys, monkeypatch):
+    """As botocore finds none: in variables, files and the machine's role."""
+    pytest.importorskip("s3fs")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    (tmp_path / "0.mp4").write_text("x")
+    message = fails(capsys, "batch", "segment", tmp_path / "0.mp4", "-o", "s3://data/out")
+    assert "s3://data/out/owner: no credentials" in message
+    assert "AWS_ACCESS_KEY_ID" in message
 
 
 def test_first_signal_drains_and_second_interrupts():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from twospeed.cli.main import exit_code
 from twospeed.errors import VideoError
 from twospeed.models.slowfast import builders
-from twospeed.pipelines.classify import Classifier
+from twospeed.pipelines import classify as pipeline
+from twospeed.pipelines.action_views import UniformViews
 from twospeed.video.writer import VideoWriter
 
 
@@ -121,23 +123,21 @@ def test_many_videos_with_a_broken_one(run, scene, tmp_path):
 
 def test_many_videos_are_resumed_without_repeating_one(run, scene, tmp_path, monkeypatch):
     given = [scene / "clip.mp4", scene / "other.mp4", "--clips", 1, "--crops", 1, "-o", tmp_path, "--json", "--resume"]
-    views, whole = Classifier._views, ["clip.mp4", "other.mp4"]
-    seen = []
+    whole = ["clip.mp4", "other.mp4"]
+    seen: list[str] = []
 
-    def breaking(self, source):
-        seen.append(Path(source).name)
-        if seen[-1] == "other.mp4":
+    def watched(source, *arguments, broken="", **options):
+        seen.append(Path(source.name).name)
+        if seen[-1] == broken:
             raise VideoError("as if the disk had gone")
-        return views(self, source)
+        return UniformViews(source, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "_views", breaking)
+        patch.setattr(pipeline, "UniformViews", partial(watched, broken="other.mp4"))
         assert run(*given)[0] == 2
     assert seen == whole
     seen.clear()
-    monkeypatch.setattr(
-        Classifier, "_views", lambda self, source: seen.append(Path(source).name) or views(self, source)
-    )
+    monkeypatch.setattr(pipeline, "UniformViews", watched)
     code, out, err = run(*given)
     assert code == 0, err
     assert seen == ["other.mp4"]

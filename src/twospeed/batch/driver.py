@@ -17,7 +17,7 @@ from twospeed.batch.manifest import Manifest, Row, now, open_manifest
 from twospeed.batch.report import REPORT, report_page
 from twospeed.batch.storage import Storage
 from twospeed.batch.tables import RESULTS, results_table, write_table
-from twospeed.batch.worker import VIDEOS, Outcome, Task, facts_of
+from twospeed.batch.worker import PARTS, VIDEOS, Outcome, Task, facts_of, part_names
 from twospeed.errors import InputError, TwospeedError
 from twospeed.files import parse_json
 from twospeed.results import OnProgress, Progress
@@ -44,6 +44,9 @@ class Stop:
 
     wanted: bool = False
 
+
+_Unit = tuple[str, int]
+"""What is handed out: a video's key with the number of one of its parts, 0 for the whole."""
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -116,8 +119,9 @@ class Batch:
         manifest cannot be written. What runs then is taken back.
         """
         stop = stop or Stop()
-        rows, running = self.manifest.rows, dict[str, float]()
-        due = {key: 0.0 for key, row in rows.items() if row.state == "pending"}
+        rows, running = self.manifest.rows, set[_Unit]()
+        due = {(key, 0): 0.0 for key, row in rows.items() if row.state == "pending"}
+        parts: dict[str, int] = {}  # of the videos that are computed in several
         begun = reported = time.monotonic()
         before = self.manifest.counts()
         setup_error = ""
@@ -136,25 +140,40 @@ class Batch:
             while running or (due and not stop.wanted and not setup_error):
                 self._beat()
                 moment = time.monotonic()
-                ready = [key for key, after in due.items() if after <= moment]
-                for key in ready[: 0 if stop.wanted or setup_error else engine.free]:
-                    del due[key]
+                ready = [unit for unit, after in due.items() if after <= moment]
+                for unit in ready[: 0 if stop.wanted or setup_error else engine.free]:
+                    del due[unit]
+                    running.add(unit)
+                    key, part = unit
                     row = rows[key]
-                    self.manifest.claim(row, self.storage.id)
-                    running[key] = moment
-                    engine.submit(Task(key, row.source, row.arguments, row.attempts, row.stopped))
-                    self._note(on_event, "begin", video=key, attempt=row.attempts)
+                    if row.state == "pending":  # else another part of it runs
+                        self.manifest.claim(row, self.storage.id)
+                    count = parts.get(key, 1)
+                    engine.submit(Task(key, row.source, row.arguments, row.attempts, row.stopped, part, count))
+                    self._note(on_event, "begin", video=key, attempt=row.attempts, **({"part": part} if part else {}))
                 for outcome in engine.wait(_WAIT_S):
-                    if outcome.key not in running:
+                    unit, row = (outcome.key, outcome.part), rows[outcome.key]
+                    if unit not in running:
                         continue
-                    del running[outcome.key]
+                    running.remove(unit)
                     if outcome.ending == "setup":
                         setup_error = setup_error or outcome.error
-                        self.manifest.release([rows[outcome.key]])
-                        continue
-                    pause = self._settle(rows[outcome.key], outcome, on_event)
-                    if pause is not None:
-                        due[outcome.key] = time.monotonic() + pause
+                    elif outcome.ending == "split":
+                        parts[row.key] = outcome.parts
+                        due = (
+                            dict.fromkeys(self._missing_parts(row.key, outcome.parts), 0.0) | due
+                        )  # before other videos
+                        self._note(on_event, "split", video=row.key, parts=outcome.parts)
+                    elif outcome.part and outcome.ending == "done":
+                        self._note(on_event, "part", video=row.key, part=outcome.part, seconds=outcome.seconds)
+                        if not any(key == row.key for key, _ in (*running, *due)) and row.state != "failed":
+                            due = {(row.key, 0): 0.0} | due
+                    elif row.state != "failed":  # by another part
+                        pause = self._settle(row, outcome, on_event)
+                        if pause is not None:
+                            due[unit] = time.monotonic() + pause
+                        else:  # done, or failed for good
+                            due = {unit: after for unit, after in due.items() if unit[0] != row.key}
                 show()
                 if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                     self.write_reports(time.monotonic() - begun, before)
@@ -162,7 +181,7 @@ class Batch:
         finally:
             engine.close()
             with contextlib.suppress(TwospeedError):
-                self.manifest.release([rows[key] for key in running])
+                self.manifest.release([row for row in rows.values() if row.state == "running"])
         counts = self.manifest.counts()
         self._note(on_event, "end", seconds=round(time.monotonic() - begun, 3), **counts)
         self.write_reports(time.monotonic() - begun, before)
@@ -183,12 +202,21 @@ class Batch:
             self._event_parts += 1
             self._events.clear()
 
+    def _missing_parts(self, key: str, count: int) -> list[_Unit]:
+        """Return what is left to compute of a video in parts: those that no earlier run has left, or the whole."""
+        there = self.storage.names(f"{PARTS}/{key}")
+        missing = [number for number, name in enumerate(part_names(count), 1) if name not in there]
+        return [(key, number) for number in missing or [0]]
+
     def _settle(self, row: Row, outcome: Outcome, on_event: OnEvent) -> float | None:
         """Note how an attempt ended; return after how many seconds there is another one, None for none."""
         if outcome.ending != "done" and (facts := delivered(self.storage, row.key)) is not None:
-            outcome = Outcome(row.key, "done", seconds=facts["seconds"], facts=facts)  # it died after it had delivered
+            # It died after it had delivered
+            outcome = Outcome(row.key, "done", seconds=facts["seconds"], facts=facts, parts=outcome.parts)
         if outcome.ending == "done":
             self.manifest.finish(row, outcome.facts, outcome.seconds)
+            if outcome.parts > 1:
+                self.storage.remove(f"{PARTS}/{row.key}")
             self._note(on_event, "done", video=row.key, seconds=outcome.seconds, frames=outcome.facts.get("frames"))
             return None
         final = outcome.ending == "input" or row.attempts >= self.policy.attempts

@@ -145,7 +145,8 @@ class LocalEngine:
             why = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         if worker.task is None:
             return []
-        return [Outcome(worker.task.key, "died", f"the process that worked on it {why}")]
+        task = worker.task
+        return [Outcome(task.key, "died", f"the process that worked on it {why}", part=task.part, parts=task.parts)]
 
 
 def serve(pipe: Connection, work: Work, device: str | None, threads: int) -> None:

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from twospeed.batch.storage import FolderStorage, Storage, fetch, open_storage
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
-from twospeed.files import read_text, write_json
+from twospeed.files import make_folder, read_text, write_json
 
-Ending = Literal["done", "input", "setup", "fault", "died"]
-"""How an attempt ended: "input": the video is not what it should be, which no second attempt changes; "setup": what
-holds for all videos is wrong, such as missing weights; "fault": anything else; "died": the process ended."""
+Ending = Literal["done", "split", "input", "setup", "fault", "died"]
+"""How an attempt ended: "split": the video is to be computed in `Outcome.parts` parts; "input": the video is not what
+it should be, which no second attempt changes; "setup": what holds for all videos is wrong, such as missing weights;
+"fault": anything else; "died": the process ended."""
 
-VIDEOS, THUMBNAILS = "videos", "thumbnails"
+VIDEOS, THUMBNAILS, PARTS = "videos", "thumbnails", "parts"
 _THUMBNAIL = 160  # pixels
 
 
@@ -44,7 +45,9 @@ class Work:
     job: the command, such as "segment". run: a function of a module (workers import it) that runs a command line of
     that job, `[video, "-o", folder, ...]`, into a folder as the command itself does. arguments: options for all videos.
     out: address of the storage. batch_id: of the storage's batch. prepare: called once in each worker, with its number
-    of threads.
+    of threads. count_parts: a function of a module that returns in how many parts of part_s seconds a command line's
+    video is computed; None computes all whole. `run` then takes `--part NUMBER,SECONDS,FILE` for one of them, and
+    `--parts FOLDER` for the whole from all.
     """
 
     job: str
@@ -53,22 +56,31 @@ class Work:
     out: str
     batch_id: str
     prepare: Callable[[int], None] = prepare
+    count_parts: Callable[[str, list[str], float], int] | None = None
+    part_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """One attempt at one video. resume: continue what an attempt that was stopped has left."""
+    """One attempt at one video. resume: continue what an attempt that was stopped has left.
+
+    parts: how many parts the video has, 1 where that is not known. part: which one to compute, from 1; 0 for the whole,
+    which is made from its parts where it has several.
+    """
 
     key: str
     source: str
     arguments: Sequence[str] = ()
     attempt: int = 1
     resume: bool = False
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. facts: of a done video, its line of results.parquet. memory: of the worker, in bytes."""
+    """How an attempt ended. facts: of a done video, its line of results.parquet. memory: of the worker, in bytes.
+    part, parts: as of `Task`."""
 
     key: str
     ending: Ending
@@ -76,19 +88,30 @@ class Outcome:
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     memory: int = 0
+    part: int = 0
+    parts: int = 1
+
+
+def part_names(parts: int) -> list[str]:
+    """Return the names of the files of a video's parts."""
+    from twospeed.pipelines.parts import part_name
+
+    return [part_name(number, parts) for number in range(1, parts + 1)]
 
 
 def execute(work: Work, task: Task, device: str | None = None) -> Outcome:
     """Run one attempt. Never raises: an error is an outcome. device: what to pass on as the job's `device`."""
     begun = time.monotonic()
 
-    def ended(ending: Ending, error: str = "", facts: dict[str, Any] | None = None) -> Outcome:
-        return Outcome(task.key, ending, error, round(time.monotonic() - begun, 3), facts or {}, memory_used())
+    def ended(ending: Ending, error: str = "", facts: dict[str, Any] | None = None, parts: int = task.parts) -> Outcome:
+        seconds = round(time.monotonic() - begun, 3)
+        return Outcome(task.key, ending, error, seconds, facts or {}, memory_used(), task.part, parts)
 
     storage = open_storage(work.out)
-    place = work_folder(storage, work.batch_id, task.key)
+    place = work_folder(storage, work.batch_id, task)
     try:
-        return ended("done", facts=_run(work, task, device, storage, place))
+        found = _run(work, task, device, storage, place)
+        return ended("split", parts=found) if isinstance(found, int) else ended("done", facts=found)
     except (CheckpointError, WeightsUnavailable) as error:
         return ended("setup", str(error))
     except InputError as error:
@@ -104,7 +127,8 @@ def execute(work: Work, task: Task, device: str | None = None) -> Outcome:
         shutil.rmtree(place, ignore_errors=True)  # what a killed worker leaves there is removed by the next attempt
 
 
-def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Path) -> dict[str, Any]:
+def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Path) -> dict[str, Any] | int:
+    """Return the facts of a video that is done, none of a part, or in how many parts a video is to be computed."""
     if not task.resume:
         shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
@@ -114,6 +138,20 @@ def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Pa
     arguments = [str(local), "-o", str(folder), "--quiet", *work.arguments, *task.arguments]
     if device is not None and "--device" not in arguments:
         arguments += ["--device", device]
+    if task.part:
+        name = part_names(task.parts)[task.part - 1]
+        with contextlib.redirect_stdout(io.StringIO()):
+            work.run(work.job, [*arguments, "--part", f"{task.part},{work.part_s},{place / name}"])
+        storage.write(f"{PARTS}/{task.key}/{name}", (place / name).read_bytes())
+        return {}
+    if task.parts > 1:
+        for name in part_names(task.parts):
+            content = storage.read(f"{PARTS}/{task.key}/{name}")
+            make_folder(place / PARTS)
+            (place / PARTS / name).write_bytes(content or b"")
+        arguments += ["--parts", str(place / PARTS)]
+    elif work.count_parts is not None and (parts := work.count_parts(work.job, arguments, work.part_s)) > 1:
+        return parts
     if (folder / "run.json").is_file():
         arguments.append("--resume")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -138,12 +176,13 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
     return {**{name: record[name] for name in names}, "summary": record["summary"]}
 
 
-def work_folder(storage: Storage, batch_id: str, key: str) -> Path:
+def work_folder(storage: Storage, batch_id: str, task: Task) -> Path:
     """Return where an attempt at a video works: beside the results where these are on a disk, so that a rename moves
     them; else among this machine's temporary files."""
+    name = f".part{task.part}/{task.key}" if task.part else task.key
     if isinstance(storage, FolderStorage):
-        return storage.root / ".work" / key
-    return Path(tempfile.gettempdir()) / f"twospeed-batch-{batch_id}" / key
+        return storage.root / ".work" / name
+    return Path(tempfile.gettempdir()) / f"twospeed-batch-{batch_id}" / name
 
 
 def memory_used() -> int:

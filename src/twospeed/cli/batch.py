@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -17,6 +18,7 @@ from typer.exceptions import TyperException
 from twospeed.cli.classify import classify
 from twospeed.cli.detect import detect
 from twospeed.cli.options import Json, Quiet, number, whole
+from twospeed.cli.parts import split
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.segment import segment
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from twospeed.results import Progress
 
 JOBS: Mapping[str, Callable[..., object]] = {"track": track, "segment": segment, "classify": classify, "detect": detect}
-_OF_ONE_VIDEO = ("context", "video", "prompts", "output", "overwrite", "resume", "json_output", "quiet")
+_OF_ONE_VIDEO = (
+    "context", "video", "prompts", "output", "overwrite", "resume", "part", "parts", "json_output", "quiet",
+)  # fmt: skip
 
 app = typer.Typer(
     help="Run a job over many videos, on this machine or a Ray cluster. A second run of the same command continues.",
@@ -39,6 +43,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+SplitMinutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        parser=number(0, 1e5, above=True),
+        help="Compute longer videos in parts of so many minutes, on several workers at once, with the same results. "
+        "Not with --drift, nor without --timeline. [default: each video on one worker]",
+    ),
+]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="Folder, or address such as s3://bucket/folder, of a batch.")]
 
 
@@ -114,6 +127,7 @@ def _options(
             help="With --engine local: replace a process that holds more after a video. [default: no limit]",
         ),
     ] = None,
+    split_minutes: SplitMinutes = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -141,8 +155,7 @@ def _job_command(job: str) -> Callable[..., None]:
     own, theirs = (_parameters(function) for function in (_options, JOBS[job]))
     names = [name for name in theirs if name not in _OF_ONE_VIDEO]
     parameters = {**own, **{name: theirs[name] for name in names}}
-    if job != "track":
-        del parameters["masks"]
+    del parameters["split_minutes" if job == "track" else "masks"]  # a track depends on every frame before it
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *parameters.values()])  # type: ignore[attr-defined]
     command.__annotations__ = {"context": typer.Context, **{name: p.annotation for name, p in parameters.items()}}
@@ -204,6 +217,14 @@ def run_job(job: str, arguments: list[str]) -> None:
         raise InputError(error.format_message()) from error
 
 
+def count_parts(job: str, arguments: list[str], seconds: float) -> int:
+    """Return in how many parts of so many seconds a job can compute the video of a command line; 1 for whole."""
+    one = typer.Typer()
+    one.command(job)(JOBS[job])
+    command: Any = typer.main.get_command(one)
+    return max(1, len(split(job, seconds, command.make_context(job, arguments).params)))
+
+
 def _cells_to_arguments(job: str) -> Callable[[dict[str, str]], list[str]]:
     """Return what turns a line of a list into options of a job, and checks them as the command line does."""
     one = typer.Typer()
@@ -259,6 +280,8 @@ def _finish(batch: Batch, job: str, arguments: list[str], values: dict[str, Any]
 
     url = str(Path(values["output"]).absolute()) if "://" not in values["output"] else values["output"]
     work = Work(job, run_job, arguments, url, batch.batch_id)
+    if values.get("split_minutes") is not None:
+        work = replace(work, count_parts=count_parts, part_s=60 * values["split_minutes"])
     received: list[int] = []
     if not any(row.state == "pending" for row in batch.manifest.rows.values()):
         batch.write_reports(0.0, batch.manifest.counts())
@@ -380,6 +403,7 @@ def retry_failed(
     engine: Annotated[Literal["local", "ray"], typer.Option(help="As for the batch itself.")] = "local",
     workers: Annotated[int | None, typer.Option(metavar="N", parser=whole(1, 10_000), help="As above.")] = None,
     address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="As above.")] = None,
+    split_minutes: SplitMinutes = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -391,7 +415,7 @@ def retry_failed(
     settings = read_settings(storage)
     values: dict[str, Any] = {"output": out, "engine": engine, "workers": workers, "address": address}
     values |= {"cpus": 1.0, "gpus": 0.0, "lease": 60.0, "memory": None, "metrics_port": None}
-    values |= {"json_output": json_output, "quiet": quiet}
+    values |= {"split_minutes": split_minutes, "json_output": json_output, "quiet": quiet}
     with Batch(storage, settings["job"], settings["arguments"], Policy()) as batch:
         batch.manifest.retry_failed()
         _finish(batch, settings["job"], settings["arguments"], values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +33,7 @@ from twospeed.cli.options import (
     sound_of,
     whole,
 )
+from twospeed.cli.parts import PartFile, PartsFolder, write_answers
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, TwospeedError
@@ -139,6 +140,8 @@ def classify(
     ] = None,
     device: Device = None,
     precision: Precision = "fp32",
+    part: PartFile = None,
+    parts: PartsFolder = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -172,7 +175,7 @@ def classify(
     check_weights(name for name in given if name is not None)
     with ExitStack() as stack:
         sources = _sources(video)
-        folders = _folders(output, sources, overlay, exports, overwrite, resume)
+        folders = _folders(output if part is None else None, sources, overlay, exports, overwrite, resume)
         whole_run = None
         if len(folders) == 1:
             stack.enter_context(folders[0])
@@ -193,6 +196,10 @@ def classify(
             every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=device,
             start=start, end=end, damaged=damaged, on_progress=on_progress,
         )  # fmt: skip
+        if part is not None:
+            given_part = {"video": video, "start": start, "end": end, "damaged": damaged}
+            write_answers("classify", part, given_part, lambda chosen: classifier.answers(sources[0], chosen))
+            return
         sums = [weights_sha256(name, each) for name, each in zip(names, given, strict=True) if each is not None]
         settings: dict[str, Any] = {
             "model": " + ".join(names),
@@ -232,7 +239,11 @@ def classify(
             on_progress(Progress("classify", classifier.frames_seen, total, "frames", seconds))
 
         seen = 0
-        results = classifier.classify_many([sources[place] for place in todo], tick)
+        results: Iterable[tuple[Any, Any]] = classifier.classify_many([sources[place] for place in todo], tick)
+        if parts is not None and todo:
+            from twospeed.pipelines.parts import read_parts
+
+            results = [(sources[0], classifier.join(read_parts(parts)))]
         for place, (source, result) in zip(todo, results, strict=True):
             if isinstance(result, TwospeedError):
                 if len(sources) == 1:

@@ -40,6 +40,7 @@ from twospeed.cli.options import (
     sound_of,
     whole,
 )
+from twospeed.cli.parts import PartFile, PartsFolder, write_answers
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError
@@ -47,7 +48,8 @@ from twospeed.files import disk_errors, read_json
 
 if TYPE_CHECKING:
     from twospeed.output.run import Run
-    from twospeed.results import ActionBoxes, Frame
+    from twospeed.pipelines.detect import Detector
+    from twospeed.results import ActionBoxes, Frame, OnProgress
     from twospeed.video.sources import Source
 
 EPILOG = """
@@ -147,6 +149,8 @@ def detect(
     ] = None,
     device: Device = None,
     precision: Precision = "fp32",
+    part: PartFile = None,
+    parts: PartsFolder = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -179,6 +183,31 @@ def detect(
 
     exports = check_action_formats(export, list(FILES))
     outputs = ["results.json", "detections.csv", *(["overlay.mp4"] if overlay else []), *(FILES[e] for e in exports)]
+
+    def make_detector(on_progress: OnProgress) -> Detector:
+        from twospeed.pipelines.detect import Detector
+
+        return Detector(
+            names,
+            boxes if boxes is not None else static or None,
+            every,
+            weights=given,
+            threshold=threshold,
+            start_s=boxes_start,
+            scales=sizes,
+            flip=flip,
+            labels=labels,
+            precision=precision,
+            device=device,
+            on_progress=on_progress,
+        )
+
+    if part is not None:
+        given_part = {"video": video, "start": start, "end": end, "damaged": damaged}
+        with show_progress(quiet) as on_progress:
+            found_by = make_detector(on_progress)
+            write_answers("detect", part, given_part, lambda chosen: found_by.answers(source, chosen, end=end))
+        return
     with ResultFolder(
         default_output(output, source, "detect"),
         outputs,
@@ -187,24 +216,10 @@ def detect(
         resume=resume,
     ) as folder:
         from twospeed.output.run import Run
-        from twospeed.pipelines.detect import Detector
         from twospeed.weights.load import weights_sha256
 
         with show_progress(quiet) as on_progress:
-            detector = Detector(
-                names,
-                boxes if boxes is not None else static or None,
-                every,
-                weights=given,
-                threshold=threshold,
-                start_s=boxes_start,
-                scales=sizes,
-                flip=flip,
-                labels=labels,
-                precision=precision,
-                device=device,
-                on_progress=on_progress,
-            )
+            detector = make_detector(on_progress)
             sums = [weights_sha256(each, file) for each, file in zip(names, given, strict=True) if file is not None]
             if None in given and not quiet:
                 print_note("the weights are random: the actions have no meaning")
@@ -242,10 +257,14 @@ def detect(
             else:
                 name = source.stem or "stdin"
                 shown = {"min_score": min_score, "hold_s": every} if overlay else None
-                part = {"start": start, "end": end, "damaged": damaged}
+                chosen_part: dict[str, Any] = {"start": start, "end": end, "damaged": damaged}
+                if parts is not None:
+                    from twospeed.pipelines.parts import read_parts
+
+                    chosen_part["known"] = read_parts(parts)
                 found = write_results(
                     source,
-                    part,
+                    chosen_part,
                     detector,
                     run,
                     name=name,

@@ -32,13 +32,17 @@ from twospeed.cli.options import (
     sound_of,
     whole,
 )
+from twospeed.cli.parts import PartFile, PartsFolder, write_answers
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
 
 if TYPE_CHECKING:
     from twospeed.output.run import Run
-    from twospeed.results import ClassMap, Frame
+    from twospeed.pipelines.parts import Answer, Part
+    from twospeed.pipelines.segment import Segmenter
+    from twospeed.results import ClassMap, Frame, LabelMap, OnProgress
+    from twospeed.video.sources import Source
 
 LEAST_SURE = {"segment_nano": 0.88}
 """Least mean probability of the likeliest class on keyframes, by model with its own weights, below which a warning says
@@ -113,6 +117,8 @@ def segment(
     device: Device = None,
     overlay: Overlay = True,
     audio: Audio = True,
+    part: PartFile = None,
+    parts: PartsFolder = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -129,6 +135,27 @@ def segment(
         _check_model(find(model), weights)
     names = ["labels/*.png", "areas.json", "areas.png", *(["overlay.mp4"] if overlay else [])]
     given = [] if keyframe_weights is None else [keyframe_weights]
+
+    def make_segmenter(on_progress: OnProgress) -> tuple[str, Segmenter]:
+        from twospeed.pipelines.segment import Segmenter, check_keyframe_scale, on_drift
+        from twospeed.weights.load import create_model
+
+        name = model or _model_of(weights, keyframe_weights)
+        _check_model(find(name), weights)
+        extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
+        if keyframe_scale is not None:
+            check_keyframe_scale(name, keyframe_scale)
+            extra["keyframe_scale"] = keyframe_scale
+        policy = keyframe_every if drift is None else on_drift(drift)
+        network = create_model(name, weights, on_progress=on_progress, **extra)
+        return name, Segmenter(network, policy, device=device)
+
+    if part is not None:
+        given_part = {"video": video, "start": start, "end": end, "damaged": damaged, "keyframe_every": keyframe_every}
+        with show_progress(quiet) as on_progress:
+            segmenter = make_segmenter(on_progress)[1]
+            write_answers("segment", part, given_part, lambda chosen: _answers(segmenter, source, chosen, end))
+        return
     with ResultFolder(
         default_output(output, source, "segment"),
         names,
@@ -139,17 +166,8 @@ def segment(
         from twospeed.output.overlay import draw_classes, draw_legend
         from twospeed.output.palette import distinct_colours
         from twospeed.output.run import Run
-        from twospeed.pipelines.segment import Segmenter, check_keyframe_scale, on_drift
         from twospeed.video.reader import open_video
-        from twospeed.weights.load import create_model, weights_sha256
-
-        model = model or _model_of(weights, keyframe_weights)
-        _check_model(find(model), weights)
-        extra: dict[str, Any] = {} if keyframe_weights is None else {"keyframe_weights": keyframe_weights}
-        if keyframe_scale is not None:
-            check_keyframe_scale(model, keyframe_scale)
-            extra["keyframe_scale"] = keyframe_scale
-        policy = keyframe_every if drift is None else on_drift(drift)
+        from twospeed.weights.load import weights_sha256
 
         def draw(frame: Frame, result: ClassMap) -> Any:
             import numpy as np
@@ -160,7 +178,7 @@ def segment(
             return draw_legend(drawn, segmenter.labels.names[: len(colours)], colours, set(np.unique(result.labels)))
 
         with show_progress(quiet) as on_progress:
-            segmenter = Segmenter(create_model(model, weights, on_progress=on_progress, **extra), policy, device=device)
+            model, segmenter = make_segmenter(on_progress)
             with open_video(source, start, end, damaged=damaged) as reader:
                 run = Run(
                     "segment",
@@ -187,7 +205,7 @@ def segment(
                 if run.finished_frames is None:
                     areas = Areas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
                     run.at_end(areas.write)
-                    results = _steps(segmenter, reader, run)
+                    results = _steps(segmenter, reader, run) if parts is None else _joined(segmenter, reader, parts)
                     rate = reader.info.frame_rate
                     run.label_frames("labels", results, areas.add, draw=draw if overlay else None, rate=rate)
     summary = run.summary()
@@ -219,14 +237,12 @@ class Areas:
         """Count the pixels of a frame's classes."""
         import numpy as np
 
-        from twospeed.output.report import sureness
-
         counts = np.bincount(result.labels.ravel(), minlength=len(self._segmenter.labels))
         self._times.append(round(frame.time_s, 6))
         self._shares.append((counts / result.labels.size).astype(np.float32))
         self._keyframes += result.is_keyframe
-        if result.is_keyframe and (sure := sureness(result.scores)) is not None:
-            self._sure.append(sure)
+        if result.is_keyframe and result.confidence is not None:
+            self._sure.append(result.confidence)
 
     def write(self) -> None:
         """Write the table and its plot."""
@@ -283,9 +299,6 @@ def _model_of(weights: str, keyframe_weights: Path | None) -> str:
 
 def _steps(segmenter: Any, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ClassMap]]:
     """Segment. A resumed run reads the labels before its last keyframe and computes from there, exactly as before."""
-    import numpy as np
-
-    from twospeed.results import ClassMap
     from twospeed.video.indexed_png import read_label_map
 
     restart = max((i for i, entry in enumerate(run.kept) if entry["restarts"]), default=0)
@@ -294,9 +307,57 @@ def _steps(segmenter: Any, frames: Iterable[Frame], run: Run) -> Iterator[tuple[
             entry, size = run.kept[position], frame.image.shape[:2]
             assert run.folder is not None
             labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
-            scores = np.zeros((len(segmenter.labels), 0, 0), np.float32)
-            yield frame, ClassMap(labels, scores, entry["restarts"], frame.index, frame.time_s, segmenter.labels)
+            yield frame, _known(frame, labels, segmenter.labels, entry["restarts"], entry.get("confidence"))
         else:
             if position == restart:
                 segmenter.reset()
             yield frame, segmenter.step(frame.image, time_s=frame.time_s)
+
+
+def _known(frame: Frame, labels: Any, classes: LabelMap, is_keyframe: bool, confidence: float | None) -> ClassMap:
+    """Return a result that was computed before."""
+    import numpy as np
+
+    from twospeed.results import ClassMap
+
+    scores = np.zeros((len(classes), 0, 0), np.float32)
+    return ClassMap(labels, scores, is_keyframe, frame.index, frame.time_s, classes, confidence)
+
+
+def _answers(segmenter: Segmenter, source: Source, part: Part, end: str | None) -> Iterator[Answer]:
+    """Segment a part: labels, and what else of them results are made from."""
+    import zlib
+
+    from twospeed.video.reader import open_video
+
+    with open_video(source, part.frames.start, end if part.is_last else part.frames.stop) as reader:
+        for frame in reader:
+            result = segmenter.step(frame.image, time_s=frame.time_s)
+            facts: dict[str, Any] = {"frame": frame.index, "keyframe": result.is_keyframe}
+            facts["confidence"] = result.confidence
+            facts |= {"size": result.labels.shape, "classes": len(result.scores)}
+            yield facts, zlib.compress(result.labels.tobytes(), 1)
+
+
+def _joined(segmenter: Segmenter, frames: Iterable[Frame], parts: Path) -> Iterator[tuple[Frame, ClassMap]]:
+    """Give every frame what its part has found. Raises InputError where parts are missing or of another video."""
+    import zlib
+
+    import numpy as np
+
+    from twospeed.pipelines.parts import misfit, read_parts
+    from twospeed.pipelines.segment import class_labels
+
+    answers, first_size = read_parts(parts), None
+    for frame in frames:
+        facts, content = next(answers, (dict[str, Any](frame=None, size=None), b""))
+        size = list(frame.image.shape[:2])
+        first_size = first_size or size
+        if facts["frame"] != frame.index or not facts["size"] == size == first_size:
+            # Where images change their size a keyframe is due, which no part can know
+            raise misfit(f"frame {frame.index} of {size} comes where they have {facts['frame']} of {facts['size']}")
+        segmenter.labels = segmenter.labels or class_labels(facts["classes"])
+        labels = np.frombuffer(zlib.decompress(content), np.uint8).reshape(facts["size"])
+        yield frame, _known(frame, labels, segmenter.labels, facts["keyframe"], facts["confidence"])
+    if (more := next(answers, None)) is not None:
+        raise misfit(f"it ends before frame {more[0]['frame']}")

@@ -88,8 +88,7 @@ class Report:
             table = object_colours()
         else:
             names = {i: result.class_name(i) for i in np.flatnonzero(counts).tolist() if i < 255}
-            sure = sureness(result.scores)
-            confidence = {} if sure is None else {"all classes": sure}
+            confidence = {} if result.confidence is None else {"all classes": result.confidence}
             known = None if result.classes is None else result.classes.colours
             table = class_colours(256) if known is None else distinct_colours(known)
             self._colours["all classes"] = "#777777"
@@ -196,14 +195,6 @@ class Report:
         caption = f"{first:.1f} s to {last:.1f} s, 0 to {most:.2f}"
         svg = f'<svg viewBox="0 0 1000 210" preserveAspectRatio="none" role="img">{"".join(lines)}</svg>'
         return f"<h2>{escape(heading)}</h2>{svg}<p>{caption}{''.join(keys)}</p>"
-
-
-def sureness(scores: NDArray[np.float32]) -> float | None:
-    """Return the mean probability of the likeliest class. scores: (C, h, w), before the softmax; None without cells."""
-    if not scores.size:
-        return None
-    shifted = np.exp(scores - scores.max(0))
-    return float((1 / shifted.sum(0)).mean())
 
 
 def _picture(index: int | None, time_s: float, image: NDArray[np.uint8], note: str = "") -> _Picture:

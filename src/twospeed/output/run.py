@@ -146,6 +146,8 @@ class Run(AbstractContextManager["Run"]):
             return
         name = f"{into}/{frame_name(frame)}.png"
         facts = {"restarts": getattr(result, "is_keyframe", False), "objects": getattr(result, "object_ids", ())}
+        if isinstance(result, ClassMap):
+            facts["confidence"] = result.confidence
         with self.folder.file(name, row=self._row(frame, result), **facts) as temporary:
             write_indexed_png(temporary, result.labels)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twospeed.errors import ClipTooShort, VideoError
+from twospeed.pipelines.parts import Part
 from twospeed.results import Frame
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import scale_only
@@ -164,10 +165,12 @@ def sliding_views(
     start: PositionLike | None = None,
     end: PositionLike | None = None,
     damaged: Damaged = "error",
+    part: Part | None = None,
 ) -> Generator[View, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
 
-    start, end, damaged: as of `open_video`; times stay those of the whole video.
+    start, end, damaged: as of `open_video`; times stay those of the whole video. part: yield only the views that begin
+    in it, each as all together would have it.
     The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
     video shorter than a window repeats its last frame. Raises VideoError where the image changes its size.
     """
@@ -181,8 +184,14 @@ def sliding_views(
     longest = max(sampling.span_s for sampling in samplings)
     held: deque[Frame] = deque()
     number = 0
-    first_s = 0.0
-    with closing(open_video(source, start, end, short_side=reduce, rate=assumed, damaged=damaged)) as reader:
+    first_s, until_s = 0.0, math.inf
+    begin = start
+    if part is not None:
+        first_s, until_s = part.begin_s, part.until_s
+        while first_s + number * every_s < part.from_s:
+            number += 1
+        begin = part.first_needed(first_s + (number - 1) * every_s)  # the last one is moved back by less than a step
+    with closing(open_video(source, begin, end, short_side=reduce, rate=assumed, damaged=damaged)) as reader:
         rate = float(reader.info.frame_rate or TRAINED_RATE)
         for frame in reader:
             if held and frame.image.shape != held[-1].image.shape:
@@ -190,11 +199,13 @@ def sliding_views(
                     f"{source.name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
                     "cut the video there, or re-encode it at one size"
                 )
-            if start is not None and not held:
+            if start is not None and not held and part is None:
                 first_s = frame.time_s
             held.append(frame)
             # The frame that has just come is the first one after the window, so the window's frames are complete.
             while frame.time_s > (window_s := first_s + number * every_s) + longest - 0.5 / rate:
+                if window_s >= until_s:
+                    return
                 if len(held) > 1 and window_s > held[-2].time_s + LONGEST_PAUSE_S:
                     number = max(number + 1, math.ceil((frame.time_s - longest - first_s) / every_s))
                     logger.warning(
@@ -211,6 +222,8 @@ def sliding_views(
     if not held:
         return
     end_s = held[-1].time_s + 1 / rate
+    if first_s + number * every_s >= until_s:
+        return
     if number == 0 or end_s > first_s + (number - 1) * every_s + longest + 0.5 / rate:
         yield from _window(held, samplings, number, max(end_s - longest / 2, first_s + longest / 2), rate, crops)
 

@@ -34,6 +34,7 @@ from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
 from twospeed.pipelines.inputs import Model, Precision, autocast_type, network_for, type_of, used_precision
+from twospeed.pipelines.parts import Answer, Part, misfit
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.containers import Damaged
@@ -153,7 +154,7 @@ class Classifier:
     ) -> Iterator[tuple[SourceLike, ActionScores | TwospeedError]]:
         """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
         result."""
-        for source, rows, times in self._rows(sources, on_progress):
+        for source, rows, times in self._rows(sources, on_progress=on_progress):
             yield source, rows if isinstance(rows, TwospeedError) else self._scores(rows, times)
 
     def view_probabilities(
@@ -169,8 +170,28 @@ class Classifier:
             else:
                 yield source, np.stack([rows[number] for number in sorted(rows)]).astype(np.float32)
 
+    def answers(self, source: SourceLike, part: Part) -> Iterator[Answer]:
+        """Compute the windows of a timeline that begin in a part of a video; `join` makes the scores from those of all.
+
+        Raises VideoError.
+        """
+        for _, rows, times in self._rows([source], part):
+            if isinstance(rows, TwospeedError):
+                raise rows
+            for number in sorted(rows):
+                yield {"window": number, "times_s": times[number], "probabilities": rows[number].tolist()}, b""
+
+    def join(self, answers: Iterable[Answer]) -> ActionScores:
+        """Return the scores of a video from the answers of all its parts: exactly those that `classify` computes."""
+        facts = [values for values, _ in answers]
+        if [values["window"] for values in facts] != sorted({values["window"] for values in facts}):
+            raise misfit("a window comes twice, or they are out of order")
+        self.frames_seen += len(facts) * self.frames_per_video // self.clips
+        rows = {values["window"]: np.array(values["probabilities"]) for values in facts}
+        return self._scores(rows, {values["window"]: tuple(values["times_s"]) for values in facts})
+
     def _rows(
-        self, sources: Iterable[SourceLike], on_progress: OnProgress | None = None
+        self, sources: Iterable[SourceLike], part: Part | None = None, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[SourceLike, dict[int, NDArray[np.float64]] | TwospeedError, dict[int, tuple[float, float]]]]:
         """Yield each video with the probabilities (S, C) of its views by number, or its error, and the views' times."""
         listed = list(sources)
@@ -178,7 +199,7 @@ class Classifier:
         times: dict[int, tuple[float, float]] = {}
         total = None if self.timeline or len(listed) != 1 else self.clips * len(self.samplings)
         done, started = 0, time.perf_counter()
-        with closing(DecodeAhead(self._events(listed), ahead=1)) as events:
+        with closing(DecodeAhead(self._events(listed, part), ahead=1)) as events:
             for event in events:
                 if isinstance(event, _Done):
                     yield listed[event.source], event.error or rows, times
@@ -192,22 +213,21 @@ class Classifier:
                 if on_progress is not None:
                     on_progress(Progress("classify", done, total, "views", time.perf_counter() - started))
 
-    def _events(self, sources: list[SourceLike]) -> Generator[View | _Done, None, None]:
+    def _events(self, sources: list[SourceLike], part: Part | None = None) -> Generator[View | _Done, None, None]:
         """All views of all videos, on the decoding thread, with a mark at the end of each."""
         for number, source in enumerate(sources):
             try:
-                yield from self._views(source)
+                yield from self._views(source, part)
             except TwospeedError as error:
                 yield _Done(number, error)
             else:
                 yield _Done(number)
 
-    def _views(self, source: SourceLike) -> Iterator[View]:
+    def _views(self, source: SourceLike, part: Part | None = None) -> Iterator[View]:
         found = find_source(source)
         if self.timeline or not found.stored:
-            return sliding_views(
-                found, self.samplings, self.every_s, self.crops, start=self.start, end=self.end, damaged=self.damaged
-            )
+            chosen: dict[str, Any] = {"start": self.start, "end": self.end, "damaged": self.damaged, "part": part}
+            return sliding_views(found, self.samplings, self.every_s, self.crops, **chosen)
         views = UniformViews(
             found, self.samplings, self.clips, self.crops, pad=self.pad, start=self.start, end=self.end
         )

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
@@ -27,14 +27,15 @@ from twospeed.errors import InputError, VideoError
 from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model, Precision
+from twospeed.pipelines.parts import Answer, Part, misfit
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
 from twospeed.results import ActionBoxes, Frame, OnProgress, Progress, VideoInfo
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.containers import Damaged
-from twospeed.video.reader import frame_times, open_video
+from twospeed.video.reader import VideoReader, frame_times, open_video
 from twospeed.video.sampling import LEAST_STEP_S, LONGEST_PAUSE_S, TRAINED_RATE
-from twospeed.video.sources import PositionLike, SourceLike, find_source
+from twospeed.video.sources import PositionLike, Source, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,13 @@ DEFAULT_MODEL = "slowfast_r50_8x8_ava"
 
 @dataclass(slots=True, eq=False)
 class _Keyframe:
-    """A keyframe whose clip is not complete yet, with the people in it."""
+    """A keyframe whose clip is not complete yet, with the people in it. action_scores: where they are known already."""
 
+    number: int
     time_s: float
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
+    action_scores: NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -125,17 +128,39 @@ class Detector:
         start: PositionLike | None = None,
         end: PositionLike | None = None,
         damaged: Damaged = "error",
+        known: Iterable[Answer] | None = None,
     ) -> Iterator[ActionBoxes]:
         """Yield one result for each keyframe of a file, a folder of images, a camera or a pipe, in order.
 
         on_frame: called with every frame as it is read, about half a clip ahead of its results. A folder of images
         has 30 a second, as AVA's frames. Frames before the first or after the last repeat that one, as AVA's authors
         do. Keyframes without people give empty results. start, end, damaged: as of `open_video`; keyframes outside of
-        the part are left out. `info` is what is known of the video. Raises VideoError; InputError for given boxes
+        the part are left out. known: the `answers` of all parts of the video, which no network then computes again.
+        `info` is what is known of the video. Raises VideoError; InputError for given boxes
         outside of the image or keyframes outside of the video (for files before anything is computed, for streams at
         their end).
         """
         found = find_source(source)
+        reader, given = self._open(found, start, end, damaged)
+        by_number = None if known is None else {values["number"]: values for values, _ in known}
+        results = self._results(reader, given, found.name, on_frame, until_end=end is None, known=by_number)
+        return (result for _, result in results)
+
+    def answers(self, source: SourceLike, part: Part, *, end: PositionLike | None = None) -> Iterator[Answer]:
+        """Compute the keyframes in a part of a file or a folder: what `detect` takes as `known`, but for their people's
+        numbers. end: of the whole. Raises as `detect` does.
+        """
+        found = find_source(source)
+        begin = part.first_needed(part.from_s + min(0.0, *self._reach_s())) if part.number > 1 else part.whole.start
+        reader, given = self._open(found, begin, end, "error")
+        for keyframe, result in self._results(reader, given, found.name, until_end=end is None, part=part):
+            boxes, scores = keyframe.boxes.tolist(), keyframe.scores.tolist()
+            actions = result.action_scores.tolist()
+            yield {"number": keyframe.number, "boxes": boxes, "scores": scores, "action_scores": actions}, b""
+
+    def _open(
+        self, found: Source, start: PositionLike | None, end: PositionLike | None, damaged: Damaged
+    ) -> tuple[VideoReader, GivenBoxes | None]:
         given = None
         folder_rate = TRAINED_RATE if found.kind == "images" else None
         reader = open_video(found, start, end, rate=folder_rate, damaged=damaged)
@@ -151,20 +176,26 @@ class Detector:
             except BaseException:
                 reader.close()
                 raise
-        return self._results(reader, given, found.name, on_frame, until_end=end is None)
+        return reader, given
+
+    def _reach_s(self) -> tuple[float, float]:
+        """Times of the first and last frame of all clips, relative to their keyframe."""
+        offsets = [clip_offsets_s(*sampling) for sampling in self.actions.samplings]
+        return min(float(times[0]) for times in offsets), max(float(times[-1]) for times in offsets)
 
     def _results(
         self,
-        reader: Any,
+        reader: VideoReader,
         given: GivenBoxes | None,
         name: str,
         on_frame: Callable[[Frame], None] | None = None,
         *,
         until_end: bool = True,
-    ) -> Iterator[ActionBoxes]:
-        offsets = [clip_offsets_s(*sampling) for sampling in self.actions.samplings]
-        first_s, last_s = min(float(times[0]) for times in offsets), max(float(times[-1]) for times in offsets)
-        times = self._keyframe_times(given)
+        part: Part | None = None,
+        known: Mapping[int, dict[str, Any]] | None = None,
+    ) -> Iterator[tuple[_Keyframe, ActionBoxes]]:
+        first_s, last_s = self._reach_s()
+        times = self._keyframe_times(given, part)
         upcoming = next(times, None)
         waiting: deque[_Keyframe] = deque()
         held: deque[_Held] = deque()
@@ -186,7 +217,7 @@ class Detector:
                     while frame.index and upcoming is not None and upcoming[1] < frame.time_s - grace:
                         upcoming = next(times, None)  # before the part
                     height, width = frame.image.shape[:2]
-                    transforms = self.actions.transforms(height, width)
+                    transforms = self.actions.transforms(height, width) if known is None else []
                     self.image_size = np.array([width, height, width, height], np.float64)
                 while previous is not None and upcoming is not None and frame.time_s > upcoming[1] + grace:
                     grid = given is None or not given.times_s
@@ -197,10 +228,11 @@ class Detector:
                             previous.time_s,
                             frame.time_s,
                         )
-                        times = self._keyframe_times(None, first=math.ceil((frame.time_s - grace) / self.every_s))
+                        first = math.ceil((frame.time_s - grace) / self.every_s)
+                        times = self._keyframe_times(None, part, first=first)
                         upcoming = next(times, None)
                         break
-                    waiting.append(self._keyframe(previous, given, *upcoming))
+                    waiting.append(self._keyframe(previous, given, known, *upcoming))
                     upcoming = next(times, None)
                 while waiting and frame.time_s > waiting[0].time_s + last_s + grace:
                     yield self._result(waiting.popleft(), held, grace, linker)
@@ -220,15 +252,25 @@ class Detector:
             if skipped is not None:
                 held.append(_held(skipped, transforms))
             while upcoming is not None and upcoming[1] < end_s - grace:
-                waiting.append(self._keyframe(previous, given, *upcoming))
+                waiting.append(self._keyframe(previous, given, known, *upcoming))
                 upcoming = next(times, None)
             while waiting:
                 yield self._result(waiting.popleft(), held, grace, linker)
-        if until_end and given is not None and given.times_s and upcoming is not None:
+        whole = part is None or part.is_last
+        if until_end and whole and given is not None and given.times_s and upcoming is not None:
             self._check_times(given, previous.time_s, rate, name)
 
-    def _keyframe_times(self, given: GivenBoxes | None, first: int = 0) -> Iterator[tuple[int, float]]:
-        """Number and time of each keyframe: without end on a grid, from `first` on, or where boxes are given."""
+    def _keyframe_times(
+        self, given: GivenBoxes | None, part: Part | None, first: int = 0
+    ) -> Iterator[tuple[int, float]]:
+        """Number and time of each keyframe in a part: on a grid, from `first` on, or where boxes are given."""
+        for number, time_s in self._all_keyframe_times(given, first):
+            if part is not None and time_s >= part.until_s:
+                return
+            if part is None or time_s >= part.from_s:
+                yield number, time_s
+
+    def _all_keyframe_times(self, given: GivenBoxes | None, first: int) -> Iterator[tuple[int, float]]:
         if given is None or not given.times_s:
             yield from ((number, number * self.every_s) for number in count(first))
             return
@@ -249,9 +291,23 @@ class Detector:
                     option="start_s",
                 )
 
-    def _keyframe(self, frame: Frame, given: GivenBoxes | None, number: int, time_s: float) -> _Keyframe:
+    def _keyframe(
+        self,
+        frame: Frame,
+        given: GivenBoxes | None,
+        known: Mapping[int, dict[str, Any]] | None,
+        number: int,
+        time_s: float,
+    ) -> _Keyframe:
         found: Found
         height, width = frame.image.shape[:2]
+        if known is not None:
+            if number not in known:
+                raise misfit(f"the keyframe at {time_s:g} s is in none of them")
+            values = known[number]
+            arrays = [np.array(values[name], np.float64) for name in ("boxes", "scores")]
+            actions = np.array(values["action_scores"], np.float32).reshape(-1, len(self.labels))
+            return _Keyframe(number, time_s, arrays[0].reshape(-1, 4), arrays[1], actions)
         if given is not None:
             found = given.at(number, height, width)
         else:
@@ -259,9 +315,11 @@ class Detector:
             found = checked(self._find_people(frame.image), height, width)
         boxes, scores = found
         sure = scores >= self.threshold
-        return _Keyframe(time_s, boxes[sure], scores[sure])
+        return _Keyframe(number, time_s, boxes[sure], scores[sure])
 
-    def _result(self, keyframe: _Keyframe, held: Sequence[_Held], grace_s: float, linker: PersonLinker) -> ActionBoxes:
+    def _result(
+        self, keyframe: _Keyframe, held: Sequence[_Held], grace_s: float, linker: PersonLinker
+    ) -> tuple[_Keyframe, ActionBoxes]:
         times_s = np.array([frame.time_s for frame in held])
 
         def frames_at(frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
@@ -271,11 +329,14 @@ class Detector:
             return np.stack([held[i].images[transform] for i in chosen])
 
         width, height = self.image_size[:2].astype(int).tolist()
-        return ActionBoxes(
+        scores = keyframe.action_scores
+        if scores is None:
+            scores = self.actions.scores(frames_at, keyframe.boxes, height, width)
+        return keyframe, ActionBoxes(
             time_s=keyframe.time_s,
             boxes_xyxy=keyframe.boxes.astype(np.float32),
             person_scores=keyframe.scores.astype(np.float32),
-            action_scores=self.actions.scores(frames_at, keyframe.boxes, height, width),
+            action_scores=scores,
             labels=self.labels,
             track_ids=linker.step(keyframe.boxes),
         )
