@@ -78,7 +78,7 @@ def config(out: Path, name: str, turn: int, iterations: int, seed: int) -> SlowF
     return SlowFastAvaConfig(
         data=out / "set",
         num_classes=len(ACTIONS),
-        weights=None if turn == 1 else out / f"{name}_{turn - 1}" / "weights.safetensors",
+        weights=None if turn == 1 else str(out / f"{name}_{turn - 1}" / "weights.safetensors"),
         workers=0,
         short_side=(SHORT_SIDE, SHORT_SIDE),
         crop=None,

@@ -30,6 +30,7 @@ from twospeed.recipes.slowfast_ava import (
     report_trainval,
     train,
 )
+from twospeed.weights.catalog import PUBLISHED, find
 
 TINY = {"depths": (1, 1, 1, 1), "width": 8, "beta_inverse": 4, "alpha": 4, "crop_size": None, "frames": 4}
 
@@ -184,7 +185,7 @@ def test_training_starts_from_recognition_weights_without_their_head(config, tmp
     network = tiny()
     head = network.head.projection.weight.clone()
     settings = dataclasses.replace(
-        config, weights=tmp_path / "kinetics.safetensors", iterations=1, lr=0.0, warm_up_lr=0.0
+        config, weights=str(tmp_path / "kinetics.safetensors"), iterations=1, lr=0.0, warm_up_lr=0.0
     )
     train(dataclasses.replace(settings, val=None), network=network)
     assert torch.equal(network.s4.pathway0_res0.branch2.a.weight, source.s4.pathway0_res0.branch2.a.weight)
@@ -202,6 +203,8 @@ def test_presets_hold_the_reports_numbers():
     assert [learning_rate(plain, step) for step in (1_000, 8_000, 11_999)] == pytest.approx([0.8, 0.08, 0.008])
     assert learning_rate(short, 0) == pytest.approx(0.000125)
     assert {preset().iterations for preset in PRESETS.values()} >= {12_000, 16_000, 18_000}
+    listed = {file.url for file in PUBLISHED} | {find("slowfast_r50_8x8").weights.url}
+    assert {name for name, preset in PRESETS.items() if preset().weights not in listed} == {"report_fast"}
     with torch.device("meta"):
         for preset in PRESETS.values():
             network = build(preset())

@@ -16,7 +16,7 @@ import torch
 from twospeed import InputError, WeightsUnavailable, create_model
 from twospeed.results import Progress
 from twospeed.weights import store
-from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.catalog import Entry, PublishedFile, WeightsFile
 from twospeed.weights.store import default_weights, local_file
 
 Answer = Callable[["Handler", int], None]
@@ -265,8 +265,21 @@ def test_files_of_the_hub(monkeypatch, tmp_path):
     with pytest.raises(WeightsUnavailable, match=r"needs the package huggingface_hub: pip install 'twospeed\[hub\]'"):
         local_file("hf://me/nets/a.safetensors")
     for wrong in ("hf://me", "hf://me/nets", "https://example.org/w.pth", "s3://bucket/w.pth"):
-        with pytest.raises(InputError, match="give a file, or hf://user/repository/file"):
+        with pytest.raises(InputError, match="give a file, hf://user/repository/file, or an address"):
             local_file(wrong)
+
+
+def test_listed_addresses(serve, content, cache, monkeypatch):
+    """A file that the catalogue lists is downloaded once, under a name that no file of another folder has."""
+    address = serve(lambda handler, _: handler.send(content)).weights.url
+    listed = PublishedFile(what="start", url=address, models=("m",))
+    monkeypatch.setattr(store, "PUBLISHED", (listed,))
+    path = local_file(address)
+    assert path.read_bytes() == content
+    assert path.parent == cache
+    assert path.name.endswith(f"_{address.rpartition('/')[2]}")
+    assert local_file(address) == path
+    assert serve.requests == [None]
 
 
 def default_weights_of(name: str) -> bytes:

@@ -23,8 +23,10 @@ from twospeed.training.batch_norm import group_batch_norm
 from twospeed.training.distributed import Process, epoch_batches, gather, gradients_stay_here, parallel
 from twospeed.training.optim import gradient_norm, parameter_groups
 from twospeed.training.run import Run
+from twospeed.weights.catalog import find
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import save_model
+from twospeed.weights.store import default_weights, local_file
 
 Batch = TypeVar("Batch")
 
@@ -39,7 +41,7 @@ class SlowFastSettings:
     model: str = ""
     model_options: Mapping[str, Any] = field(default_factory=dict)  # its constructor options, as JSON
     dropout: float = 0.5
-    weights: Path | None = None  # start from these; heads of another size are left out
+    weights: str | None = None  # to start from: a file, "default", a listed address; heads of another size are left out
     # Clips
     short_side: tuple[int, int] = (256, 340)  # scale jitter in pixels; (256, 360) for spans above 64 frames
     flip_probability: float = 0.5  # 0 where left and right are different classes
@@ -100,12 +102,14 @@ def learner(config: SlowFastSettings, network: nn.Module, process: Process) -> L
     return Learner(network, parallel(network, process), optimizer, scaler, dtype)
 
 
-def start_from(network: SlowFast, path: Path) -> str:
-    """Fill the network with other weights and report what became of them.
+def start_from(network: SlowFast, config: SlowFastSettings) -> str:
+    """Fill the network with the weights that training starts from, and report what became of them.
 
     Weights of the same pathways must fit in everything but the head (Kinetics-600 for Kinetics-700): a name or shape
     that differs is an error, not a half-random network. Weights of images or of one pathway fill what they can.
     """
+    assert config.weights is not None
+    path = default_weights(find(config.model)) if config.weights == "default" else local_file(config.weights)
     state, _ = read_state(path)
     done = initialise_from(network, state)
     both = any("pathway1" in name for name in done.copied)

@@ -1,6 +1,6 @@
 """Train any SlowFast detector on AVA, or on any set in AVA's layout, as the ActivityNet 2019 report does.
 
-    twospeed train slowfast_ava --preset report_8x8 --data ava --weights kinetics600.safetensors --out runs/ava
+    twospeed train slowfast_ava --preset report_8x8 --data ava --out runs/ava
     torchrun --nproc-per-node 8 -m twospeed.cli.main train slowfast_ava ...
 
 `--data` is a folder with AVA's `annotations`, and `frames` (with `frame_lists`) or `videos`. Presets hold the numbers
@@ -75,7 +75,7 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.catalog import KINETICS_600, Preprocessing, find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class SlowFastAvaConfig(SlowFastSettings):
 
     # Network
     model: str = "slowfast_r101_8x8_nl_ava"  # a name of the catalogue's detect row
-    weights: Path | None = Path("kinetics600.safetensors")  # start from these, without their head; None: from scratch
+    weights: str | None = KINETICS_600["slowfast_r101_8x8_nl"]  # start from these, without their head
 
     # Clips
     inverse_uniform: bool = False  # PySlowFast draws 1 / size uniformly
@@ -135,14 +135,18 @@ def report_8x8() -> SlowFastAvaConfig:
 
 
 def report_fast() -> SlowFastAvaConfig:
-    """The report's Fast pathway alone, at full width."""
-    return dataclasses.replace(report_8x8(), model="fast_r101_32x2_nl_ava")
+    """The report's Fast pathway alone, at full width. Its Kinetics-600 weights are not published: train them first."""
+    return dataclasses.replace(report_8x8(), model="fast_r101_32x2_nl_ava", weights="kinetics600.safetensors")
 
 
 def report_16x8() -> SlowFastAvaConfig:
     """The report's SlowFast 16x8 R101 with non-local blocks and context branch, whose clips span 128 frames."""
     return dataclasses.replace(
-        report_8x8(), model="slowfast_r101_16x8_nl_ava", model_options={"context": True}, short_side=(256, 360)
+        report_8x8(),
+        model="slowfast_r101_16x8_nl_ava",
+        model_options={"context": True},
+        weights=KINETICS_600["slowfast_r101_16x8_nl"],
+        short_side=(256, 360),
     )
 
 
@@ -174,9 +178,11 @@ def report_trainval() -> SlowFastAvaConfig:
 def pyslowfast_r50() -> SlowFastAvaConfig:
     """PySlowFast's SLOWFAST_32x2_R50_SHORT: 20 epochs of 3,300 iterations from Kinetics-400 weights, 8 GPUs."""
     epoch = 3_300  # 211k keyframes, 64 clips per step
+    start = find("slowfast_r50_8x8").weights
+    assert start is not None
     return SlowFastAvaConfig(
         model="slowfast_r50_8x8_ava",
-        weights=Path("kinetics400.safetensors"),
+        weights=start.url,
         proposals=Path(
             "annotations/person_box_67091280_iou90/ava_detection_train_boxes_and_labels_include_negative_v2.2.csv"
         ),
@@ -314,7 +320,7 @@ def train(
         name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
         if config.weights is not None and not run.resumes:
-            run.note(start_from(network, config.weights))
+            run.note(start_from(network, config))
         if validation is not None:
             scorer(config, network.to(process.device), validation, process)  # refuses now what does not fit
         learning = learner(config, network, process)

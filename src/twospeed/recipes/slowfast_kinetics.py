@@ -55,7 +55,7 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.catalog import KINETICS_600, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +130,13 @@ def kinetics600() -> SlowFastKineticsConfig:
 
 
 def kinetics700() -> SlowFastKineticsConfig:
-    """The report's Kinetics-700: the same training, from Kinetics-600 weights (`--weights`), with a new head."""
+    """The report's Kinetics-700: the same training, from the authors' Kinetics-600 weights, with a new head."""
     return dataclasses.replace(
         kinetics600(),
         train=Path("kinetics700/train.csv"),
         val=Path("kinetics700/val.csv"),
         num_classes=700,
-        weights=Path("kinetics600.safetensors"),
+        weights=KINETICS_600["slowfast_r101_16x8_nl"],
     )
 
 
@@ -192,7 +192,7 @@ def train(
         name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
         if config.weights is not None and not run.resumes:
-            run.note(start_from(network, config.weights))
+            run.note(start_from(network, config))
         learning = learner(config, network, process)
         shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
         clips = TrainClips(

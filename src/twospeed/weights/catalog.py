@@ -518,6 +518,12 @@ _SEGMENT = (
     ),
 )
 
+KINETICS_600: Mapping[str, str] = {
+    "slowfast_r101_8x8_nl": _PYSLOWFAST_AVA + "pretrain/SLOWFAST_32x2_R101_50_50.pkl",
+    "slowfast_r101_16x8_nl": _PYSLOWFAST_AVA + "pretrain/SLOWFAST_64x2_R101_50_50.pkl",
+}
+"""Addresses of weights trained on Kinetics-600 (authors), from which trainings on AVA and Kinetics-700 start."""
+
 _STCN_NAMES = ("stcn",)
 _GSVNET_FILE = "https://drive.google.com/file/d/{}/view"  # the links of its authors' README
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -536,12 +542,12 @@ PUBLISHED: tuple[PublishedFile, ...] = (
     ),
     PublishedFile(
         what="start for AVA v2.2: trained on Kinetics-600",
-        url=_PYSLOWFAST_AVA + "pretrain/SLOWFAST_32x2_R101_50_50.pkl",
+        url=KINETICS_600["slowfast_r101_8x8_nl"],
         models=("slowfast_r101_8x8_nl_ava",),
     ),
     PublishedFile(
         what="start for AVA v2.2: trained on Kinetics-600",
-        url=_PYSLOWFAST_AVA + "pretrain/SLOWFAST_64x2_R101_50_50.pkl",
+        url=KINETICS_600["slowfast_r101_16x8_nl"],
         models=("slowfast_r101_16x8_nl_ava",),
     ),
     PublishedFile(

@@ -26,13 +26,14 @@ from typing import Any
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
 from twospeed.files import lock_file, make_folder, write_json
 from twospeed.results import OnProgress, Progress
-from twospeed.weights.catalog import Entry, WeightsFile, published_for
+from twospeed.weights.catalog import CATALOG, PUBLISHED, Entry, WeightsFile, published_for
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _ATTEMPTS = 4  # of one download; each continues where the one before broke off
 _PAUSE_S = 1.0  # before the second attempt, doubled before each further one
 _MOST_BYTES = 8 << 30
+_DIRECT = (".pkl", ".pth", ".pyth")  # addresses of files, not of pages that offer one
 _NOT_WEIGHTS = ("text/html", "application/json", "application/xml", "text/xml")
 
 
@@ -53,15 +54,26 @@ def sha256(path: Path) -> str:
 
 
 def local_file(source: str | Path) -> Path:
-    """Return the path of a file of weights; "hf://user/repository/file" is downloaded from the Hugging Face Hub once.
+    """Return the path of a file of weights; "hf://user/repository/file" is downloaded from the Hugging Face Hub once,
+    and so is a file that the catalogue lists by its address.
 
     "hf://user/repository@revision/file" names a branch, tag or commit. Raises InputError for an address that is none,
     WeightsUnavailable where the package huggingface_hub or the file is missing.
     """
+    if source in {file.url for file in PUBLISHED} and str(source).endswith(_DIRECT):
+        folder, name = str(source).rsplit("/", 2)[1:]  # files of one name lie in several folders
+        return _downloaded(WeightsFile(file=f"{folder}_{name}", url=str(source)))
+    for entry in CATALOG.values():
+        if entry.weights is not None and entry.weights.url == source:
+            return default_weights(entry)
     address = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", str(source))
     if address is None:
         if re.match(r"[a-z][a-z0-9]+://", str(source)):
-            raise InputError(f"weights {str(source)!r}: give a file, or hf://user/repository/file", option="weights")
+            raise InputError(
+                f"weights {str(source)!r}: give a file, hf://user/repository/file, or an address that `twospeed models "
+                "NAME` lists",
+                option="weights",
+            )
         return Path(source)
     try:
         import huggingface_hub
@@ -103,8 +115,13 @@ def default_weights(entry: Entry, *, on_progress: OnProgress | None = None) -> P
         if not shipped.is_file():
             raise WeightsUnavailable(f"{weights.file} is missing from this installation; reinstall twospeed")
         return Path(str(shipped))
+    return _downloaded(weights, on_progress)
+
+
+def _downloaded(weights: WeightsFile, on_progress: OnProgress | None = None) -> Path:
     import torch  # its cache may hold what torchvision or PyTorchVideo downloaded: the same file by the same name
 
+    assert weights.url is not None
     of_torch = Path(torch.hub.get_dir()) / "checkpoints" / weights.file
     if of_torch.is_file():
         return of_torch
