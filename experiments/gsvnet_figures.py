@@ -22,6 +22,7 @@ from twospeed.data.benchmarks.camvid import CamVid
 from twospeed.data.benchmarks.cityscapes import Cityscapes
 from twospeed.evaluation.label_runs import plan_chains
 from twospeed.evaluation.semseg import BENCHMARKS, MOST_SECONDS_APART
+from twospeed.models.gsv.filtering import edge_map
 from twospeed.models.gsv.network import GSVNet, ScaledImages, Step
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.output.overlay import draw_caption
@@ -82,7 +83,8 @@ def main() -> None:
         truth = frame.labels()
         known = truth < len(benchmark.classes)
         wrong = (full_size_labels(step.warped[0], size).cpu().numpy() != truth) & known
-        edges = full_size(step.edges if model.edges == "binary" else (step.edges - 0.5).abs() * 2, size)
+        edges = edge_map(step.warped, model.edges)
+        edges = full_size(edges if model.edges == "binary" else (edges - 0.5).abs() * 2, size)
         counts += known.sum(), (edges & known).sum(), wrong.sum(), (wrong & edges).sum()
         panels = {"image": images[-1], "edge map": painted(edges), "errors of warped labels": painted(wrong)}
         Image.fromarray(beside(panels)).save(chosen.out / f"{frame.name}_edges.png")

@@ -147,6 +147,20 @@ def test_learning_rates_go_to_their_networks(scene, tmp_path):
     assert len(counted) + len(list(model.keyframe_network.parameters())) == len(list(model.parameters()))
 
 
+def test_a_lite_trains(scene, tmp_path):
+    """The paper's baseline: its mixture learns, and its keyframe network stays as it is."""
+    settings = config(scene, tmp_path / "run", fusion="accel", distances=(2,))
+    weights = load_file(train(settings) / "gsvnet.safetensors")
+    started = recipe.build(settings, 11)
+    assert len(groups(started, settings)) == 3
+    assert not torch.equal(weights["mix.weight"], started.mix.weight)
+    before = load_file(scene / "keyframe.safetensors")
+    assert all(torch.equal(weights[f"keyframe_network.{name}"], value) for name, value in before.items())
+    model = create_model("gsvnet_swiftnet_r18", tmp_path / "run" / "gsvnet.safetensors")
+    assert model.guide is None
+    assert recipe.a_lite().model == "gsvnet_bisenet_r18"
+
+
 def test_the_flow_network_starts_from_its_weights(scene, tmp_path):
     """FlowNet2S as published; without the file it starts at random."""
     published = flow_network("flownet2s")

@@ -89,7 +89,10 @@ class VideoSegmentationNetwork(Protocol):
         ...
 
     def step(self, scores: Tensor, previous: Tensor, current: Tensor) -> Any:
-        """Carry scores from one small image to the next: an object with `scores`, and `flow` (1, 2, h, w) in cells."""
+        """Carry scores from one small image to the next: an object with `scores`, and `flow` (1, 2, h, w) in cells.
+
+        Where it has `carried`, that is carried on from there instead of its `scores`.
+        """
         ...
 
 

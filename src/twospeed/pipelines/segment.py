@@ -200,9 +200,10 @@ class Segmenter:
             state.scores, state.since_keyframe = model.keyframe(image.float()), 0
             state.drift = state.last_drift = 0.0
         else:
-            state.scores = step.scores
+            state.scores = getattr(step, "carried", step.scores)
         state.small = small
-        return state.scores, full_size_labels(state.scores[0], size), step is None
+        shown = state.scores if step is None else step.scores
+        return shown, full_size_labels(shown[0], size), step is None
 
     def _propagated(self, model: VideoSegmentationNetwork, state: _State, small: Tensor) -> Step | None:
         """Return the propagation step, or None where the policy wants a keyframe."""

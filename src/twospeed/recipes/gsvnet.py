@@ -84,6 +84,7 @@ class GsvnetConfig:
     delay_kernel: int = 3
     learned_delay: bool = False
     intra: bool = True
+    fusion: Literal["guided", "accel"] = "guided"  # accel: the paper's baseline A-Lite
     edges: Literal["binary", "sigmoid"] = "binary"  # the guide's map of class borders: the code's, or the paper's
     distances: tuple[int, ...] = (1, 2, 3, 4)  # from keyframe to label: intervals up to 5
     order: Literal["mixed", "by_distance"] = "mixed"  # of the batches of an epoch; each has one distance
@@ -132,7 +133,15 @@ def released() -> GsvnetConfig:
     )  # fmt: skip
 
 
-PRESETS = {"paper": GsvnetConfig, "released": released}
+def a_lite() -> GsvnetConfig:
+    """The paper's baseline of Figs. 3 and 4: Accel's fusion with GSVNet's flow network and features (section 4.3).
+
+    Differs: the paper trains it end to end, here the keyframe network is frozen as in GSVNet's own training.
+    """
+    return GsvnetConfig(model="gsvnet_bisenet_r18", fusion="accel")
+
+
+PRESETS = {"paper": GsvnetConfig, "released": released, "a_lite": a_lite}
 
 
 class Step(nn.Module):
@@ -262,6 +271,7 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
     options: dict[str, Any] = {
         "flow": config.flow, "delay_kernel": config.delay_kernel, "intra": config.intra,
         "learned_delay": config.learned_delay, "num_classes": num_classes, "edges": config.edges,
+        "fusion": config.fusion,
     }  # fmt: skip
     if config.weights is not None:
         model = create_model(config.model, config.weights, keyframe_weights=config.keyframe_weights, **options)
@@ -289,7 +299,8 @@ def trained_part(model: GSVNet) -> dict[str, Tensor]:
 def groups(model: GSVNet, config: GsvnetConfig) -> list[dict[str, Any]]:
     """Parameters by network, each with its share of the learning rate."""
     parts: list[tuple[nn.Module | None, float | None]] = [
-        (model.intra, config.lr_intra), (model.guide, config.lr_guide), (model.flow_network, config.lr_flow),
+        (model.intra, config.lr_intra), (model.guide, config.lr_guide), (model.mix, config.lr_guide),
+        (model.flow_network, config.lr_flow),
     ]  # fmt: skip
     found = [
         {"params": list(part.parameters()), "lr_scale": 1.0 if lr is None else lr / config.lr}

@@ -396,6 +396,7 @@ def start_from_holding(model: GSVNet) -> None:
 
     Taps are the identity first; all others begin small.
     """
+    assert model.guide is not None
     taps = model.guide.predict.norm
     taps.weight.fill_(0.1)
     taps.bias.fill_(0.05)

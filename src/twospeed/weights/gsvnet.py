@@ -174,7 +174,7 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     Raises CheckpointError for the authors' propagation file, which holds no keyframe network.
     """
     keyframe, _, propagation = split(state)
-    if not {"delays", "guide.encode.conv.weight"} & set(gsv_convert.to_ours(propagation)):
+    if not {"delays", "guide.encode.conv.weight", "mix.weight"} & set(gsv_convert.to_ours(propagation)):
         return None
     if not keyframe:
         raise CheckpointError(_NO_KEYFRAME)

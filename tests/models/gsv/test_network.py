@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import GOLDENS
 from twospeed import CheckpointError, InputError, create_model
 from twospeed.models.flow.network import FlowLight
+from twospeed.models.gsv.loss import roll_out
 from twospeed.models.gsv.network import GSVNet
 from twospeed.models.pixels import ImageNetwork
+from twospeed.ops.warp import backward_warp
+from twospeed.pipelines.segment import Segmenter
 from twospeed.weights.load import recognise, save_model
 
 FACTS = json.loads((GOLDENS / "semseg" / "facts.json").read_text())
@@ -34,9 +38,10 @@ def light(**options) -> GSVNet:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (90, 131), (45, 61), (8, 8), (17, 200)])
+@pytest.mark.parametrize("options", [{}, {"fusion": "accel"}])
 @torch.inference_mode()
-def test_any_size_works(size):
-    model = light()
+def test_any_size_works(size, options):
+    model = light(**options)
     first, second = torch.rand(2, 1, 3, *size) * 255
     scores = model.keyframe(first)
     assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
@@ -44,6 +49,42 @@ def test_any_size_works(size):
         scores = model.propagate(scores, first, second)
         assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
         assert scores.isfinite().all()
+
+
+@torch.inference_mode()
+def test_a_lite_mixes_the_frame_with_the_moved_keyframe():
+    """Accel's fusion: what is carried on is the keyframe's scores, moved twice, and never the mixture."""
+    model = light(fusion="accel")
+    model.mix.weight.normal_()
+    frames = [model.small(frame) for frame in torch.rand(3, 1, 3, 64, 96) * 255]
+    keyframe = torch.randn(1, 4, 8, 12)
+    moved, result = keyframe, None
+    for before, now in pairwise(frames):
+        result = model.step(moved if result is None else result.carried, before, now)
+        moved = backward_warp(moved, model.flow(before, now))
+        assert torch.equal(result.carried, moved)
+        mixed = torch.einsum("kc,nchw->nkhw", model.mix.weight[..., 0, 0], torch.cat([moved, model.intra(now)], 1))
+        assert torch.allclose(result.scores, mixed + model.mix.bias[:, None, None], atol=1e-5)
+    images = torch.rand(1, 3, 3, 64, 96) * 255
+    path = roll_out(model, images)
+    smalls = [model.small(frame) for frame in images.unbind(1)]
+    first = model.step(path[0], smalls[0], smalls[1])
+    assert torch.equal(path[2], model.step(first.carried, smalls[1], smalls[2]).scores)
+    with pytest.raises(ValueError, match="mixes the frame's own scores"):
+        light(fusion="accel", intra=False)
+
+
+def test_a_lite_is_recognised_in_its_file(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("gsvnet_bisenet_r18", None, num_classes=6, fusion="accel")
+    save_model(model, tmp_path / "a_lite.safetensors", model_name="gsvnet_bisenet_r18")
+    read = create_model("gsvnet_bisenet_r18", tmp_path / "a_lite.safetensors")
+    assert torch.equal(read.mix.weight, model.mix.weight)
+    assert recognise(model.state_dict()) == "gsvnet_bisenet_r18"
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    segmenter = Segmenter(read, 3, device="cpu")
+    results = [segmenter.step(np.roll(image, shift, 1)) for shift in range(4)]
+    assert [result.is_keyframe for result in results] == [True, False, False, True]
 
 
 @pytest.mark.parametrize(

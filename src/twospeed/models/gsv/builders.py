@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 from torch import nn
 
 from twospeed.models.gsv.filtering import EdgeKind
-from twospeed.models.gsv.network import GSVNet
+from twospeed.models.gsv.network import Fusion, GSVNet
 from twospeed.models.pixels import InputOrder
 
 Values = tuple[float, float, float]
@@ -21,6 +21,7 @@ class Options(TypedDict, total=False):
     intra: bool
     keyframe_scale: float
     edges: EdgeKind
+    fusion: Fusion
     pixel_mean: Values
     pixel_std: Values
     input_order: InputOrder

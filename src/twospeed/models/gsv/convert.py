@@ -40,6 +40,8 @@ def options_from(state: Mapping[str, Tensor]) -> dict[str, object]:
     delays, encode = state.get("delays"), state.get("guide.encode.conv.weight")
     if encode is not None:
         options["num_classes"] = encode.shape[1] - 1
+    if (mix := state.get("mix.weight")) is not None:
+        options |= {"num_classes": len(mix), "fusion": "accel"}
     if delays is not None and delays.shape[-1] in (3, 5):
         options["delay_kernel"] = delays.shape[-1]
         ideal = delay_kernels(delays.shape[-1])

@@ -57,16 +57,20 @@ def roll_out(
     with torch.no_grad():
         smalls = [model.small(frame) for frame in frames.unbind(1)]
         scores = model.keyframe(frames[:, 0].float()) if keyframe_scores is None else keyframe_scores
-        path = [scores]
+        path, carried = [scores], scores
         if free:
             modes = [(module, module.training) for module in model.modules()]
             model.eval()
             for t in range(1, free + 1):
-                path.append(model.step(path[-1], smalls[t - 1], smalls[t]).scores)
+                step = model.step(carried, smalls[t - 1], smalls[t])
+                carried = step.carried
+                path.append(step.scores)
             for module, mode in modes:
                 module.training = mode
     for t in range(free + 1, steps + 1):
-        path.append(model.step(path[-1], smalls[t - 1], smalls[t]).scores)
+        step = model.step(carried, smalls[t - 1], smalls[t])
+        carried = step.carried
+        path.append(step.scores)
     return path
 
 

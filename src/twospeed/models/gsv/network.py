@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from twospeed.models.gsv.filtering import EdgeKind, delay_kernels, delay_places,
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
 from twospeed.ops.warp import backward_warp, shrink
 
+Fusion = Literal["guided", "accel"]
 GRID = 8  # frame pixels per cell of the grid on which scores travel
 
 
@@ -42,9 +43,10 @@ class Step(NamedTuple):
     scores: Tensor  # (N, C, h, w), the result
     flow: Tensor  # (N, 2, h, w), (x, y) in cells of the grid
     warped: Tensor  # (N, C, h, w), the previous scores, moved
-    edges: Tensor  # (N, 1, h, w), 0 or 1
+    edges: Tensor | None  # (N, 1, h, w), 0 or 1; None without guided filtering
     intra: Tensor | None  # (N, C, h, w), scores of the frame by itself
-    kernels: Tensor  # (N, taps, h, w), summing to one: identity, delays, intra
+    kernels: Tensor | None  # (N, taps, h, w), summing to one: identity, delays, intra; None without guided filtering
+    carried: Tensor  # (N, C, h, w), what the next step moves
 
 
 class IntraNet(nn.Module):
@@ -96,14 +98,19 @@ class GSVNet(nn.Module):
     delays too. intra: use the frame by itself as one more tap (without it, the guide sees the warped scores instead).
     keyframe_scale: of the image that the keyframe network sees. edges: the map of class borders that the guide sees,
     "binary" as in the authors' code or "sigmoid" as in the paper, see `edge_map`. width: of the intra and guide
-    networks. pixel_mean, pixel_std: of what flow and intra network see, RGB order, units of 0..255; input_order: its
-    channel order. Published weights have "bgr" (Cityscapes) or "rgb" (CamVid), and their keyframe network the other
+    networks. fusion: "guided" as published; "accel": the paper's baseline A-Lite, which is Accel (Jain, Wang, Gonzalez,
+    CVPR 2019) with the flow network and the features of GSVNet: a 1x1 convolution mixes the frame's scores with those
+    of the keyframe, which are moved from frame to frame by themselves. pixel_mean, pixel_std: of what flow and intra
+    network see, RGB order, units of 0..255; input_order: its channel order. Published weights have "bgr" (Cityscapes)
+    or "rgb" (CamVid), and their keyframe network the other
     one. Raises ValueError for options out of range.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
     input_order: InputOrder
+    guide: GuideNet | None
+    mix: nn.Conv2d | None
 
     def __init__(
         self,
@@ -117,6 +124,7 @@ class GSVNet(nn.Module):
         keyframe_scale: float = 0.75,
         edges: EdgeKind = "binary",
         width: int = 32,
+        fusion: Fusion = "guided",
         pixel_mean: Sequence[float] = SWIFTNET_MEAN,
         pixel_std: Sequence[float] = SWIFTNET_STD,
         input_order: InputOrder = "bgr",
@@ -126,16 +134,29 @@ class GSVNet(nn.Module):
             raise ValueError(f"keyframe_scale is {keyframe_scale}; give a factor above 0 and up to 2 (0.75 published)")
         if edges not in ("binary", "sigmoid"):
             raise ValueError(f"edges is {edges!r}; choose 'binary' (the authors' code) or 'sigmoid' (the paper)")
+        if fusion == "accel" and (not intra or learned_delay):
+            raise ValueError(
+                "fusion='accel' mixes the frame's own scores and has no delays: leave intra and delays alone"
+            )
         self.num_classes, self.keyframe_scale, self.edges = num_classes, keyframe_scale, edges
         self.keyframe_network, self.flow_network = keyframe_network, flow_network
         self.delays = nn.Parameter(delay_kernels(delay_kernel), requires_grad=learned_delay)
         self._delay_places = None if learned_delay else delay_places(delay_kernel)
         self.intra = IntraNet(num_classes, width) if intra else None
-        self.guide = GuideNet(num_classes + 1, len(self.delays) + 1 + int(intra), width)
+        self.guide = self.mix = None
+        if fusion == "guided":
+            self.guide = GuideNet(num_classes + 1, len(self.delays) + 1 + int(intra), width)
+        else:
+            self.mix = nn.Conv2d(2 * num_classes, num_classes, 1)
         for module in (self.intra, self.guide):
             for layer in module.modules() if module is not None else ():
                 if isinstance(layer, nn.Conv2d):
                     nn.init.xavier_normal_(layer.weight)
+        if self.mix is not None:  # both count alike at first
+            half = 0.5 * torch.eye(num_classes)
+            self.mix.load_state_dict(
+                {"weight": torch.cat([half, half], 1)[..., None, None], "bias": torch.zeros(num_classes)}
+            )
         hold_pixels(self, pixel_mean, pixel_std, input_order)
 
     @property
@@ -186,11 +207,14 @@ class GSVNet(nn.Module):
         return resize(self.flow_network(small, previous_small), small.shape[-2:]) / 4
 
     def fuse(self, flow: Tensor, warped: Tensor, intra: Tensor | None) -> Step:
-        """Refine warped scores by guided filtering. Shapes: flow (N, 2, h, w), scores (N, C, h, w) twice -> Step."""
+        """Refine warped scores by the frame's own. Shapes: flow (N, 2, h, w), scores (N, C, h, w) twice -> Step."""
+        if self.mix is not None and intra is not None:
+            return Step(self.mix(torch.cat([warped, intra], 1)), flow, warped, None, intra, None, warped)
+        assert self.guide is not None
         edges = edge_map(warped, self.edges)
         kernels = unit_gain(self.guide(torch.cat([warped if intra is None else intra, edges], 1)))
         scores = filter_scores(warped, kernels, self.delays, intra, self._delay_places)
-        return Step(scores, flow, warped, edges, intra, kernels)
+        return Step(scores, flow, warped, edges, intra, kernels, scores)
 
 
 class ScaledImages(nn.Module):
