@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import twospeed
 from tests.cli.commands import fails
+from tests.processes import run_processes
 from tests.video.footage import LOSSLESS, numbered, numbered_image
 from twospeed.cli.main import exit_code
 from twospeed.data.benchmarks.ava import BoxRows, read_detections, write_rows
@@ -275,6 +276,32 @@ def test_a_run_needs_no_folder_and_leaves_none(data, tmp_path, monkeypatch):
     report = evaluate_ava_model(data, model=network(0), scales=(32,), videos=["two"])
     assert set(report.scores["class_AP"]) == {"action 1", "action 3", "action 4"}
     assert list(tmp_path.iterdir()) == []
+
+
+PROCESS = """
+import sys
+from twospeed.cli.main import exit_code
+sys.exit(exit_code(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_print_one_table(data, small, tmp_path, capfd):
+    """Each computes its share of the keyframes; the file and the table are those of one process."""
+    command = ["evaluate", "ava", "--data", data, "--model", NAME, "--weights", small, "--scales", "32", "-o"]
+    run_processes(PROCESS, *map(str, command), str(tmp_path / "both"))
+    both = capfd.readouterr().out
+    assert exit_code([*map(str, command), str(tmp_path / "one")]) == 0
+    one = capfd.readouterr().out
+    assert scores_in(both) == scores_in(one) != []
+    files = [(tmp_path / run / "detections.csv").read_bytes() for run in ("both", "one")]
+    assert files[0] == files[1]
+    assert not (tmp_path / "both" / "parts").exists()
+
+
+def scores_in(text: str) -> list[str]:
+    """The lines of a printed table that hold numbers of classes and their mean."""
+    return [line for line in text.splitlines() if line.strip().startswith(("mAP", "action"))]
 
 
 # ------------------------------------------------------------------------------------------------ averaging files

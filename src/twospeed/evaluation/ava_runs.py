@@ -37,6 +37,7 @@ from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
 from twospeed.pipelines.inputs import Model, Precision
 from twospeed.results import OnProgress
+from twospeed.training.distributed import Process, processes, wait_for_all
 from twospeed.transforms.spatial import CropTransform
 from twospeed.video.ahead import read_ahead
 from twospeed.weights.catalog import find
@@ -91,14 +92,23 @@ def score_keyframes(
 
 
 def run_keyframes(
-    run: Run, keyframes: Sequence[Keyframe], frames: AvaFrames, actions: BoxActions, folder: Path, *, workers: int = 1
+    run: Run,
+    keyframes: Sequence[Keyframe],
+    frames: AvaFrames,
+    actions: BoxActions,
+    folder: Path,
+    process: Process,
+    *,
+    workers: int = 1,
 ) -> Path:
-    """Write folder/detections.csv, and return its path.
+    """Write folder/detections.csv, and return its path. Every process writes its share of the parts.
 
     What an earlier run has left in folder/parts is kept. Raises as `score_keyframes`, and OutputError.
     """
     whole, parts = folder / "detections.csv", folder / "parts"
-    if whole.is_file():
+    kept_whole = whole.is_file()
+    wait_for_all()  # before any process can write it
+    if kept_whole:
         return whole
     by_video: dict[str, list[Keyframe]] = {}
     for keyframe in keyframes:
@@ -113,7 +123,7 @@ def run_keyframes(
             part = its[begin : begin + KEYFRAMES_A_PART]
             path = parts / f"{video}_{second_text(part[0].second)}.csv"
             written.append(path)
-            if not path.is_file():
+            if len(written) % process.world == process.rank and not path.is_file():
                 kept = False
                 with (
                     run.clock.running("keyframes", seen * len(part)),
@@ -127,11 +137,14 @@ def run_keyframes(
             done += len(part)
         what = "kept from before" if kept else f"{len(its)} keyframes"
         run.progress("detect", done, len(keyframes), "keyframes", f"{video}: {what} ({number} of {len(by_video)})")
-    with atomic_file(whole) as temporary, temporary.open("wb") as joined:
-        for path in written:
-            with path.open("rb") as part_file:
-                shutil.copyfileobj(part_file, joined)
-    shutil.rmtree(parts)
+    wait_for_all()
+    if process.is_main:
+        with atomic_file(whole) as temporary, temporary.open("wb") as joined:
+            for path in written:
+                with path.open("rb") as part_file:
+                    shutil.copyfileobj(part_file, joined)
+        shutil.rmtree(parts)
+    wait_for_all()
     return whole
 
 
@@ -166,6 +179,7 @@ def evaluate_ava_model(
     Slow 4x16: 0.9). version: of the annotations, None takes the newest that is there. videos: only these. ground_truth,
     labels, exclusions: instead of the files in `annotations`; rules: as `evaluate_ava`. output: where detections.csv is
     kept, and with resume that of an interrupted run; None for a temporary folder. workers: threads that decode.
+    Under torchrun every process computes its share into `output`, and each returns the report of the whole.
 
     The report's scores are those of `evaluate_ava`; of a split without public ground truth they are empty and `output`
     holds what the server takes. Raises InputError, DatasetError, VideoError, CheckpointError, WeightsUnavailable,
@@ -192,12 +206,6 @@ def evaluate_ava_model(
     frames.check(keyframes)
 
     networks = Networks(model, weights, task="detect", on_progress=on_progress)
-    actions = BoxActions(model, weights=weights, scales=scales, flip=flip, device=device, precision=precision)
-    classes = len(actions.labels)
-    if classes < max(names):
-        raise InputError(
-            f"the label map has class {max(names)}, but {actions.name} with these weights has {classes} classes"
-        )
     settings = {
         "split": split,
         "boxes": str(boxes),
@@ -208,12 +216,26 @@ def evaluate_ava_model(
         "videos": None if videos is None else sorted(videos),
     }
     run = Run("ava", networks, settings, on_progress)
-    with run.folder(output, resume=resume) as folder:
-        found = run_keyframes(run, keyframes, frames, actions, folder, workers=workers)
-        if truth is None:
-            scored = _unscored(found, split, len(keyframes))
-        else:
-            scored = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
+    with processes(device) as process:
+        if process.world > 1 and output is None:
+            raise InputError("several processes share a folder for their results, which is not given", option="output")
+        place = device if process.world == 1 else str(process.device)
+        actions = BoxActions(model, weights=weights, scales=scales, flip=flip, device=place, precision=precision)
+        classes = len(actions.labels)
+        if classes < max(names):
+            raise InputError(
+                f"the label map has class {max(names)}, but {actions.name} with these weights has {classes} classes"
+            )
+        if not process.is_main:
+            wait_for_all()  # until the main one has claimed the folder
+        with run.folder(output, resume=resume or not process.is_main) as folder:
+            if process.is_main:
+                wait_for_all()
+            found = run_keyframes(run, keyframes, frames, actions, folder, process, workers=workers)
+            if truth is None:
+                scored = _unscored(found, split, len(keyframes))
+            else:
+                scored = evaluate_ava(found, truth, labels=labels, exclusions=exclusions, rules=rules, videos=videos)
     people = f"people: boxes of {Path(boxes).parent.name}/{Path(boxes).name} with a score of {threshold:g} or more"
     people += " (as published)" if published else " (chosen)"
     return run.report(

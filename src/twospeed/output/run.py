@@ -271,8 +271,8 @@ class Run(AbstractContextManager["Run"]):
                 self.folder.begin(self.record())
 
     def _row(self, frame: Frame, result: Any) -> list[Any]:
-        confidence = getattr(result, "confidence", None)
-        pairs = () if confidence is None else zip(result.object_ids, confidence, strict=True)
+        masks = isinstance(result, ObjectMasks)
+        pairs = zip(result.object_ids, result.confidence, strict=True) if masks else ()
         sure = ";".join(f"{number}:{value:.4f}" for number, value in pairs)
         self.rows += 1
         name, time_s = frame.name or "", round(frame.time_s, 6)

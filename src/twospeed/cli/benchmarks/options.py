@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -190,9 +191,12 @@ def refuse(why: str, **options: Any) -> None:
 
 
 def run(evaluate: Callable[[OnProgress], Report], json_file: str | None, quiet: bool) -> None:
-    """Evaluate with progress shown, then write and print the report."""
-    with show_progress(quiet) as on_progress:
+    """Evaluate with progress shown, then write and print the report: of several processes, the first one alone does."""
+    others = os.environ.get("RANK", "0") != "0"
+    with show_progress(quiet or others) as on_progress:
         report = evaluate(on_progress)
+    if others:
+        return
     if json_file == "-":
         typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
         return
