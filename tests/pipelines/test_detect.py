@@ -295,18 +295,9 @@ def test_people_are_those_that_the_detector_calls_people(monkeypatch, tmp_path):
 def test_a_video_that_changes_its_size_is_refused():
     frames = [twospeed.Frame(i, i / 30, np.zeros((48, 96 if i < 40 else 64, 3), np.uint8)) for i in range(90)]
 
-    class Reader:
-        info = twospeed.VideoInfo("x", 96, 48)
-
-        def __iter__(self):
-            return iter(frames)
-
-        def close(self):
-            pass
-
     detector = Detector(Watcher(), [LEFT], short_side=48)
     with pytest.raises(VideoError, match="frame 40 is 64x48, those before are 96x48"):
-        list(detector._results(Reader(), given_boxes([LEFT]), "x"))
+        list(detector.detect(frames))
 
 
 # ------------------------------------------------------------------------------------------------ files of boxes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import twospeed
+from tests.processes import run_processes
 from twospeed.errors import CheckpointError
 from twospeed.models.bisenet.loss import hard_cross_entropy
 from twospeed.models.encoders.resnet import ResNetFeatures
@@ -67,6 +69,39 @@ def test_a_resumed_run_equals_a_straight_one(camvid: Path, tmp_path: Path) -> No
     resumed = train(config_of(camvid, tmp_path / "stopped"), resume=True)
     one, other = (twospeed.create_model("swiftnet_r18", run / "weights.safetensors") for run in (straight, resumed))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+SHARED = """
+import sys, torch
+from pathlib import Path
+from twospeed.recipes.segmentation import SegmentationConfig, train
+torch.set_num_threads(1)
+train(SegmentationConfig(**eval(sys.argv[1], {"PosixPath": Path})))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_steps_and_validation(camvid: Path, tmp_path: Path) -> None:
+    """One run folder, the loss of the whole batch, and one set of weights, which is validated once."""
+    root = tmp_path / "camvid"
+    shutil.copytree(camvid, root)
+    for kind in ("images", "labels"):
+        for one, other in (("0006R0_f00930", "0006R0_f00990"), ("0006R0_f00960", "0006R0_f01020")):
+            shutil.copy(root / "train" / kind / f"{one}.png", root / "train" / kind / f"{other}.png")
+        shutil.copy(root / "val" / kind / "0016E5_07959.png", root / "val" / kind / "0016E5_07961.png")
+    settings = config_of(root, tmp_path / "shared", batch=4, epochs=1)
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    run_processes(SHARED, repr(fields))
+    alone = train(dataclasses.replace(settings, out=tmp_path / "alone"))
+    tables = []
+    for run in (settings.out, alone):
+        for name in ("train", "validation"):
+            with (run / f"{name}.csv").open() as file:
+                tables.append(list(csv.DictReader(file)))
+    assert [len(table) for table in tables] == [1, 1, 1, 1]
+    # Batch norm sees half of the batch in each process: the losses are alike, not the same
+    assert float(tables[0][0]["loss"]) == pytest.approx(float(tables[2][0]["loss"]), rel=0.3)
+    assert twospeed.create_model("swiftnet_r18", settings.out / "weights.safetensors").num_classes == 11
 
 
 @pytest.mark.parametrize("network", ["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"])

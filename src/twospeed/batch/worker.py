@@ -179,7 +179,7 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
 def work_folder(storage: Storage, batch_id: str, task: Task) -> Path:
     """Return where an attempt at a video works: beside the results where these are on a disk, so that a rename moves
     them; else among this machine's temporary files."""
-    name = f".part{task.part}/{task.key}" if task.part else task.key
+    name = f"{task.key}/.part{task.part}" if task.part else task.key
     if isinstance(storage, FolderStorage):
         return storage.root / ".work" / name
     return Path(tempfile.gettempdir()) / f"twospeed-batch-{batch_id}" / name
