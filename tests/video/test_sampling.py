@@ -12,7 +12,6 @@ from twospeed.video.sampling import (
     clip_span,
     keyframe_clip,
     random_clip,
-    sliding_clips,
     spread,
     thin,
     uniform_clip,
@@ -99,19 +98,6 @@ def test_keyframe_clip_in_the_middle():
     assert keyframe_clip(0, 4, 8, 900).tolist() == [0, 0, 0, 8]
 
 
-@given(lengths, st.integers(1, 16), st.integers(1, 4), st.integers(1, 40), rates)
-def test_sliding_clips_see_the_whole_video(video, count, stride, step, rate):
-    clips = list(sliding_clips(video, count, stride, step, rate))
-    span = clip_span(count, stride, rate)
-    for indices in clips:
-        assert_a_clip(indices, count, video)
-    assert clips[0][0] == 0
-    assert clips[-1][0] == int(max(video - span, 0))
-    starts = np.array([c[0] for c in clips])
-    assert (np.diff(starts) <= step).all()
-    assert len(clips) == 1 or span < video
-
-
 def test_thinning_is_the_linspace_of_the_released_weights():
     assert thin(32, 8).tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
     assert thin(32, 4).tolist() == [0, 10, 20, 31]
@@ -138,7 +124,5 @@ def test_nonsense_is_refused_with_its_value():
         uniform_clip(10, 10, 300, 8, 8)
     with pytest.raises(InputError, match="0 frames has nothing"):
         spread(0.0, 4.0, 4, 0)
-    with pytest.raises(InputError, match="step=0"):
-        list(sliding_clips(10, 2, 1, 0))
     with pytest.raises(InputError, match="cannot thin 4 frames to 8"):
         thin(4, 8)

@@ -117,10 +117,6 @@ class LocalEngine:
         for worker in list(self._workers.values()):
             self._end(worker)
 
-    def process_ids(self) -> list[int]:
-        """Return the processes' ids."""
-        return [worker.process.pid or 0 for worker in self._workers.values()]
-
     def _start(self, place: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()

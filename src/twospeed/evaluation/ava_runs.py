@@ -226,11 +226,7 @@ def evaluate_ava_model(
             raise InputError(
                 f"the label map has class {max(names)}, but {actions.name} with these weights has {classes} classes"
             )
-        if not process.is_main:
-            wait_for_all()  # until the main one has claimed the folder
-        with run.folder(output, resume=resume or not process.is_main) as folder:
-            if process.is_main:
-                wait_for_all()
+        with run.shared_folder(output, process, resume=resume) as folder:
             found = run_keyframes(run, keyframes, frames, actions, folder, process, workers=workers)
             if truth is None:
                 scored = _unscored(found, split, len(keyframes))

@@ -325,7 +325,7 @@ def _evaluate_networks(
     from twospeed.environment import resolve_device
     from twospeed.pipelines.classify import Classifier
     from twospeed.pipelines.inputs import used_precision
-    from twospeed.training.distributed import processes, wait_for_all
+    from twospeed.training.distributed import processes
 
     precision = used_precision(precision, resolve_device(device))
     options = {"clips": clips, "crops": crops, "precision": precision, "videos": len(videos)}
@@ -333,11 +333,7 @@ def _evaluate_networks(
     views: dict[str, dict[str, int]] = {}
     results: list[VideoScores] = []
     with processes(device) as process:
-        if not process.is_main:
-            wait_for_all()  # until the main one has claimed the folder
-        with run.folder(output, resume=resume or not process.is_main) as folder:
-            if process.is_main:
-                wait_for_all()
+        with run.shared_folder(output, process, resume=resume) as folder:
             parts = None if output is None else folder / "parts"
             for number, (name, given) in enumerate(zip(networks.names, networks.given, strict=True)):
                 classifier = Classifier(

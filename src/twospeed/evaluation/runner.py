@@ -25,6 +25,8 @@ from twospeed.results import OnProgress, Progress
 if TYPE_CHECKING:
     from torch import nn
 
+    from twospeed.training.distributed import Process
+
 Model: TypeAlias = "str | nn.Module"
 
 SETTINGS_FILE = "evaluation.json"
@@ -175,6 +177,18 @@ class Run:
         }
         claim(Path(output), description, resume=resume)
         yield Path(output)
+
+    @contextmanager
+    def shared_folder(self, output: Path | str | None, process: Process, *, resume: bool) -> Iterator[Path]:
+        """As `folder`, for each process of a run: the main one claims it, then the others come."""
+        from twospeed.training.distributed import wait_for_all
+
+        if not process.is_main:
+            wait_for_all()
+        with self.folder(output, resume=resume or not process.is_main) as folder:
+            if process.is_main:
+                wait_for_all()
+            yield folder
 
     def report(self, *, clock: str, timed: Mapping[str, float] | None = None, **fields: Any) -> Report:
         """Return the report: what is said of every run, with `fields` of this one. clock: what the clock counts."""

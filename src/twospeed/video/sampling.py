@@ -1,4 +1,4 @@
-"""Which frames of a video a network sees: random, uniform and keyframe clips, sliding windows, thinning.
+"""Which frames of a video a network sees: random, uniform and keyframe clips, thinning.
 
 Indices are int64 arrays into the decoding order, sorted, always inside the video; a video shorter than a clip
 repeats its last frame, as the authors' loaders do. Pure numpy, so that a plan can be made before anything is
@@ -12,8 +12,6 @@ second).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,24 +100,6 @@ def keyframe_clip(centre: int, frames: int, stride: int, video_frames: int) -> I
         )
     first = centre - frames * stride // 2
     return np.clip(first + stride * np.arange(frames, dtype=np.int64), 0, video_frames - 1)
-
-
-def sliding_clips(
-    video_frames: int, frames: int, stride: int, step: int, frame_rate: float | None = None
-) -> Iterator[Indices]:
-    """Yield clips whose starts are `step` source frames apart; together they see the whole video.
-
-    The last clip is moved back so that it ends with the video; a video shorter than a clip gives exactly one.
-    """
-    if step < 1:
-        raise InputError(f"windows must move by at least 1 frame, got step={step}")
-    span = clip_span(frames, stride, frame_rate)
-    last = max(video_frames - span, 0.0)
-    start = 0.0
-    while start < last:
-        yield spread(start, span, frames, video_frames)
-        start += step
-    yield spread(last, span, frames, video_frames)
 
 
 def thin(frames: int, count: int) -> Indices:
