@@ -332,33 +332,32 @@ def _evaluate_networks(
     run = Run("kinetics", networks, options, on_progress)
     views: dict[str, dict[str, int]] = {}
     results: list[VideoScores] = []
-    with processes(device) as process:
-        with run.shared_folder(output, process, resume=resume) as folder:
-            parts = None if output is None else folder / "parts"
-            for number, (name, given) in enumerate(zip(networks.names, networks.given, strict=True)):
-                classifier = Classifier(
-                    given, clips, crops, weights=networks.weights[number], workers=workers, precision=precision,
-                    device=str(process.device),
-                )  # fmt: skip
-                sampling = classifier.samplings[0]
-                views[name] = {"short_side": sampling.short_side, "crop": sampling.crop, "frames": sampling.frames}
-                results.append(
-                    score_videos(
-                        classifier,
-                        videos,
-                        process=process,
-                        parts=None if parts is None else make_folder(parts / str(number)),
-                        clock=run.clock,
-                        on_video=partial(_tell, run, name, len(videos), process.world),
-                    )
+    with processes(device) as process, run.shared_folder(output, process, resume=resume) as folder:
+        parts = None if output is None else folder / "parts"
+        for number, (name, given) in enumerate(zip(networks.names, networks.given, strict=True)):
+            classifier = Classifier(
+                given, clips, crops, weights=networks.weights[number], workers=workers, precision=precision,
+                device=str(process.device),
+            )  # fmt: skip
+            sampling = classifier.samplings[0]
+            views[name] = {"short_side": sampling.short_side, "crop": sampling.crop, "frames": sampling.frames}
+            results.append(
+                score_videos(
+                    classifier,
+                    videos,
+                    process=process,
+                    parts=None if parts is None else make_folder(parts / str(number)),
+                    clock=run.clock,
+                    on_video=partial(_tell, run, name, len(videos), process.world),
                 )
-            whole = results[0] if len(results) == 1 else mean_of(results)
-            if output is not None and process.is_main and not whole.probabilities:
-                _discard(folder)  # there is nothing to resume
-            if output is not None and process.is_main and whole.probabilities:
-                chosen = whole.videos()
-                labels_of = [videos[v].label if videos[v].labelled else -1 for v in chosen]
-                write_scores(folder / "scores.npz", whole.stacked(), labels_of, [videos[v].path for v in chosen])
+            )
+        whole = results[0] if len(results) == 1 else mean_of(results)
+        if output is not None and process.is_main and not whole.probabilities:
+            _discard(folder)  # there is nothing to resume
+        if output is not None and process.is_main and whole.probabilities:
+            chosen = whole.videos()
+            labels_of = [videos[v].label if videos[v].labelled else -1 for v in chosen]
+            write_scores(folder / "scores.npz", whole.stacked(), labels_of, [videos[v].path for v in chosen])
     report = report_videos(whole, videos, model=networks.title, views=f"{clips} x {crops} views")
     scores, table = report.scores, report.table
     if len(results) > 1 and scores:
