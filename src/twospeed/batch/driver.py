@@ -160,9 +160,8 @@ class Batch:
                         setup_error = setup_error or outcome.error
                     elif outcome.ending == "split":
                         parts[row.key] = outcome.parts
-                        due = (
-                            dict.fromkeys(self._missing_parts(row.key, outcome.parts), 0.0) | due
-                        )  # before other videos
+                        missing = self._missing_parts(row.key, outcome.parts)
+                        due = dict.fromkeys(missing, 0.0) | due  # before other videos
                         self._note(on_event, "split", video=row.key, parts=outcome.parts)
                     elif outcome.part and outcome.ending == "done":
                         self._note(on_event, "part", video=row.key, part=outcome.part, seconds=outcome.seconds)

@@ -179,7 +179,7 @@ def classify(
         whole_run = None
         if len(folders) == 1:
             stack.enter_context(folders[0])
-        elif output is not None:
+        elif output is not None and part is None:
             whole_run = stack.enter_context(
                 ResultFolder(output, ["results.json"], inputs=map(Path, sources), overwrite=overwrite)
             )
