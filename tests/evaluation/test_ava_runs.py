@@ -275,7 +275,7 @@ def test_a_run_needs_no_folder_and_leaves_none(data, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     report = evaluate_ava_model(data, model=network(0), scales=(32,), videos=["two"])
     assert set(report.scores["class_AP"]) == {"action 1", "action 3", "action 4"}
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")]  # torch's own cache
 
 
 PROCESS = """
