@@ -205,7 +205,7 @@ def test_parts_that_fail_and_die(tmp_path):
     log = (tmp_path / "in" / "good.log").read_text().split("\n")
     assert sorted(log[:-1]) == sorted(["begin good", "end good", *(f"part {n} good" for n in (1, 2, 3))])
     assert (tmp_path / "in" / "unlucky.log").read_text().count("part 1 unlucky") == 1
-    assert {path.name for path in (tmp_path / "out" / "parts").iterdir()} <= {"poisoned"}
+    assert {path.name for path in (tmp_path / "out" / "parts").iterdir()} <= {"poisoned", "bad"}
     (tmp_path / "in" / "poisoned.mp4").write_text("parts 4 ok")
     (tmp_path / "in" / "poisoned.log").unlink()
     known = len(list((tmp_path / "out" / "parts" / "poisoned").iterdir()))

@@ -222,7 +222,7 @@ def count_parts(job: str, arguments: list[str], seconds: float) -> int:
     one = typer.Typer()
     one.command(job)(JOBS[job])
     command: Any = typer.main.get_command(one)
-    return max(1, len(split(job, seconds, command.make_context(job, arguments).params)))
+    return max(1, len(split(job, seconds, command.make_context(job, [*arguments]).params)))  # it takes its list apart
 
 
 def _cells_to_arguments(job: str) -> Callable[[dict[str, str]], list[str]]:
