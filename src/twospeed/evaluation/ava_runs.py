@@ -29,13 +29,14 @@ from twospeed.data.benchmarks.ava import (
 )
 from twospeed.data.benchmarks.ava_frames import AvaFrames, in_pixels
 from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of
+from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Networks, Run, check_source, listed
 from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
-from twospeed.pipelines.inputs import Model, Precision
+from twospeed.pipelines.inputs import Model, Precision, used_precision
 from twospeed.results import OnProgress
 from twospeed.training.distributed import Process, processes, wait_for_all
 from twospeed.transforms.spatial import CropTransform
@@ -206,13 +207,14 @@ def evaluate_ava_model(
     frames.check(keyframes)
 
     networks = Networks(model, weights, task="detect", on_progress=on_progress)
+    precision = used_precision(precision, resolve_device(device))
     settings = {
         "split": split,
         "boxes": str(boxes),
         "threshold": threshold,
         "scales": list(scales),
         "flip": flip,
-        "precision": actions.precision,
+        "precision": precision,
         "videos": None if videos is None else sorted(videos),
     }
     run = Run("ava", networks, settings, on_progress)
