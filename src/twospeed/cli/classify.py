@@ -55,6 +55,9 @@ EPILOG = """
 `twospeed classify clip.mp4 --model slowfast_r50_8x8 --weights SLOWFAST_8x8_R50.pyth --labels names.txt` uses a
 checkpoint of PySlowFast or PyTorchVideo as it is.
 
+`twospeed classify clip.mp4 --weights runs/actions/weights.safetensors` uses what `twospeed train actions` made of your
+own clips; the file knows its model and the names of its classes.
+
 `twospeed classify a.mp4 b.mp4 folder/ --model slowfast_r50_8x8 --model slowfast_r101_8x8` averages two networks over
 many videos; a broken one is reported, the others are finished. With `-o out --resume` a second run of the same command
 repeats only what is missing.
@@ -75,7 +78,7 @@ def classify(
         typer.Option(
             metavar="NAME",
             help="Model; `twospeed models --task classify` lists them. Repeat it to average several. "
-            "[default: slowfast_r50_8x8]",
+            "[default: the one that the file of --weights is of, else slowfast_r50_8x8]",
         ),
     ] = None,
     weights: ManyWeights = None,
@@ -153,7 +156,7 @@ def classify(
     from twospeed.output.folder import ResultFolder
     from twospeed.video.sources import find_source
 
-    names, given = models_and_weights(model or ["slowfast_r50_8x8"], weights, "classify")
+    names, given = models_and_weights(model, weights, "classify", "slowfast_r50_8x8")
     if crops == 2:
         raise InputError("crops=2: choose 1 (centre) or 3 (along the longer side)")
     if smooth % 2 == 0:

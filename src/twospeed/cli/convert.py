@@ -9,7 +9,7 @@ import typer
 
 from twospeed.cli.options import check_weights
 from twospeed.cli.printing import print_note
-from twospeed.errors import CheckpointError, InputError
+from twospeed.errors import InputError
 from twospeed.files import remove_leftovers
 
 
@@ -36,17 +36,10 @@ def convert(
     check_weights([str(checkpoint)])
     if output.suffix != ".safetensors":
         raise InputError(f"-o is {output}; the file to write must end in .safetensors")
-    from twospeed.weights.imports import read_state
-    from twospeed.weights.load import create_model, recognise, save_model
+    from twospeed.weights.load import create_model, model_of, save_model
     from twospeed.weights.store import sha256
 
-    state, metadata = read_state(checkpoint)
-    name = model or metadata.get("model") or recognise(state)
-    if name is None:
-        raise CheckpointError(
-            f"{checkpoint}: its {len(state)} keys ({next(iter(state))!r}, ...) belong to no model that twospeed has; "
-            "name the model with --model"
-        )
+    name = model or model_of(checkpoint)
     network = create_model(name, checkpoint)
     remove_leftovers(output)
     save_model(

@@ -174,7 +174,7 @@ def detect(
     static = [(x, y, x + w, y + h) for x, y, w, h in (parse_numbers("--box", b, "x,y,width,height") for b in box or [])]
     if small := [text for text, (x, y, right, bottom) in zip(box or [], static, strict=True) if right <= 1 >= bottom]:
         raise InputError(f"--box is {small[0]!r}; give x,y,width,height in pixels, not fractions of the image")
-    names, given = models_and_weights(model or ["slowfast_r50_8x8_ava"], weights, "detect")
+    names, given = models_and_weights(model, weights, "detect", "slowfast_r50_8x8_ava")
     check_weights(name for name in given if name is not None)
     files = {role: path for role, path in (("boxes", boxes), ("labels", _path(labels))) if path is not None}
     if boxes is not None:

@@ -187,10 +187,17 @@ def check_weights(weights: Iterable[str]) -> None:
             raise CheckpointError(f"no checkpoint at {name}")
 
 
-def models_and_weights(names: list[str], weights: list[str] | None, task: str) -> tuple[list[str], list[str | None]]:
-    """Pair models with their weights; None are random ones. Raises InputError for a model of another task."""
+def models_and_weights(
+    names: list[str] | None, weights: list[str] | None, task: str, default: str
+) -> tuple[list[str], list[str | None]]:
+    """Pair models with their weights; None are random ones. Without a name, the file of weights says its model.
+
+    default: the model where neither is given. Raises InputError for a model of another task.
+    """
     from twospeed.weights.catalog import find
 
+    if not names:
+        names = [default if file in ("default", "random") else _model_of(file) for file in weights or ["default"]]
     for name in names:
         if (entry := find(name)).task != task:
             raise InputError(f"{name} is made for the task {entry.task}; `twospeed models --task {task}` lists others")
@@ -201,6 +208,13 @@ def models_and_weights(names: list[str], weights: list[str] | None, task: str) -
     if len(given) != len(names):
         raise InputError(f"{len(names)} models with {len(given)} weights: give one for each, in the same order")
     return names, given
+
+
+def _model_of(file: str) -> str:
+    check_weights([file])
+    from twospeed.weights.load import model_of
+
+    return model_of(file)
 
 
 def check_range(start: str | None, end: str | None) -> None:

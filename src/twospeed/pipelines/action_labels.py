@@ -38,11 +38,11 @@ def read_labels(labels: Labels) -> LabelMap:
     return _checked([line.strip() for line in text.splitlines()], str(path))
 
 
-def label_names(labels: Labels | None, known: str | None, classes: int, model: str) -> tuple[str, ...]:
+def label_names(labels: Labels | None, known: Labels | None, classes: int, model: str) -> tuple[str, ...]:
     """Return the names of a network's classes; "class 0" and so on where nobody knows them.
 
-    labels: what the caller gives, else known: the catalogue's list, used only when it has as many names as the
-    network has classes. Raises InputError when the caller's list has another length.
+    labels: what the caller gives, else known: the weights' or the catalogue's list, used only when it has as many names
+    as the network has classes. Raises InputError when the caller's list has another length.
     """
     if labels is not None:
         names = read_labels(labels)

@@ -41,6 +41,7 @@ from twospeed.video.containers import Damaged
 from twospeed.video.sampling import LEAST_STEP_S
 from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.load import model_of
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
@@ -56,7 +57,7 @@ class _Member:
     sampling: Sampling
     average: Literal["probabilities", "logits"]
     name: str
-    known_labels: str | None
+    known_labels: Labels | None
     num_classes: int
     autocast: torch.dtype  # float32: run as it is
 
@@ -72,10 +73,11 @@ class Classifier:
 
     model_or_name: a network of the SlowFast family (or any module with its call and its attributes `frames`,
     `frame_stride`, `num_classes`), its catalogue name, or several of either: an ensemble by averaged probabilities.
-    weights: for names, as `create_model` takes them; one for each of several names. labels: names of the classes, see
-    `read_labels`; None takes the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a window over
-    the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline, see
-    `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
+    None is the model that the file of weights is of, or `DEFAULT_MODEL` without a file. weights: for names, as
+    `create_model` takes them; one for each of several names. labels: names of the classes, see `read_labels`; None
+    takes those that the weights hold, else the catalogue's. clips, crops: test views (crops 1 or 3). timeline: slide a
+    window over the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline,
+    see `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
     "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16, "auto" where the
     device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline,
     as `open_video` takes them. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
@@ -84,7 +86,7 @@ class Classifier:
 
     def __init__(
         self,
-        model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
+        model_or_name: Model | Sequence[Model] | None = None,
         clips: int = 10,
         crops: int = 3,
         *,
@@ -282,7 +284,7 @@ class ClassifyOptions(TypedDict, total=False):
 
 def classify(
     source: SourceLike,
-    model_or_name: Model | Sequence[Model] = DEFAULT_MODEL,
+    model_or_name: Model | Sequence[Model] | None = None,
     clips: int = 10,
     crops: int = 3,
     *,
@@ -331,17 +333,19 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _members(
-    model_or_name: Model | Sequence[Model],
+    model_or_name: Model | Sequence[Model] | None,
     weights: Any,
     preprocessing: Preprocessing | None,
     dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> list[_Member]:
-    models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
+    several = isinstance(weights, Sequence) and not isinstance(weights, str)
+    models: list[Model | None] = [None] * len(weights) if several else [None]
+    if model_or_name is not None:
+        models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else [*model_or_name]
     if not models:
         raise InputError("an ensemble needs at least one network")
-    several = isinstance(weights, Sequence) and not isinstance(weights, str)
     if several and len(weights) != len(models):
         raise InputError(f"{len(models)} networks with {len(weights)} weights: give one for each, in the same order")
     return [
@@ -351,18 +355,21 @@ def _members(
 
 
 def _member(
-    model: Model,
+    model: Model | None,
     weights: Any,
     preprocessing: Preprocessing | None,
     dtype: torch.dtype,
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> _Member:
-    known_labels = None
+    known_labels: Labels | None = None
+    if model is None:
+        model = model_of(weights) if isinstance(weights, str | Path) and weights != "default" else DEFAULT_MODEL
     network, entry = network_for("classify", model, weights, CLIP_NETWORK, on_progress)
     name, prepared = type(network).__name__, preprocessing or KINETICS
     if entry is not None:
         name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
+    known_labels = getattr(network, "class_names", None) or known_labels
     ready: Any = optimise(network.eval(), dtype)
     sampling = Sampling(
         frames=ready.frames,

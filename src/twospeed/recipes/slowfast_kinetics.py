@@ -188,9 +188,11 @@ def train(
         Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
     ):
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
-        videos, val_videos = read_lists(config)
+        videos, val_videos, class_names = read_lists(config)
         name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
+        if class_names is not None and len(class_names) == network.num_classes:
+            network.class_names = tuple(class_names)  # they are kept with the weights
         if config.weights is not None and not run.resumes:
             run.note(start_from(network, config))
         learning = learner(config, network, process)
@@ -271,14 +273,19 @@ def train(
         return config.out
 
 
-def read_lists(config: SlowFastKineticsConfig) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
-    """Return the videos to train on and those to validate on; a label means the same class in both."""
+def read_lists(
+    config: SlowFastKineticsConfig,
+) -> tuple[list[LabelledVideo], list[LabelledVideo], list[str] | None]:
+    """Return the videos to train on, those to validate on, and class names, where they are known.
+
+    A label means the same class in both.
+    """
     labels = None if config.class_names is None else read_class_names(config.class_names)
     listing: dict[str, Any] = {"root": config.root, "separator": config.separator, "num_classes": config.num_classes}
     videos, names = find_videos(config.train, part="train", labels=labels, **listing)
     if config.val is None:
-        return videos, []
-    return videos, find_videos(config.val, part="val", labels=names, **listing)[0]
+        return videos, [], names
+    return videos, find_videos(config.val, part="val", labels=names, **listing)[0], names
 
 
 def load(

@@ -97,8 +97,11 @@ def _create(entry: Entry, weights: WeightsSource, on_progress: OnProgress | None
         _log.warning("%s has random weights (weights=None): its results mean nothing before it is trained", name)
         model = build(entry, options)
     else:
-        state, where, stored_options = _read(entry, weights, on_progress)
-        model = build_from_state(entry, state, options, where, stored_options)
+        state, where, metadata = _read(entry, weights, on_progress)
+        stored = _stored_options(metadata.get("options", "{}"), where, entry)
+        model = build_from_state(entry, state, options, where, stored)
+        if "classes" in metadata:
+            model.__dict__["class_names"] = _class_names(metadata["classes"], where, model)
     return model
 
 
@@ -170,6 +173,20 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def model_of(weights: str | Path) -> str:
+    """Name the catalogue model that a file of weights is of: as recorded in it, else recognised by its keys.
+
+    Raises CheckpointError for a file that cannot be read, or that no model has.
+    """
+    path = store.local_file(weights)
+    state, metadata = read_state(path)
+    name = metadata.get("model") or recognise(state)
+    if name is None or name not in CATALOG:
+        what = f"records the model {printable(name)}" if name else f"has {len(state)} keys ({next(iter(state))!r}, ...)"
+        raise CheckpointError(f"{path}: {what}, which is none that twospeed has; name the model", option="model")
+    return name
+
+
 def weights_sha256(name: str, weights: WeightsSource, *, on_progress: OnProgress | None = None) -> str | None:
     """Checksum of the file that `create_model(name, weights)` reads; None when it reads none.
 
@@ -205,7 +222,8 @@ def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource
 
 def _read(
     entry: Entry, weights: str | Path | Mapping[str, Any], on_progress: OnProgress | None
-) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+    """Return tensors, where they are from, and what the file records beside them."""
     if isinstance(weights, Mapping):
         return unwrap(weights, "the state dict"), "the state dict", {}
     if not isinstance(weights, str | os.PathLike):
@@ -214,12 +232,32 @@ def _read(
     path = store.default_weights(entry, on_progress=on_progress) if default else store.local_file(weights)
     state, metadata = read_state(path)
     made_for = metadata.get("model", "")
-    if made_for in CATALOG and CATALOG[made_for].converter != entry.converter:
-        raise CheckpointError(f"{path} does not fit {entry.name}: it holds weights of {made_for}; choose that model")
-    return state, str(path), _stored_options(metadata.get("options", "{}"), path, entry)
+    if made_for not in CATALOG and hasattr(_converter(entry), "mistaken"):
+        made_for = _converter(entry).mistaken(state, entry.name) or ""
+    if made_for in CATALOG and made_for != entry.name:
+        raise CheckpointError(
+            f"{path} does not fit {entry.name}: it holds weights of {made_for}; choose that model", option="model"
+        )
+    return state, str(path), metadata
 
 
-def _stored_options(text: str, path: Path, entry: Entry) -> dict[str, Any]:
+def _class_names(text: str, where: str, model: nn.Module) -> tuple[str, ...]:
+    """Names of the classes that a file records. Raises CheckpointError for what `save_model` would not write."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise CheckpointError(f"{where}: its recorded class names are not a JSON list of names; train or convert again")
+    classes = getattr(model, "num_classes", len(names))
+    if len(names) != classes:
+        raise CheckpointError(
+            f"{where}: records {len(names)} class names for {classes} classes; train or convert again"
+        )
+    return tuple(names)
+
+
+def _stored_options(text: str, path: str, entry: Entry) -> dict[str, Any]:
     """Options that a file records beside its weights. Raises CheckpointError for what `save_model` would not write."""
     try:
         stored = json.loads(text) if len(text) <= 10_000 else None
@@ -329,9 +367,10 @@ def save_model(
     """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
 
     model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights cannot
-    tell are kept too, where the network states them in `recorded_options`. half_precision: write convolutions and
-    matrices in 16 bits, half the size; `create_model` brings them back to 32. Raises CheckpointError, and writes
-    nothing, for weights with NaN, infinity or negative variances; OutputError when the file cannot be written.
+    tell are kept too, where the network states them in `recorded_options`, and `class_names` where it has them.
+    half_precision: write convolutions and matrices in 16 bits, half the size; `create_model` brings them back to 32.
+    Raises CheckpointError, and writes nothing, for weights with NaN, infinity or negative variances; OutputError when
+    the file cannot be written.
     """
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     if half_precision:
@@ -343,6 +382,8 @@ def save_model(
             f"{path} was not written: {len(faults)} of {len(state)} tensors are damaged; {faults[0][0]} {faults[0][1]}"
         )
     metadata = {"format": "pt", "model": model_name or recognise(state) or "", **(source or {})}
+    if names := getattr(model, "class_names", None):
+        metadata["classes"] = json.dumps(names)
     if recorded := getattr(model, "recorded_options", None):
         metadata["options"] = json.dumps(recorded)
     with atomic_file(Path(path)) as temporary:
