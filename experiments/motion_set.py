@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.clips.motion import Pose, draw_surface
 from twospeed.data.clips.textures import procedural_texture
 from twospeed.errors import InputError, OutputError
 
 Video = NDArray[np.uint8]
 
 RATE = 30  # frames per second
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """How a surface lies in each frame: float64 (T,) each. x, y: shift in images. turn: radians. size: a factor."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    turn: NDArray[np.float64]
-    size: NDArray[np.float64]
 
 
 def _still(rng: np.random.Generator, frames: int) -> Pose:
@@ -108,23 +98,9 @@ def motion_clip(rng: np.random.Generator, name: str, *, frames: int = 20, side: 
         raise InputError(f"no motion class {name!r}; there are {', '.join(CLASSES)}")
     canvas = _surface(rng, side)
     pose = MOTIONS[name](rng, frames)
-    video = np.empty((frames, side, side, 3), np.uint8)
-    for t in range(frames):
-        # From a pixel back to the canvas: undo shift, then size, then turn, about the middle of the image.
-        cos, sin = np.cos(pose.turn[t]) / pose.size[t], np.sin(pose.turn[t]) / pose.size[t]
-        back = np.array([[cos, sin], [-sin, cos]])
-        middle = side * (0.5 + np.array([pose.x[t] - pose.x[0], pose.y[t] - pose.y[0]]))
-        begin = side * np.array([0.5 + pose.x[0], 0.5 + pose.y[0]])  # what of the canvas lies there at first
-        matrix = np.hstack([back, (begin - back @ middle)[:, None]])
-        cv2.warpAffine(
-            canvas,
-            matrix,
-            (side, side),
-            dst=video[t],
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT,  # the surface has no end
-        )
-    return video
+    first = np.array([pose.x[0], pose.y[0]])  # what of the canvas lies in the middle at first
+    moved = Pose(pose.x - first[0], pose.y - first[1], pose.turn, pose.size)
+    return draw_surface(canvas, moved, side, at=(0.5 + first) / 2)
 
 
 def write_clip(path: Path, video: Video, rate: int = RATE) -> None:

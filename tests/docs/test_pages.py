@@ -128,6 +128,12 @@ def footage(tmp_path_factory) -> Path:
         with VideoWriter(folder / name, 10) as writer:
             for image in film:
                 writer.write(image)
+    for name, frames in (("wave", film), ("nod", film[::-1])):
+        (folder / "gestures" / name).mkdir(parents=True)
+        for number in range(2):
+            with VideoWriter(folder / "gestures" / name / f"{number}.mp4", 10) as writer:
+                for image in frames[: 5 + number]:
+                    writer.write(image)
     write_indexed_png(folder / "first.png", labels[0])
     write_indexed_png(folder / "later.png", labels[4])
     for video in ("one", "two", "three"):
@@ -224,7 +230,8 @@ def check_settings(recipe: str, words: list[str], known: set[str], where: str) -
         return
     preset = words[words.index("--preset") + 1] if "--preset" in words else None
     name, begins = resolve_recipe(recipe, preset)
-    settings = starting_settings(load_recipe(name), name, begins, None)
+    module = load_recipe(name)
+    settings = starting_settings(module, name, begins, None)
     own: list[str] = []
     skip = False
     for word in words:
@@ -235,7 +242,7 @@ def check_settings(recipe: str, words: list[str], known: set[str], where: str) -
         else:
             own.append(word)
     try:
-        parse_options([word for word in own if word != "..."], type(settings))
+        parse_options([word for word in own if word != "..."], type(settings), getattr(module, "ARGUMENT", None))
     except twospeed.TwospeedError as error:
         raise AssertionError(f"{where}: {error}") from error
 

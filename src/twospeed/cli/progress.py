@@ -27,9 +27,8 @@ def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
             def draw(progress: Progress) -> None:
                 if progress.task not in tasks:
                     tasks[progress.task] = bars.add_task(progress.task, unit=progress.unit, detail="")
-                bars.update(
-                    tasks[progress.task], completed=progress.done, total=progress.total, detail=_detail(progress)
-                )
+                detail = " ".join(filter(None, [_rate(progress), _detail(progress)]))
+                bars.update(tasks[progress.task], completed=progress.done, total=progress.total, detail=detail)
 
             yield draw
     else:
@@ -41,9 +40,9 @@ def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
             if is_news or progress.seconds - last.get(progress.task, 0.0) > _SECONDS_BETWEEN_LINES:
                 last[progress.task], messages[progress.task] = progress.seconds, progress.message
                 of_total = f" of {progress.total}" if progress.total else ""
-                rate = f", {progress.done / progress.seconds:.1f}/s" if progress.seconds else ""
+                pace = "".join(f", {text}" for text in (_rate(progress), _left(progress)) if text)
                 print_note(
-                    f"{progress.task}: {progress.done}{of_total} {progress.unit}{rate} {_detail(progress)}".rstrip()
+                    f"{progress.task}: {progress.done}{of_total} {progress.unit}{pace} {_detail(progress)}".rstrip()
                 )
 
         yield print_lines
@@ -51,6 +50,20 @@ def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
 
 def _detail(progress: Progress) -> str:
     return " ".join([*(f"{name} {value:.4g}" for name, value in progress.values.items()), progress.message]).strip()
+
+
+def _rate(progress: Progress) -> str:
+    if not progress.seconds or not progress.done:
+        return ""
+    rate = progress.done / progress.seconds
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2g}/s"
+
+
+def _left(progress: Progress) -> str:
+    if not progress.total or not progress.done or progress.done >= progress.total:
+        return ""
+    seconds = round(progress.seconds * (progress.total - progress.done) / progress.done)
+    return f"{seconds} s left" if seconds < 120 else f"{seconds // 60} min left"
 
 
 def _bars() -> Any:

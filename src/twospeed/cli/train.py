@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from twospeed.cli.printing import printable
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
 from twospeed.files import parse_json, read_json
@@ -70,6 +71,9 @@ def train(
 ) -> None:
     """Train a network: RECIPE [--setting value ...]. Every setting of the recipe is an option (see --fields).
 
+    Classes of your own, from a few clips each: `twospeed train actions FOLDER`, where FOLDER holds a folder of clips
+    for each class; then `twospeed classify clip.mp4 --weights runs/actions/weights.safetensors`.
+
     On several processes: torchrun --nproc-per-node 8 -m twospeed.cli.main train RECIPE ...
     """
     if list_recipes or recipe is None:
@@ -86,7 +90,7 @@ def train(
         return
     module = load_recipe(recipe)
     settings = starting_settings(module, recipe, begins if config is None else preset, config)
-    overrides = parse_options(context.args, type(settings))
+    overrides = parse_options(context.args, type(settings), getattr(module, "ARGUMENT", None))
     changed = apply_settings(settings, overrides)
     if resume:
         kept = Path(changed.out) / "config.json"
@@ -120,7 +124,7 @@ def show_log() -> None:
 
 
 class _Lines(logging.StreamHandler[typing.TextIO]):
-    """Writes to the stderr of the moment, with the time."""
+    """Writes to the stderr of the moment, with the time; control characters of foreign names are escaped."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -129,6 +133,9 @@ class _Lines(logging.StreamHandler[typing.TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def validate_settings(module: ModuleType, recipe: str, settings: Any) -> list[str]:
@@ -151,12 +158,14 @@ def validate_settings(module: ModuleType, recipe: str, settings: Any) -> list[st
     first: dict[str, Any] = next((row for row in rows if "loss" in row), {})
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in first.items() if isinstance(value, int | float))
     lengths = ("iterations", "epochs", "detector_epochs", "minutes")
-    plan = ", ".join(f"{name} {shown(getattr(settings, name))}" for name in (*lengths, "batch", "lr") if name in names)
+    plan = ", ".join(
+        f"{name} {shown(getattr(settings, name))}" for name in (*lengths, "batch", "lr", "folds") if name in names
+    )
     return [
         f"{recipe}: settings, data and start weights are usable",
         f"would train: {plan}; on {getattr(settings, 'device', None) or 'the GPU where there is one, else the CPU'}",
         f"would write into {out}, which {state}",
-        f"one step, with setting up: {seconds:.1f} s; {numbers}",
+        f"one step, with setting up: {seconds:.1f} s" + (f"; {numbers}" if numbers else ""),
     ]
 
 
@@ -241,10 +250,11 @@ def apply_settings(settings: Any, overrides: Mapping[str, Any]) -> Any:
     return dataclasses.replace(settings, **overrides)
 
 
-def parse_options(arguments: Sequence[str], kind: type[Any]) -> dict[str, Any]:
+def parse_options(arguments: Sequence[str], kind: type[Any], plain: str | None = None) -> dict[str, Any]:
     """Turn `--field value`, `--field=value`, `--flag` and `--no-flag` into typed settings of a dataclass.
 
-    Raises InputError with the known fields for an unknown one, and with what is expected for a bad value.
+    plain: the setting that a value without an option before it is for. Raises InputError with the known fields for an
+    unknown one, and with what is expected for a bad value.
     """
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
@@ -252,6 +262,9 @@ def parse_options(arguments: Sequence[str], kind: type[Any]) -> dict[str, Any]:
     rest = list(arguments)
     while rest:
         option = rest.pop(0)
+        if not option.startswith("--") and plain is not None and plain not in overrides:
+            overrides[plain] = convert(option, hints[plain], plain)
+            continue
         if not option.startswith("--"):
             raise InputError(f"unexpected {option!r}; settings are given as --field value")
         name, has_value, text = option[2:].partition("=")
@@ -264,7 +277,7 @@ def parse_options(arguments: Sequence[str], kind: type[Any]) -> dict[str, Any]:
             hint = f" (did you mean --{near[0].replace('_', '-')}?)" if near else ""
             raise InputError(f"unknown setting {option!r}{hint}; known: {', '.join(names)}")
         values = [text] if has_value else []
-        while not has_value and rest and not rest[0].startswith("--"):
+        while not has_value and rest and not rest[0].startswith("--") and not (values and plain):
             values.append(rest.pop(0))
         if not values and hints[name] is bool:
             overrides[name] = True

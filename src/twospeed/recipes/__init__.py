@@ -1,7 +1,8 @@
 """One readable script per training.
 
 A recipe is a file of this folder with a frozen dataclass of settings and `train(config, *, resume=False) -> Path`,
-which returns its run folder; optionally `PRESETS`, names of functions that return other settings. Adding a file adds a
+which returns its run folder; optionally `PRESETS`, names of functions that return other settings, and `ARGUMENT`, the
+setting that may be given without its name. Adding a file adds a
 recipe.
 """
 

@@ -45,6 +45,7 @@ class WeightsFile:
     file: name inside the package or in the cache. url: None for shipped files. sha256: of the whole file (or its first
     digits), None where it is not published. licence, trained_on: of the weights, not of the code. options: of the
     builder, where the file is of another variant than the model's name alone (they are read from the file's shapes).
+    start: made to start a training from; what it finds in a video by itself is of little use.
     """
 
     file: str
@@ -53,6 +54,7 @@ class WeightsFile:
     licence: str = ""
     trained_on: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    start: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,6 +340,23 @@ _CLASSIFY = (
         "Fast pathway alone (beta = 1), ResNet-101, non-local blocks in res4",
         paper=_SLOWFAST_REPORT,
         scores={_K700: "70.6 / 89.7"},
+    ),
+    Entry(
+        name="slowfast_lite0",
+        task="classify",
+        summary="a small SlowFast, the start of `twospeed train actions`: ImageNet encoder, Fast pathway for motion",
+        builder="twospeed.models.slowfast.lite:slowfast_lite0",
+        converter="twospeed.models.slowfast.convert",
+        paper=_SLOWFAST_PAPER,
+        preprocessing=Preprocessing(
+            mean=(127 / 255,) * 3, std=(128 / 255,) * 3, short_side=192, crop=192, frames=16, stride=1
+        ),
+        weights=WeightsFile(
+            file="slowfast_lite0.safetensors",
+            licence="MIT (Fast pathway); Apache-2.0 (EfficientNet-Lite0's ImageNet weights)",
+            trained_on="EfficientNet-Lite0's ImageNet weights, and 27 generated motions; see docs/slowfast_lite0.md",
+            start=True,
+        ),
     ),
 )
 

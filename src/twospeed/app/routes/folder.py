@@ -84,7 +84,7 @@ def _models() -> list[dict[str, Any]]:
     found = []
     for name, entry in CATALOG.items():
         weights = entry.weights
-        here = weights is not None and not weights.url
+        here = weights is not None and not weights.url and not weights.start
         found.append(
             {
                 "name": name,

@@ -111,6 +111,6 @@ def _weights(desk: Desk, entry: Entry, wanted: str | None) -> str:
         return str(path)
     if entry.name == desk.settings["model"]:
         return str(desk.settings["weights"])
-    if entry.weights is None or entry.weights.url:
-        raise InputError(f"the weights of {entry.name} are not part of the package; put their file into the folder")
+    if entry.weights is None or entry.weights.url or entry.weights.start:
+        raise InputError(f"{entry.name} needs weights that are not part of the package; put their file into the folder")
     return "default"

@@ -138,6 +138,36 @@ def read_class_folders(
     return videos, known
 
 
+def read_classes(root: Path | str) -> tuple[list[LabelledVideo], list[str]]:
+    """Read class folders as `read_class_folders` does, to train on all of them: every class must hold a video.
+
+    Raises DatasetError for a single class, a class without videos, and a name that is not UTF-8.
+    """
+    root = Path(root)
+    names = class_folders(root)
+    for name in names:
+        if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+            raise DatasetError(f"{root}: the name of the class folder {name!a} is not UTF-8; rename it")
+        if not any(is_video(path) for path in entries(root / name)):
+            raise DatasetError(f"{root / name}: {_instead(root / name)}; give it videos, or remove the folder")
+    if len(names) < 2:
+        raise DatasetError(f"{root}: holds one class, {names[0]!r}; at least two are needed to tell them apart")
+    return read_class_folders(root)
+
+
+def _instead(folder: Path) -> str:
+    """Say what a class folder without videos holds."""
+    inside = entries(folder)
+    if not inside:
+        return "the class folder is empty"
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
+        return "holds images, not videos (the frames of one clip may lie in a folder of their own)"
+    deeper = [path for path in inside if path.is_dir() and any(is_video(each) for each in entries(path))]
+    if deeper:
+        return f"holds folders of videos ({deeper[0].name}, ...), not videos; is {folder} the folder to give"
+    return f"holds no video ({inside[0].name}, ...)"
+
+
 def read_ucf_split(path: Path | str, root: Path | str, *, labels: Sequence[str] | None = None) -> list[LabelledVideo]:
     """Read a UCF-101 split (trainlist01.txt, testlist01.txt): lines of `Class/video.avi`, with or without a number.
 

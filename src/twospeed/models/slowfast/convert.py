@@ -17,6 +17,7 @@ from torch import Tensor
 from twospeed.errors import CheckpointError
 
 Source = Literal["pyslowfast", "pytorchvideo", "caffe2", "torchvision", "unknown"]
+LITE = ("slowfast_lite0",)  # networks of `lite.py`, whose weights nobody else writes
 WRAPPERS = ("module.", "model.")  # DistributedDataParallel, PyTorchVideo's detector and model zoo
 
 
@@ -217,14 +218,16 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
     Also refuses, with the likely cause, weights that cannot fit `name`: other depth, a missing or additional pathway.
     Alpha, the non-local pooling and mode, and the sampling leave no trace: they come from the name or the caller.
     """
+    head = state.get("head.projection.weight")
     stem = state.get("s1.pathway0_stem.conv.weight")
+    if name in LITE and head is not None:
+        return {"num_classes": head.shape[0]}
     if stem is None:
         return {}  # not a SlowFast checkpoint: the strict load lists what is missing
     depths = [_depth(state, stage, pathway=0) for stage in (2, 3, 4, 5)]
     _check_family(state, name, depths)
     two = "s1.pathway1_stem.conv.weight" in state
     options: dict[str, object] = {"width": stem.shape[0]}
-    head = state.get("head.projection.weight")
     if head is not None:
         options["num_classes"] = head.shape[0]
     temporal = [_temporal_blocks(state, 4, pathway) for pathway in range(1 + two)]
@@ -256,6 +259,8 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     Shapes cannot tell 16x8 from 8x8 with ResNet-101, nor the Slow-only samplings apart: the 8x8 names are returned.
     With ResNet-50 a fusion kernel of 7 means 8x8, of 5 means 4x16, as in the releases.
     """
+    if "slow.stem.weight" in state and "lateral.conv_f2s.weight" in state:
+        return LITE[0]
     if source_of(state) not in ("pyslowfast", "pytorchvideo", "caffe2"):
         return None
     ours = to_ours(state)
@@ -272,6 +277,16 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     if stem.shape[2] > 1:
         return f"fast_r101_32x2{suffix}{detector}" if depth == "r101" else None
     return f"slow_r50_8x8{detector}" if depth == "r50" and not suffix else None
+
+
+def mistaken(state: Mapping[str, Tensor], name: str) -> str | None:
+    """Return which model a published file is of where its shapes fit `name`, too, but its sampling is another.
+
+    SlowFast 4x16 and 8x8 with ResNet-50 differ in the kernel of their released lateral connections alone.
+    """
+    found = recognise(state)
+    pair = ("slowfast_r50_4x16", "slowfast_r50_8x8")
+    return found if found != name and found in pair and name in pair else None
 
 
 def _is_detector(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> bool:

@@ -82,10 +82,13 @@ class ClassifyHead(nn.Module):
             return x.mean(dim=(2, 3), keepdim=True)
         return F.avg_pool2d(x, (min(window, x.shape[2]), min(window, x.shape[3])), stride=1)
 
+    def pooled(self, features: list[Tensor]) -> Tensor:
+        """[(N, C, T, H, W) for each pathway] -> (N, P, all C), positions row by row."""
+        return torch.cat([self.pool(x) for x in features], dim=1).flatten(2).mT
+
     def forward(self, features: list[Tensor]) -> Tensor:
-        """[(N, C, T, H, W) for each pathway] -> logits (N, P, num_classes), positions row by row."""
-        pooled = torch.cat([self.pool(x) for x in features], dim=1)
-        logits: Tensor = self.projection(self.dropout(pooled.flatten(2).mT))
+        """[(N, C, T, H, W) for each pathway] -> logits (N, P, num_classes)."""
+        logits: Tensor = self.projection(self.dropout(self.pooled(features)))
         return logits
 
 
@@ -144,6 +147,7 @@ class SlowFast(nn.Module):
         self.pathways: tuple[Pathway, ...] = tuple(pathways)
         self.alpha = alpha if len(self.pathways) == 2 else 1
         self.num_classes = num_classes
+        self.class_names: tuple[str, ...] | None = None  # for whoever names classes: in order, kept with the weights
         self.frames = frames
         self.frame_stride = frame_stride
         self.average = average
