@@ -34,6 +34,8 @@ from twospeed.training.seed import seed_everything
 from twospeed.transforms.colour import normalise
 from twospeed.weights.load import save_model
 
+MAY_CHANGE = ("minutes", "iterations")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
@@ -114,7 +116,10 @@ def train(config: MotionConfig, *, resume: bool = False) -> Path:
 
     Raises InputError when the folder holds a run already and `resume` is False.
     """
-    with processes(config.device) as process, Run.start_or_resume(config, process, resume=resume) as run:
+    with (
+        processes(config.device) as process,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+    ):
         seed_everything(config.seed)
         network = slowfast_lite0(num_classes=len(CLASSES), frame_stride=1)
         network.class_names = CLASSES
