@@ -60,7 +60,8 @@ def test_a_few_clips_are_enough_for_motion(run):
     assert set(report["recall"]) == set(WAYS)
     rows = (run / "predictions.csv").read_text().splitlines()
     assert len(rows) == 16
-    assert Image.open(run / "confusion.png").size[0] > 200
+    with Image.open(run / "confusion.png") as drawn:
+        assert drawn.size[0] > 200
 
 
 def test_the_file_knows_its_model_and_its_classes(run, tmp_path, capsys):
