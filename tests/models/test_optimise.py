@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from twospeed import create_model
 from twospeed.models.optimise import optimise
 from twospeed.models.slowfast.inference import FusedSlowFast
 from twospeed.models.slowfast_maskrcnn.inference import FusedMaskRCNN
 from twospeed.models.stcn.inference import FusedSTCN
+from twospeed.ops.bf16 import autocast
 
 SMALL = {"backbone": "nano", "min_size": 48, "max_size": 80}
 
@@ -42,5 +44,25 @@ def test_what_is_not_known_comes_back_in_eval_mode():
     assert network.training
     assert not copied.training
     assert optimise(network.eval()) is network
-    stcn = create_model("track_nano")
-    assert optimise(stcn, torch.bfloat16) is stcn, "for autocast"
+    segmenter = create_model("segment_nano")
+    assert optimise(segmenter, torch.bfloat16) is segmenter, "for autocast"
+
+
+@pytest.mark.parametrize("name", ["track_nano", "track_small"])
+def test_bfloat16_has_weights_of_its_own_and_agrees(name):
+    network = create_model(name).eval()
+    fast = optimise(network, torch.bfloat16)
+    assert isinstance(fast, FusedSTCN)
+    assert fast.decoder.compress.first.weight.dtype == torch.bfloat16
+    torch.manual_seed(0)
+    frame = network.normalise(F.interpolate(torch.rand(1, 3, 12, 16), (96, 128), mode="bilinear"))
+    mask = torch.zeros(1, 1, 96, 128)
+    mask[..., 20:60, 30:90] = 1
+    values = []
+    with torch.inference_mode():
+        features = network.encode_key(frame)
+        values.append(network.encode_value(frame, features.f16, mask))
+        with autocast("cpu"):
+            features = fast.encode_key(frame)
+            values.append(fast.encode_value(frame, features.f16, mask).float())
+    assert (values[1] - values[0]).abs().max() <= 0.05 * values[0].abs().max()

@@ -72,17 +72,17 @@ def _replace(module: nn.Module, make: Maker) -> None:
 
 
 class Maker:
-    """Makes the convolutions of one network, which share their scratch memory."""
+    """Makes the convolutions of one network, which share their scratch memory. dtype: of their weights."""
 
-    def __init__(self, winograd: bool) -> None:
-        self.winograd, self.scratch = winograd, Scratch()
+    def __init__(self, winograd: bool, dtype: torch.dtype = torch.float32) -> None:
+        self.winograd, self.dtype, self.scratch = winograd, dtype, Scratch()
 
     def convolution(
         self, convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d | None = None, *, along: int = 0
     ) -> FusedConv | WinogradConv:
         """One convolution that does what several do. along: 0 stacks their outputs, 1 sums them."""
         weights, biases = zip(*(fuse_batch_norm(conv, norm) for conv in convs), strict=True)
-        dtype = convs[0].weight.dtype
+        dtype = convs[0].weight.dtype if self.dtype == torch.float32 else self.dtype
         weight = torch.cat(weights, along).to(dtype)
         bias = (torch.cat(biases) if along == 0 else torch.stack(biases).sum(0)).to(dtype)
         suited = (

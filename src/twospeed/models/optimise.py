@@ -20,10 +20,10 @@ def optimise(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Modul
     """Return a network that computes what `network` does in eval mode, as fast as this package can.
 
     `network` is left as it is, in its mode and on its device: prepare it where it will run, since what is fast depends
-    on the device. Results agree to 1e-4 of their range in float32. dtype: of weights and features; of the families here
-    SlowFast alone has bfloat16, others then return what autocast may run. A network that nothing is known of (STM, a
-    user's own) comes back itself when it is in eval mode, else as a copy that is. Not to be called from two threads at
-    once: optimised networks hold scratch memory.
+    on the device. Results agree to 1e-4 of their range in float32. dtype: of weights and features. SlowFast in bfloat16
+    runs by itself; all others are for `ops.bf16.autocast` then, STCN with weights of that type, the rest as they are. A
+    network that nothing is known of comes back itself when it is in eval mode, else as a copy that is. Not to be called
+    from two threads at once: optimised networks hold scratch memory.
     """
     for kind in type(network).__mro__:
         module = _OWN_FORMS.get(f"{kind.__module__}.{kind.__qualname__}")

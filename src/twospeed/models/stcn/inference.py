@@ -32,13 +32,15 @@ def for_inference(
     """Return a network that computes what `network` does in eval mode, faster; `network` is left as it is.
 
     The two share nothing: training `network` on does not change the returned one. winograd: None chooses it on CPUs.
-    Logits agree to 1e-4 of their range. The transformed weights take memory: 1.0 GB for `stcn`. None for another dtype
-    than float32.
+    Logits agree to 1e-4 of their range. The transformed weights take memory: 1.0 GB for `stcn`. dtype: bfloat16 gives
+    the weights of convolutions that type, for a network that runs in `ops.bf16.autocast`; its products are direct,
+    since Winograd's transforms would round. None for another dtype than these two.
     """
-    if dtype != torch.float32:
+    if dtype not in (torch.float32, torch.bfloat16):
         return None
-    device = next(network.parameters()).device
-    return FusedSTCN(network, device.type == "cpu" if winograd is None else winograd)
+    if winograd is None:
+        winograd = next(network.parameters()).device.type == "cpu" and dtype == torch.float32
+    return FusedSTCN(network, winograd, dtype)
 
 
 class FusedSTCN(nn.Module):
@@ -49,12 +51,12 @@ class FusedSTCN(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: STCN, winograd: bool) -> None:
+    def __init__(self, network: STCN, winograd: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         with torch.no_grad():
             # Keys are compared and only the best 20 kept: the smallest rounding flips which is the 20th. So the way to
             # the keys stays direct; Winograd's rounding enters only where nothing is chosen by it.
-            exact, make = Maker(winograd=False), Maker(winograd)
+            exact, make = Maker(winograd=False, dtype=dtype), Maker(winograd, dtype)
             self.similarity = network.similarity
             self.key_encoder = fused_backbone(network.key_encoder, exact)
             self.aspp = copy.deepcopy(network.aspp)
