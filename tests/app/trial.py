@@ -21,7 +21,7 @@ from tests.app.conftest import FLAGS
 from tests.app.page import Page
 
 
-def trial(video: Path, target: Path, box: tuple[float, float, float, float], last: int = 90) -> None:
+def trial(video: Path, target: Path, box: tuple[float, float, float, float], last: int = 60) -> None:
     """Print each step with the seconds since the start, and the clicks in total."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
