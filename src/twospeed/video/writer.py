@@ -55,7 +55,8 @@ class VideoWriter:
     alpha: frames are RGBA, with colours "straight" or "premultiplied" by alpha. The file is ProRes 4444 (.mov) or VP9
     (.webm); both store straight colours. `quality` and `preset` are of x264 and not used then.
 
-    colours: how they are stored and tagged; those of a source (`VideoInfo.colours`) make both look alike.
+    colours: how they are stored and tagged; those of a source (`VideoInfo.colours`) make both look alike. ProRes has no
+    full range and always states a matrix: limited range and BT.601 take their places.
     H.264 in 4:2:0 wants even sizes: an odd width or height is padded by one pixel, a copy of the last column or row.
     Raises OutputError where the file cannot be written (no folder, no permission, full disk), with nothing left
     behind, and InputError for an unknown suffix or an image of another shape than the first.
@@ -98,7 +99,7 @@ class VideoWriter:
         self._encoder_options = {"preset": preset, "crf": str(quality), "mbtree": "0"}
         self._container: Any = None
         self._stream: Any = None
-        self._pixels = "yuv420p"
+        self._pixels, self._range = "yuv420p", ColorRange.MPEG
         self._reformatter = VideoReformatter()
         self._shape: tuple[int, ...] | None = None
         self._first_s: float | None = None
@@ -194,7 +195,8 @@ class VideoWriter:
         context.time_base = Fraction(1, self._ticks_per_second)
         context.colorspace, context.color_primaries = self._colours.matrix, self._colours.primaries
         context.color_trc = self._colours.transfer
-        context.color_range = ColorRange.JPEG if self._colours.full_range else ColorRange.MPEG
+        full_range = self._colours.full_range and codec != "prores_ks"  # which has no place for it
+        context.color_range = self._range = ColorRange.JPEG if full_range else ColorRange.MPEG
         self._stream = stream
         if self._audio_from is not None:
             self._audio = AudioTrack(self._audio_from, container, self._format)
@@ -218,10 +220,16 @@ class VideoWriter:
             image = _straight(image)
         layout = "rgb24" if self._alpha is None else "rgba"
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=layout)
-        return self._reformatter.reformat(
-            rgb, format=self._pixels, dst_colorspace=scaler_matrix(self._colours), threads=1,
-            dst_color_range=ColorRange.JPEG if self._colours.full_range else ColorRange.MPEG,
-        )  # fmt: skip
+        stored = self._reformatter.reformat(
+            rgb,
+            format=self._pixels,
+            dst_colorspace=scaler_matrix(self._colours),
+            dst_color_range=self._range,
+            threads=1,
+        )
+        stored.color_primaries = self._colours.primaries  # ProRes writes what its frames state
+        stored.color_trc = self._colours.transfer
+        return stored
 
     def _tick(self, time_s: float | None) -> int:
         if time_s is not None and not -1e9 < time_s < 1e9:
