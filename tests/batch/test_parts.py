@@ -147,26 +147,37 @@ def test_files_of_parts(tmp_path):
 
 JOBS = {
     "segment": (["--keyframe-every", 4], "frames classes"),
-    "classify": (["--timeline", "--every", 0.25, "--labels", "names.txt", "--export", "vtt,jsonl"], "frames actions"),
-    "detect": (["--boxes", "people.csv", "--every", 0.25, "--size", 32, "--export", "cvat"], "frames boxes"),
+    "classify": (
+        ["--timeline", "--every", 0.25, "--labels", "{}/names.txt", "--export", "vtt,jsonl"],
+        "frames actions",
+    ),
+    "detect": (["--boxes", "{}/people.csv", "--every", 0.25, "--size", 32, "--export", "cvat"], "frames boxes"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_a_batch_in_parts_equals_a_run(job, place, tmp_path, here, monkeypatch, capsys):
+def test_a_batch_in_parts_equals_a_run(job, place, tmp_path, here, capsys):
     """Every file of the results byte for byte, with small networks of random weights."""
-    monkeypatch.chdir(place)
     options, tables = JOBS[job]
-    command = [*options, "--model", SMALL[job], "--weights", place / f"{job}.safetensors", "--end", 75, "-q"]
+    command = [
+        *(str(option).format(place) for option in options),
+        "--model",
+        SMALL[job],
+        "--weights",
+        place / f"{job}.safetensors",
+        "--end",
+        75,
+        "-q",
+    ]
     out = tmp_path / "out"
-    assert twospeed("batch", job, "uneven.mkv", "-o", out, *command, "--split-minutes", 0.7 / 60) == 0
+    assert twospeed("batch", job, place / "uneven.mkv", "-o", out, *command, "--split-minutes", 0.7 / 60) == 0
     events = [json.loads(line) for file in (out / "events").iterdir() for line in file.read_text().splitlines()]
     (split,) = [event for event in events if event["event"] == "split"]
     assert split["parts"] == 5
     assert [event["part"] for event in events if event["event"] == "part"] == [1, 2, 3, 4, 5]
     assert not list((out / "parts").iterdir())
-    assert twospeed(job, "uneven.mkv", "-o", tmp_path / "uneven", *command) == 0
+    assert twospeed(job, place / "uneven.mkv", "-o", tmp_path / "uneven", *command) == 0
     same(tmp_path / "uneven", out / "videos" / "uneven", "overlay.mp4")
     overlays = [folder / "uneven" / "overlay.mp4" for folder in (tmp_path, out / "videos")]
     for one, other in zip(*map(package.open_video, overlays), strict=True):
@@ -195,15 +206,15 @@ def run_in_parts(out: str, videos, **policy: float) -> tuple[dict[str, int], Bat
 
 def test_parts_that_fail_and_die(tmp_path):
     """A part is tried again alone; a video whose part always fails is failed once, and keeps what it has."""
-    contents = {"good": "parts 3 ok", "unlucky": "parts 3 die-once", "poisoned": "parts 4 die", "bad": "parts 2 bad"}
+    contents = {"parts": "parts 3 ok", "unlucky": "parts 3 die-once", "poisoned": "parts 4 die", "bad": "parts 2 bad"}
     videos = write_videos(tmp_path / "in", **contents, whole="ok")
     counts, batch = run_in_parts(str(tmp_path / "out"), videos)
     states = {row.key: (row.state, row.attempts) for row in batch.manifest.rows.values()}
     failed = {"poisoned": ("failed", 3), "bad": ("failed", 1)}
-    assert states == {"good": ("done", 1), "unlucky": ("done", 2), "whole": ("done", 1), **failed}
+    assert states == {"parts": ("done", 1), "unlucky": ("done", 2), "whole": ("done", 1), **failed}
     assert counts == {"pending": 0, "running": 0, "done": 3, "failed": 2}
-    log = (tmp_path / "in" / "good.log").read_text().split("\n")
-    assert sorted(log[:-1]) == sorted(["begin good", "end good", *(f"part {n} good" for n in (1, 2, 3))])
+    log = (tmp_path / "in" / "parts.log").read_text().split("\n")
+    assert sorted(log[:-1]) == sorted(["begin parts", "end parts", *(f"part {n} parts" for n in (1, 2, 3))])
     assert (tmp_path / "in" / "unlucky.log").read_text().count("part 1 unlucky") == 1
     assert {path.name for path in (tmp_path / "out" / "parts").iterdir()} <= {"poisoned", "bad"}
     (tmp_path / "in" / "poisoned.mp4").write_text("parts 4 ok")

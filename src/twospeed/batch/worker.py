@@ -134,7 +134,7 @@ def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Pa
     place.mkdir(parents=True, exist_ok=True)
     folder = place / task.key  # named as it is delivered, since plots have their folder's name as title
     remote = "://" in task.source
-    local = fetch(task.source, place / "input") if remote else Path(task.source)
+    local = fetch(task.source, place / ".input") if remote else Path(task.source)
     arguments = [str(local), "-o", str(folder), "--quiet", *work.arguments, *task.arguments]
     if device is not None and "--device" not in arguments:
         arguments += ["--device", device]
@@ -147,9 +147,9 @@ def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Pa
     if task.parts > 1:
         for name in part_names(task.parts):
             content = storage.read(f"{PARTS}/{task.key}/{name}")
-            make_folder(place / PARTS)
-            (place / PARTS / name).write_bytes(content or b"")
-        arguments += ["--parts", str(place / PARTS)]
+            make_folder(place / ".parts")
+            (place / ".parts" / name).write_bytes(content or b"")
+        arguments += ["--parts", str(place / ".parts")]
     elif work.count_parts is not None and (parts := work.count_parts(work.job, arguments, work.part_s)) > 1:
         return parts
     if (folder / "run.json").is_file():
