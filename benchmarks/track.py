@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from record import append, stamp
-from twospeed.models.memory import MemoryBank
+from twospeed.models.banks import MemoryBank
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.inference import for_inference
 from twospeed.pipelines.track import Tracker

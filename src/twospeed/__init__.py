@@ -22,6 +22,7 @@ from twospeed.errors import (
 )
 
 if TYPE_CHECKING:
+    from twospeed.evaluation.export import export_model
     from twospeed.pipelines.classify import Classifier, classify
     from twospeed.pipelines.detect import Detector, detect
     from twospeed.pipelines.finetune import OneShotTracker
@@ -65,6 +66,7 @@ _LAZY = {
     "classify": "twospeed.pipelines.classify",
     "create_model": "twospeed.weights.load",
     "detect": "twospeed.pipelines.detect",
+    "export_model": "twospeed.evaluation.export",
     "list_models": "twospeed.weights.catalog",
     "mask_from_prompts": "twospeed.pipelines.prompts",
     "open_video": "twospeed.video.reader",
@@ -103,6 +105,7 @@ __all__ = [
     "classify",
     "create_model",
     "detect",
+    "export_model",
     "list_models",
     "mask_from_prompts",
     "open_video",

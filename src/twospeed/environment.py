@@ -103,9 +103,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def physical_memory(device: torch.device | None = None) -> int:
+def physical_memory(device: torch.device | str | None = None) -> int:
     """Return the bytes of memory of a CUDA device, else of this machine; 8 GiB where the system does not say."""
-    if device is not None and device.type == "cuda":
+    if getattr(device, "type", "cpu") == "cuda":
         import torch
 
         return torch.cuda.mem_get_info(device)[1]

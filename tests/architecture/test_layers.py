@@ -17,6 +17,7 @@ LAYERS = [
     "ops",
     "metrics video transforms models",
     "weights data training output",
+    "export",
     "pipelines",
     "evaluation batch",
     "papers recipes",

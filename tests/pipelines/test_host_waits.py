@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.slowfast.test_network import tiny
 from twospeed import Classifier, Segmenter, Tracker
-from twospeed.models.memory import MemoryBank
+from twospeed.models.banks import MemoryBank
 from twospeed.ops import full_labels
 from twospeed.ops.transfer import HostCopy
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 import twospeed
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
-from twospeed.pipelines import segment as pipeline
 from twospeed.pipelines.segment import NEVER, Every, Segmenter, Situation, class_labels, on_drift, segment
 from twospeed.results import Frame, LabelMap
 
@@ -142,7 +141,7 @@ def test_drift_is_not_computed_where_no_policy_looks_at_it(monkeypatch, policy):
     def refuse(*_):
         raise AssertionError("a policy of the interval needs no drift")
 
-    monkeypatch.setattr(pipeline, "backward_warp", refuse)
+    monkeypatch.setattr("twospeed.ops.on_torch.backward_warp", refuse)
     segmenter = Segmenter(video_network(), policy)
     assert [segmenter.step(random_image()).is_keyframe for _ in range(4)] == [True, False, False, False]
     watching = Segmenter(video_network(), on_drift(1.0))

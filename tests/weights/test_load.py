@@ -12,7 +12,8 @@ from twospeed import CheckpointError, InputError, WeightsUnavailable, create_mod
 from twospeed.models.stcn.builders import track_nano
 from twospeed.models.stcn.convert import to_ours
 from twospeed.weights.imports import read_state
-from twospeed.weights.load import recognise, save_model, weights_sha256
+from twospeed.weights.load import recognise, save_model
+from twospeed.weights.store import weights_sha256
 
 
 @pytest.fixture(scope="module")

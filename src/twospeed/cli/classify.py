@@ -191,7 +191,7 @@ def classify(
                     pass
         from twospeed.pipelines.classify import Classifier
         from twospeed.results import Progress
-        from twospeed.weights.load import weights_sha256
+        from twospeed.weights.store import weights_sha256
 
         on_progress = stack.enter_context(show_progress(quiet))
         classifier = Classifier(

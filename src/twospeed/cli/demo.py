@@ -59,7 +59,7 @@ def demo(
         from twospeed.pipelines.track import Tracker
         from twospeed.results import Frame
         from twospeed.video.writer import VideoWriter
-        from twospeed.weights.load import weights_sha256
+        from twospeed.weights.store import weights_sha256
 
         tracker = Tracker(DEFAULT_TRACKER)
         run = Run(

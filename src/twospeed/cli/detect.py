@@ -216,7 +216,7 @@ def detect(
         resume=resume,
     ) as folder:
         from twospeed.output.run import Run
-        from twospeed.weights.load import weights_sha256
+        from twospeed.weights.store import weights_sha256
 
         with show_progress(quiet) as on_progress:
             detector = make_detector(on_progress)

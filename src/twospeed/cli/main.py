@@ -27,6 +27,7 @@ from twospeed.cli.convert import convert
 from twospeed.cli.demo import demo
 from twospeed.cli.detect import detect
 from twospeed.cli.evaluate import app as evaluate
+from twospeed.cli.export import export
 from twospeed.cli.masks import masks
 from twospeed.cli.models import models
 from twospeed.cli.papers import papers
@@ -77,6 +78,7 @@ app.add_typer(evaluate, name="evaluate")
 app.command()(masks)
 app.add_typer(batch, name="batch")
 app.command()(convert)
+app.command()(export)
 app.command()(models)
 app.command()(bench)
 app.command()(papers)

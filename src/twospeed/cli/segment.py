@@ -137,8 +137,8 @@ def segment(
     given = [] if keyframe_weights is None else [keyframe_weights]
 
     def make_segmenter(on_progress: OnProgress) -> tuple[str, Segmenter]:
+        from twospeed.pipelines.inputs import network_for
         from twospeed.pipelines.segment import Segmenter, check_keyframe_scale, on_drift
-        from twospeed.weights.load import create_model
 
         name = model or _model_of(weights, keyframe_weights)
         _check_model(find(name), weights)
@@ -147,7 +147,7 @@ def segment(
             check_keyframe_scale(name, keyframe_scale)
             extra["keyframe_scale"] = keyframe_scale
         policy = keyframe_every if drift is None else on_drift(drift)
-        network = create_model(name, weights, on_progress=on_progress, **extra)
+        network, _ = network_for("segment", name, weights, (), on_progress, **extra)
         return name, Segmenter(network, policy, device=device)
 
     if part is not None:
@@ -167,7 +167,7 @@ def segment(
         from twospeed.output.palette import distinct_colours
         from twospeed.output.run import Run
         from twospeed.video.reader import open_video
-        from twospeed.weights.load import weights_sha256
+        from twospeed.weights.store import weights_sha256
 
         def draw(frame: Frame, result: ClassMap) -> Any:
             import numpy as np
@@ -274,7 +274,7 @@ class Areas:
 def _check_model(entry: Any, weights: str) -> None:
     if entry.task != "segment":
         raise InputError(f"{entry.name} does not segment; `twospeed models --task segment` lists those that do")
-    if weights == "default" and entry.weights is None:
+    if weights == "default" and entry.weights is None and entry.exported is None:
         raise WeightsUnavailable(
             f"no weights are shipped or published for {entry.name}; pass --weights FILE, a checkpoint that you have"
         )

@@ -389,7 +389,7 @@ def track(
         from twospeed.output.run import Run
         from twospeed.pipelines.track import make_tracker
         from twospeed.video.reader import frame_range, open_video
-        from twospeed.weights.load import weights_sha256
+        from twospeed.weights.store import weights_sha256
 
         options: dict[str, Any] = {"box": box, "point": point, "background_point": background_point}
         options |= {"polygon": polygon, "gone": gone, "direction": direction, "snap": snap, "finetune": finetune}

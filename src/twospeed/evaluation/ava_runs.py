@@ -33,10 +33,10 @@ from twospeed.environment import resolve_device
 from twospeed.errors import InputError
 from twospeed.evaluation.ava import check_rules, evaluate_ava, of_videos
 from twospeed.evaluation.report import Report, Table
-from twospeed.evaluation.runner import Networks, Run, check_source, listed
+from twospeed.evaluation.runner import Model, Networks, Run, check_source, listed
 from twospeed.files import atomic_file, make_folder
 from twospeed.pipelines.box_actions import BoxActions, scaled
-from twospeed.pipelines.inputs import Model, Precision, used_precision
+from twospeed.pipelines.inputs import Precision, used_precision
 from twospeed.results import OnProgress
 from twospeed.training.distributed import Process, processes, wait_for_all
 from twospeed.transforms.spatial import CropTransform

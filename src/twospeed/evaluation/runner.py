@@ -106,7 +106,7 @@ class Networks:
         self.checksums: tuple[str | None, ...] = ()
         if any(isinstance(one, str) for one in self.given):
             from twospeed.weights.catalog import find
-            from twospeed.weights.load import weights_sha256
+            from twospeed.weights.store import weights_sha256
 
             for name in filter(lambda one: isinstance(one, str), self.given):
                 if (its := find(name).task) != task:
@@ -127,10 +127,11 @@ class Networks:
         """Build those that are given by name, with these constructor options; networks are returned as they are."""
         if not any(isinstance(one, str) for one in self.given):
             return self.given
-        from twospeed.weights.load import create_model
+        from twospeed.pipelines.inputs import network_for
+        from twospeed.weights.catalog import find
 
         return [
-            create_model(one, source, **options) if isinstance(one, str) else one
+            network_for(find(one).task, one, source, (), **options)[0] if isinstance(one, str) else one
             for one, source in zip(self.given, self.weights, strict=True)
         ]
 

@@ -12,11 +12,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from torch import Tensor
+from twospeed.models.banks import Similarity
 
-from twospeed.models.memory import Similarity
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class QueryKey(Protocol):

@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SIZE = (18, 32)
-_BINS = 4  # of each channel's histogram
-_SAMPLES = 4  # rows and columns looked at for each cell of the small image, about
-
-LEAST_DIFFERENCE = 0.12
-"""Mean difference of two small images, 0..1, from which a cut is possible."""
-
-MOST_OVERLAP = 0.7
-"""Overlap of two colour histograms, 0..1, below which it is one: no pair of consecutive frames of 14 DAVIS sequences
-(853 pairs, least overlap 0.85), 95 % of 910 pairs of frames from two different sequences, 1.5 % of frames 5 apart."""
+from twospeed.ops.on_numpy import BINS, LEAST_DIFFERENCE, MOST_OVERLAP, SAMPLES, SMALL_SIZE
 
 
 def small_image(image: Tensor) -> Tensor:
@@ -23,9 +14,10 @@ def small_image(image: Tensor) -> Tensor:
 
     Shapes: (3, H, W), uint8 or float in 0..1 -> float (3, 18, 32).
     """
-    steps = [max(1, side // (_SAMPLES * small)) for side, small in zip(image.shape[-2:], _SIZE, strict=True)]
+    steps = [max(1, side // (SAMPLES * small)) for side, small in zip(image.shape[-2:], SMALL_SIZE, strict=True)]
     samples = image[:, :: steps[0], :: steps[1]]
-    return F.adaptive_avg_pool2d(samples.float().div(255) if samples.dtype == torch.uint8 else samples.float(), _SIZE)
+    values = samples.float().div(255) if samples.dtype == torch.uint8 else samples.float()
+    return F.adaptive_avg_pool2d(values, SMALL_SIZE)
 
 
 def is_cut(before: Tensor, after: Tensor) -> bool:
@@ -41,6 +33,6 @@ def is_cut(before: Tensor, after: Tensor) -> bool:
 
 def _histogram(small: Tensor) -> Tensor:
     """Shares of the colours, of all three channels together. Shapes: (3, h, w) -> (64,)."""
-    red, green, blue = (small * _BINS).long().clamp(0, _BINS - 1)
-    codes = (red * _BINS + green) * _BINS + blue
-    return torch.bincount(codes.flatten(), minlength=_BINS**3) / codes.numel()
+    red, green, blue = (small * BINS).long().clamp(0, BINS - 1)
+    codes = (red * BINS + green) * BINS + blue
+    return torch.bincount(codes.flatten(), minlength=BINS**3) / codes.numel()

@@ -109,6 +109,8 @@ def best_class(scores: Tensor) -> Tensor:
 
     Class by class, over whole planes: several times as fast as argmax over a strided axis on a CPU.
     """
+    if torch.onnx.is_in_onnx_export():  # one operator, for a graph
+        return scores.argmax(0).to(torch.uint8)
     scores = scores.detach()
     best = scores[0].clone()
     found = torch.zeros(best.shape, dtype=torch.uint8, device=scores.device)

@@ -17,6 +17,14 @@ def one_hot(labels: Tensor, object_ids: Sequence[int]) -> Tensor:
     return (labels[None] == ids[:, None, None]).float()
 
 
+def split_batch(x: Tensor, batch: int, objects: int) -> Tensor:
+    """Undo `flatten(0, 1)` of images and their objects. Shapes: (BK, ...) -> (B, K, ...).
+
+    By reshape: where a graph is traced, `unflatten` turns its sizes into constants.
+    """
+    return x.reshape(batch, objects, *x.shape[1:])
+
+
 def soft_aggregate(probabilities: Tensor) -> Tensor:
     """Let objects compete for each pixel: independent probabilities -> log odds with the background first.
 

@@ -1,9 +1,8 @@
-"""Pad to a multiple of a network's stride, and the exact inverse."""
+"""Pad to a multiple of a network's stride, and the exact inverse; `on_torch.pad` and `on_numpy.pad` pad."""
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional as F
+from typing import Any
 
 Padding = tuple[int, int, int, int]  # left, right, top, bottom
 
@@ -14,12 +13,7 @@ def padding_for(height: int, width: int, stride: int) -> Padding:
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def pad(x: Tensor, padding: Padding, value: float = 0.0) -> Tensor:
-    """Add a constant border. Shapes: (..., H, W) -> (..., H', W')."""
-    return F.pad(x, padding, value=value) if any(padding) else x
-
-
-def unpad(x: Tensor, padding: Padding) -> Tensor:
-    """Cut the border that `pad` added; a view. Shapes: (..., H', W') -> (..., H, W)."""
+def unpad(x: Any, padding: Padding) -> Any:
+    """Cut the border that `pad` added; a view. Shapes: array (..., H', W') -> (..., H, W)."""
     left, right, top, bottom = padding
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

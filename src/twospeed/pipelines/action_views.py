@@ -9,14 +9,14 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from twospeed.errors import ClipTooShort, VideoError
+from twospeed.pipelines.inputs import Array, arrays_of
 from twospeed.pipelines.parts import Part
 from twospeed.results import Frame
 from twospeed.transforms.colour import normalise
@@ -67,23 +67,24 @@ class View:
     sampling: int
     start_s: float
     end_s: float
-    clip: Tensor
+    clip: Array
 
 
-def prepare(frames: Tensor, sampling: Sampling, crops: int) -> Tensor:
+def prepare(frames: Array, sampling: Sampling, crops: int) -> Array:
     """Scale, crop and normalise frames: uint8 (T, H, W, 3) RGB -> float32 (S, 3, T, crop, crop).
 
-    Bilinear without antialiasing, as the authors' tests; crops lie along the longer side.
+    Bilinear without antialiasing, as the authors' tests; crops lie along the longer side. A tensor or a NumPy array,
+    and the same comes back.
     """
-    images = frames.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
+    arrays = arrays_of(frames)
+    images = arrays.channels_first(frames)  # (T, 3, H, W)
     height, width = images.shape[-2:]
     check_clip("the clip", height, width, sampling.short_side, len(images))
     scaled = scale_only(height, width, sampling.short_side).frames(images)
     normal = normalise(scaled, sampling.mean, sampling.std, order=sampling.order)
     height, width = normal.shape[-2:]
     places = view_crops(height, width, short_side=sampling.short_side, crop=sampling.crop, crops=crops)
-    cut = [place.frames(normal).permute(0, 2, 3, 1) for place in places]
-    return torch.stack(cut).permute(0, 4, 1, 2, 3)  # from (S, T, H, W, 3)
+    return arrays.stacked_clips([place.frames(normal) for place in places])
 
 
 def check_clip(name: str, height: int, width: int, short_side: int, frames: int) -> None:
@@ -115,7 +116,9 @@ class UniformViews(Sequence[View]):
         pad: Literal["repeat_last", "error"],
         start: PositionLike | None = None,
         end: PositionLike | None = None,
+        arrays: ModuleType | None = None,
     ) -> None:
+        self.arrays = arrays or arrays_of(None)
         self.source, self.start, self.end = find_source(source), start, end
         self.samplings, self.clips, self.crops, self.pad = samplings, clips, crops, pad
 
@@ -151,7 +154,9 @@ class UniformViews(Sequence[View]):
         sampling = self.samplings[which]
         times_s, first, rate, short_side = self._facts
         indices = uniform_clip(number, self.clips, len(times_s), sampling.frames, sampling.stride, rate)
-        frames = torch.from_numpy(read_frames(self.source, indices + first, short_side=_reduced(short_side, sampling)))
+        frames = self.arrays.as_array(
+            read_frames(self.source, indices + first, short_side=_reduced(short_side, sampling))
+        )
         start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
         return View(number, which, start_s, end_s, prepare(frames, sampling, self.crops))
 
@@ -165,6 +170,7 @@ def sliding_views(
     start: PositionLike | None = None,
     end: PositionLike | None = None,
     damaged: Damaged = "error",
+    arrays: ModuleType | None = None,
     part: Part | None = None,
 ) -> Generator[View, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
@@ -174,6 +180,7 @@ def sliding_views(
     The last one is moved back to end with the video. Only the frames of one window are held, whatever the length. A
     video shorter than a window repeats its last frame. Raises VideoError where the image changes its size.
     """
+    arrays = arrays or arrays_of(None)
     source = find_source(source)
     reduce: int | None = max(sampling.short_side for sampling in samplings)
     assumed = None
@@ -215,7 +222,7 @@ def sliding_views(
                         frame.time_s,
                     )
                     continue
-                yield from _window(held, samplings, number, window_s + longest / 2, rate, crops)
+                yield from _window(held, samplings, number, window_s + longest / 2, rate, crops, arrays)
                 number += 1
             while len(held) > 1 and held[1].time_s < frame.time_s - longest - 1 / rate:
                 held.popleft()
@@ -225,11 +232,19 @@ def sliding_views(
     if first_s + number * every_s >= until_s:
         return
     if number == 0 or end_s > first_s + (number - 1) * every_s + longest + 0.5 / rate:
-        yield from _window(held, samplings, number, max(end_s - longest / 2, first_s + longest / 2), rate, crops)
+        yield from _window(
+            held, samplings, number, max(end_s - longest / 2, first_s + longest / 2), rate, crops, arrays
+        )
 
 
 def _window(
-    held: Sequence[Frame], samplings: Sequence[Sampling], number: int, centre_s: float, rate: float, crops: int
+    held: Sequence[Frame],
+    samplings: Sequence[Sampling],
+    number: int,
+    centre_s: float,
+    rate: float,
+    crops: int,
+    arrays: ModuleType,
 ) -> Iterator[View]:
     """Cut the clip of every sampling around one centre out of the frames held."""
     times_s = np.array([frame.time_s for frame in held])
@@ -240,7 +255,7 @@ def _window(
         chosen = np.clip(np.searchsorted(times_s, wanted_s + 0.01 / rate, side="right") - 1, 0, None)
         images: NDArray[np.uint8] = np.stack([held[i].image for i in chosen])
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
-        yield View(number, which, first_s, last_s, prepare(torch.from_numpy(images), sampling, crops))
+        yield View(number, which, first_s, last_s, prepare(arrays.as_array(images), sampling, crops))
 
 
 def _place(times_s: NDArray[np.float64], position: PositionLike | None, otherwise: int) -> int:

@@ -13,18 +13,23 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from twospeed.environment import resolve_device
 from twospeed.errors import InputError
-from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
-from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_views import check_clip
-from twospeed.pipelines.inputs import Model, Precision, autocast_type, network_for, type_of, used_precision
+from twospeed.pipelines.inputs import (
+    Device,
+    Model,
+    Precision,
+    arrays_of,
+    autocast_type,
+    network_for,
+    one_or_several,
+    optimised,
+    place,
+)
 from twospeed.results import OnProgress
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
@@ -47,7 +52,7 @@ class _Member:
     preprocessing: Preprocessing
     short_sides: tuple[int, ...]
     known_labels: str | None
-    autocast: torch.dtype  # float32: run as it is
+    autocast: Any  # a torch type; float32: run as it is
 
 
 class BoxActions:
@@ -58,8 +63,9 @@ class BoxActions:
     as `create_model` takes them; one for each of several networks. scales: shorter sides in pixels whose scores are
     averaged; none: the one of the catalogue. flip: average with mirrored clips too. labels: names of the classes, None
     takes the catalogue's. precision: "bf16" computes in bfloat16, "auto" where the device is made for it. device: None
-    chooses CUDA if present. on_progress: called while weights are downloaded. Raises InputError for options that make
-    no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    chooses CUDA if present. on_progress: called while weights are downloaded. Exported models are given by their
+    folder. Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model`
+    does.
     """
 
     def __init__(
@@ -71,19 +77,17 @@ class BoxActions:
         flip: bool = False,
         labels: Labels | None = None,
         precision: Precision = "fp32",
-        device: str | torch.device | None = None,
+        device: Device = None,
         preprocessing: Preprocessing | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
+        models = one_or_several(model_or_name)
         if scales and min(scales) < SMALLEST:
             raise InputError(f"a shorter side of {min(scales)}: the network needs {SMALLEST} pixels or more")
         if len(set(scales)) < len(scales):
             raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
-        self.device = resolve_device(device)
-        self.precision = used_precision(precision, self.device)
-        dtype = type_of(self.precision)
+        self.device, self.precision, dtype = place(models, device, precision)
         self.flip = flip
-        models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else list(model_or_name)
         given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
         if not models or len(given) != len(models):
             raise InputError(f"{len(models)} networks with {len(given)} weights: give one for each, in the same order")
@@ -92,6 +96,7 @@ class BoxActions:
             for model, source in zip(models, given, strict=True)
         ]
         first = self._members[0]
+        self._arrays = arrays_of(first.network)
         for member in self._members[1:]:
             if member.network.num_classes != first.network.num_classes:
                 raise InputError(
@@ -125,7 +130,6 @@ class BoxActions:
             check_clip("a clip", height, width, side, max(frames for frames, _ in self.samplings))
         return [scale_only(height, width, side) for side in sides]
 
-    @torch.inference_mode()
     def scores(self, images: Images, boxes_xyxy: NDArray[np.floating], height: int, width: int) -> NDArray[Any]:
         """Return what the people of one keyframe do: float32 (n, C) in 0..1.
 
@@ -135,21 +139,24 @@ class BoxActions:
             return np.zeros((0, len(self.labels)), np.float32)
         # Pixel numbers: PySlowFast cuts off at the last pixel before and after scaling
         last = np.array([width, height, width, height]) - 1
-        boxes = torch.from_numpy(np.clip(np.asarray(boxes_xyxy, np.float64), 0, last))
-        total = torch.zeros(len(boxes), len(self.labels))
+        arrays = self._arrays
+        boxes = arrays.as_array(np.clip(np.asarray(boxes_xyxy, np.float64), 0, last))
+        total = np.zeros((len(boxes), len(self.labels)), np.float32)
         for member in self._members:
             network, pre = member.network, member.preprocessing
             for side in member.short_sides:
                 plain = scale_only(height, width, side)
-                seen = torch.from_numpy(images(network.frames, network.frame_stride, plain)).to(self.device)
-                frames = normalise(seen.permute(0, 3, 1, 2), pre.mean, pre.std, order=pre.input_order)
-                clip = frames.transpose(0, 1)[None]  # (1, 3, T, H, W)
+                seen = arrays.on_device(
+                    arrays.as_array(images(network.frames, network.frame_stride, plain)), self.device
+                )
+                frames = normalise(arrays.channels_first(seen), pre.mean, pre.std, order=pre.input_order)
+                clip = frames.swapaxes(0, 1)[None]  # (1, 3, T, H, W)
                 for transform in [plain, dataclasses.replace(plain, flip=True)] if self.flip else [plain]:
-                    placed = transform.boxes(boxes, inclusive=True).to(self.device)
-                    with autocast(self.device, member.autocast):
-                        logits = network(clip.flip(-1) if transform.flip else clip, [placed])
-                    total += logits.float().sigmoid().cpu()
-        return (total / self.passes).numpy()
+                    placed = arrays.on_device(transform.boxes(boxes, inclusive=True), self.device)
+                    with arrays.inference(), arrays.autocast(self.device, member.autocast):
+                        logits = network(arrays.mirrored(clip) if transform.flip else clip, [placed])
+                    total += arrays.to_numpy(arrays.sigmoid(arrays.as_float(logits)))
+        return total / np.float32(self.passes)
 
 
 def scaled(image: NDArray[np.uint8], transform: CropTransform) -> NDArray[np.uint8]:
@@ -165,13 +172,13 @@ def _member(
     weights: Any,
     preprocessing: Preprocessing | None,
     scales: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: Any,
+    device: Any,
     on_progress: OnProgress | None,
 ) -> _Member:
     network, entry = network_for("detect", model, weights, CLIP_NETWORK, on_progress)
     known, name, chosen = None, type(network).__name__, preprocessing or AVA
     if entry is not None:
         known, name, chosen = entry.labels, entry.name, preprocessing or entry.preprocessing
-    ready = optimise(network.eval(), dtype).to(device)
+    ready = optimised(network.eval(), dtype).to(device)
     return _Member(name, ready, chosen, scales or (chosen.short_side or 256,), known, autocast_type(ready, dtype))

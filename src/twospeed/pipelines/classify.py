@@ -20,20 +20,25 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from twospeed.environment import resolve_device
 from twospeed.errors import InputError, TwospeedError, VideoError
-from twospeed.models.optimise import optimise
 from twospeed.models.protocol import CLIP_NETWORK
-from twospeed.ops.bf16 import autocast
-from twospeed.ops.transfer import to_device
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
-from twospeed.pipelines.inputs import Model, Precision, autocast_type, network_for, type_of, used_precision
+from twospeed.pipelines.inputs import (
+    Array,
+    Device,
+    Model,
+    Precision,
+    arrays_of,
+    autocast_type,
+    network_for,
+    one_or_several,
+    optimised,
+    place,
+)
 from twospeed.pipelines.parts import Answer, Part, misfit
 from twospeed.results import ActionScores, OnProgress, Progress
 from twospeed.video.ahead import DecodeAhead, read_ahead
@@ -41,7 +46,6 @@ from twospeed.video.containers import Damaged
 from twospeed.video.sampling import LEAST_STEP_S
 from twospeed.video.sources import PositionLike, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
-from twospeed.weights.load import model_of
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
@@ -53,13 +57,13 @@ KINETICS = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), sho
 class _Member:
     """One network of an ensemble, made ready."""
 
-    network: nn.Module
+    network: Any
     sampling: Sampling
     average: Literal["probabilities", "logits"]
     name: str
     known_labels: Labels | None
     num_classes: int
-    autocast: torch.dtype  # float32: run as it is
+    autocast: Any  # a torch type; float32: run as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class Classifier:
     "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16, "auto" where the
     device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline,
     as `open_video` takes them. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
-    Raises InputError for options that make no sense, CheckpointError and WeightsUnavailable as `create_model` does.
+    Exported models are given by their folder. Raises InputError for options that make no sense, CheckpointError and
+    WeightsUnavailable as `create_model` does.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class Classifier:
         pad: Literal["repeat_last", "error"] = "repeat_last",
         workers: int = 1,
         precision: Precision = "fp32",
-        device: str | torch.device | None = None,
+        device: Device = None,
         preprocessing: Preprocessing | None = None,
         start: PositionLike | None = None,
         end: PositionLike | None = None,
@@ -120,10 +125,9 @@ class Classifier:
         self.clips, self.crops, self.timeline, self.every_s = clips, crops, timeline, every_s
         self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
         self.start, self.end, self.damaged = start, end, damaged
-        self.device = resolve_device(device)
-        self.precision = used_precision(precision, self.device)
-        dtype = type_of(self.precision)
+        self.device, self.precision, dtype = place(one_or_several(model_or_name), device, precision)
         self._members = _members(model_or_name, weights, preprocessing, dtype, self.device, on_progress)
+        self._arrays = arrays_of(self._members[0].network)
         first = self._members[0]
         for member in self._members[1:]:
             if member.num_classes != first.num_classes:
@@ -229,24 +233,34 @@ class Classifier:
         found = find_source(source)
         if self.timeline or not found.stored:
             chosen: dict[str, Any] = {"start": self.start, "end": self.end, "damaged": self.damaged, "part": part}
-            return sliding_views(found, self.samplings, self.every_s, self.crops, **chosen)
+            return sliding_views(found, self.samplings, self.every_s, self.crops, arrays=self._arrays, **chosen)
         views = UniformViews(
-            found, self.samplings, self.clips, self.crops, pad=self.pad, start=self.start, end=self.end
+            found,
+            self.samplings,
+            self.clips,
+            self.crops,
+            pad=self.pad,
+            start=self.start,
+            end=self.end,
+            arrays=self._arrays,
         )
         return iter(views) if self.workers == 1 else read_ahead(views.__getitem__, range(len(views)), self.workers)
 
-    @torch.inference_mode()
     def _probabilities(self, view: View) -> NDArray[np.float64]:
         """Rows (S, C) for the crops of a temporal view: the members of the ensemble that use this sampling averaged."""
-        clip = to_device(view.clip, self.device)
+        with self._arrays.inference():
+            return self._averaged(view)
+
+    def _averaged(self, view: View) -> NDArray[np.float64]:
+        clip = self._arrays.on_device(view.clip, self.device)
         total = np.zeros((len(clip), self._members[0].num_classes))
         for member in self._members:
             if self.samplings[view.sampling] != member.sampling:
                 continue
-            with autocast(self.device, member.autocast):
+            with self._arrays.autocast(self.device, member.autocast):
                 logits = member.network(clip)
-            scores = position_average(logits, member.average).double()
-            total += scores.cpu().numpy() / len(self._members)
+            scores = position_average(self._arrays.as_float(logits), member.average)
+            total += self._arrays.to_numpy(scores).astype(np.float64) / len(self._members)
             self.frames_seen += clip.shape[0] * clip.shape[2]
         return total
 
@@ -278,7 +292,7 @@ class ClassifyOptions(TypedDict, total=False):
     pad: Literal["repeat_last", "error"]
     workers: int
     precision: Precision
-    device: str | torch.device | None
+    device: Device
     preprocessing: Preprocessing | None
 
 
@@ -301,11 +315,12 @@ def classify(
     return Classifier(model_or_name, clips, crops, on_progress=on_progress, **options).classify(source, on_progress)
 
 
-def position_average(logits: Tensor, average: Literal["probabilities", "logits"]) -> Tensor:
-    """Turn logits (N, P, C) into probabilities (N, C) as the weights' authors do (see `SlowFast.average`)."""
+def position_average(logits: Array, average: Literal["probabilities", "logits"]) -> Array:
+    """Turn float32 logits (N, P, C) into probabilities (N, C) as the weights' authors do (see `SlowFast.average`)."""
+    arrays = arrays_of(logits)
     if average == "logits":
-        return logits.float().mean(dim=1).softmax(dim=-1)
-    return logits.float().softmax(dim=-1).mean(dim=1)
+        return arrays.softmax(logits.mean(1))
+    return arrays.softmax(logits).mean(1)
 
 
 def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -333,17 +348,17 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _members(
-    model_or_name: Model | Sequence[Model] | None,
+    given_models: Model | Sequence[Model] | None,
     weights: Any,
     preprocessing: Preprocessing | None,
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: Any,
+    device: Any,
     on_progress: OnProgress | None,
 ) -> list[_Member]:
     several = isinstance(weights, Sequence) and not isinstance(weights, str)
-    models: list[Model | None] = [None] * len(weights) if several else [None]
-    if model_or_name is not None:
-        models = [model_or_name] if isinstance(model_or_name, str | nn.Module) else [*model_or_name]
+    models: list[Any] = [None] * len(weights) if several else [None]
+    if given_models is not None:
+        models = one_or_several(given_models)
     if not models:
         raise InputError("an ensemble needs at least one network")
     if several and len(weights) != len(models):
@@ -358,19 +373,23 @@ def _member(
     model: Model | None,
     weights: Any,
     preprocessing: Preprocessing | None,
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: Any,
+    device: Any,
     on_progress: OnProgress | None,
 ) -> _Member:
     known_labels: Labels | None = None
     if model is None:
-        model = model_of(weights) if isinstance(weights, str | Path) and weights != "default" else DEFAULT_MODEL
+        model = DEFAULT_MODEL
+        if isinstance(weights, str | Path) and weights != "default":
+            from twospeed.weights.load import model_of  # imports torch
+
+            model = model_of(weights)
     network, entry = network_for("classify", model, weights, CLIP_NETWORK, on_progress)
     name, prepared = type(network).__name__, preprocessing or KINETICS
     if entry is not None:
         name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
     known_labels = getattr(network, "class_names", None) or known_labels
-    ready: Any = optimise(network.eval(), dtype)
+    ready: Any = optimised(network.eval(), dtype)
     sampling = Sampling(
         frames=ready.frames,
         stride=ready.frame_stride,

@@ -20,13 +20,12 @@ from itertools import count
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, VideoError
 from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.box_actions import BoxActions, scaled
-from twospeed.pipelines.inputs import Model, Precision
+from twospeed.pipelines.inputs import Device, Model, Precision
 from twospeed.pipelines.parts import Answer, Part, misfit
 from twospeed.pipelines.people import PersonLinker
 from twospeed.pipelines.person_boxes import Found, GivenBoxes, checked, given_boxes, person_detector
@@ -88,7 +87,7 @@ class Detector:
         scales: Sequence[int] = (),
         flip: bool = False,
         precision: Precision = "fp32",
-        device: str | torch.device | None = None,
+        device: Device = None,
         preprocessing: Preprocessing | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
@@ -358,7 +357,7 @@ class DetectOptions(TypedDict, total=False):
     scales: Sequence[int]
     flip: bool
     precision: Precision
-    device: str | torch.device | None
+    device: Device
     preprocessing: Preprocessing | None
 
 

@@ -29,8 +29,8 @@ from twospeed.models.slowfast_maskrcnn.loss import (
     window_losses,
 )
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
+from twospeed.ops.on_torch import image_array
 from twospeed.pipelines.finetune_tracker import iterate
-from twospeed.pipelines.inputs import image_tensor
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker, network_of
 from twospeed.results import ObjectMasks, OnProgress
@@ -223,7 +223,7 @@ class OneShotTracker(VideoTracker):
         return known
 
     def _pixels(self, image: Any) -> Image:
-        x = image_tensor(image, torch.device("cpu"))
+        x = image_array(image, torch.device("cpu"))
         x = x if x.dtype == torch.uint8 else x.mul(255).round().byte()
         pixels: Image = x.permute(1, 2, 0).contiguous().numpy()
         return pixels

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from twospeed.errors import InputError
 from twospeed.models.protocol import lacks
-from twospeed.ops.bf16 import multiplies_bf16
-from twospeed.ops.transfer import to_device
+from twospeed.ops import on_numpy
 from twospeed.results import OnProgress
 from twospeed.weights.catalog import Entry, Task, find
-from twospeed.weights.load import create_model
 
-Image = NDArray[np.uint8] | Tensor
-Model = nn.Module | str
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Image: TypeAlias = "NDArray[np.uint8] | Tensor"
+Model: TypeAlias = "nn.Module | str | Path"
+Device: TypeAlias = "str | torch.device | None"
+Array: TypeAlias = Any
+"""A tensor, or behind exported models a NumPy array."""
+
 Precision = Literal["fp32", "bf16", "auto"]
 """Number format of a network: "auto" is bfloat16 where the processor or card is made for it."""
 
-_ROUNDING = 1e-5  # by which float images may leave 0..1
 _JOBS = {
     "classify": "names what happens in a clip",
     "detect": "scores what people in boxes do",
@@ -32,36 +38,6 @@ _JOBS = {
 }
 
 
-def as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
-    """Return a tensor that shares the array's memory where it can. Raises InputError for what holds no numbers."""
-    if isinstance(array, Tensor):
-        return array
-    # torch shares memory with numpy and will not take read-only or negatively strided arrays
-    numbers = np.require(array, requirements=["C", "W"])
-    if numbers.dtype.kind not in "biufc":
-        raise InputError(f"an image or mask is an array of numbers, not {type(array).__name__} of {numbers.dtype}")
-    return torch.from_numpy(numbers)
-
-
-def image_tensor(image: Image, device: torch.device) -> Tensor:
-    """Return an image as (3, H, W) on a device: uint8 in 0..255 where it came as uint8, else float32 in 0..1.
-
-    image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. Raises InputError for an image of
-    another kind, without pixels, or with values outside of 0..1, NaN among them.
-    """
-    x = as_tensor(image)
-    if x.ndim == 3 and x.dtype == torch.uint8 and x.shape[-1] == 3 and x.numel():
-        return to_device(x, device).permute(2, 0, 1)
-    if x.ndim == 3 and x.is_floating_point() and x.shape[0] == 3 and x.numel():
-        low, high = (float(value) for value in x.aminmax())  # where it is: the host waits for a device's images alone
-        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also false for NaN
-            raise InputError(f"image has values from {low:g} to {high:g}; a float image is in 0..1, without NaN")
-        return to_device(x, device).float()
-    raise InputError(
-        f"image is {x.dtype} of shape {tuple(x.shape)}; give uint8 (H, W, 3) RGB, or a float tensor (3, H, W) in 0..1"
-    )
-
-
 def network_for(
     task: Task,
     model_or_name: Model,
@@ -69,22 +45,34 @@ def network_for(
     members: tuple[str, ...],
     on_progress: OnProgress | None = None,
     **options: Any,
-) -> tuple[nn.Module, Entry | None]:
-    """Return the network of a job, built where a name is given, and its line of the catalogue, if any.
+) -> tuple[Any, Entry | None]:
+    """Return the network of a job, built or opened where a name or folder is given, and its line of the catalogue.
 
     members: what the pipeline calls. on_progress, options: of `create_model`. Raises InputError for a network of
     another job, and as `create_model` does.
     """
+    network: Any = model_or_name
     entry = None
-    if isinstance(model_or_name, str):
+    if isinstance(model_or_name, str | Path):
         entry = entry_for(task, model_or_name)
-        network = create_model(model_or_name, weights, on_progress=on_progress, **options)
-    else:
-        network = model_or_name
-    if not isinstance(network, nn.Module):
-        raise InputError(
-            f"{network!r:.60} is not a network; give a torch.nn.Module or a name that list_models() returns"
-        )
+        if entry.exported is None:
+            from twospeed.weights.load import create_model
+
+            network = create_model(entry.name, weights, on_progress=on_progress, **options)
+        else:
+            from twospeed.export.networks import open_network
+
+            if weights != "default" or options:
+                what = "weights" if weights != "default" else next(iter(options))
+                raise InputError(f"{entry.name} is an exported model, which takes no {what}", option=what)
+            network = open_network(entry.exported)
+    elif not hasattr(network, "arrays"):
+        from torch import nn
+
+        if not isinstance(network, nn.Module):
+            raise InputError(
+                f"{network!r:.60} is not a network; give a torch.nn.Module or a name that list_models() returns"
+            )
     if missing := lacks(network, members):
         name = entry.name if entry else type(network).__name__
         raise InputError(
@@ -94,9 +82,12 @@ def network_for(
     return network, entry
 
 
-def entry_for(task: Task, name: str) -> Entry:
-    """Return a model's line of the catalogue. Raises InputError for a name of another task, or that is not there."""
-    entry = find(name)
+def entry_for(task: Task, name: str | Path) -> Entry:
+    """Return a model's line of the catalogue, or an exported one's.
+
+    Raises InputError for one of another task, or that is not there.
+    """
+    entry = find(str(name))
     if entry.task != task:
         raise InputError(
             f"{name} is a network of the task {entry.task!r}, not one that {_JOBS[task]}; "
@@ -106,11 +97,78 @@ def entry_for(task: Task, name: str) -> Entry:
     return entry
 
 
-def autocast_type(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+def is_exported(model_or_name: Any) -> bool:
+    """Return whether this is an exported model, or the folder of one."""
+    if isinstance(model_or_name, str | Path):
+        return find(str(model_or_name)).exported is not None
+    return hasattr(model_or_name, "arrays")
+
+
+def one_or_several(model_or_name: Model | Sequence[Model]) -> list[Any]:
+    """List the networks of an ensemble; one alone is a list of one."""
+    return list(model_or_name) if isinstance(model_or_name, list | tuple) else [model_or_name]
+
+
+def place(
+    model_or_name: Model | Sequence[Model], device: Device, precision: str = "fp32"
+) -> tuple[Any, Literal["fp32", "bf16"], Any]:
+    """Return the device, precision and its type in which networks are to run: "cpu", "fp32", None for exported ones.
+
+    Raises InputError for a device that cannot be used, an unknown precision, or what an exported model cannot do.
+    """
+    models = one_or_several(model_or_name)
+    if exported := [model for model in models if is_exported(model)]:
+        if len(exported) < len(models):
+            raise InputError("exported models and others cannot be averaged; export all of them")
+        for name, value, allowed in (
+            ("device", str(device or "cpu"), ("cpu",)),
+            ("precision", precision, ("fp32", "auto")),
+        ):
+            if value not in allowed:
+                raise InputError(
+                    f"{name} is {value!r}, but {exported[0]} is an exported model, which runs on the CPU in the "
+                    "precision of its export; leave it out",
+                    option=name,
+                )
+        return "cpu", "fp32", None
+    from twospeed.environment import resolve_device
+
+    where = resolve_device(device)
+    used = used_precision(precision, where)
+    return where, used, type_of(used)
+
+
+def arrays_of(network: Any) -> ModuleType:
+    """Return the module that computes on a network's kind of arrays, or on an array: `ops.on_torch`, `ops.on_numpy`."""
+    if hasattr(network, "arrays"):
+        return network.arrays
+    if isinstance(network, np.ndarray):
+        return on_numpy
+    from twospeed.ops import on_torch
+
+    return on_torch
+
+
+def optimised(network: Any, dtype: Any = None) -> Any:
+    """Return what `models.optimise.optimise` makes of a network; an exported one as it is."""
+    if hasattr(network, "arrays"):
+        return network
+    import torch
+
+    from twospeed.models.optimise import optimise
+
+    return optimise(network, dtype or torch.float32)
+
+
+def autocast_type(network: Any, dtype: Any) -> Any:
     """Return the type in which `ops.bf16.autocast` runs a network: float32, as it is, where its weights have `dtype`.
 
     Those that `optimise` makes for bfloat16 compute in it by themselves, and their head in float32.
     """
+    if hasattr(network, "arrays"):
+        return None
+    import torch
+
     own = any(value.dtype == dtype for value in (*network.parameters(), *network.buffers()))
     return torch.float32 if own else dtype
 
@@ -120,6 +178,8 @@ def used_precision(precision: str, device: torch.device) -> Literal["fp32", "bf1
 
     "auto" is "bf16" where the device multiplies in it (`ops.bf16.multiplies_bf16`). It does not depend on the load.
     """
+    from twospeed.ops.bf16 import multiplies_bf16
+
     match precision:
         case "fp32" | "bf16":
             return precision
@@ -130,4 +190,6 @@ def used_precision(precision: str, device: torch.device) -> Literal["fp32", "bf1
 
 def type_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
     """Return the type in which a network computes."""
+    import torch
+
     return torch.bfloat16 if precision == "bf16" else torch.float32

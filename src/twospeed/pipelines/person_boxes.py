@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.ava import TOLERANCE, BoxRows, read_predicted_boxes
@@ -34,7 +33,6 @@ from twospeed.ops.boxes import clip_boxes, xywh_to_xyxy
 from twospeed.results import OnProgress
 from twospeed.weights import store
 from twospeed.weights.catalog import Entry, WeightsFile
-from twospeed.weights.imports import read_state
 
 Found: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]  # boxes (n, 4) in pixels, scores (n,)
 PersonDetector: TypeAlias = Callable[[NDArray[np.uint8]], Found]
@@ -304,7 +302,7 @@ _DETECTOR = Entry(
 
 
 def person_detector(
-    device: torch.device | str = "cpu", *, threshold: float = 0.05, on_progress: OnProgress | None = None
+    device: Any = "cpu", *, threshold: float = 0.05, on_progress: OnProgress | None = None
 ) -> PersonDetector:
     """Return torchvision's Faster R-CNN as a function from an image, uint8 (H, W, 3) RGB, to people's boxes.
 
@@ -319,7 +317,10 @@ def person_detector(
             f"people cannot be detected without Faster R-CNN's weights: {error}; or {GIVE_BOXES}",
             option="boxes",
         ) from error
+    import torch
     from torchvision.models.detection import fasterrcnn_resnet50_fpn  # slow to import: not before it is of use
+
+    from twospeed.weights.imports import read_state  # imports torch
 
     network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=threshold)
     state, _ = read_state(path)

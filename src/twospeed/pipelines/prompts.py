@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
@@ -21,6 +22,8 @@ Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 NETWORK = "click_nano"
+
+_log = logging.getLogger(__name__)
 
 
 class PromptNetwork(Protocol):
@@ -55,12 +58,17 @@ def mask_from_prompts(
 
 @cache
 def default_network() -> PromptNetwork:
-    """Return click_nano where its weights come with the package, else GrabCut."""
+    """Return click_nano where its weights come with the package and torch is installed, else GrabCut."""
     weights = find(NETWORK).weights
     if weights is None or weights.url is not None:
         return GrabCutSegmenter()
-    from twospeed.pipelines.click import ClickSegmenter  # imports torch
-
+    try:
+        from twospeed.pipelines.click import ClickSegmenter  # imports torch
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        _log.warning("torch is not installed: masks are drawn from points and boxes by GrabCut, not by %s", NETWORK)
+        return GrabCutSegmenter()
     return ClickSegmenter(NETWORK)
 
 

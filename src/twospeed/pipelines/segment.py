@@ -11,14 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, Unpack, cast
 
-import torch
-from torch import Tensor, nn
-
 from twospeed.data.benchmarks import camvid, cityscapes
-from twospeed.environment import resolve_device
 from twospeed.errors import InputError
-from twospeed.models.gsv.network import Step, grid_size, resize
-from twospeed.models.optimise import optimise
 from twospeed.models.protocol import (
     CLIP_NETWORK,
     FRAME_DETECTOR,
@@ -27,11 +21,9 @@ from twospeed.models.protocol import (
     VideoSegmentationNetwork,
     lacks,
 )
-from twospeed.ops.full_labels import full_size_labels
-from twospeed.ops.transfer import HostCopy
-from twospeed.ops.warp import backward_warp
+from twospeed.ops.grid import grid_size
 from twospeed.output.palette import class_colours
-from twospeed.pipelines.inputs import Image, image_tensor, network_for
+from twospeed.pipelines.inputs import Array, Device, Image, Model, arrays_of, network_for, optimised, place
 from twospeed.results import ClassMap, LabelMap, OnProgress, Progress
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
@@ -97,8 +89,8 @@ def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 10) -
 class _State:
     """All that a segmenter knows of the video so far: bounded, whatever its length."""
 
-    scores: Tensor | None = None  # (1, C, h, w)
-    small: Tensor | None = None  # (1, 3, h, w)
+    scores: Array | None = None  # (1, C, h, w)
+    small: Array | None = None  # (1, 3, h, w)
     image_size: tuple[int, int] | None = None
     since_keyframe: int = 0
     drift: float = 0.0
@@ -111,8 +103,9 @@ class Segmenter:
 
     model_or_name: a network that offers `models.protocol.VideoSegmentationNetwork`, such as `GSVNet`; any image network
     that maps RGB 0..255 (1, 3, H, W) to class scores (then every frame is a keyframe; an attribute `align_corners` says
-    how its scores are resized, False where it has none); or a catalogue name (with `weights`). keyframe_every: every
-    how many frames the image network runs; or a policy, such as `on_drift(1.5)`. labels: names and colours of the
+    how its scores are resized, False where it has none); a catalogue name (with `weights`); or the folder of an
+    exported model, which runs without torch. keyframe_every: every how many frames the image network runs; or a policy,
+    such as `on_drift(1.5)`. labels: names and colours of the
     classes; Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if
     present. on_progress: called while weights are downloaded. Networks of this package run as an optimised copy:
     training them further does not change it. Raises InputError for options that make no sense, WeightsUnavailable when
@@ -121,27 +114,27 @@ class Segmenter:
 
     def __init__(
         self,
-        model_or_name: nn.Module | str = "segment_nano",
+        model_or_name: Model = "segment_nano",
         keyframe_every: int | KeyframePolicy = 4,
         *,
         weights: Any = "default",
         labels: LabelMap | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
         on_progress: OnProgress | None = None,
     ):
         self.policy = Every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
-        self.device = resolve_device(device)
+        self.device, _, _ = place(model_or_name, device)
         model, _ = network_for("segment", model_or_name, weights, (), on_progress)
         self._of_video = not lacks(model, VIDEO_SEGMENTATION)
         others = (CLIP_NETWORK, FRAME_DETECTOR, MASK_MEMORY)
-        callable_itself = type(model).forward is not nn.Module.forward
-        if not self._of_video and (not callable_itself or not all(lacks(model, members) for members in others)):
+        if not self._of_video and (not _is_called(model) or not all(lacks(model, members) for members in others)):
             raise InputError(
                 f"{type(model).__name__} is not a network that labels every pixel: it is neither called with "
                 "an image nor has the methods of twospeed.models.protocol.VideoSegmentationNetwork",
                 option="model",
             )
-        self.model: Any = optimise(model.eval().to(self.device))
+        self._arrays = arrays_of(model)
+        self.model: Any = optimised(model.eval().to(self.device))
         self.labels = labels
         self.reset()
 
@@ -149,7 +142,6 @@ class Segmenter:
         """Forget the video; the next frame is a keyframe."""
         self._state = _State()
 
-    @torch.inference_mode()
     def step(self, image: Image, *, time_s: float = 0.0) -> ClassMap:
         """Take the next frame and return what every pixel of it is.
 
@@ -157,8 +149,13 @@ class Segmenter:
         the one before starts anew with a keyframe. time_s is passed on to the result.
         Raises InputError for an image of another kind, or under 8 pixels a side.
         """
-        x = image_tensor(image, self.device)[None]
-        pixels = x if x.dtype == torch.uint8 else x * 255  # 8-bit images stay 8 bits
+        with self._arrays.inference():
+            return self._labelled(image, time_s)
+
+    def _labelled(self, image: Image, time_s: float) -> ClassMap:
+        arrays = self._arrays
+        x = arrays.image_array(image, self.device)[None]
+        pixels = x if arrays.is_8_bit(x) else x * 255  # 8-bit images stay 8 bits
         size = (pixels.shape[-2], pixels.shape[-1])
         if self._state.image_size not in (None, size):
             self._state = _State(frame_index=self._state.frame_index)
@@ -172,7 +169,7 @@ class Segmenter:
                 "give the list that it learned",
                 option="labels",
             )
-        copies = HostCopy(labels), HostCopy(scores[0].float().contiguous())
+        copies = arrays.HostCopy(labels), arrays.HostCopy(arrays.contiguous(arrays.as_float(scores[0])))
         result = ClassMap(
             labels=copies[0].numpy(),
             scores=copies[1].numpy(),
@@ -184,12 +181,12 @@ class Segmenter:
         self._state.frame_index += 1
         return result
 
-    def _run(self, image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, bool]:
+    def _run(self, image: Array, size: tuple[int, int]) -> tuple[Array, Array, bool]:
         """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
         grid = grid_size(image)
         if not self._of_video:
-            scores: Tensor = getattr(self.model, "scores", self.model)(image.float())
-            return resize(scores, grid), self._image_labels(scores, size), True
+            scores = getattr(self.model, "scores", self.model)(self._arrays.as_float(image))
+            return self._arrays.resize_aligned(scores, grid), self._image_labels(scores, size), True
         state, model = self._state, cast("VideoSegmentationNetwork", self.model)
         small = model.small(image)
         step = None
@@ -197,32 +194,41 @@ class Segmenter:
             state.since_keyframe += 1
             step = self._propagated(model, state, small)
         if step is None:
-            state.scores, state.since_keyframe = model.keyframe(image.float()), 0
+            state.scores, state.since_keyframe = model.keyframe(self._arrays.as_float(image)), 0
             state.drift = state.last_drift = 0.0
         else:
             state.scores = getattr(step, "carried", step.scores)
         state.small = small
         shown = state.scores if step is None else step.scores
-        return shown, full_size_labels(shown[0], size), step is None
+        return shown, self._arrays.full_size_labels(shown[0], size), step is None
 
-    def _propagated(self, model: VideoSegmentationNetwork, state: _State, small: Tensor) -> Step | None:
+    def _propagated(self, model: VideoSegmentationNetwork, state: _State, small: Array) -> Any:
         """Return the propagation step, or None where the policy wants a keyframe."""
         assert state.scores is not None
         assert state.small is not None
         # A policy of the interval alone answers before anything is computed, one on drift where motion is steady
         if self.policy(Situation(state.since_keyframe, state.drift + state.last_drift)):
             return None
-        step: Step = model.step(state.scores, state.small, small)
+        step = model.step(state.scores, state.small, small)
         if not getattr(self.policy, "uses_drift", True):
             return step
         # Another warp, and the host waits for the device: only where a policy looks at it
-        state.last_drift = float((small - backward_warp(state.small, step.flow)).abs().mean())
+        state.last_drift = float(abs(small - self._arrays.backward_warp(state.small, step.flow)).mean())
         state.drift += state.last_drift
         return None if self.policy(Situation(state.since_keyframe, state.drift)) else step
 
-    def _image_labels(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+    def _image_labels(self, scores: Array, size: tuple[int, int]) -> Array:
         """Resize as the network itself does: BiSeNet aligns corners, SwiftNet and torchvision's networks do not."""
-        return full_size_labels(scores[0], size, align_corners=getattr(self.model, "align_corners", False))
+        return self._arrays.full_size_labels(scores[0], size, align_corners=getattr(self.model, "align_corners", False))
+
+
+def _is_called(model: Any) -> bool:
+    """Return whether a network is called with images itself."""
+    if hasattr(model, "arrays"):
+        return callable(model)
+    from torch import nn
+
+    return type(model).forward is not nn.Module.forward
 
 
 def check_keyframe_scale(model: object, scale: float) -> None:
@@ -252,12 +258,12 @@ class SegmentOptions(TypedDict, total=False):
     keyframe_every: int | KeyframePolicy
     weights: Any
     labels: LabelMap | None
-    device: str | torch.device | None
+    device: Device
 
 
 def segment(
     source: SourceLike,
-    model_or_name: nn.Module | str = "segment_nano",
+    model_or_name: Model = "segment_nano",
     *,
     on_progress: OnProgress | None = None,
     **options: Unpack[SegmentOptions],

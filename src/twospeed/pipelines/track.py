@@ -12,45 +12,30 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from twospeed.environment import physical_memory, resolve_device
+from twospeed.environment import physical_memory
 from twospeed.errors import InputError, MaskError
-from twospeed.models.memory import MemoryBank, ObjectBanks
-from twospeed.models.optimise import optimise
+from twospeed.models.banks import MemoryBank, ObjectBanks
 from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, sees_last_frame
-from twospeed.ops.bf16 import autocast
-from twospeed.ops.cuts import is_cut, small_image
-from twospeed.ops.full_labels import best_class
-from twospeed.ops.masks import one_hot, soft_aggregate
-from twospeed.ops.pad import Padding, pad, padding_for, unpad
-from twospeed.ops.transfer import HostCopy
-from twospeed.pipelines.finetune_tracker import TrackerFineTuning, fine_tune_tracker
-from twospeed.pipelines.inputs import (
-    Image,
-    Precision,
-    as_tensor,
-    image_tensor,
-    network_for,
-    type_of,
-    used_precision,
-)
+from twospeed.ops import on_numpy
+from twospeed.ops.pad import Padding, padding_for, unpad
+from twospeed.pipelines.inputs import Array, Device, Image, Model, Precision, arrays_of, network_for, optimised, place
 from twospeed.pipelines.propagate import Direction, Gone, check_keyframes, frames_of, track_segments
-from twospeed.pipelines.tracker_state import read_state, write_state
+from twospeed.pipelines.tracker_state import checksum, read_state, write_state
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
-from twospeed.pipelines.unsupervised import UnsupervisedTracker
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.mask_colours import MAX_COLOURS, is_smoothed
 from twospeed.video.reader import frame_range, open_video
 from twospeed.video.sources import PositionLike, SourceLike
 from twospeed.weights.catalog import DEFAULT_TRACKER
+
+if TYPE_CHECKING:
+    from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 
 STRIDE = 16
 VOID = 255  # in given masks: undecided
@@ -79,9 +64,9 @@ class _State:
     frame_index: int = 0
     since_memory: int = 0
     image_size: tuple[int, int] | None = None
-    last: tuple[Tensor, Tensor] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
-    replayed: tuple[Tensor, Tensor] | None = None  # that frame where it was replayed: image, masks (K, H, W)
-    small: Tensor | None = None  # the frame before, as `ops.cuts` compares it
+    last: tuple[Array, Array] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
+    replayed: tuple[Array, Array] | None = None  # that frame where it was replayed: image, masks (K, H, W)
+    small: Array | None = None  # the frame before, as `ops.cuts` compares it
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,7 @@ class _Prompt:
     alone: the frame says nothing of other objects.
     """
 
-    labels: Tensor | None = None
+    labels: Array | None = None
     ids: tuple[int, ...] = ()
     gone: frozenset[int] = frozenset()
     has_void: bool = False
@@ -102,15 +87,17 @@ class Tracker(VideoTracker):
     """Follow objects from the masks of the frames where they are given.
 
     model_or_name: a network that offers `models.protocol.MaskMemoryNetwork`, or a catalogue name (then with its default
-    weights, or `weights`). memory_every: every how many frames one is remembered. include_last: also remember the last
-    frame until the next (STM). top_k: memory matches kept per cell; None keeps all. max_memory_frames: bound on the
-    frames remembered (annotated ones stay for good); None lets memory grow with the video. size: shorter side in pixels
-    at which the network works: smaller videos are enlarged to it, but at most twice, and those below 160 pixels not at
-    all, unless `upscale`; no image has more than 4 size^2 pixels, so that very wide ones shrink further; None takes the
-    input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the published multi-scale
-    setting). precision: "bf16" autocasts the convolutions, "auto" does where the device is made for it. device: None
-    chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for so many iterations, or as
-    the settings say, before tracking; on_progress is called after each of them, and while weights are downloaded.
+    weights, or `weights`), or the folder of an exported model, which runs without torch (its precision is fixed, it
+    takes no kernel_sigma and no finetune). memory_every: every how many frames one is remembered. include_last: also
+    remember the last frame until the next (STM). top_k: memory matches kept per cell; None keeps all.
+    max_memory_frames: bound on the frames remembered (annotated ones stay for good); None lets memory grow with the
+    video. size: shorter side in pixels at which the network works: smaller videos are enlarged to it, but at most
+    twice, and those below 160 pixels not at all, unless `upscale`; no image has more than 4 size^2 pixels, so that very
+    wide ones shrink further; None takes the input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7
+    at size 600 is the published multi-scale setting). precision: "bf16" autocasts the convolutions, "auto" does where
+    the device is made for it. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the
+    first masks for so many iterations, or as the settings say, before tracking; on_progress is called after each of
+    them, and while weights are downloaded.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
@@ -120,7 +107,7 @@ class Tracker(VideoTracker):
 
     def __init__(
         self,
-        model_or_name: nn.Module | str = DEFAULT_TRACKER,
+        model_or_name: Model = DEFAULT_TRACKER,
         memory_every: int = 5,
         include_last: bool = False,
         top_k: int | None = 20,
@@ -129,7 +116,7 @@ class Tracker(VideoTracker):
         *,
         upscale: bool = False,
         weights: Any = "default",
-        device: str | torch.device | None = None,
+        device: Device = None,
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
         cuts: bool = True,
@@ -148,31 +135,38 @@ class Tracker(VideoTracker):
             raise InputError(
                 f"size is {size}; the network needs a shorter side of {STRIDE} pixels or more", option="size"
             )
-        self.device = resolve_device(device)
-        self.precision = used_precision(precision, self.device)
-        self._dtype = type_of(self.precision)
+        self.device, self.precision, self._dtype = place(model_or_name, device, precision)
         if not needs_masks(model_or_name):
             raise InputError(
                 f"{name_of(model_or_name)} finds objects without masks; use UnsupervisedTracker, or choose "
                 "track_nano, stcn or stm"
             )
         network, _ = network_for("track", model_or_name, weights, MASK_MEMORY, on_progress)
-        self._given = network.eval().to(self.device)
-        self.finetune = TrackerFineTuning(iterations=finetune) if isinstance(finetune, int) else finetune
+        self._arrays = arrays_of(network)
+        if self._arrays is on_numpy:
+            for option, given in {"kernel_sigma": kernel_sigma, "finetune": finetune}.items():
+                if given is not None:
+                    raise InputError(f"{option} is {given}, which an exported model does not take", option=option)
+        self._given: Any = network.eval().to(self.device)
+        if isinstance(finetune, int):
+            from twospeed.pipelines.finetune_tracker import TrackerFineTuning  # imports torch
+
+            self.finetune: TrackerFineTuning | None = TrackerFineTuning(iterations=finetune)
+        else:
+            self.finetune = finetune
         self._on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
         self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
-        self._ids_of_rows: tuple[tuple[int, ...], Tensor] | None = None
         self.reset()
 
-    def _fast(self, network: nn.Module) -> MaskMemoryNetwork:
-        return cast("MaskMemoryNetwork", optimise(network, self._dtype))
+    def _fast(self, network: Any) -> MaskMemoryNetwork:
+        return optimised(network, self._dtype)
 
     def reset(self) -> None:
         """Forget the video: objects, memory, what was learned of it, and frame count."""
-        self._tuned: nn.Module | None = None  # a copy of the network that has learned this video's first masks
+        self._tuned: Any = None  # a copy of the network that has learned this video's first masks
         self.model = self._untuned
         self.restart()
 
@@ -180,11 +174,10 @@ class Tracker(VideoTracker):
         """Forget the video, but for what was learned of it."""
         self._state = _State(self._new_bank())
 
-    @torch.inference_mode()
     def learn(self, image: Image, masks: Labels) -> None:
         """Fine-tune on a frame and its masks, as the options say, before any is given to `step`. Raises as `step`."""
         if self.finetune is not None:
-            with self._alone():
+            with self._alone(), self._arrays.inference():
                 pixels = self._image(image)
                 self._learn(pixels, self._labels(masks, (pixels.shape[-2], pixels.shape[-1])), self.finetune)
 
@@ -195,6 +188,7 @@ class Tracker(VideoTracker):
             similarity=self.model.similarity,
             max_frames=self.max_memory_frames,
             kernel_sigma=self.kernel_sigma,
+            read=getattr(self.model, "read", None),
         )
 
     @property
@@ -202,7 +196,6 @@ class Tracker(VideoTracker):
         """How many frames are remembered at present."""
         return self._state.bank.frames
 
-    @torch.inference_mode()
     def step(
         self, image: Image, masks: Labels | None = None, *, gone: Collection[int] = (), time_s: float = 0.0
     ) -> ObjectMasks:
@@ -218,8 +211,8 @@ class Tracker(VideoTracker):
         than the frames before, or with values outside of 0..1, for ids in gone that are not known, and for a second
         thread. After these, the tracker is as it was.
         """
-        with self._alone():
-            pixels = self._image(image := as_tensor(image))
+        with self._alone(), self._arrays.inference():
+            pixels = self._image(image := self._arrays.as_array(image))
             size = (pixels.shape[-2], pixels.shape[-1])
             prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
             self._learn_first(pixels, prompt)
@@ -227,14 +220,13 @@ class Tracker(VideoTracker):
             probabilities, padding = self._segment(pixels, prompt)
             return self._finished(unpad(probabilities, padding), size, time_s)
 
-    @torch.inference_mode()
     def annotate(self, image: Image, masks: Labels) -> None:
         """Remember a frame of the video, of any time, with its masks, without going on to the next frame.
 
         image, masks: as `step`; objects that masks do not hold stay unknown on this frame. Where masks differ from what
         the memory says, they win as in `step`: give the frames that matter most last. Raises as `step`.
         """
-        with self._alone():
+        with self._alone(), self._arrays.inference():
             pixels = self._image(image)
             size = (pixels.shape[-2], pixels.shape[-1])
             prompt = self._prompt(masks, frozenset(), size)
@@ -253,7 +245,6 @@ class Tracker(VideoTracker):
     def absent(self, ids: Collection[int]) -> None:
         self._state.gone = frozenset(ids)
 
-    @torch.inference_mode()
     def replay(
         self, image: Image, labels: NDArray[np.uint8], masks: Labels | None = None, *, time_s: float = 0.0
     ) -> ObjectMasks:
@@ -266,20 +257,20 @@ class Tracker(VideoTracker):
         """
         if masks is not None or not self._state.object_ids:
             return self.step(image, masks, time_s=time_s)
-        with self._alone():
+        with self._alone(), self._arrays.inference():
             state = self._state
-            pixels = self._image(image := as_tensor(image))
+            pixels = self._image(image := self._arrays.as_array(image))
             size = (pixels.shape[-2], pixels.shape[-1])
-            known = one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
+            known = self._arrays.one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
             self._look_for_cut(image)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
-                with autocast(self.device, self._dtype):
+                with self._arrays.autocast(self.device, self._dtype):
                     self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
             else:
                 state.since_memory += 1
             state.replayed = (pixels, known) if sees_last_frame(self.model) else None
-            return self._finished(torch.cat([1 - known.sum(0, keepdim=True), known]), size, time_s)
+            return self._finished(self._with_background(known), size, time_s)
 
     def save_state(self, path: str | Path) -> None:
         """Write all that the tracker knows of the video to a file, from which `load_state` continues exactly.
@@ -287,16 +278,17 @@ class Tracker(VideoTracker):
         The file is a `.safetensors` file: the memory, and what was learned of the first masks. Raises OutputError.
         """
         state = self._state
-        tensors, slots = state.bank.state()
-        tensors = {f"bank.{name}": value for name, value in tensors.items()}
+        bank, slots = state.bank.state()
+        arrays = {f"bank.{name}": value for name, value in bank.items()}
         if (last := self._last()) is not None:
-            tensors |= {"last.key": last[0], "last.masks": last[1]}
+            arrays |= {"last.key": last[0], "last.masks": last[1]}
         if state.small is not None:
-            tensors["small"] = state.small
+            arrays["small"] = state.small
         if self._tuned is not None:
-            tensors |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
+            arrays |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
         kept = {name: getattr(state, name) for name in ("object_ids", "frame_index", "since_memory", "image_size")}
-        write_state(Path(path), tensors, self._options(), {**kept, "gone": sorted(state.gone), "slots": slots})
+        kept |= {"gone": sorted(state.gone), "slots": slots}
+        write_state(Path(path), arrays, self._options(), kept, self._arrays)
 
     def load_state(self, path: str | Path) -> None:
         """Continue where another tracker of the same network and options was when it wrote this file.
@@ -304,16 +296,16 @@ class Tracker(VideoTracker):
         Raises InputError for a file that is missing or holds something else, or that was written by another network or
         with other options; the tracker is then as it was.
         """
-        tensors, kept = read_state(Path(path), self._options(), self.device)
-        learned = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
+        arrays, kept = read_state(Path(path), self._options(), self.device, self._arrays)
+        learned = {name[8:]: value for name, value in arrays.items() if name.startswith("network.")}
         tuned = fast = None
         if learned:
             tuned = _with_weights(self._given, learned)
             fast = self._fast(tuned)
         bank = self._new_bank()
-        bank.restore({name[5:]: value for name, value in tensors.items() if name.startswith("bank.")}, kept["slots"])
+        bank.restore({name[5:]: value for name, value in arrays.items() if name.startswith("bank.")}, kept["slots"])
         size = kept["image_size"]
-        last = (tensors["last.key"], tensors["last.masks"]) if "last.key" in tensors else None
+        last = (arrays["last.key"], arrays["last.masks"]) if "last.key" in arrays else None
         self._tuned, self.model = tuned, fast or self._untuned
         self._state = _State(
             bank,
@@ -323,20 +315,24 @@ class Tracker(VideoTracker):
             since_memory=kept["since_memory"],
             image_size=None if size is None else (size[0], size[1]),
             last=last,
-            small=tensors["small"].cpu() if "small" in tensors else None,
+            small=self._arrays.on_host(arrays["small"]) if "small" in arrays else None,
         )
 
     def _options(self) -> dict[str, Any]:
         """What two trackers must share for one to continue where the other was."""
         names = ("memory_every", "include_last", "top_k", "max_memory_frames", "size", "upscale", "kernel_sigma")
         return {
-            "network": self._given,
+            "network": checksum(self._given),
             **{name: getattr(self, name) for name in (*names, "precision", "cuts")},
             "finetune": None if self.finetune is None else asdict(self.finetune),
         }
 
-    def _learn(self, pixels: Tensor, labels: Tensor, settings: TrackerFineTuning) -> None:
+    def _learn(self, pixels: Array, labels: Array, settings: TrackerFineTuning) -> None:
         """Continue with a copy of the network that was fine-tuned on these masks, at the size at which it works."""
+        from torch.nn import functional as F
+
+        from twospeed.pipelines.finetune_tracker import fine_tune_tracker
+
         wanted = self._working_size(pixels.shape[-2:])
         pixels = F.interpolate(pixels, wanted, mode="bilinear", antialias=True).clamp(0, 1)
         labels = F.interpolate(labels.where(labels != VOID, 0)[None, None].byte(), wanted, mode="nearest")[0, 0]
@@ -346,58 +342,57 @@ class Tracker(VideoTracker):
         )
         self._tuned, self.model = tuned, self._fast(tuned)
 
-    def _learn_first(self, pixels: Tensor, prompt: _Prompt) -> None:
+    def _learn_first(self, pixels: Array, prompt: _Prompt) -> None:
         """Fine-tune on the first masks, where that is wanted and not done."""
         if self.finetune is not None and prompt.labels is not None and self._tuned is None:
             self._learn(pixels, prompt.labels, self.finetune)
 
-    def _segment(self, pixels: Tensor, prompt: _Prompt) -> tuple[Tensor, Padding]:
+    def _segment(self, pixels: Array, prompt: _Prompt) -> tuple[Array, Padding]:
         """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
         frame, padding = self._prepare(pixels)
-        with autocast(self.device, self._dtype):
+        with self._arrays.autocast(self.device, self._dtype):
             return self._advance(frame, prompt, padding), padding
 
-    def _look_for_cut(self, image: Tensor) -> None:
+    def _look_for_cut(self, image: Array) -> None:
         """Forget all frames but annotated ones where a cut lies between the frame before and this one.
 
-        image: as given. One that is on the host is looked at there, so that nothing waits for the device.
+        image: as given.
         """
         if not self.cuts:
             return
-        state = self._state
-        small = small_image(image.permute(2, 0, 1) if image.dtype == torch.uint8 else image)
-        small = small if image.device.type == "cpu" else small.cpu()
-        if state.small is not None and is_cut(state.small, small):
+        state, small = self._state, self._arrays.cut_sample(image)
+        if state.small is not None and self._arrays.is_cut(state.small, small):
             state.bank.forget_passing()
             if (last := self._last()) is not None:
-                state.last = (last[0], torch.zeros_like(last[1]))
+                state.last = (last[0], self._arrays.zeros(last[1], *last[1].shape))
         state.small = small
 
-    def _advance(self, frame: Tensor, prompt: _Prompt, padding: Padding) -> Tensor:
+    def _advance(self, frame: Array, prompt: _Prompt, padding: Padding) -> Array:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
-        state, model = self._state, self.model
+        state, model, arrays = self._state, self.model, self._arrays
         object_ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
         if not object_ids:
-            return frame.new_ones(1, *frame.shape[-2:])
+            return arrays.zeros(frame, 1, *frame.shape[-2:]) + 1
         gone = (state.gone | prompt.gone) - set(prompt.ids)
         features = model.encode_key(frame)
-        predicted = frame.new_zeros(len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of the objects known so far
+        predicted = arrays.zeros(frame, len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of those known so far
         if state.object_ids:
             readout = state.bank.read(features.key[0])  # (K, V, h, w)
             if (last := self._last()) is not None and sees_last_frame(model):
                 readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
-            logits = [model.decode(part[None], features)[0] for part in readout.split(_OBJECTS_AT_ONCE)]
-            predicted = torch.cat(logits).float().sigmoid()
+            parts = [readout[i : i + _OBJECTS_AT_ONCE] for i in range(0, len(readout), _OBJECTS_AT_ONCE)]
+            logits = [model.decode(part[None], features)[0] for part in parts]
+            predicted = arrays.sigmoid(arrays.as_float(arrays.cat(logits)))
             for i in gone & set(state.object_ids):
                 predicted[object_ids.index(i)] = 0
-            predicted = soft_aggregate(predicted[None]).softmax(1)[0, 1:]
+            predicted = arrays.aggregate(predicted)[1:]
         if prompt.labels is not None:
             predicted, wrong = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
             state.bank.forget(wrong)
         if prompt.labels is not None and not model.masks_as_given:
-            probabilities = soft_aggregate(predicted[None]).softmax(1)[0]
+            probabilities = arrays.aggregate(predicted)
         else:
-            probabilities = torch.cat([1 - predicted.sum(0, keepdim=True), predicted])
+            probabilities = self._with_background(predicted)
         given = bool(prompt.ids or prompt.gone)
         if given or state.since_memory + 1 >= self.memory_every or self.include_last:
             hidden = [row for row, i in enumerate(object_ids) if prompt.alone and i not in prompt.ids]
@@ -406,26 +401,29 @@ class Tracker(VideoTracker):
             state.since_memory += 1
         if sees_last_frame(model):
             # As it is after loading: the layout in memory decides how sums are rounded
-            state.last, state.replayed = (features.key.contiguous(), probabilities[1:].contiguous()), None
+            state.last, state.replayed = (arrays.contiguous(features.key), arrays.contiguous(probabilities[1:])), None
         state.object_ids, state.gone = object_ids, gone
         return probabilities
 
-    @torch.inference_mode()
-    def _last(self) -> tuple[Tensor, Tensor] | None:
+    def _with_background(self, masks: Array) -> Array:
+        """Shapes: masks that do not overlap (K, H, W) -> (K+1, H, W), the background first."""
+        return self._arrays.cat([1 - masks.sum(0)[None], masks])
+
+    def _last(self) -> tuple[Array, Array] | None:
         """Return key (1, C, h, w) and masks (K, H', W') of the frame before, for networks that see it."""
         state = self._state
         if state.replayed is not None:  # of several replayed frames only the last is ever looked at
             frame, padding = self._prepare(state.replayed[0])
-            with autocast(self.device, self._dtype):
+            with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
                 key = self.model.encode_key(frame).key
             state.last, state.replayed = (key, self._planes(state.replayed[1], frame, padding)), None
         return state.last
 
     def _remember(
         self,
-        frame: Tensor,
+        frame: Array,
         features: Any,
-        masks: Tensor,
+        masks: Array,
         padding: Padding,
         *,
         given: bool = False,
@@ -438,23 +436,23 @@ class Tracker(VideoTracker):
         state = self._state
         stays = given or state.since_memory + 1 >= self.memory_every
         if self.model.masks_as_given:
-            masks = pad(unpad(masks, padding), padding)  # nothing in the border (STM's authors' code)
+            masks = self._arrays.pad(unpad(masks, padding), padding)  # nothing in the border (STM's authors' code)
         keys, values = self.model.encode_memory(frame, features, masks[None])
         state.bank.add(keys[0], values[0], permanent=given, temporary=not stays, hidden=hidden)
         state.since_memory = 0 if stays else state.since_memory + 1
 
     def _annotated(
-        self, predicted: Tensor, object_ids: tuple[int, ...], prompt: _Prompt, labels: Tensor, padding: Padding
-    ) -> tuple[Tensor, list[int]]:
+        self, predicted: Array, object_ids: tuple[int, ...], prompt: _Prompt, labels: Array, padding: Padding
+    ) -> tuple[Array, list[int]]:
         """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol).
 
         Shapes: predicted (K, H, W) of the objects known before -> (K', H, W) of object_ids. Also returns the rows of
         the objects whose prediction was wrong.
         """
-        planes = self._planes(one_hot(labels, (*prompt.ids, VOID)), predicted, padding)
+        planes = self._planes(self._arrays.one_hot(labels, (*prompt.ids, VOID)), predicted, padding)
         given, void = planes[:-1] > 0.5, planes[-1] > 0.5
-        known = predicted.new_zeros(len(object_ids), *predicted.shape[-2:])
-        known[: len(predicted)] = predicted.masked_fill(given.any(0), 0)
+        known = self._arrays.zeros(predicted, len(object_ids), *predicted.shape[-2:])
+        known[: len(predicted)] = predicted * ~given.any(0)
         wrong = []
         for plane, object_id in zip(given, prompt.ids, strict=True):
             row = object_ids.index(object_id)
@@ -462,36 +460,34 @@ class Tracker(VideoTracker):
                 found = (predicted[row] > 0.5) & ~void
                 if int((found & plane).sum()) < AGREES * int((found | plane).sum()):
                     wrong.append(row)
-            known[row] = torch.where(void, known[row], plane.float()) if prompt.has_void else plane.float()
+            known[row] = void * known[row] + ~void * plane if prompt.has_void else plane
         for object_id in prompt.gone:
             known[object_ids.index(object_id)] = 0
         return known, wrong
 
-    def _planes(self, planes: Tensor, frame: Tensor, padding: Padding) -> Tensor:
+    def _planes(self, planes: Array, frame: Array, padding: Padding) -> Array:
         """Bring masks of the image's size to that of the prepared frame. Shapes: (K, H, W) -> (K, H', W')."""
         height, width = frame.shape[-2:]
         left, right, top, bottom = padding
         inner = (height - top - bottom, width - left - right)
-        if planes.shape[-2:] != inner:
-            planes = F.interpolate(planes[None], inner, mode="nearest")[0]
-        return pad(planes, padding)
+        return self._arrays.pad(self._arrays.resize(planes, inner, "nearest"), padding)
 
-    def _image(self, image: Image) -> Tensor:
+    def _image(self, image: Image) -> Array:
         """Any accepted image -> float (1, 3, H, W) in 0..1 on the device, of the size that all frames share."""
-        state, x = self._state, image_tensor(image, self.device)
+        state, x = self._state, self._arrays.image_array(image, self.device)
         height, width = x.shape[-2:]
         if state.image_size not in (None, (height, width)):
             raise InputError(
                 f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
                 f"{state.image_size[0]}; reset the tracker, or rescale the frames"
             )
-        return (x.float().div(255) if x.dtype == torch.uint8 else x)[None]
+        return (self._arrays.as_float(x) / 255 if self._arrays.is_8_bit(x) else x)[None]
 
     def _prompt(self, masks: Labels | None, gone: frozenset[int], size: tuple[int, int]) -> _Prompt:
         """Check masks and gone against what is known."""
         known = self._state.object_ids
         labels = None if masks is None else self._labels(masks, size)
-        found = [] if labels is None else [int(i) for i in labels.unique()]
+        found = [] if labels is None else self._arrays.unique(labels)
         ids = tuple(i for i in found if i not in (0, VOID))
         if labels is not None and not ids and not known and self._state.frame_index == 0:
             raise MaskError(
@@ -505,22 +501,23 @@ class Tracker(VideoTracker):
             self._check_memory(len(known) + len(objects), size)
         return _Prompt(labels if ids else None, ids, gone, VOID in found)
 
-    def _labels(self, masks: Labels, size: tuple[int, int]) -> Tensor:
-        x = as_tensor(masks)
-        if x.is_floating_point() or x.ndim != 2:
+    def _labels(self, masks: Labels, size: tuple[int, int]) -> Array:
+        x = self._arrays.integer_labels(masks, self.device)
+        if x is None:
+            given = self._arrays.as_array(masks)
             raise MaskError(
-                f"masks are {x.dtype} of shape {tuple(x.shape)}; give integer labels (H, W), 0 for the background"
+                f"masks are {given.dtype} of shape {tuple(given.shape)}; give integer labels (H, W), 0 for the "
+                "background"
             )
         if tuple(x.shape) != size:
             raise MaskError(
                 f"mask is {x.shape[1]}x{x.shape[0]}, its frame {size[1]}x{size[0]}; "
                 "scale the mask to the frame with nearest neighbours"
             )
-        x = x.to(self.device, torch.int64)
-        found = x.unique()
-        if int(found[0]) < 0 or int(found[-1]) > VOID:
-            raise MaskError(f"mask labels run from {int(found[0])} to {int(found[-1])}; labels are 0..255")
-        if len(found) > MAX_COLOURS and is_smoothed(x.to("cpu", torch.uint8).numpy()):
+        found = self._arrays.unique(x)
+        if found[0] < 0 or found[-1] > VOID:
+            raise MaskError(f"mask labels run from {found[0]} to {found[-1]}; labels are 0..255")
+        if len(found) > MAX_COLOURS and is_smoothed(self._arrays.to_numpy(x).astype(np.uint8)):
             raise MaskError(
                 f"mask holds {len(found) - 1} different labels, and most of them fill no area; is it an anti-aliased "
                 "image? Give one label for each object",
@@ -541,14 +538,12 @@ class Tracker(VideoTracker):
                 option="size",
             )
 
-    def _prepare(self, image: Tensor) -> tuple[Tensor, Padding]:
+    def _prepare(self, image: Array) -> tuple[Array, Padding]:
         """Scale, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
-        x = self.model.normalise(image)
-        if x.shape[-2:] != (wanted := self._working_size(image.shape[-2:])):
-            # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
-            x = F.interpolate(x, wanted, mode="bicubic", align_corners=False)
+        # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
+        x = self._arrays.resize(self.model.normalise(image), self._working_size(image.shape[-2:]), "bicubic")
         padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
-        return pad(x, padding).contiguous(memory_format=torch.channels_last), padding
+        return self._arrays.for_network(self._arrays.pad(x, padding)), padding
 
     def _working_size(self, size: Sequence[int]) -> tuple[int, int]:
         """The height and width at which the network works, before padding, for images of this one."""
@@ -561,49 +556,39 @@ class Tracker(VideoTracker):
         scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
         return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
-    def _ids(self, object_ids: tuple[int, ...]) -> Tensor:
-        """Ids by row, uint8 (K + 1,), on the device: made anew only when they change, since the host waits for it."""
-        if self._ids_of_rows is None or self._ids_of_rows[0] != object_ids:
-            self._ids_of_rows = object_ids, torch.tensor([0, *object_ids], dtype=torch.uint8, device=self.device)
-        return self._ids_of_rows[1]
-
-    def _finished(self, scores: Tensor, size: tuple[int, int], time_s: float) -> ObjectMasks:
+    def _finished(self, scores: Array, size: tuple[int, int], time_s: float) -> ObjectMasks:
         """Make the frame's result, and count it. Shapes: (K+1, h, w), of the network's size without padding."""
-        state, scores = self._state, scores.float()
-        best = best_class(_resized(scores, size))
+        state, arrays, scores = self._state, self._arrays, self._arrays.as_float(scores)
+
+        def resized(scores: Array) -> Array:  # the same numbers for labels and for probabilities
+            return arrays.resize(scores, size, "bilinear")
+
+        kept, best = arrays.HostCopy(scores), arrays.HostCopy(arrays.best_class(resized(scores)))
+        labels = best.numpy()
         if state.object_ids != tuple(range(1, len(scores))):
-            best = self._ids(state.object_ids)[best.long()]
-        kept, labels = HostCopy(scores), HostCopy(best)
+            labels = np.array([0, *state.object_ids], np.uint8)[labels]
         result = ObjectMasks(
-            labels=labels.numpy(),
-            probabilities=lambda: _resized(kept.tensor(), size).contiguous().numpy(),
+            labels=labels,
+            probabilities=lambda: arrays.to_numpy(resized(kept.tensor())),
             object_ids=state.object_ids,
             frame_index=state.frame_index,
             time_s=time_s,
-            confidence=lambda: _soft_overlap(kept.tensor()),
+            confidence=lambda: _soft_overlap(kept.numpy()),
         )
         state.image_size = size
         state.frame_index += 1
         return result
 
 
-def _resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring scores (K+1, h, w) to the image's size: the same numbers for labels and for probabilities."""
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-
-
-def _soft_overlap(scores: Tensor) -> NDArray[np.float32]:
+def _soft_overlap(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """`ObjectMasks.confidence` of probabilities (K+1, h, w)."""
-    winners = best_class(scores).flatten().long()
-    inside = torch.bincount(winners, scores.amax(0).flatten().double(), len(scores))  # sum of p [L = k]
-    either = scores.sum((1, 2), dtype=torch.float64) + torch.bincount(winners, minlength=len(scores)) - inside
-    array: NDArray[np.float32] = (inside / either.clamp(min=1e-12))[1:].float().numpy()
-    return array
+    winners = on_numpy.best_class(scores).ravel()
+    inside = np.bincount(winners, scores.max(0).ravel(), len(scores))  # sum of p [L = k], in float64
+    either = scores.sum((1, 2), dtype=np.float64) + np.bincount(winners, minlength=len(scores)) - inside
+    return (inside / either.clip(1e-12))[1:].astype(np.float32)
 
 
-def _with_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def _with_weights(network: Any, weights: Mapping[str, Array]) -> Any:
     """Return a copy of a network with other weights."""
     copied = copy.deepcopy(network)
     copied.load_state_dict(dict(weights))
@@ -620,7 +605,7 @@ class TrackOptions(TypedDict, total=False):
     size: int | None
     upscale: bool
     weights: Any
-    device: str | torch.device | None
+    device: Device
     kernel_sigma: float | None
     precision: Precision
     cuts: bool
@@ -631,7 +616,7 @@ class TrackOptions(TypedDict, total=False):
 
 
 def make_tracker(
-    model_or_name: nn.Module | str = DEFAULT_TRACKER, finetune: int | Any = None, **options: Unpack[TrackOptions]
+    model_or_name: Model = DEFAULT_TRACKER, finetune: int | Any = None, **options: Unpack[TrackOptions]
 ) -> VideoTracker:
     """Return the tracker that a network needs: `Tracker`, `UnsupervisedTracker`, or `OneShotTracker`.
 
@@ -642,6 +627,8 @@ def make_tracker(
     if needs_masks(model_or_name):
         kind = Tracker
     elif finetune is None:
+        from twospeed.pipelines.unsupervised import UnsupervisedTracker  # imports torch
+
         kind = UnsupervisedTracker
     else:
         from twospeed.pipelines.finetune import OneShotTracker  # imports torchvision
@@ -659,13 +646,13 @@ def make_tracker(
     return tracker
 
 
-GivenMasks = Labels | str | Path | Mapping[int, "Labels | str | Path"]
+GivenMasks: TypeAlias = "Labels | str | Path | Mapping[int, Labels | str | Path]"
 
 
 def track(
     source: SourceLike,
     masks: GivenMasks | None = None,
-    model_or_name: nn.Module | str = DEFAULT_TRACKER,
+    model_or_name: Model = DEFAULT_TRACKER,
     *,
     direction: Direction = "forward",
     start: PositionLike | None = None,

@@ -7,19 +7,21 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from twospeed.errors import InputError
 from twospeed.models.protocol import FRAME_DETECTOR, MASK_MEMORY, lacks
 from twospeed.pipelines.inputs import Image, Model, entry_for
 from twospeed.results import Frame, ObjectMasks
 
-Labels = NDArray[np.integer[Any]] | Tensor
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Labels: TypeAlias = "NDArray[np.integer[Any]] | Tensor"
 
 
 class VideoTracker(ABC):
@@ -30,7 +32,7 @@ class VideoTracker(ABC):
     """
 
     needs_masks: bool
-    device: torch.device
+    device: Any
     model: Any
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -95,7 +97,7 @@ def needs_masks(model_or_name: Model) -> bool:
 
     Raises InputError for a network that does neither, or a name that is not in the catalogue.
     """
-    if isinstance(model_or_name, str):
+    if isinstance(model_or_name, str | Path):
         return entry_for("track", model_or_name).needs_masks
     if not (missing := lacks(model_or_name, MASK_MEMORY)):
         return True
@@ -109,4 +111,4 @@ def needs_masks(model_or_name: Model) -> bool:
 
 def name_of(model_or_name: Model) -> str:
     """Return the name by which messages speak of a model."""
-    return model_or_name if isinstance(model_or_name, str) else type(model_or_name).__name__
+    return str(model_or_name) if isinstance(model_or_name, str | Path) else type(model_or_name).__name__

@@ -21,7 +21,8 @@ from twospeed.models.optimise import optimise
 from twospeed.models.protocol import FRAME_DETECTOR
 from twospeed.models.slowfast_maskrcnn.stream import Detections, DetectionStream, FrameDetector
 from twospeed.ops.masks import soft_aggregate
-from twospeed.pipelines.inputs import Image, Model, image_tensor, network_for
+from twospeed.ops.on_torch import image_array
+from twospeed.pipelines.inputs import Image, Model, network_for
 from twospeed.pipelines.linking import ObjectLinker
 from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
@@ -126,7 +127,7 @@ class UnsupervisedTracker(VideoTracker):
         if masks is not None:
             raise InputError("masks were given to an UnsupervisedTracker, which takes none; use Tracker")
         with self._alone():
-            pixels = image_tensor(image, self.device)
+            pixels = image_array(image, self.device)
             height, width = size = (pixels.shape[-2], pixels.shape[-1])
             if self._masks_size not in (None, size):
                 raise MaskError(

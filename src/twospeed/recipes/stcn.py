@@ -75,9 +75,9 @@ from twospeed.data.clips.videos import (
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import CheckpointError, InputError
 from twospeed.metrics.regions import score_frame
+from twospeed.models.banks import Similarity
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite, imagenet_state
 from twospeed.models.encoders.imagenet import start_from_imagenet
-from twospeed.models.memory import Similarity
 from twospeed.models.stcn import convert as stcn_names
 from twospeed.models.stcn.loss import kept_fraction
 from twospeed.models.stcn.network import STCN

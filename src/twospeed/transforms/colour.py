@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow grey an image
 
 
 def normalise(
-    frames: Tensor,
+    frames: Any,
     mean: Sequence[float],
     std: Sequence[float],
     *,
     channel_dim: int = -3,
     order: Literal["rgb", "bgr"] = "rgb",
-) -> Tensor:
+) -> Any:
     """Bring RGB images from 0..255 to (value / 255 - mean) / std, float32.
 
-    frames: 3 channels along channel_dim. mean, std: three values for 0..1 images, in RGB order. order: the channel
-    order of the output ("bgr" reverses the channels).
+    frames: 3 channels along channel_dim, a tensor or a NumPy array. mean, std: three values for 0..1 images, in RGB
+    order. order: the channel order of the output ("bgr" reverses the channels).
     """
     if frames.shape[channel_dim] != 3:
         raise InputError(f"frames of shape {tuple(frames.shape)} do not have 3 channels along {channel_dim}")
     shape = [1] * frames.ndim
     shape[channel_dim] = 3
+    if isinstance(frames, np.ndarray):
+        centre, spread = (np.asarray(v, np.float32).reshape(shape) for v in (mean, std))
+        values = (frames.astype(np.float32) / np.float32(255) - centre) / spread
+        return np.flip(values, channel_dim) if order == "bgr" else values
     scaled = frames.float() / 255.0
     scaled = (scaled - scaled.new_tensor(mean).reshape(shape)) / scaled.new_tensor(std).reshape(shape)
     return scaled.flip(channel_dim) if order == "bgr" else scaled
@@ -185,6 +190,8 @@ def _blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
 
 
 def _shift_hue(image: Tensor, shift: float) -> Tensor:
+    import torch
+
     red, green, blue = image.unbind(-3)
     value, _ = image.max(dim=-3)
     chroma = value - image.min(dim=-3).values

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
 from twospeed.errors import InputError
+from twospeed.ops import on_numpy
 from twospeed.transforms.warp import linear_map
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,16 @@ class CropTransform:
                 f"{self.scaled[1]}x{self.scaled[0]} pixels"
             )
 
-    def frames(self, frames: Tensor) -> Tensor:
-        """Apply to images: (..., C, H, W) uint8 or float -> float32 (..., C, height, width), same units."""
+    def frames(self, frames: Any) -> Any:
+        """Apply to images: (..., C, H, W) uint8 or float -> float32 (..., C, height, width), same units.
+
+        Tensors, or for exported models NumPy arrays.
+        """
         lead = self._checked(frames, "frames", rank=3)
+        if isinstance(frames, np.ndarray):
+            return self._cut(on_numpy.resize(frames.astype(np.float32), self.scaled, "bilinear"))
+        from torch.nn import functional as F
+
         moved = frames.reshape(-1, *frames.shape[-3:]).float()
         if self.scaled != self.source:
             moved = F.interpolate(moved, size=self.scaled, mode="bilinear", align_corners=False, antialias=False)
@@ -67,7 +78,7 @@ class CropTransform:
         rows, columns = rows.to(masks.device), columns.to(masks.device)
         return masks.index_select(-2, rows).index_select(-1, columns).reshape(*lead, self.height, self.width)
 
-    def boxes(self, boxes_xyxy: Tensor, *, inclusive: bool = False) -> Tensor:
+    def boxes(self, boxes_xyxy: Any, *, inclusive: bool = False) -> Any:
         """Apply to boxes (n, 4) xyxy in source pixels -> float32 (n, 4) in the crop's pixels, clipped to it.
 
         A box outside the crop comes out with no area; the caller decides what that means.
@@ -76,6 +87,10 @@ class CropTransform:
         """
         if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
             raise InputError(f"boxes must be (n, 4) xyxy, got {tuple(boxes_xyxy.shape)}")
+        if isinstance(boxes_xyxy, np.ndarray):
+            return self._moved(boxes_xyxy, 1 if inclusive else 0)
+        import torch
+
         scale = boxes_xyxy.new_tensor(
             [self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]] * 2, dtype=torch.float32
         )
@@ -89,11 +104,21 @@ class CropTransform:
             moved = torch.stack([right - x2, y1, right - x1, y2], dim=1)
         return moved
 
-    def _cut(self, images: Tensor) -> Tensor:
-        cut = images[..., self.top : self.top + self.height, self.left : self.left + self.width]  # (..., height, width)
-        return cut.flip(-1) if self.flip else cut
+    def _moved(self, boxes: NDArray[np.floating[Any]], last: int) -> NDArray[np.float32]:
+        """`boxes`, of a NumPy array."""
+        scale = np.array([self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]] * 2, np.float32)
+        limit = np.array([self.width - last, self.height - last] * 2, np.float32)
+        shift = np.array([self.left, self.top] * 2, np.float32)
+        moved = np.minimum((boxes.astype(np.float32) * scale - shift).clip(0), limit)
+        if self.flip:
+            moved[:, [0, 2]] = np.float32(self.width - last) - moved[:, [2, 0]]
+        return moved
 
-    def _checked(self, images: Tensor, what: str, rank: int) -> torch.Size:
+    def _cut(self, images: Any) -> Any:
+        cut = images[..., self.top : self.top + self.height, self.left : self.left + self.width]  # (..., height, width)
+        return cut if not self.flip else cut[..., ::-1] if isinstance(cut, np.ndarray) else cut.flip(-1)
+
+    def _checked(self, images: Any, what: str, rank: int) -> torch.Size:
         if images.ndim < rank or tuple(images.shape[-2:]) != self.source:
             raise InputError(
                 f"{what} of shape {tuple(images.shape)} do not fit a transform drawn for "
@@ -105,6 +130,8 @@ class CropTransform:
 def _nearest(source: int, scaled: int) -> Tensor:
     # Half-pixel centres, in integers: floor((2 i + 1) * source / (2 * scaled)); never outside the bilinear
     # footprint.
+    import torch
+
     positions = torch.arange(scaled)
     return ((2 * positions + 1) * source).div(2 * scaled, rounding_mode="floor")
 
@@ -164,6 +191,8 @@ class AffineTransform:
 
     def frames(self, frames: Tensor, *, fill: float | tuple[float, ...] = 0.0) -> Tensor:
         """Apply to images (..., C, H, W) -> float32, same shape; `fill` (per channel) where nothing was."""
+        from torch.nn import functional as F
+
         grid = self._grid(frames)
         flat = frames.reshape(-1, *frames.shape[-3:]).float()
         backdrop = flat.new_tensor(fill).reshape(-1, 1, 1)
@@ -174,6 +203,8 @@ class AffineTransform:
 
     def masks(self, masks: Tensor, *, fill: int = 0) -> Tensor:
         """Apply to label maps (..., H, W) -> the same shape, dtype and labels; `fill` where nothing was."""
+        import torch
+
         grid = self._grid(masks)[0]
         height, width = self.size
         # One rounding for both axes, away from grid_sample, which cannot carry integer labels exactly.
@@ -187,6 +218,8 @@ class AffineTransform:
         """Apply to boxes (n, 4) xyxy in edges -> the smallest upright boxes around them, clipped."""
         if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
             raise InputError(f"boxes must be (n, 4) xyxy, got {tuple(boxes_xyxy.shape)}")
+        import torch
+
         boxes = boxes_xyxy.float()
         xs, ys = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]  # (n, 4) corners
         (a, b, c), (d, e, f) = self.matrix
@@ -209,6 +242,8 @@ class AffineTransform:
                 f"images of shape {tuple(images.shape)} do not fit an affine transform "
                 f"drawn for {self.size[0]}x{self.size[1]} (height x width)"
             )
+        import torch
+
         height, width = self.size
         full = np.array([*self.matrix, (0.0, 0.0, 1.0)])
         if abs(np.linalg.det(full)) < 1e-9:

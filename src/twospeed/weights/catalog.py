@@ -9,9 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    from twospeed.weights.exported import ExportedModel
 
 Task = Literal["classify", "detect", "track", "segment", "click"]
 TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment", "click")
@@ -74,7 +78,8 @@ class Entry:
     """One line of the catalogue.
 
     needs_masks: of a tracker, whether it must be given the masks of objects. person_score: of a detector of actions,
-    the least score of people's boxes in its published test.
+    the least score of people's boxes in its published test. exported: what a folder of graphs says of itself, for
+    models that are no part of the catalogue.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Entry:
     person_score: float = 0.8
     weights: WeightsFile | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
+    exported: ExportedModel | None = None
 
 
 _STCN_PAPER = "Cheng, Tai, Tang: Rethinking Space-Time Networks with Improved Memory Coverage, NeurIPS 2021"
@@ -643,9 +649,17 @@ def list_models(task: Task | None = None) -> list[str]:
 
 
 def find(name: str) -> Entry:
-    """Return a model's line. Raises InputError with near names when there is none."""
+    """Return a model's line; that of an exported model for the folder where it lies.
+
+    A name of the catalogue wins over a folder of that name: write "./track_nano" for the folder. Raises InputError with
+    near names when there is neither, CheckpointError for a damaged folder.
+    """
     if name in CATALOG:
         return CATALOG[name]
+    if Path(name).is_dir():
+        from twospeed.weights.exported import read_exported
+
+        return read_exported(Path(name)).entry
     near = difflib.get_close_matches(name, CATALOG, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`twospeed models` lists what exists"
     raise InputError(f"unknown model {name!r}; {hint}")

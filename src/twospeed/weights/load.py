@@ -21,7 +21,7 @@ from twospeed.files import atomic_file
 from twospeed.results import OnProgress
 from twospeed.weights import store
 from twospeed.weights.catalog import CATALOG, Entry, find
-from twospeed.weights.imports import check_there, read_state, unwrap
+from twospeed.weights.imports import read_state, unwrap
 from twospeed.weights.pickles import printable
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,10 @@ def create_model(
     key = _key(name, weights, device, options)
     if _kept is not None and key in _kept:
         return _kept[key]
-    model = _create(find(name), weights, on_progress, options)
+    entry = find(name)
+    if entry.exported is not None:
+        raise InputError(f"{name} is an exported model; give its folder to Tracker, Segmenter, Classifier or Detector")
+    model = _create(entry, weights, on_progress, options)
     model = model.eval() if device is None else model.eval().to(device)
     if _kept is not None and key is not None:
         _kept[key] = model
@@ -185,20 +188,6 @@ def model_of(weights: str | Path) -> str:
         what = f"records the model {printable(name)}" if name else f"has {len(state)} keys ({next(iter(state))!r}, ...)"
         raise CheckpointError(f"{path}: {what}, which is none that twospeed has; name the model", option="model")
     return name
-
-
-def weights_sha256(name: str, weights: WeightsSource, *, on_progress: OnProgress | None = None) -> str | None:
-    """Checksum of the file that `create_model(name, weights)` reads; None when it reads none.
-
-    on_progress, and what is raised: as of `create_model`.
-    """
-    if weights == "default":
-        return store.sha256(store.default_weights(find(name), on_progress=on_progress))
-    if not isinstance(weights, str | Path):
-        return None
-    path = store.local_file(weights)
-    check_there(path)
-    return store.sha256(path)
 
 
 def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource) -> Mapping[str, Any] | None:

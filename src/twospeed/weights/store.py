@@ -26,7 +26,7 @@ from typing import Any
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
 from twospeed.files import lock_file, make_folder, write_json
 from twospeed.results import OnProgress, Progress
-from twospeed.weights.catalog import CATALOG, PUBLISHED, Entry, WeightsFile, published_for
+from twospeed.weights.catalog import CATALOG, PUBLISHED, Entry, WeightsFile, find, published_for
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -87,6 +87,31 @@ def local_file(source: str | Path) -> Path:
         raise WeightsUnavailable(
             f"{source} cannot be downloaded ({why}); download it elsewhere and give the file"
         ) from error
+
+
+def check_there(path: Path) -> None:
+    """Raise CheckpointError when there is no such file."""
+    if not path.is_file():
+        what = "it is a folder; " if path.is_dir() else ""
+        raise CheckpointError(f"no checkpoint at {path}; {what}give a file, or weights='default'")
+
+
+def weights_sha256(name: str, weights: Any, *, on_progress: OnProgress | None = None) -> str | None:
+    """Checksum of the file that `create_model(name, weights)` reads; None when it reads none.
+
+    That of `model.json`, which holds those of all files, for an exported model. on_progress, and what is raised: as of
+    `create_model`.
+    """
+    entry = find(name)
+    if entry.exported is not None:
+        return sha256(entry.exported.path)
+    if weights == "default":
+        return sha256(default_weights(entry, on_progress=on_progress))
+    if not isinstance(weights, str | Path):
+        return None
+    path = local_file(weights)
+    check_there(path)
+    return sha256(path)
 
 
 def default_weights(entry: Entry, *, on_progress: OnProgress | None = None) -> Path:

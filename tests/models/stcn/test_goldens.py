@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.goldens import seeded
-from twospeed.models.memory import MemoryBank
+from twospeed.models.banks import MemoryBank
 from twospeed.ops.masks import soft_aggregate
 from twospeed.weights.load import create_model
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.goldens import seeded
-from twospeed.models.memory import MemoryBank, _top_k, read_memory
+from twospeed.models.banks import MemoryBank
+from twospeed.models.memory import _top_k, read_memory
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from twospeed import CheckpointError, InputError, create_model
+from twospeed.models.banks import MemoryBank, ObjectBanks
 from twospeed.models.encoders.resnet import ResNetFeatures
-from twospeed.models.memory import MemoryBank, ObjectBanks
 from twospeed.models.stm.convert import to_ours
 from twospeed.models.stm.network import STM
 from twospeed.weights.load import recognise

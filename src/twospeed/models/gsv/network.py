@@ -19,10 +19,10 @@ from twospeed.errors import InputError
 from twospeed.models.conv_norm import ConvNorm
 from twospeed.models.gsv.filtering import EdgeKind, delay_kernels, delay_places, edge_map, filter_scores, unit_gain
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
+from twospeed.ops.grid import grid_size
 from twospeed.ops.warp import backward_warp, shrink
 
 Fusion = Literal["guided", "accel"]
-GRID = 8  # frame pixels per cell of the grid on which scores travel
 
 
 def resize(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
@@ -236,11 +236,3 @@ class ScaledImages(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """As `scores`."""
         return self.scores(image)
-
-
-def grid_size(image: Tensor) -> tuple[int, int]:
-    """Size of the grid on which scores travel: (H // 8, W // 8). Raises InputError for frames under 8 pixels."""
-    height, width = image.shape[-2:]
-    if height < GRID or width < GRID:
-        raise InputError(f"a frame of {width}x{height} is too small; {GRID} pixels a side is the least")
-    return height // GRID, width // GRID

@@ -138,12 +138,12 @@ class NonLocal(nn.Module):
         theta = self.conv_theta(x).flatten(2)  # (N, C/2, THW)
         phi = self.conv_phi(pooled).flatten(2)  # (N, C/2, Q)
         g = self.conv_g(pooled).flatten(2)  # (N, C/2, Q)
-        affinity = theta.mT @ phi  # (N, THW, Q)
+        affinity = theta.transpose(1, 2) @ phi  # (N, THW, Q)
         if self.mode == "softmax":
             affinity = (affinity * theta.shape[1] ** -0.5).softmax(dim=2)
         else:
             affinity = affinity / phi.shape[2]
-        gathered = (g @ affinity.mT).view(*theta.shape[:2], *x.shape[2:])  # (N, C/2, T, H, W)
+        gathered = (g @ affinity.transpose(-1, -2)).view(*theta.shape[:2], *x.shape[2:])  # (N, C/2, T, H, W)
         updated: Tensor = x + self.bn(self.conv_out(gathered))
         return updated
 

@@ -45,7 +45,7 @@ class ContextAttention(nn.Module):
         """[(n, C) for each clip], (N, C, H, W) -> (K, inner), rows in the order of the boxes."""
         if min(scene.shape[-2:]) > 1:
             scene = nn.functional.max_pool2d(scene, 2)
-        positions = scene.flatten(2).mT  # (N, Q, C)
+        positions = scene.flatten(2).transpose(1, 2)  # (N, Q, C)
         phi, g = self.phi(positions), self.g(positions)  # (N, Q, inner)
         gathered = [
             nn.functional.scaled_dot_product_attention(self.theta(query)[None], phi[i : i + 1], g[i : i + 1])[0]

@@ -80,11 +80,11 @@ class ClassifyHead(nn.Module):
         window = self.window
         if window is None:
             return x.mean(dim=(2, 3), keepdim=True)
-        return F.avg_pool2d(x, (min(window, x.shape[2]), min(window, x.shape[3])), stride=1)
+        return F.avg_pool2d(x, (min(window, int(x.shape[2])), min(window, int(x.shape[3]))), stride=1)
 
     def pooled(self, features: list[Tensor]) -> Tensor:
         """[(N, C, T, H, W) for each pathway] -> (N, P, all C), positions row by row."""
-        return torch.cat([self.pool(x) for x in features], dim=1).flatten(2).mT
+        return torch.cat([self.pool(x) for x in features], dim=1).flatten(2).transpose(1, 2)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """[(N, C, T, H, W) for each pathway] -> logits (N, P, num_classes)."""

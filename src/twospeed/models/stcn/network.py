@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.banks import Similarity as Similarity
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import ResNetFeatures
-from twospeed.models.memory import Similarity as Similarity
+from twospeed.ops.masks import split_batch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's statistics, in units of 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -144,17 +145,17 @@ class RecentMasks(nn.Module):
         columns = torch.arange(width, device=key.device, dtype=key.dtype) - (width - 1) / 2
         place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)[None].expand(len(key), -1, -1)
         # Places are two more channels of keys: -|a - b|^2 / 2 is a.b less squares, and the query's own square cancels
-        queries = torch.cat([2 * scale * key.flatten(2), place / spread], 1).mT  # (B, P, C + 2)
+        queries = torch.cat([2 * scale * key.flatten(2), place / spread], 1).transpose(-1, -2)  # (B, P, C + 2)
         keys = torch.cat([last_key.flatten(2), place], 1)  # (B, C + 2, N)
         bias = -scale * last_key.flatten(2).square().sum(1) - place.square().sum(1) / (2 * spread)
         with torch.autocast(key.device.type, enabled=False):  # in half precision, places would be rounded to cells
             affinity = torch.baddbmm(bias[:, None].float(), queries.float(), keys.float()).softmax(-1)  # (B, P, N)
         own = F.pixel_unshuffle(F.avg_pool2d(last_masks, 16 // self.parts).flatten(0, 1).unsqueeze(1), self.parts)
-        own = own.unflatten(0, last_masks.shape[:2])  # (B, K, 16, h, w)
+        own = split_batch(own, *last_masks.shape[:2])  # (B, K, 16, h, w)
         whole = own.mean(2, keepdim=True)
         planes = torch.cat([own, whole.sum(1, keepdim=True) - whole], 2)
-        carried = planes.flatten(1, 2).flatten(2) @ affinity.to(planes.dtype).mT  # (B, K 17, P)
-        return carried.unflatten(1, planes.shape[1:3]).unflatten(-1, (height, width))
+        carried = planes.flatten(1, 2).flatten(2) @ affinity.to(planes.dtype).transpose(-1, -2)  # (B, K 17, P)
+        return carried.reshape(*planes.shape[:3], height, width)
 
 
 class ValueEncoder(nn.Module):
@@ -170,7 +171,7 @@ class ValueEncoder(nn.Module):
         """Shapes: (B, 3, H, W), (B, C16, h, w), (B, K, H, W) -> (B, K, V, h, w)."""
         B, K = masks.shape[:2]
         x = self.backbone(self.images(frames, masks).flatten(0, 1))[-1]  # (BK, C, h, w)
-        fused: Tensor = self.fusion(x.unflatten(0, (B, K)), f16)
+        fused: Tensor = self.fusion(split_batch(x, B, K), f16)
         return fused
 
     def images(self, frames: Tensor, masks: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ class Fusion(nn.Module):
         B, K = x.shape[:2]
         y = self.block1.per_object(x, f16).flatten(0, 1)  # (BK, V, h, w)
         y = self.block2(y + self.attention(y))
-        return y.unflatten(0, (B, K))
+        return split_batch(y, B, K)
 
 
 class Decoder(nn.Module):
@@ -234,9 +235,9 @@ class Up(nn.Module):
         """Shapes: (B, K, C, h, w), (B, S, 2h, 2w) -> (B, K, C', 2h, 2w); the skip is projected once."""
         B, K = x.shape[:2]
         up = F.interpolate(x.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
-        x = up.unflatten(0, (B, K)) + self.skip_projection(skip).unsqueeze(1)
+        x = split_batch(up, B, K) + self.skip_projection(skip).unsqueeze(1)
         out: Tensor = self.block(x.flatten(0, 1))
-        return out.unflatten(0, (B, K))
+        return split_batch(out, B, K)
 
 
 class ResidualBlock(nn.Module):
@@ -263,16 +264,16 @@ class ResidualBlock(nn.Module):
         if K == 1 or self.skip is None:
             joined = torch.cat([x.flatten(0, 1), shared.repeat_interleave(K, 0)], 1)
             out: Tensor = self(joined)
-            return out.unflatten(0, (B, K))
+            return split_batch(out, B, K)
         y = _convolve_shared(self.conv1, F.relu(x), F.relu(shared), C)
-        y = self.conv2(F.relu(y.flatten(0, 1))).unflatten(0, (B, K))
+        y = split_batch(self.conv2(F.relu(y.flatten(0, 1))), B, K)
         return y + _convolve_shared(self.skip, x, shared, C)
 
 
 def _convolve_shared(conv: nn.Conv2d, x: Tensor, shared: Tensor, split: int) -> Tensor:
     own = F.conv2d(x.flatten(0, 1), conv.weight[:, :split], conv.bias, padding=1)
     common = F.conv2d(shared, conv.weight[:, split:], padding=1)
-    return own.unflatten(0, x.shape[:2]) + common.unsqueeze(1)
+    return split_batch(own, *x.shape[:2]) + common.unsqueeze(1)
 
 
 class CBAM(nn.Module):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twospeed.models.banks import Similarity
 from twospeed.models.encoders.resnet import ResNetFeatures
-from twospeed.models.memory import Similarity
+from twospeed.ops.masks import split_batch
 
 
 class QueryFeatures(NamedTuple):
@@ -77,7 +78,7 @@ class STM(nn.Module):
         others = (masks.sum(1, keepdim=True) - masks).clamp(0, 1)
         planes = torch.stack([masks, others], 2).flatten(0, 1)  # (BK, 2, H, W)
         key, value, _, _ = self.memory_encoder(frames.repeat_interleave(K, 0), planes)
-        return key.unflatten(0, (B, K)), value.unflatten(0, (B, K))
+        return split_batch(key, B, K), split_batch(value, B, K)
 
     def decode(self, readout: Tensor, features: QueryFeatures) -> Tensor:
         """Turn what the memory recalled into logits. Shapes: (B, K, V, h, w) -> (B, K, H, W), before the sigmoid."""
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
         B, K = readout.shape[:2]
         value = features.value.unsqueeze(1).expand_as(readout)
         x = self.block(self.compress(torch.cat([readout, value], 2).flatten(0, 1)))  # (BK, width, h, w)
-        x = self.refine_8(x.unflatten(0, (B, K)), features.f8)  # (B, K, width, 2h, 2w)
+        x = self.refine_8(split_batch(x, B, K), features.f8)  # (B, K, width, 2h, 2w)
         x = self.refine_4(x, features.f4)  # (B, K, width, 4h, 4w)
         classes = self.predict(F.relu(x.flatten(0, 1)))  # (BK, 2, 4h, 4w): not this object, this object
         # The softmax of two logits is the sigmoid of their difference
@@ -144,9 +145,9 @@ class Refine(nn.Module):
         """Shapes: (B, K, C, h, w), (B, S, 2h, 2w) -> (B, K, C, 2h, 2w). The skip is refined once for all objects."""
         B, K = x.shape[:2]
         up = F.interpolate(x.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
-        x = up.unflatten(0, (B, K)) + self.skip_block(self.skip_projection(skip)).unsqueeze(1)
+        x = split_batch(up, B, K) + self.skip_block(self.skip_projection(skip)).unsqueeze(1)
         out: Tensor = self.block(x.flatten(0, 1))
-        return out.unflatten(0, (B, K))
+        return split_batch(out, B, K)
 
 
 class ResidualBlock(nn.Module):

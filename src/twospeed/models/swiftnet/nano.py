@@ -21,6 +21,8 @@ from twospeed.models.conv_norm import ConvNorm
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
 from twospeed.models.swiftnet.network import resize
+from twospeed.ops.grid import rounded
+from twospeed.ops.pool import adaptive_average
 
 STRIDE = 8
 
@@ -100,7 +102,7 @@ class SwiftNetNano(nn.Module):
         height, width = x.shape[-2:]
         maps = [x]
         for grid, level in zip(self.grids, self.levels, strict=True):
-            pooled = F.adaptive_avg_pool2d(x, (grid, max(1, round(width / height * grid))))
+            pooled = adaptive_average(x, (grid, max(1, rounded(width / height * grid))))
             maps.append(resize(level(pooled), (height, width)))
         fused: Tensor = self.fuse(torch.cat(maps, 1))
         return fused

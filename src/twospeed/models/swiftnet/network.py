@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from twospeed.models.conv_norm import NormReluConv
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.pixels import SWIFTNET_MEAN, SWIFTNET_STD, InputOrder, hold_pixels, normalise
+from twospeed.ops.grid import rounded
+from twospeed.ops.pool import adaptive_average
 
 
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -40,7 +42,7 @@ class PyramidPooling(nn.Module):
         maps = [x]
         for grid, level in zip(self.grids, self.levels, strict=True):
             # The grid has the map's aspect; Python's rounding (half to even) is what the weights were trained with
-            pooled = F.adaptive_avg_pool2d(x, (grid, max(1, round(width / height * grid))))
+            pooled = adaptive_average(x, (grid, max(1, rounded(width / height * grid))))
             maps.append(resize(level(pooled), (height, width)))
         fused: Tensor = self.fuse(torch.cat(maps, 1))
         return fused
