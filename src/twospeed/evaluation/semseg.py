@@ -185,6 +185,7 @@ class _SegmentationRun(Run):
         device: str | None,
         on_progress: OnProgress,
     ):
+        from twospeed.pipelines.inputs import is_exported
         from twospeed.pipelines.segment import NEVER, Segmenter, check_keyframe_scale
 
         networks = Networks(model, weights, task="segment", on_progress=on_progress)
@@ -195,6 +196,12 @@ class _SegmentationRun(Run):
             check_keyframe_scale(networks.given[0], settings.keyframe_scale)
             extra["keyframe_scale"] = settings.keyframe_scale
         (self.model,) = self.networks.built(**extra)
+        if is_exported(self.model):
+            raise InputError(
+                f"{self.networks.title} is an exported model, whose parts are not timed here; label the images with it "
+                "and give the folder as predictions",
+                option="model",
+            )
         self.is_video = hasattr(self.model, "propagate")
         if not self.is_video and (settings.keyframe_every or 1) > 1:
             raise InputError(

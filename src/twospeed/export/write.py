@@ -127,10 +127,7 @@ def write_graphs(
     }
     inside |= {"labels": None if labels is None else list(labels)}
     for name, graph in graphs.items():
-        if name == "read":
-            proto = _read_graph(onnx, network.similarity)
-        else:
-            proto = _traced(onnx, network, folder, name, graph)
+        proto = _read_graph(onnx, network.similarity) if name == "read" else _traced(onnx, network, folder, name, graph)
         proto = _quantised(proto, folder, graph) if precision == "int8" and name not in _UNQUANTISED else proto
         if precision == "fp16" and engine == "onnx":
             _store_in_16_bits(onnx, proto)
