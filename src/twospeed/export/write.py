@@ -221,14 +221,14 @@ def _track(recorder: _Recorder, clip: Clip, objects: int, short_side: int) -> No
                     readout=recalled, key=features["key"], last_key=last[0], last_masks=last[1],
                 )  # fmt: skip
             (logits,) = recorder.run(
-                "decode", lambda n, r, *f, kind=kind: (n.decode(r, kind(*f)),), ["logits"], readout=recalled, **features
+                "decode", lambda n, r, *f: (n.decode(r, kind(*f)),), ["logits"], readout=recalled, **features
             )
             masks = soft_aggregate(logits.sigmoid()).softmax(1)[:, 1:]
         last = (features["key"], masks)
         if number % 2 == 0:
             key, value = recorder.run(
                 "encode_memory",
-                lambda n, f, m, *rest, kind=kind: n.encode_memory(f, kind(*rest), m),
+                lambda n, f, m, *rest: n.encode_memory(f, kind(*rest), m),
                 ["keys", "values"],
                 frames=x,
                 masks=masks,

@@ -104,7 +104,7 @@ def is_exported(model_or_name: Any) -> bool:
     return hasattr(model_or_name, "arrays")
 
 
-def one_or_several(model_or_name: Model | Sequence[Model]) -> list[Any]:
+def one_or_several(model_or_name: Model | Sequence[Model] | None) -> list[Any]:
     """List the networks of an ensemble; one alone is a list of one."""
     return list(model_or_name) if isinstance(model_or_name, list | tuple) else [model_or_name]
 
