@@ -256,7 +256,7 @@ def _segment(recorder: _Recorder, clip: Clip, short_side: int) -> None:
     images = [_scaled(image, short_side, 1) for image in clip.frames]
     if lacks(recorder.network, VIDEO_SEGMENTATION):
         for image in images[:: max(1, len(images) // 4)]:
-            recorder.run("scores", lambda n, i: (getattr(n, "scores", n)(i),), ["scores"], image=image)
+            recorder.run("scores", _scores, ["scores"], image=image)
         return
     scores = previous = None
     for number, image in enumerate(images):
@@ -276,6 +276,11 @@ def _segment(recorder: _Recorder, clip: Clip, short_side: int) -> None:
             )
             scores = dict(zip(names, found, strict=True)).get("carried", found[0])
         previous = small
+
+
+def _scores(network: Any, image: Tensor) -> tuple[Tensor, ...]:
+    call: Any = getattr(network, "scores", network)
+    return (call(image),)
 
 
 def _parts(step: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
