@@ -351,7 +351,7 @@ def test_both_kinds_of_arrays_compute_the_same():
         "resize": [(x, (20, 61), mode) for mode in ("nearest", "bilinear", "bicubic")],
         "resize_aligned": [(x, (64, 31)), (x, (1, 1))],
         "aggregate": [(x[0],)],
-        "small_image": [(x,), (torch.rand(1, 3, 300, 410, generator=generator),)],
+        "small_image": [(x[0],), (torch.rand(3, 300, 410, generator=generator),)],
         "full_size_labels": [(torch.randn(6, 9, 11, generator=generator), (50, 71))],
         "backward_warp": [(x, 4 * torch.randn(1, 2, 37, 53, generator=generator))],
         "sigmoid": [(200 * (x - 0.5),)],
