@@ -172,7 +172,7 @@ def test_a_clip_waits_for_its_scores_alone(tmp_path: Path):
     classifier.classify(tmp_path)
     with host_waits() as waits:
         classifier.classify(tmp_path)
-    place = "pipelines/classify.py:_probabilities"
+    place = "ops/on_torch.py:to_numpy"
     assert waits == {f"cpu in {place}": 3, f"numpy in {place}": 3}
 
 
