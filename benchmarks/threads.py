@@ -8,9 +8,10 @@ sleep; OMP_WAIT_POLICY=passive lets them sleep at once. Spinning wakes up sooner
 has work.
 
 Each way runs in processes of its own, since libgomp reads its variables when torch is loaded, and twice: alone, and
-beside as many endless loops as there are cores. The ways take turns, in both orders. Frames that are counted come after
-one second of others. `twospeed` is what the command line sets (`twospeed.environment.use_threads_well`). The start of
-Python and of torch is not counted. Lines are appended to benchmarks/history/threads.csv.
+beside as many endless loops as there are cores. The ways take turns, in both orders. Frames that are counted come
+after one second of others. Spinning counts as processor seconds. `twospeed` is what the command line sets
+(`twospeed.environment.use_threads_well`). The start of Python and of torch is not counted. Lines are appended to
+benchmarks/history/threads.csv.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from contextlib import contextmanager
 from record import append, machine_load, stamp
 from twospeed.environment import usable_cores, use_threads_well
 
-COLUMNS = ("date", "machine", "load", "commit", "model", "size", "waiting", "quiet_per_s", "busy_per_s")
+COLUMNS = (
+    *("date", "machine", "load", "commit", "model", "size", "waiting"),
+    *("quiet_per_s", "busy_per_s", "quiet_cpu_s", "busy_cpu_s"),
+)
 LIBGOMP = 300_000  # its own count, where nothing is set
 
 
@@ -53,26 +57,30 @@ def busy(loops: int) -> Iterator[None]:
             process.wait()
 
 
-def frames_per_second(model: str, width: int, height: int, seconds: float) -> float:
-    """Track generated frames with ten in memory for this long, after a second that does not count."""
+def frames_per_second(model: str, width: int, height: int, seconds: float) -> tuple[float, float]:
+    """Track generated frames with ten in memory for this long, after a second that does not count.
+
+    Returns frames a second, and processor seconds of a frame, waiting included.
+    """
     from twospeed.evaluation.speed import tracker_steps
 
     steps = tracker_steps(model, width, height, memory_frames=10, objects=1, device="cpu")
     for wanted in (1.0, seconds):
-        start, frames = time.perf_counter(), 0
+        start, cpu, frames = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - start < wanted:
             next(steps)
             frames += 1
-    return frames / (time.perf_counter() - start)
+    return frames / (time.perf_counter() - start), (time.process_time() - cpu) / frames
 
 
-def measured(options: argparse.Namespace, waiting: str) -> float:
+def measured(options: argparse.Namespace, waiting: str) -> tuple[float, float]:
     """Measure in a process of its own."""
     command = [sys.executable, __file__, "--child", "--model", options.model, "--size", options.size]
     command += ["--seconds", str(options.seconds)]
     done = subprocess.run(command, env=environment(waiting), capture_output=True, text=True, check=True)
-    print(f"{waiting:>10} {float(done.stdout):6.2f} frames/s", flush=True)
-    return float(done.stdout)
+    rate, cpu = map(float, done.stdout.split())
+    print(f"{waiting:>10} {rate:6.2f} frames/s, {cpu:.3f} processor seconds a frame", flush=True)
+    return rate, cpu
 
 
 def main() -> None:
@@ -86,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         width, height = map(int, options.size.split("x"))
-        print(frames_per_second(options.model, width, height, options.seconds))
+        print(*frames_per_second(options.model, width, height, options.seconds))
         return
     load, ways = machine_load(), options.spins.split(",")
     print("alone")
@@ -96,7 +104,8 @@ def main() -> None:
         beside = {way: measured(options, way) for way in reversed(ways)}
     rows = []
     for way in ways:
-        numbers = {"quiet_per_s": f"{quiet[way]:.2f}", "busy_per_s": f"{beside[way]:.2f}"}
+        numbers = {"quiet_per_s": f"{quiet[way][0]:.2f}", "busy_per_s": f"{beside[way][0]:.2f}"}
+        numbers |= {"quiet_cpu_s": f"{quiet[way][1]:.3f}", "busy_cpu_s": f"{beside[way][1]:.3f}"}
         rows.append({**stamp(load), "model": options.model, "size": options.size, "waiting": way, **numbers})
     if not options.no_history:
         append("threads", COLUMNS, rows)
