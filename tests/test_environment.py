@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from twospeed import InputError
-from twospeed.environment import SPIN_COUNT, WAITING, resolve_device, usable_cores, use_threads_well
+from twospeed.environment import (
+    BUSY_SPIN_COUNT,
+    SPIN_COUNT,
+    WAITING,
+    resolve_device,
+    usable_cores,
+    use_threads_well,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +46,13 @@ def test_devices_that_cannot_be_used(name):
 QUIET = {"PATH": "/bin"}
 
 
-def test_waiting_threads_sleep_soon():
+@pytest.mark.parametrize(("load", "count"), [(0.2, SPIN_COUNT), (1.9, SPIN_COUNT), (2.0, BUSY_SPIN_COUNT)])
+def test_waiting_threads_sleep_soon_and_sooner_on_a_busy_machine(monkeypatch, load, count):
+    monkeypatch.setattr("twospeed.environment.usable_cores", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     environment = dict(QUIET)
     use_threads_well(environment)
-    assert environment["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+    assert environment["GOMP_SPINCOUNT"] == str(count)
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
@@ -125,4 +135,5 @@ except SystemExit:
 """
     environment = {key: value for key, value in os.environ.items() if key not in WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-2:] == [str(SPIN_COUNT), "False"]
+    assert done.stdout.split()[-2] in (str(SPIN_COUNT), str(BUSY_SPIN_COUNT))
+    assert done.stdout.split()[-1] == "False"

@@ -23,6 +23,9 @@ _VERSIONS_OF = ("twospeed", "torch", "torchvision", "numpy", "scipy", "opencv-py
 SPIN_COUNT = 10_000
 """Rounds that a waiting thread of libgomp spins before it sleeps (benchmarks/threads.py)."""
 
+BUSY_SPIN_COUNT = 1000
+"""The same on a machine that is busy when the program starts."""
+
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Variables that say how libgomp's threads wait."""
 
@@ -32,14 +35,20 @@ def use_threads_well(environment: MutableMapping[str, str] = os.environ) -> None
 
     To be called before torch is imported; processes that are started later inherit it. What is set already stays.
     Waiting: libgomp (torch on Linux) spins for about 6 ms by itself, which on a busy machine takes the processor from
-    threads that have work; here it spins for `SPIN_COUNT` rounds. The runtimes of other systems do not read this.
-    Number: where a container's CPU quota allows fewer cores than there are, as many threads as it allows, rounded up;
-    torch alone would start one for every core, and the system would stop them all for most of the time.
+    threads that have work; here it spins for `SPIN_COUNT` rounds, and for fewer where other programs keep half of the
+    cores busy already. The runtimes of other systems do not read this. Number: where a container's CPU quota allows
+    fewer cores than there are, as many threads as it allows, rounded up; torch alone would start one for every core,
+    and the system would stop them all for most of the time.
     """
     if not any(name in environment for name in WAITING):
-        environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+        environment["GOMP_SPINCOUNT"] = str(BUSY_SPIN_COUNT if _is_busy() else SPIN_COUNT)
     if "OMP_NUM_THREADS" not in environment and usable_cores() < _cores():
         environment["OMP_NUM_THREADS"] = str(usable_cores())
+
+
+def _is_busy() -> bool:
+    """Return whether, in the last minute, other programs wanted half of the cores or more."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= usable_cores() / 2
 
 
 def usable_cores(system: Path = Path("/")) -> int:
