@@ -165,7 +165,7 @@ def test_the_last_layer_holds_for_a_thousand_classes():
     means = 3 * torch.randn(1000, 64, generator=rng)
     features = [(means[c] + 0.3 * torch.randn(2, 64, generator=rng)) for c in range(1000) for _ in range(2)]
     labels = [c for c in range(1000) for _ in range(2)]
-    layer = fit(features, labels, 1000, 1e-4)
+    layer = fit(features, labels, 1000, (48, 16), 1e-4)
     with torch.no_grad():
         right = [int(layer(rows).mean(0).argmax()) == label for rows, label in zip(features, labels, strict=True)]
     assert np.mean(right) > 0.95

@@ -141,7 +141,7 @@ def train(config: ActionsConfig, *, resume: bool = False, on_progress: OnProgres
         if config.folds:
             groups = [source_of(clip.video.path) for clip in clips]
             folds = leave_out(labels, groups, config.folds, seed=config.seed)
-            validate(config, run, clips, features, labels, names, folds)
+            validate(config, run, clips, features, labels, names, network.pathway_channels, folds)
         finish(config, run, network, features, labels, names)
     return config.out
 
@@ -221,10 +221,13 @@ def look(network: Any, clip: ClipFacts, sampling: Sampling, views: int) -> Tenso
     return torch.cat(rows).half().cpu()
 
 
-def fit(features: Sequence[Tensor], labels: Sequence[int], classes: int, weight_decay: float) -> nn.Linear:
+def fit(
+    features: Sequence[Tensor], labels: Sequence[int], classes: int, parts: Sequence[int], weight_decay: float
+) -> nn.Linear:
     """Fit the last layer on the rows of clips: multinomial logistic regression, every clip as heavy as another.
 
-    weight_decay: times half the squared weights, for features of mean 0 and variance 1.
+    parts: channels of each pathway. All pathways have the same total variance, so that 64 channels of motion are heard
+    beside 320 of appearance. weight_decay: times half the squared weights, for features of variance 1 on average.
     """
     rows = torch.cat(list(features))
     counts = torch.tensor([len(each) for each in features])
@@ -232,6 +235,8 @@ def fit(features: Sequence[Tensor], labels: Sequence[int], classes: int, weight_
     heavy = (1.0 / (counts * len(features))).repeat_interleave(counts)
     mean = (heavy[:, None] * rows).sum(0)
     deviation = (heavy[:, None] * (rows - mean).square()).sum(0).sqrt().clamp_min(1e-3)
+    shares = [torch.full((channels,), math.sqrt(len(parts) * channels / rows.shape[1])) for channels in parts]
+    deviation = deviation * torch.cat(shares)
     rows = (rows - mean) / deviation
     weight = torch.zeros(classes, rows.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
@@ -259,6 +264,7 @@ def validate(
     features: Sequence[Tensor],
     labels: Sequence[int],
     names: Sequence[str],
+    parts: Sequence[int],
     folds: Folds,
 ) -> None:
     """Classify every clip by a layer that was fitted without it; write and report how well that went."""
@@ -266,7 +272,7 @@ def validate(
     found: NDArray[np.float64] = np.zeros((len(clips), len(names)))
     for number in range(folds.count):
         own = [place for place in range(len(clips)) if folds.of[place] != number]
-        layer = fit([features[p] for p in own], [labels[p] for p in own], len(names), config.weight_decay)
+        layer = fit([features[p] for p in own], [labels[p] for p in own], len(names), parts, config.weight_decay)
         left = [place for place in range(len(clips)) if folds.of[place] == number]
         for place in left:
             with torch.no_grad():
@@ -348,7 +354,7 @@ def finish(
     names: Sequence[str],
 ) -> None:
     """Fit the last layer on all clips and write weights.safetensors, class names and all."""
-    network.head.projection = fit(features, labels, len(names), config.weight_decay)
+    network.head.projection = fit(features, labels, len(names), network.pathway_channels, config.weight_decay)
     network.num_classes, network.class_names = len(names), tuple(names)
     run.check_weights(network)
     source = {"recipe": "actions", "clips": str(len(features))}

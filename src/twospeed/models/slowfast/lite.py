@@ -67,7 +67,8 @@ class SlowFastLite(nn.Module):
             slow_channels, fast_channels, alpha, "time_strided_conv", kernel=5, channel_ratio=2, merge="concatenate"
         )
         self.res5 = _res(self.lateral.channels_out, 256, stride=1)
-        self.feature_channels = slow_channels + 256 + fast_channels
+        self.pathway_channels = (slow_channels, 256, fast_channels)  # of what the head sees
+        self.feature_channels = sum(self.pathway_channels)
         self.head = ClassifyHead(self.feature_channels, num_classes, CROP // STRIDE, dropout)
 
     def slow_features(self, frames: Tensor) -> Tensor:

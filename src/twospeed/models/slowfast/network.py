@@ -216,6 +216,7 @@ class SlowFast(nn.Module):
                 channels[p] = channels_out
             self.add_module(f"s{stage}", blocks)
 
+        self.pathway_channels = tuple(channels)  # of res5's features
         self.feature_channels = sum(channels)
         window = None if crop_size is None else crop_size // 32
         self.head = head if head is not None else ClassifyHead(self.feature_channels, num_classes, window, dropout)
