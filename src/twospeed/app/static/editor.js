@@ -125,6 +125,7 @@ class Editor {
     else if (this.progress.dataset.job) this.endProgress();
     this.renderWhere();
     const worst = store.worst(8);
+    this.worst.hidden = this.panel.tab !== "track" && this.panel.tab !== "find";
     this.worst.replaceChildren(h("span", { class: "quiet", text: worst.length
       ? `Least certain frames of ${store.selected?.name ?? ""} (keys , and .):`
       : "Confidence appears here when an object has been tracked." }),

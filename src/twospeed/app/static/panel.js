@@ -41,7 +41,7 @@ export class Panel {
     if (name === "segment") this.view.shownFrame = null;
     timeline.show(this.view && !this.view.empty ? this.view : null);
     this.loadResults();
-    this.render();
+    this.editor.render();
     this.onFrame();
     stage.draw();
   }
@@ -226,7 +226,9 @@ export class Panel {
     } });
     run.disabled = !ready || !!store.job;
     parts.push(run);
-    if (this.view && !this.view.empty) parts.push(...this.view.panel());
+    if (this.view && !this.view.empty) {
+      return [...this.view.panel(), h("details", {}, h("summary", { text: "Compute anew" }), ...parts)];
+    }
     return parts;
   }
 

@@ -73,8 +73,6 @@ function paintLanes({ context, timeline, top, colour }, names, spans) {
   });
 }
 
-const hash = (text) => [...text].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) >>> 0, 7);
-
 class View {
   constructor(editor) {
     this.editor = editor;
@@ -146,7 +144,7 @@ export class ActionsView extends View {
   paint(where) {
     const shown = this.names.slice(0, MOST_LANES);
     const spans = this.spans.filter(({ label }) => shown.includes(label)).map(({ label, start, end, p }) =>
-      ({ lane: shown.indexOf(label), start, end, strength: p, fill: PALETTE[hash(label) % PALETTE.length] }));
+      ({ lane: shown.indexOf(label), start, end, strength: p, fill: PALETTE[shown.indexOf(label) % PALETTE.length] }));
     paintLanes(where, shown.length ? shown : ["no action reaches the threshold"], spans);
   }
 
