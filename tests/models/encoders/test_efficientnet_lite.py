@@ -112,3 +112,17 @@ def test_strips_compute_the_same(encoder):
 def test_a_missing_weight_is_named(weights, encoder):
     with pytest.raises(KeyError, match=r"_blocks\.3\._bn2\.weight"):
         imagenet_state({k: v for k, v in weights.items() if k != "_blocks.3._bn2.weight"}, encoder)
+
+
+def test_context_starts_as_nothing_and_is_added_at_stride_16():
+    images = torch.rand(1, 3, 80, 112)
+    plain, deep = EfficientNetLite(), EfficientNetLite(stride=32, context=True)
+    deep.load_state_dict(plain.state_dict(), strict=False)
+    for ours, expected in zip(deep(images), plain(images), strict=True):
+        assert torch.equal(ours, expected)
+    torch.nn.init.ones_(deep.context.bias)
+    *rest, f16 = deep(images)
+    assert torch.allclose(f16, plain(images)[-1] + 1, atol=1e-5)
+    assert all(torch.equal(ours, expected) for ours, expected in zip(rest, plain(images), strict=False))
+    with pytest.raises(ValueError, match="set stride=32"):
+        EfficientNetLite(context=True)

@@ -93,13 +93,16 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 without its classifier: features of 24, 40, 112 (and 320) channels at strides 4, 8, 16 (32).
 
-    stride: of the last feature, 16 or 32.
+    stride: of the last feature, 16 or 32. context: add the feature at stride 32 to that at stride 16, in the place of
+    returning it; starts at zero, so that the ImageNet features are what training begins from.
     """
 
-    def __init__(self, *, stride: int = 16):
+    def __init__(self, *, stride: int = 16, context: bool = False):
         super().__init__()
         if stride not in (16, 32):
             raise ValueError(f"stride is {stride}; choose 16 or 32")
+        if context and stride != 32:
+            raise ValueError("context is the feature at stride 32; set stride=32")
         self.stem = nn.Conv2d(3, _STEM, 3, 2, 1)
         self.ends = [stage for end, stage in _LAST_OF_STRIDE.items() if end <= stride]
         self.channels = [_STAGES[end].channels for end in self.ends]
@@ -112,6 +115,12 @@ class EfficientNetLite(nn.Module):
                 channels = stage.channels
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
+        self.context = None
+        if context:
+            deepest = self.channels.pop()
+            self.context = nn.Conv2d(deepest, self.channels[-1], 1)
+            nn.init.zeros_(self.context.weight)
+            nn.init.zeros_(self.context.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN, PIXEL_STD -> [(B, 24, H/4, W/4), (B, 40, H/8, W/8), ...]."""
@@ -121,7 +130,11 @@ class EfficientNetLite(nn.Module):
             x = stage(x)
             if index in self.ends:
                 features.append(x)
-        return features
+        if self.context is None:
+            return features
+        *features, f16, f32 = features
+        deep = F.interpolate(self.context(f32), f16.shape[2:], mode="bilinear", align_corners=False)
+        return [*features, f16 + deep]
 
 
 @torch.no_grad()
@@ -151,6 +164,8 @@ def imagenet_state(published: Mapping[str, Tensor], encoder: EfficientNetLite) -
                 weight, bias = fused(f"{theirs}.{conv}", f"{theirs}.{norm}")
                 state[f"{ours}.{name}.weight"], state[f"{ours}.{name}.bias"] = weight, bias
             number += 1
+    if encoder.context is not None:  # published without a counterpart
+        state |= {f"context.{name}": tensor.clone() for name, tensor in encoder.context.state_dict().items()}
     return state
 
 

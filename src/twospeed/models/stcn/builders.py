@@ -56,7 +56,7 @@ def track_nano(*, similarity: Similarity = "l2") -> STCN:
 def track_small(*, similarity: Similarity = "l2") -> STCN:
     """Build the default tracker: an ImageNet encoder for the keys, and the frame before as a guide to where to look."""
     return STCN(
-        EfficientNetLite(),
+        EfficientNetLite(stride=32, context=True),
         ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
         key_channels=64,
         value_channels=128,
