@@ -4,7 +4,8 @@
     python benchmarks/soak.py --minutes 1 --csv docs/images/soak.csv --plot docs/images/soak.png
 
 The camera gives images of moving discs without end, 25 a second by their times, as fast as they are taken. Every few
-seconds a row is written: job, seconds, frames, resident memory, open files, threads. A job fails where in the last
+seconds a row is written: job, seconds, frames, resident memory once the allocator has given back what is free, open
+files, threads. A job fails where in the last
 third of its time the median memory is more than 5 % and 20 MB above that of the second third, or files or threads are
 more than in the second third. Networks are small ones, with random weights for classify and detect: what is tested is
 what holds frames and results, not the networks.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import logging
 import os
 import statistics
@@ -103,7 +105,12 @@ JOBS: dict[str, Callable[[Iterator[Frame]], None]] = {
 
 
 def state() -> tuple[float, int, int]:
-    """Return resident memory in megabytes, open files and threads of this process."""
+    """Return resident memory in megabytes, open files and threads of this process.
+
+    What was freed goes back to the system first (glibc): it may be kept for long, and would hide what is held.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
     with Path("/proc/self/statm").open() as file:
         pages = int(file.read().split()[1])
     files = len(list(Path("/proc/self/fd").iterdir()))

@@ -83,6 +83,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is a file or folder of that name. Raises InputError for a name that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:300]}: no file can have this name ({reason})") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all. Raises OutputError."""
     with atomic_file(path) as temporary:

@@ -110,3 +110,11 @@ def test_masks_by_name(folder):
         [],
     ]
     assert "no mask c.png and no folder c" in paired[2].error
+
+
+@pytest.mark.parametrize("given", ["{list}", "v" * 5000 + ".mp4"])
+def test_names_that_no_file_can_have(tmp_path, given):
+    (tmp_path / "videos.csv").write_text("video\n" + "v" * 5000 + ".mp4\n")
+    with pytest.raises(InputError, match="no file can have this name") as caught:
+        find_videos([given.format(list=tmp_path / "videos.csv")], lambda cells: [])
+    assert len(str(caught.value)) < 500

@@ -282,6 +282,15 @@ def test_a_zip_with_damaged_entries_is_refused(tmp_path):
         list(read_annotations(path))
 
 
+@pytest.mark.parametrize(
+    "text", ['<?xml version="1.0" encoding="ttf-8"?><annotations/>', "<annotations><image/>", "<a>" * 9, ""]
+)
+def test_broken_xml_is_refused(tmp_path, text):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.xml: is not as its format says"):
+        list(read_annotations(tmp_path / "a.xml"))
+
+
 def test_many_masks_of_a_large_image_are_held_one_at_a_time(tmp_path):
     document = coco_of() | {"images": [image_of(width=2000, height=2000)]}
     document["annotations"] *= 30

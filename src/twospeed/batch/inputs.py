@@ -14,7 +14,7 @@ from typing import Any
 
 from twospeed.batch.storage import file_system, tried
 from twospeed.errors import InputError
-from twospeed.files import read_text
+from twospeed.files import is_there, read_text
 
 LISTS = (".csv", ".parquet")
 _FOREIGN = re.compile(r"[^\w.-]+")
@@ -87,10 +87,10 @@ def _named(given: str) -> Iterator[str]:
     from twospeed.pipelines.classify import VIDEO_SUFFIXES, videos_in
 
     if "://" not in given:
-        is_pattern = glob.has_magic(given) and not Path(given).exists()
+        is_pattern = glob.has_magic(given) and not is_there(Path(given))
         paths = sorted(glob.glob(given, recursive=True)) if is_pattern else []  # noqa: PTH207  # may be absolute
         for video in videos_in(paths or [given]):
-            if not video.exists():
+            if not is_there(video):
                 raise InputError(f"{given}: no such file" + (" matches" if glob.has_magic(given) else ""))
             yield str(video.absolute())
         return
@@ -117,10 +117,10 @@ def _in_list(given: str, to_arguments: ToArguments) -> Iterator[Video]:
             base = given.rpartition("/")[0] if "://" in given else ""
             path = Path(given).absolute().parent / source
             source = f"{base}/{source}" if base else str(path)
-            if not base and not path.exists():
-                raise InputError(f"{where}: {source}: no such file")
+            if not base and not is_there(path):
+                raise InputError(f"{where}: {source[:300]}: no such file")
         if source in lines:
-            raise InputError(f"{where}: {source} is in line {lines[source]} already; name every video once")
+            raise InputError(f"{where}: {source[:300]} is in line {lines[source]} already; name every video once")
         lines[source] = line
         try:
             yield Video(source, to_arguments({name: value for name, value in cells.items() if value}))
@@ -168,5 +168,5 @@ def _parquet_rows(given: str, content: bytes) -> Iterator[tuple[int, dict[str, s
 def _check_columns(given: str, names: Sequence[str]) -> None:
     names = [name.strip() for name in names]
     if "video" not in names or len(set(names)) < len(names):
-        found = ", ".join(names) or "none"
+        found = ", ".join(names)[:300] or "none"
         raise InputError(f"{given}:1: columns are {found}; expected `video`, and options of the job, each once")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twospeed.errors import CheckpointError, InputError, MaskError
+from twospeed.files import is_there
 
 if TYPE_CHECKING:
     from twospeed.video.sources import Source
@@ -170,20 +171,20 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress an
 
 def is_live(video: str) -> bool:
     """Return whether a source is not a file: standard input, an address, or a camera."""
-    return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not _there(Path(video)))
+    return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not is_there(Path(video)))
 
 
 def check_files(paths: Iterable[Path], error: type[InputError] = MaskError) -> None:
     """Raise an error at once for a file that is missing."""
     for path in paths:
-        if not _there(path):
+        if not is_there(path):
             raise error(f"{path}: no such file")
 
 
 def check_weights(weights: Iterable[str]) -> None:
     """Raise CheckpointError at once where a file of weights is missing."""
     for name in weights:
-        if name not in ("default", "random") and "://" not in name and not _there(Path(name)):
+        if name not in ("default", "random") and "://" not in name and not is_there(Path(name)):
             raise CheckpointError(f"no checkpoint at {name}")
 
 
@@ -224,13 +225,6 @@ def check_range(start: str | None, end: str | None) -> None:
     for name, position in (("start", start), ("end", end)):
         if position is not None:
             parse_position(position, name)
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise InputError(f"{path}: no file can have this name ({getattr(error, 'strerror', None) or error})") from error
 
 
 def default_output(output: Path | None, source: Source, command: str) -> Path:

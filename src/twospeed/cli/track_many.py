@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twospeed.cli.options import identities
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.errors import InputError, OutputError, TwospeedError
-from twospeed.files import read_text
+from twospeed.files import is_there, read_text
 
 if TYPE_CHECKING:
     from twospeed.output.run import Run
@@ -93,7 +93,7 @@ def find_clips(videos: Iterable[str], table: Path | None, output: Path) -> list[
     given = [str(path) for item in videos for path in (videos_in([item]) if Path(item).is_dir() else [item])]
     if not given and table is not None:
         beside = {video: table.parent / video for video in prompts}
-        given = [str(path) if path.exists() else video for video, path in beside.items()]
+        given = [str(path) if is_there(path) else video for video, path in beside.items()]
     clips, taken = [], dict[str, int]()
     for video in given:
         stem = Path(video).stem or "video"

@@ -460,7 +460,7 @@ class _reading:  # noqa: N801  # reads as a verb where it is used
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         wrong = (
-            KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, OSError, SyntaxError, csv.Error
+            LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError, SyntaxError, csv.Error
         )  # fmt: skip
         if isinstance(error, wrong) and not isinstance(error, InputError):
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError, TwospeedError, VideoError
+from twospeed.files import is_there
 from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
@@ -330,7 +331,7 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not (is_there(path) and path.is_dir()):
             found.append(path)
             continue
         try:
