@@ -85,3 +85,27 @@ def test_other_ranks_write_nothing(tmp_path):
 
 def test_resolved_takes_plain_mappings_too():
     assert resolved({"a": (1, Path("b"))}) == {"a": [1, "b"]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\xfe\0", b"{}", b'{"kind": "train"}', b'{"step": "x", "kind": "train"}', b"[" * 5000,
+        b'{"kind": "../../evil", "step": 1}', b'{"kind": ["train"], "step": 1}',
+        b'{"kind": "train", "step": ' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_a_damaged_log_is_continued_from_its_sound_rows(tmp_path, damage):
+    with RunLog(tmp_path / "run", Config()) as run:
+        run.log("train", 1, loss=0.5)
+    lines = tmp_path / "run" / "metrics.jsonl"
+    sound = lines.read_bytes()
+    lines.write_bytes(damage + b"\n" + sound)
+    (tmp_path / "run" / "notes.csv").write_text("what,why\n")
+    with RunLog(tmp_path / "run", Config(), resume_step=1) as run:
+        run.log("train", 2, loss=0.25)
+    assert lines.read_bytes().startswith(sound)
+    assert (tmp_path / "run" / "train.csv").read_text() == "step,loss\n1,0.5\n2,0.25\n"
+    assert (tmp_path / "run" / "notes.csv").exists(), "a file of the user's"
+    assert not list(tmp_path.glob("*.csv"))
+    assert not list(tmp_path.parent.glob("evil*"))

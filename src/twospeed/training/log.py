@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
-from twospeed.errors import OutputError
-from twospeed.files import write_json, write_text
+from twospeed.errors import InputError, OutputError
+from twospeed.files import parse_json, write_json, write_text
 
 Value = int | float | str
 
@@ -82,15 +83,14 @@ class RunLog:
         lines = self.path / "metrics.jsonl"
         if not lines.exists():
             return
-        whole = [line for line in lines.read_text().splitlines() if _complete(line)]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        write_text(lines, "".join(line + "\n" for line in kept))
+        found = [row for line in lines.read_text("utf-8", "replace").splitlines() if (row := _row(line)) is not None]
+        kept = [row for row in found if row["step"] <= step]
+        write_text(lines, "".join(json.dumps(row) + "\n" for row in kept))
         rows: dict[str, list[dict[str, Value]]] = {}
-        for line in kept:
-            row = json.loads(line)
+        for row in kept:
             rows.setdefault(row.pop("kind"), []).append(row)
         for table in self.path.glob("*.csv"):
-            if table.stem not in rows:
+            if table.stem not in rows and (_header(table) or [])[:1] == ["step"]:  # others are not ours
                 table.unlink()
         for kind, entries in rows.items():
             text = ",".join(entries[0]) + "\n"
@@ -128,10 +128,15 @@ def _tensorboard(path: Path, resume_step: int | None) -> Any:
 def _header(table: Path) -> list[str] | None:
     if not table.exists():
         return None
-    with table.open() as file:
+    with table.open(encoding="utf-8", errors="replace") as file:
         return file.readline().rstrip("\n").split(",")
 
 
-def _complete(line: str) -> bool:
-    # The last line of an interrupted run may be cut.
-    return line.startswith("{") and line.endswith("}")
+def _row(line: str) -> dict[str, Any] | None:
+    """Read a row, None for one that is none: the last of an interrupted run may be cut, and files may be damaged."""
+    try:
+        row = parse_json(line, "metrics.jsonl")
+        sound = type(row["step"]) is int and re.fullmatch(r"\w+", row["kind"])  # the kind names a file
+    except (InputError, KeyError, TypeError):
+        return None
+    return row if sound else None
