@@ -65,7 +65,8 @@ def read_prompts(path: Path) -> dict[str, dict[str, list[str]]]:
         video, kind, value = ((row[name] or "").strip() for name in ("video", "kind", "value"))
         frame, number = ((row.get(name) or "").strip() for name in ("frame", "object"))
         if not video or kind not in KINDS or not value:
-            raise InputError(f"{where}: video {video!r}, kind {kind!r}, value {value!r}; kinds are {', '.join(KINDS)}")
+            found = f"video {video[:80]!r}, kind {kind[:80]!r}, value {value[:80]!r}"
+            raise InputError(f"{where}: {found}; kinds are {', '.join(KINDS)}")
         for name, text in (("frame", frame), ("object", number)):
             if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
                 raise InputError(f"{where}: {name} is {text[:40]!r}, a whole number is expected")

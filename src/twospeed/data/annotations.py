@@ -344,7 +344,7 @@ def _cvat_shape(
         x0, y0, x1, y1 = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
         return _box_shape(label, (x0, y0, x1, y1), size, number)
     else:
-        raise InputError(f"{name}: a <{shape.tag}> has no area that is read; use mask, polygon or box")
+        raise InputError(f"{name}: a <{shape.tag[:40]}> has no area that is read; use mask, polygon or box")
     return _Shape(label, mask, number)
 
 
