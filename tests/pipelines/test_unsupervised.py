@@ -68,6 +68,15 @@ def test_matching_takes_the_best_sum_not_the_first_comer():
     assert link(linker, box(19, 10), box(8, 10)) == [2, 1]
 
 
+def test_within_reach_a_fast_object_keeps_its_number_and_another_size_does_not():
+    near, far = ObjectLinker(reach=3.0), ObjectLinker()
+    for linker, numbers in ((near, [1, 1, 2, 3]), (far, [1, 2, 3, 4])):
+        found = [link(linker, box(2, 10))[0], link(linker, box(30, 10))[0]]
+        found.append(link(linker, box(60, 40, 5, 5))[0])  # within reach, but a sixteenth of the area
+        linker.forget_places()  # a cut
+        assert [*found, link(linker, box(60, 40, 5, 5))[0]] == numbers
+
+
 def test_an_object_that_leaves_and_comes_back_gets_its_number_back():
     linker = ObjectLinker()
     assert link(linker, box(80, 10), box(10, 30)) == [1, 2]

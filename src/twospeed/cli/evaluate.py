@@ -22,8 +22,9 @@ _DAVIS = """{title}
 
         twospeed evaluate {name} --data {data} --predictions masks --json scores.json
 
-    Without given masks: --model slowfast_maskrcnn_3_7 --weights FILE. Average sizes, mirrored frames and models:
-    --scales 480,600 --flip --model A --weights a.pth --model B --weights b.pth. STM's memory: --include-last --top-k 0.
+    Without given masks: --model find_nano, or --model slowfast_maskrcnn_3_7 --weights FILE. Average sizes, mirrored
+    frames and models: --scales 480,600 --flip --model A --weights a.pth --model B --weights b.pth. STM's memory:
+    --include-last --top-k 0.
 
     The annotations of test sets are not public (--split test-dev): they give masks for the server, no scores.
     """

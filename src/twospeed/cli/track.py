@@ -42,7 +42,7 @@ from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
 from twospeed.errors import InputError
-from twospeed.weights.catalog import DEFAULT_TRACKER, FAST_TRACKER
+from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.cli.prompts import FramePrompts
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from twospeed.results import Frame, ObjectMasks
     from twospeed.video.sources import Source
 
-SHARED = "twospeed.tracker"  # where a command of several videos keeps its tracker, with the network in it
+SHARED = "twospeed.tracker"  # where a command of several videos keeps its trackers, by model, with their networks
 _PROMPTS = (
-    "mask", "box", "point", "background_point", "polygon", "gone", "direction", "preview", "quality", "snap"
+    "mask", "box", "point", "background_point", "polygon", "gone", "direction", "preview", "snap"
 )  # fmt: skip
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
-_DETECTIONS = ("merged", "min_score")
+_FOUND = ("merged", "min_score")
 SECONDS_BETWEEN_STATES = 30.0
 SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
@@ -95,7 +95,7 @@ before tracking: some seconds more, longer without a graphics card, and often be
 
 `twospeed track clip.mp4 --model stm --weights stm.pth --mask first.png --include-last --top-k 0` is STM as published.
 
-`twospeed track clip.mp4 --model slowfast_maskrcnn_3_7 --weights w.safetensors` finds objects without any prompt.
+`twospeed track clip.mp4` finds the objects that the clip is about, without any prompt, and tracks them.
 
 `twospeed track clip.mp4 --mask first.png --model slowfast_maskrcnn_3_7 --weights w.safetensors --finetune 200`
 fine-tunes that network on the objects of the first frame's mask, then tracks them.
@@ -196,7 +196,11 @@ def track(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model; `twospeed models --task track` lists them.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Model; `twospeed models --task track` lists them. Without mask, box or point: find_nano.",
+        ),
     ] = DEFAULT_TRACKER,
     weights: Weights = "default",
     output: Output = None,
@@ -250,8 +254,8 @@ def track(
         typer.Option(
             metavar="P",
             parser=number(0, 1),
-            help="Models without prompts: least score (0 to 1) of a new object, or with --merged of any detection. "
-            "[default: 0.5; with --merged that of the network]",
+            help="Models without prompts: least score (0 to 1) of a new object, or with --merged of any detection; "
+            "find_nano: least confidence of what is found. [default: 0.5; with --merged that of the network]",
         ),
     ] = None,
     finetune: Annotated[
@@ -329,29 +333,32 @@ def track(
     given = Prompts(
         source, masks=mask, boxes=box, points=point, background_points=background_point, polygons=polygon, gone=gone
     )
-    chosen = {
-        name: value
-        for name, value in QUALITIES.get(quality or "", {}).items()
-        if (place := context.get_parameter_source(name)) is None or place.name != "COMMANDLINE"
-    }
-    if weights == "default":  # others belong to the model that was named
+    chosen = {name: value for name, value in QUALITIES.get(quality or "", {}).items() if not _was_typed(context, name)}
+    prompted = bool(given)
+    if not prompted and not _was_typed(context, "model"):
+        model = DEFAULT_FINDER
+    elif weights == "default":  # others belong to the model that was named
         model = chosen.get("model", model)
     size, memory_every = chosen.get("size", size), chosen.get("memory_every", memory_every)
     max_memory_frames = chosen.get("max_memory_frames", max_memory_frames)
-    entry, prompted = find(model), bool(given)
+    entry = find(model)
     if entry.task != "track":
         raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
     if entry.needs_masks:
-        _refuse(context, "tracks objects that are given", _DETECTIONS)
+        _refuse(context, model, "tracks objects that are given", _FOUND)
         if not prompted:
             raise InputError(
-                f"{model} tracks objects that are given; {_NO_PROMPT} (or --model slowfast_maskrcnn_3_7, which needs "
+                f"{model} tracks objects that are given; {_NO_PROMPT} (or leave --model out: {DEFAULT_FINDER} needs "
                 "none)"
             )
     else:
-        _refuse(context, "keeps no masks in memory", _MEMORY)
-        if finetune is None:
-            _refuse(context, "finds objects without prompts", _PROMPTS, or_else=", or add --finetune 200")
+        mark = ", or mark an object for another model"
+        _refuse(context, model, "decides itself what it remembers" if entry.finder else "keeps no masks in memory",
+                _MEMORY, mark if entry.finder else "")  # fmt: skip
+        if entry.finder:
+            _refuse(context, model, "finds objects without prompts", (*_PROMPTS, "finetune"), mark)
+        elif finetune is None:
+            _refuse(context, model, "finds objects without prompts", (*_PROMPTS, "quality"), ", or add --finetune 200")
         elif not prompted:
             raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
         elif direction != "forward" or gone:
@@ -399,7 +406,8 @@ def track(
             settings: dict[str, Any] = {"weights": weights, "device": device, "on_progress": on_progress}
             if finetune is not None:
                 settings["finetune"] = finetune
-            tracker = context.meta.get(SHARED)  # of the video before
+            shared = context.meta.setdefault(SHARED, {})
+            tracker = shared.get(model)  # of a video before
             if tracker is not None:
                 tracker.reset()
             if entry.needs_masks:
@@ -416,10 +424,12 @@ def track(
             else:
                 settings |= {"merged": merged, "min_score": min_score}
                 options |= {"size": size, "merged": merged, "min_score": min_score}
+                if entry.finder:
+                    options["follower"] = DEFAULT_TRACKER
                 if size != 0 and tracker is None:  # the video's own size is known only with its first frame
                     tracker = make_tracker(model, size=size, **settings)
             if finetune is None and tracker is not None:
-                context.meta[SHARED] = tracker
+                shared[model] = tracker
             with open_video(source, start, end, damaged=damaged) as reader:
                 frames = iter(reader)
                 first = next(frames)
@@ -461,7 +471,8 @@ def track(
                     run.at_end(areas.summarise)
                     results = job.results(chain([first], frames), run)
                     if quality is not None and not quiet:
-                        what = f"quality {quality} ({model}, size {memory['size']}, {tracker.precision})"
+                        how = getattr(tracker, "precision", "fp32")
+                        what = f"quality {quality} ({model}, size {options['size']}, {how})"
                         results = _timed(results, what, run.total)
                     rate, suffix = reader.info.frame_rate, image_suffix(source)
 
@@ -486,7 +497,9 @@ def track(
         already = "finished already, " if run.finished_frames is not None else ""
         speed, count = f"{summary['frames_per_second']:.1f} frames/s", len(summary["objects"])
         objects = "1 object" if count == 1 else f"{count} objects"
-        print_note(f"{folder.path}: {already}{summary['frames']} frames, {objects}, {speed}")
+        hint = "; mark one with --point to follow it alone" if entry.finder and not json_output else ""
+        found = f"found {objects}" if entry.finder else objects
+        print_note(f"{folder.path}: {already}{summary['frames']} frames, {found}, {speed}{hint}")
     return summary
 
 
@@ -591,7 +604,15 @@ class _Job:
             first = next(numbered)
             labels = self.prompts.labels(first.index, first.image)
             masks = {} if labels is None else {first.index: labels}
-            yield from self.tracker.run(chain([first], numbered), masks)
+            found = False
+            for frame, result in self.tracker.run(chain([first], numbered), masks):
+                found = found or bool(result.labels.any())
+                yield frame, result
+            if not found and not self.tracker.needs_masks:
+                raise InputError(
+                    f"{self.source.name}: no object was found in {indices[-1] - indices[0] + 1} frames; mark one",
+                    option="point",
+                )
         for index in sorted({*self.prompts.indices, *self.prompts.gone}):
             if not indices[0] <= index <= indices[-1]:
                 raise _beyond(index, indices[0], indices[-1])
@@ -729,10 +750,14 @@ def _planes(labels: Any, ids: tuple[int, ...]) -> Any:
     return np.stack([labels == i for i in (0, *ids)]).astype(np.float32)
 
 
-def _refuse(context: typer.Context, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
+def _refuse(context: typer.Context, model: str, reason: str, options: tuple[str, ...], or_else: str = "") -> None:
     """Raise InputError when an option is given that the model has no use for."""
     for option in options:
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
+        if _was_typed(context, option):
             name = option.replace("_", "-")
-            raise InputError(f"{context.params['model']} {reason}; leave --{name} out{or_else}")
+            raise InputError(f"{model} {reason}; leave --{name} out{or_else}")
+
+
+def _was_typed(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

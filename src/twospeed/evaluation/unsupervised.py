@@ -1,7 +1,7 @@
 """Unsupervised video object segmentation over a data set's sequences: the `UnsupervisedTracker` that users run.
 
-No annotation is read but the first frame's, and that only where the network is fine-tuned on it. Merged detections
-answer DAVIS-2016, linked ones DAVIS-2017, at most 20 a video.
+No annotation is read but the first frame's, and that only where the network is fine-tuned on it. Merged finds answer
+DAVIS-2016, linked ones DAVIS-2017, at most 20 a video.
 Source: "Applying SlowFast Networks to Video Object Segmentation" (report); Caelles et al. 2019 for the 20 proposals.
 """
 
@@ -25,7 +25,7 @@ from twospeed.evaluation.runner import Clock, Model, Networks, Run, listed
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines.finetune import FineTuning, fine_tune
 from twospeed.pipelines.trackers import needs_masks
-from twospeed.pipelines.unsupervised import UnsupervisedTracker, scaled_to
+from twospeed.pipelines.unsupervised import UnsupervisedTracker, is_finder, scaled_to
 from twospeed.results import OnProgress
 
 
@@ -33,8 +33,9 @@ from twospeed.results import OnProgress
 class UnsupervisedSettings:
     """Options of a run, by the names of `UnsupervisedTracker`.
 
-    size: shorter side in pixels, None for 800 as published. min_score: least score of a detection that counts (merged)
-    or begins an object (linked); None as published: all detections are merged, 0.5 begins an object. max_objects: most
+    size: shorter side in pixels, None for 480 with find_nano, 800 with slowfast_maskrcnn as published. min_score: least
+    score of a detection that counts (merged) or begins an object (linked); None as published: all detections are
+    merged, 0.5 begins an object. max_objects: most
     of a video, when linked. finetune: iterations on the mask of each sequence's first frame; 0 uses no mask.
     finetune_options: of `FineTuning`.
     """
@@ -72,12 +73,14 @@ class UnsupervisedRun(Run):
                 f"{len(networks.given)} models: networks for unsupervised video object segmentation cannot be "
                 "averaged; give one model and its weights"
             )
-        if settings.size is not None and not isinstance(networks.given[0], str):
+        finder = is_finder(networks.given[0])
+        if settings.size is not None and not finder and not isinstance(networks.given[0], str):
             raise InputError(f"size is {settings.size}, but the network is built already; build it with that min_size")
-        _check_task(networks.title, settings, task)
-        (network,) = networks.built(**({} if settings.size is None else scaled_to(settings.size)))
-        assert isinstance(network, SlowFastMaskRCNN)  # as `needs_no_masks` has said
+        _check_task(networks.title, settings, task, finder=finder)
+        (network,) = networks.built(**({} if settings.size is None or finder else scaled_to(settings.size)))
+        assert finder or isinstance(network, SlowFastMaskRCNN)  # as `needs_no_masks` has said
         self.options, self.merged, self.network, self._device = settings, merged, network, device
+        self._size = settings.size if finder else None  # the other is built for its size
         self.tuning = Clock()
         self._tracker = self._tracker_of(network)
 
@@ -85,6 +88,7 @@ class UnsupervisedRun(Run):
         return UnsupervisedTracker(
             network,
             device=self._device,
+            size=self._size,
             merged=self.merged,
             min_score=self.options.min_score,
             max_objects=self.options.max_objects,
@@ -104,7 +108,7 @@ class UnsupervisedRun(Run):
         return self, [(frame, None, True) for frame in sample.frames]
 
     def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
-        """Take the next frame; return the labels that are ready, n // 2 frames late."""
+        """Take the next frame; return the labels that are ready, some frames late."""
         result = self._tracker.step(image)
         return [] if result is None else [result.labels]
 
@@ -129,8 +133,10 @@ def needs_no_masks(model: Any) -> bool:
     return any(isinstance(one, str | nn.Module) and not needs_masks(one) for one in listed(model))
 
 
-def _check_task(name: str, settings: UnsupervisedSettings, task: Task) -> None:
+def _check_task(name: str, settings: UnsupervisedSettings, task: Task, *, finder: bool) -> None:
     """Raise InputError when fine-tuning and the task do not go together."""
+    if finder and (settings.finetune or task == "semi-supervised"):
+        raise InputError(f"{name} takes no first masks; choose the unsupervised task, or a tracker such as track_small")
     if task == "unsupervised" and settings.finetune:
         raise InputError(f"finetune is {settings.finetune}, but the unsupervised task gives no first mask")
     if task == "semi-supervised" and not settings.finetune:

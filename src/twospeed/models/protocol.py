@@ -3,7 +3,7 @@
 | job | protocol |
 |---|---|
 | track, masks given | `MaskMemoryNetwork`: STCN, STM, `track_nano`, or a network of your own |
-| track, no masks | `slowfast_maskrcnn.stream.FrameDetector` |
+| track, no masks | `PrimaryFinder`: `find_nano`; or `slowfast_maskrcnn.stream.FrameDetector` |
 | segment | `VideoSegmentationNetwork`: GSVNet; or any call that maps images to class scores |
 | classify, detect | a call, and the attributes `frames`, `frame_stride` and `num_classes` |
 
@@ -78,6 +78,17 @@ class LastFrameNetwork(MaskMemoryNetwork, Protocol):
         ...
 
 
+class PrimaryFinder(Protocol):
+    """A network that finds what a clip is about from a frame and the motion around it; a tracker follows that."""
+
+    def primary_map(self, images: Tensor, motion: Tensor) -> Tensor:
+        """Return how likely each place belongs to a primary object.
+
+        Shapes: RGB in 0..1 (B, 3, H, W), multiples of 32; planes of `ops.motion` (B, 12, H/2, W/2) -> (B, H/2, W/2).
+        """
+        ...
+
+
 class VideoSegmentationNetwork(Protocol):
     """A network that labels keyframes, and carries their class scores to the frames between them; see `GSVNet`."""
 
@@ -100,6 +111,7 @@ class VideoSegmentationNetwork(Protocol):
 MASK_MEMORY = ("similarity", "keys_per_object", "masks_as_given", "normalise", "encode_key", "encode_memory", "decode")
 VIDEO_SEGMENTATION = ("keyframe", "small", "step")
 FRAME_DETECTOR = ("window", "encode", "pathways", "detect")
+PRIMARY_FINDER = ("primary_map",)
 CLIP_NETWORK = ("frames", "frame_stride", "num_classes")
 
 

@@ -32,8 +32,10 @@ class ObjectLinker:
     it was last seen gets its number back. What is left over and scores min_score or more is a new object. min_iou:
     least overlap of a detection with the mask an object last had. max_objects: numbers that are given out, 1 to
     max_objects; when all are taken, the object that has been gone longest, patience frames at least, gives its number
-    up. What is held is one mask for each number. known: masks of objects that are given, by number, as seen just before
-    the first frame; then only these are followed, and a new object can only be one of them that was gone.
+    up. What is held is one mask for each number. reach: how far an object of the frame before may have moved to a
+    detection of about its size that overlaps too little, in units of that size. known: masks of objects that are given,
+    by number, as seen just before the first frame; then only these are followed, and a new object can only be one of
+    them that was gone.
     Raises InputError for options that make no sense.
     """
 
@@ -44,6 +46,7 @@ class ObjectLinker:
         min_score: float = 0.5,
         min_iou: float = 0.3,
         patience: int = 50,
+        reach: float = 0.0,
         known: Mapping[int, Masks] | None = None,
     ):
         if not 1 <= max_objects <= 255:
@@ -52,6 +55,7 @@ class ObjectLinker:
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         self.max_objects, self.min_score, self.min_iou, self.patience = max_objects, min_score, min_iou, patience
+        self.reach = reach
         self._frame = -1
         self._objects = {number: _Object(mask.reshape(-1).copy(), -1) for number, mask in (known or {}).items()}
         self._only_known = known is not None
@@ -67,6 +71,7 @@ class ObjectLinker:
         Shapes: masks bool (n, H, W), scores (n,) in 0..1.
         """
         self._frame += 1
+        self._shape = masks.shape[1:]
         flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
         ids = [0] * len(flat)
         present = [i for i, one in self._objects.items() if one.seen == self._frame - 1]
@@ -85,13 +90,22 @@ class ObjectLinker:
         free = [index for index, number in enumerate(ids) if number == 0 and flat[index].any()]
         if not candidates or not free:
             return
-        overlap = _iou(np.stack([self._objects[i].mask for i in candidates]), flat[free])
+        before = np.stack([self._objects[i].mask for i in candidates])
+        overlap = _iou(before, flat[free])
+        if self.reach:  # less than any overlap that counts, nearer ones first
+            near = _nearness(before, flat[free], self._shape, self.reach)
+            overlap = np.maximum(overlap, np.where(near > 0, self.min_iou + 1e-3 * near, 0))
         # Pairs that overlap too little must not push better ones aside
         rows, columns = linear_sum_assignment(np.where(overlap >= self.min_iou, overlap, 0), maximize=True)
         for row, column in zip(rows, columns, strict=True):
             if overlap[row, column] >= max(self.min_iou, 1e-9):
                 ids[free[column]] = candidates[row]
                 self._objects[candidates[row]] = _Object(flat[free[column]].copy(), self._frame)
+
+    def forget_places(self) -> None:
+        """Forget where objects were, as after a cut: what comes next is new, and numbers are not used twice."""
+        for one in self._objects.values():
+            one.mask[:] = False
 
     def _is_new(self, flat: Masks, ids: list[int], index: int) -> bool:
         mask = flat[index]
@@ -126,3 +140,23 @@ def _iou(a: Masks, b: Masks) -> NDArray[np.float32]:
     union = x.sum(1)[:, None] + y.sum(1)[None] - both
     result: NDArray[np.float32] = both / np.maximum(union, 1)
     return result
+
+
+def _nearness(a: Masks, b: Masks, shape: tuple[int, ...], reach: float) -> NDArray[np.float32]:
+    """How near masks are that could be one object moved: 1 in one place, 0 from `reach` of their size on, (m, n).
+
+    Shapes: (m, P), (n, P) of images of `shape`. Masks of areas more than three times apart are never near.
+    """
+
+    def places(masks: Masks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        area = masks.sum(1).astype(np.float64)
+        inside = masks.reshape(-1, *shape)
+        rows = inside.sum(2) @ np.arange(shape[0]) / np.maximum(area, 1)
+        columns = inside.sum(1) @ np.arange(shape[1]) / np.maximum(area, 1)
+        return np.stack([rows, columns], 1), area
+
+    (middle_a, area_a), (middle_b, area_b) = places(a), places(b)
+    larger, smaller = np.maximum(area_a[:, None], area_b), np.minimum(area_a[:, None], area_b)
+    distance = np.linalg.norm(middle_a[:, None] - middle_b, axis=2) / np.maximum(np.sqrt(larger), 1)
+    near = np.where(larger <= 3 * smaller, 1 - distance / reach, 0)
+    return np.asarray(np.clip(near, 0, 1), np.float32)

@@ -236,6 +236,29 @@ class Tracker(VideoTracker):
             self._segment(pixels, replace(prompt, alone=True))
             self._state.image_size = size
 
+    def remember(self, image: Image, masks: Labels) -> None:
+        """Remember a frame with its masks beside all that is remembered, whatever that says of it.
+
+        For masks that are themselves a guess, of which none is to overrule the others. image, masks: as `step`; objects
+        that masks do not hold are not in this frame. Raises as `step`.
+        """
+        arrays = self._arrays
+        with self._alone(), arrays.inference():
+            state, pixels = self._state, self._image(image)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            prompt = self._prompt(masks, frozenset(), size)
+            ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
+            frame, padding = self._prepare(pixels)
+            planes = self._planes(arrays.one_hot(self._labels(masks, size), ids), frame, padding)
+            if not self.model.masks_as_given:
+                planes = arrays.aggregate(planes)[1:]
+            with arrays.autocast(self.device, self._dtype):
+                features = self.model.encode_key(frame)
+                self._remember(frame, features, planes, padding, given=True)
+            if sees_last_frame(self.model):
+                state.last, state.replayed = (arrays.contiguous(features.key), arrays.contiguous(planes)), None
+            state.object_ids, state.image_size = ids, size
+
     @property
     def absent(self) -> frozenset[int]:
         """Ids of the objects that are declared gone at present; may be set, where no frame of theirs is to be kept."""
@@ -665,7 +688,7 @@ def track(
 
     source: anything `open_video` takes. masks: labels (H, W) or a mask file for the frame where tracking begins, or a
     mapping from frame index to either: objects may appear, and be corrected, at any frame; None for a network that
-    finds objects without masks (slowfast_maskrcnn). direction: "forward" from each mask, "backward", or "both", where
+    finds objects without masks (find_nano). direction: "forward" from each mask, "backward", or "both", where
     frames between two masks come from the nearer one (`pipelines.propagate`); frames that no mask reaches are empty.
     A mask without an index is that of the first frame, or with "backward" of the last. start, end: the part, as
     `open_video` takes them. gone: ids of objects by the frame from which on they are absent. finetune, options: of
@@ -684,7 +707,7 @@ def track(
     if masks is None and wanted:
         raise InputError(
             f"no masks were given: {name_of(model_or_name)} follows objects that are marked; give masks of the first "
-            "frame, or choose slowfast_maskrcnn_3_7, which finds objects without",
+            "frame, or choose find_nano, which finds objects without",
             option="masks",
         )
     if direction not in ("forward", "backward", "both"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from twospeed.errors import InputError
-from twospeed.models.protocol import FRAME_DETECTOR, MASK_MEMORY, lacks
+from twospeed.models.protocol import FRAME_DETECTOR, MASK_MEMORY, PRIMARY_FINDER, lacks
 from twospeed.pipelines.inputs import Image, Model, entry_for
 from twospeed.results import Frame, ObjectMasks
 
@@ -101,7 +101,7 @@ def needs_masks(model_or_name: Model) -> bool:
         return entry_for("track", model_or_name).needs_masks
     if not (missing := lacks(model_or_name, MASK_MEMORY)):
         return True
-    if not lacks(model_or_name, FRAME_DETECTOR):
+    if not lacks(model_or_name, FRAME_DETECTOR) or not lacks(model_or_name, PRIMARY_FINDER):
         return False
     raise InputError(
         f"{type(model_or_name).__name__} is not a network that tracks objects: it has no `{'`, `'.join(missing)}`; "

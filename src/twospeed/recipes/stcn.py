@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,10 +63,10 @@ from twospeed.data.clips.videos import (
     GAPS,
     AnnotatedVideo,
     AnnotatedVideos,
-    DecodedVideo,
     FrameChoice,
     FrameMotion,
     VideoClips,
+    decoded,
     large_enough,
     max_gap,
     not_tiny,
@@ -371,11 +370,7 @@ def training_sequences(config: StcnConfig) -> list[AnnotatedVideo]:
     assert config.davis is not None
     data = Davis(config.davis, config.davis_year, config.davis_split, sequences=config.davis_sequences or None)
     chosen = [sample for sample in data if sample.name not in config.held_out]
-    if config.cache is None:
-        return list(chosen)
-    place = f"{data.root.resolve()} {data.resolution} {config.davis_year}"
-    folder = config.cache / hashlib.sha256(place.encode()).hexdigest()[:12]
-    return [DecodedVideo(sample, folder) for sample in chosen]
+    return list(chosen) if config.cache is None else list(decoded(data, chosen, config.cache))
 
 
 def made_of(config: StcnConfig, trained: Sequence[AnnotatedVideo]) -> MovingObjects:

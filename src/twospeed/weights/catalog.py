@@ -22,6 +22,7 @@ TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment", "click")
 
 DEFAULT_TRACKER = "track_small"  # of everything that follows given masks; `--quality fast` takes FAST_TRACKER
 FAST_TRACKER = "track_nano"
+DEFAULT_FINDER = "find_nano"  # where nothing is marked; DEFAULT_TRACKER follows what it finds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,10 @@ class PublishedFile:
 class Entry:
     """One line of the catalogue.
 
-    needs_masks: of a tracker, whether it must be given the masks of objects. person_score: of a detector of actions,
-    the least score of people's boxes in its published test. exported: what a folder of graphs says of itself, for
-    models that are no part of the catalogue.
+    needs_masks: of a tracker, whether it must be given the masks of objects. finder: of one that need not, whether it
+    is a `PrimaryFinder`, whose finds another tracker follows. person_score: of a detector of actions, the least score
+    of people's boxes in its published test. exported: what a folder of graphs says of itself, for models that are no
+    part of the catalogue.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Entry:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: str | None = None
     needs_masks: bool = False
+    finder: bool = False
     person_score: float = 0.8
     weights: WeightsFile | None = None
     scores: Mapping[str, str] = field(default_factory=dict)
@@ -178,6 +181,26 @@ _TRACK = (
         scores={
             "DAVIS-2016 J&F, 14 sequences never trained on (ours)": "77.5",
             "DAVIS-2016 J&F, four of them that track_nano never trained on either (ours)": "82.1",
+        },
+    ),
+    Entry(
+        name="find_nano",
+        task="track",
+        finder=True,
+        summary="finds primary objects without a mark: a wide pathway sees them, a thin one their motion",
+        builder="twospeed.models.find.builders:find_nano",
+        converter="twospeed.models.find.convert",
+        paper="Applying SlowFast Networks to Video Object Segmentation (report)",
+        preprocessing=Preprocessing(short_side=256),
+        weights=WeightsFile(
+            file="find_nano.safetensors",
+            licence=_DAVIS_TERMS,
+            trained_on="EfficientNet-Lite0's ImageNet weights (Apache-2.0), 25 DAVIS-2016 train sequences (512x288), "
+            "421 freely licensed COCO images; see docs/find_nano.md",
+        ),
+        scores={
+            "DAVIS-2016 J of single maps, five training sequences held out (ours)": "67.8",
+            "DAVIS-2016 J&F without a mark, cows, dog, horsejump-high, motocross-jump (ours)": "93.3, 92.9, 85.8, 75.7",
         },
     ),
     Entry(

@@ -34,7 +34,7 @@ Size = Annotated[
     typer.Option(
         min=0,
         help="Shorter side of the frames for the network, in pixels; 0: their own. Smaller is faster and less exact.  "
-        "[default: as published, DAVIS the frames' own, YouTube-VOS 480, slowfast_maskrcnn 800]",
+        "[default: as published, DAVIS the frames' own, YouTube-VOS and find_nano 480, slowfast_maskrcnn 800]",
         metavar="N",
         rich_help_panel=_RUN,
     ),
@@ -102,7 +102,7 @@ def davis(
         Literal["semi-supervised", "unsupervised"] | None,
         typer.Option(
             help="semi-supervised: the first frame's masks are given. unsupervised: no mask is given.  [default: "
-            "unsupervised for slowfast_maskrcnn without --finetune, else semi-supervised]"
+            "unsupervised for find_nano, and slowfast_maskrcnn without --finetune; else semi-supervised]"
         ),
     ] = None,
     all_frames: Annotated[
@@ -125,7 +125,8 @@ def davis(
     min_score: Annotated[
         float | None,
         typer.Option(
-            help="slowfast_maskrcnn: least score of a detection, 0 to 1.  [default: as published, all on DAVIS-2016]",
+            help="slowfast_maskrcnn: least score of a detection; find_nano: of what is found; 0 to 1.  "
+            "[default: as published, all on DAVIS-2016; find_nano 0.5]",
             metavar="X",
             rich_help_panel=_RUN,
         ),
@@ -252,7 +253,7 @@ def _unsupervised_settings(size: int | None, min_score: float | None, finetune: 
     from twospeed.evaluation.unsupervised import UnsupervisedSettings
 
     if size == 0:
-        raise InputError("--size 0: this network works at one size, give it in pixels (800 as published)")
+        raise InputError("--size 0: this network works at one size, give it in pixels")
     return UnsupervisedSettings(size=size, min_score=min_score, finetune=finetune or 0)
 
 

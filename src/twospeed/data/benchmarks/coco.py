@@ -23,11 +23,15 @@ from twospeed.video.folders import read_image
 
 @dataclass(frozen=True, slots=True)
 class CocoObject:
-    """One annotated object. size: (height, width) of the annotation. polygons: x, y by turns, in its pixels."""
+    """One annotated object. size: (height, width) of the annotation. polygons: x, y by turns, in its pixels.
+
+    alone: other objects of its image may have no annotation, as the list says ("partial").
+    """
 
     image: Path
     size: tuple[int, int]
     polygons: tuple[tuple[float, ...], ...]
+    alone: bool = False
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the image, uint8 RGB (H, W, 3), and the object, uint8 (H, W) of 0 and 255.
@@ -74,4 +78,4 @@ def _object(root: Path, image: dict[str, Any], entry: dict[str, Any]) -> tuple[C
     polygons = tuple(tuple(map(float, shape)) for shape in shapes) if isinstance(shapes, list) else ()
     size = int(image["height"]), int(image["width"])
     file = root / "images" / Path(str(image["file_name"])).name
-    return CocoObject(file, size, polygons), float(entry["area"])
+    return CocoObject(file, size, polygons, bool(image.get("partial", False))), float(entry["area"])

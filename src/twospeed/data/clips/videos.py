@@ -6,6 +6,7 @@ code differ, the code's way is the default, since the released weights come from
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.label_files import VOID
 from twospeed.data.clips.synthetic import MovingObjects, place_layer
 from twospeed.data.clips.training_clip import TrainingClip, following, visible
@@ -178,6 +180,13 @@ class DecodedVideo:
     def labels(self, frame: str) -> Image:
         """Return one annotation, uint8 (H, W)."""
         return np.asarray(self._labels[self.annotations[frame]])
+
+
+def decoded(data: Davis, samples: Sequence[SequenceSample], cache: Path) -> list[DecodedVideo]:
+    """Return some of a set's videos, decoded once into a folder of their own below `cache`."""
+    place = f"{data.root.resolve()} {data.resolution} {data.year}"
+    folder = cache / hashlib.sha256(place.encode()).hexdigest()[:12]
+    return [DecodedVideo(sample, folder) for sample in samples]
 
 
 # ---------------------------------------------------------------- clips

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.models.encoders.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, EfficientNetLite
+from twospeed.models.refine import Refine, doubled
 from twospeed.ops.clicks import PLANES
 
 STRIDE = 32  # sizes must be multiples of it
@@ -63,30 +64,12 @@ class ClickNetwork(nn.Module):
         f8, f16, f32 = features
         y = self.context(f32)
         y = y + F.adaptive_avg_pool2d(y, 1)
-        y = self.up16(_doubled(y) + self.lateral16(f16))
-        y = self.up8(_doubled(y) + self.lateral8(f8))
-        y = self.up4(_doubled(y) + self.lateral4(torch.cat([f4, said], 1)))
+        y = self.up16(doubled(y) + self.lateral16(f16))
+        y = self.up8(doubled(y) + self.lateral8(f8))
+        y = self.up4(doubled(y) + self.lateral4(torch.cat([f4, said], 1)))
         logits = F.pixel_shuffle(self.predict(y), 2)
         return F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
 
     def forward(self, images: Tensor, planes: Tensor) -> Tensor:
         """Shapes: (B, 3, H, W), (B, PLANES, H, W) -> logits (B, H, W)."""
         return self.decode(self.encode(images), planes)
-
-
-class Refine(nn.Module):
-    """Two 3x3 convolutions, the first with a shortcut."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(channels_in, channels_in, 3, 1, 1)
-        self.out = nn.Conv2d(channels_in, channels_out, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, channels_in, h, w) -> (B, channels_out, h, w)."""
-        y = x + self.mix(F.relu(x))
-        return F.relu(self.out(F.relu(y)))
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Primary objects of a clip, found without a mark: `FindNetwork`."""
