@@ -179,7 +179,7 @@ class ObjectFinder:
         sure = self._keyframes(drawn)
         if not sure and not self._state.known:
             for frame in drawn:
-                frame.agreed, frame.trust = np.zeros_like(frame.agreed), 0.0  # type: ignore[arg-type]
+                frame.agreed, frame.trust = np.zeros(frame.image.shape[:2], np.float32), 0.0
             return
         # A map must not confirm itself: the two halves of the keyframes are asked about each other
         halves = [sure[0::2], sure[1::2]] if len(sure) > 1 else [sure, []]
@@ -188,9 +188,11 @@ class ObjectFinder:
                 continue
             self.follower.restart()
             for frame in [*self._state.known, *memory]:
-                mask = frame.labels > 0 if frame.labels is not None else frame.agreed > 0.5  # type: ignore[operator]
+                known = frame.labels if frame.labels is not None else frame.agreed
+                assert known is not None
+                mask = np.asarray(known >= 0.5).astype(np.uint8)  # labels are whole numbers, maps are 0..1
                 if mask.any():
-                    self.follower.remember(frame.image, mask.astype(np.uint8))
+                    self.follower.remember(frame.image, mask)
             other = halves[1 - asked]
             for place, frame in enumerate(drawn):
                 mine = any(frame is one for one in halves[asked]) or (
@@ -205,8 +207,9 @@ class ObjectFinder:
         own, settings = frame.agreed, self.settings
         assert own is not None
         odds = settings.own * _log_odds(own) + (1 - settings.own) * _log_odds(recalled) + settings.bias
-        frame.agreed = 1 / (1 + np.exp(-odds))
-        frame.trust = _overlap(own > 0.5, recalled > 0.5) * confidence(frame.agreed)
+        agreed = np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+        frame.agreed = agreed
+        frame.trust = _overlap(own > 0.5, recalled > 0.5) * confidence(agreed)
 
     def _keyframes(self, drawn: Sequence[_Frame]) -> list[_Frame]:
         """The surest map of each part of the window, if it is sure enough."""

@@ -9,7 +9,7 @@ Source: "Applying SlowFast Networks to Video Object Segmentation" (report), unsu
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from twospeed.environment import resolve_device
 from twospeed.errors import InputError, MaskError
 from twospeed.models.optimise import optimise
-from twospeed.models.protocol import FRAME_DETECTOR, PRIMARY_FINDER, lacks
+from twospeed.models.protocol import FRAME_DETECTOR, PRIMARY_FINDER, PrimaryFinder, lacks
 from twospeed.models.slowfast_maskrcnn.stream import Detections, DetectionStream, FrameDetector
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.on_torch import image_array
@@ -171,9 +171,8 @@ class UnsupervisedTracker(VideoTracker):
         if is_finder(network):
             follower = make_follower(DEFAULT_TRACKER, FOLLOWED_AT if size is None else size, self.device, on_progress)
             settings = FindSettings() if min_score is None else FindSettings(sure=min_score)
-            self._finder = ObjectFinder(
-                self.model, follower, merged=merged, max_objects=max_objects, settings=settings
-            )  # fmt: skip
+            finds = cast("PrimaryFinder", self.model)
+            self._finder = ObjectFinder(finds, follower, merged=merged, max_objects=max_objects, settings=settings)
         self.reset()
 
     @property

@@ -71,8 +71,8 @@ class FindNetwork(nn.Module):
         # Lateral connections; they begin at zero, so that training starts from what ImageNet taught
         self.to_slow8, self.to_slow16 = nn.Conv2d(fast[1], c8, 1), nn.Conv2d(fast[2], c16, 1)
         for lateral in (self.to_slow8, self.to_slow16):
-            nn.init.zeros_(lateral.weight)
-            nn.init.zeros_(lateral.bias)
+            for parameter in lateral.parameters():
+                nn.init.zeros_(parameter)
         self.context = nn.Conv2d(c32, w16, 1)
         self.lateral16 = nn.Conv2d(c16 + fast[2], w16, 1)
         self.lateral8 = nn.Conv2d(c8 + fast[1], w8, 1)
