@@ -124,7 +124,7 @@ class ObjectFinder:
     def push(self, pixels: Tensor) -> list[Found]:
         """Take the next frame, uint8 (3, H, W) RGB or float in 0..1; return what is ready."""
         state, window = self._state, self.settings.window
-        small = small_image(pixels[None].float().cpu() / (255 if pixels.dtype == torch.uint8 else 1))
+        small = small_image(pixels).cpu()
         if state.small is not None and is_cut(state.small, small):
             self._decide(len(state.waiting))
             state.past.clear()
