@@ -291,7 +291,8 @@ class AnnotatedFrame:
 class ClassMap(Result):
     """What every pixel of one frame is.
 
-    labels: uint8 (H, W), class ids from 0. scores: float32 (C, H // 8, W // 8), class scores before the softmax.
+    labels: uint8 (H, W), class ids from 0. scores: float32 (C, h, w), class scores before the softmax, on the
+    network's grid.
     is_keyframe: whether the image network saw this frame, or its scores were propagated. frame_index, time_s: which
     frame, as in `Frame`. classes: names and colours of the C classes, where they are known. known_confidence: of a
     result that was read from files, whose scores are empty.

@@ -32,10 +32,15 @@ LAST = torch.channels_last
 #   256 at 60x108  92.6  43.7  35.6     256 at 15x27  6.6  4.2  5.7
 #   512 at   8x8   5.6   7.1             64 at 192x384   63    47    55
 #   512 at  16x16 16.6  10.3
-# Narrower ones gain nothing. Tiles of 6 save more multiplications, but their transforms cost more, and their weights
-# take 64/9 of the room: above 64 MB, reading those outweighs the rest for the few tiles of the features at stride 16
-# that have such widths. Images of a few tiles alone do not repay reading the transformed weights at all.
+# Narrower ones gain nothing; with AVX-512, where the library's convolutions are twice as fast, those below 256 lose
+# (milliseconds on one core):
+#    64 at 121x161  6.1  10.3   9.8     128 at 61x81  6.4  8.6  7.1
+#   256 at 60x108  32.3  29.2  25.1     512 at 16x16  6.8  6.8  9.0
+# Tiles of 6 save more multiplications, but their transforms cost more, and their weights take 64/9 of the room: above
+# 64 MB, reading those outweighs the rest for the few tiles of the features at stride 16 that have such widths. Images
+# of a few tiles alone do not repay reading the transformed weights at all.
 _MIN_CHANNELS = 64
+_MIN_CHANNELS_AVX512 = 256
 _MIN_TILES = 16
 _WEIGHTS_FOR_6 = (1 << 15, 1 << 18)
 
@@ -46,15 +51,18 @@ def for_inference(
     """Return a copy that computes what `network` does in eval mode, its backbones and units replaced by faster ones.
 
     `network` is left as it is; None for one that has none of them, and for another dtype than float32. winograd: None
-    chooses it on CPUs. Results agree to 1e-4 of their range. The transformed weights take memory: 0.3 GB for
-    `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
+    chooses it on CPUs, for the widths that gain there. Results agree to 1e-4 of their range. The transformed weights
+    take memory: 0.3 GB for `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
     """
     known = (ConvNorm, NormReluConv, ResNetFeatures, EfficientNetLite)
     if dtype != torch.float32 or not any(isinstance(module, known) for module in network.modules()):
         return None
     device = next(network.parameters()).device
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    _replace(fast, Maker(device.type == "cpu" if winograd is None else winograd))
+    least = _MIN_CHANNELS
+    if winograd is None and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        least = _MIN_CHANNELS_AVX512
+    _replace(fast, Maker(device.type == "cpu" if winograd is None else winograd, least_channels=least))
     return fast
 
 
@@ -74,8 +82,11 @@ def _replace(module: nn.Module, make: Maker) -> None:
 class Maker:
     """Makes the convolutions of one network, which share their scratch memory. dtype: of their weights."""
 
-    def __init__(self, winograd: bool, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, winograd: bool, dtype: torch.dtype = torch.float32, *, least_channels: int = _MIN_CHANNELS
+    ) -> None:
         self.winograd, self.dtype, self.scratch = winograd, dtype, Scratch()
+        self.least_channels = least_channels
 
     def convolution(
         self, convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d | None = None, *, along: int = 0
@@ -91,7 +102,7 @@ class Maker:
                 == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
                 for conv in convs
             )
-            and min(weight.shape[:2]) >= _MIN_CHANNELS
+            and min(weight.shape[:2]) >= self.least_channels
         )
         if self.winograd and suited:
             return WinogradConv(convs[0], weight, bias, self.scratch)

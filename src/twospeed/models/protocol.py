@@ -93,11 +93,11 @@ class VideoSegmentationNetwork(Protocol):
     """A network that labels keyframes, and carries their class scores to the frames between them; see `GSVNet`."""
 
     def keyframe(self, image: Tensor) -> Tensor:
-        """Label an image by itself. Shapes: RGB 0..255 (1, 3, H, W) -> scores (1, C, H // 8, W // 8)."""
+        """Label an image by itself. Shapes: RGB 0..255 (1, 3, H, W) -> scores (1, C, h, w)."""
         ...
 
     def small(self, image: Tensor) -> Tensor:
-        """Reduce an image to what propagation sees. Shapes: (1, 3, H, W) -> (1, 3, H // 8, W // 8)."""
+        """Reduce an image to what propagation sees. Shapes: (1, 3, H, W) -> (1, 3, h, w)."""
         ...
 
     def step(self, scores: Tensor, previous: Tensor, current: Tensor) -> Any:

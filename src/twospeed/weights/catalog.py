@@ -555,13 +555,13 @@ _SEGMENT = (
         "a small GSVNet of our own training on CamVid, shipped: 11 classes of driving",
         "gsvnet",
         _GSVNET_PAPER,
-        _SWIFTNET_PIXELS,
+        Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
         labels="camvid",
         weights=WeightsFile(
             file="segment_nano.safetensors",
             licence="CC BY-NC 4.0: research and other non-commercial use, as CamVid",
-            trained_on="CamVid alone, from scratch: its training frames, and for the propagation also the images of "
-            "60 validation frames without their labels; see docs/segment_nano.md",
+            trained_on="CamVid's training frames, from ImageNet weights of EfficientNet-Lite0 (Apache-2.0); see "
+            "docs/segment_nano.md",
         ),
     ),
 )

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import GOLDENS
 from twospeed import CheckpointError, InputError, create_model
 from twospeed.models.flow.network import FlowLight
-from twospeed.models.gsv.loss import roll_out
+from twospeed.models.gsv.loss import roll_out, start_from_holding
 from twospeed.models.gsv.network import GSVNet
+from twospeed.models.optimise import optimise
 from twospeed.models.pixels import ImageNetwork
 from twospeed.ops.warp import backward_warp
 from twospeed.pipelines.segment import Segmenter
@@ -38,17 +39,31 @@ def light(**options) -> GSVNet:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (90, 131), (45, 61), (8, 8), (17, 200)])
-@pytest.mark.parametrize("options", [{}, {"fusion": "accel"}])
+@pytest.mark.parametrize("options", [{}, {"fusion": "accel"}, {"fine": True}])
 @torch.inference_mode()
 def test_any_size_works(size, options):
     model = light(**options)
     first, second = torch.rand(2, 1, 3, *size) * 255
     scores = model.keyframe(first)
-    assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
+    grid = [8 * max(1, round(length / 32)) + 1 if model.fine else length // 8 for length in size]
+    assert scores.shape == (1, 4, *grid)
     for _ in range(2):
         scores = model.propagate(scores, first, second)
-        assert scores.shape == (1, 4, size[0] // 8, size[1] // 8)
+        assert scores.shape == (1, 4, *grid)
         assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "seen", "grid"), [
+    ((360, 480), (480, 640), (89, 121)), ((1080, 1920), (554, 985), (105, 185)), ((20, 6000), (27, 8000), (9, 1505)),
+])  # fmt: skip
+@torch.inference_mode()
+def test_a_fine_network_sees_large_frames_at_the_size_of_its_training(size, seen, grid):
+    model = light(fine=True, keyframe_scale=4 / 3)
+    sizes = []
+    model.keyframe_network.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[-2:])))
+    frame = torch.rand(1, 3, *size) * 255
+    assert model.keyframe(frame).shape[-2:] == model.small(frame).shape[-2:] == grid
+    assert sizes == [seen]
 
 
 @torch.inference_mode()
@@ -87,8 +102,37 @@ def test_a_lite_is_recognised_in_its_file(tmp_path):
     assert [result.is_keyframe for result in results] == [True, False, False, True]
 
 
+@torch.inference_mode()
+def test_a_fine_network_that_has_learned_to_hold_holds_on_all_cells():
+    """Kernels that are the identity alone and no flow leave the scores as they are, borders of classes included."""
+    model = light(fine=True)
+    start_from_holding(model)
+    model.guide.predict.norm.weight.zero_()
+    model.guide.predict.norm.bias[1:] = 0
+    model.flow_network.predict.weight.zero_()
+    first, second = torch.rand(2, 1, 3, 96, 128) * 255
+    scores = torch.randn(1, 4, 25, 33)
+    torch.testing.assert_close(model.propagate(scores, first, second), scores, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_fine_network_is_fused_to_the_same_scores():
+    model = light(fine=True)
+    first, second = torch.rand(2, 1, 3, 100, 150) * 255
+    scores = torch.randn(1, 4, *model.grid(first))
+    expected = model.propagate(scores, first, second)
+    torch.testing.assert_close(optimise(model).propagate(scores, first, second), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "options", [{"delay_kernel": 5}, {"learned_delay": True}, {"intra": False}, {"intra": False, "delay_kernel": 5}]
+    "options",
+    [
+        {"delay_kernel": 5},
+        {"learned_delay": True},
+        {"intra": False},
+        {"intra": False, "delay_kernel": 5},
+        {"fine": True},
+    ],
 )
 def test_options_of_the_ablations_run_and_train(options):
     model = light(**options)
@@ -220,7 +264,7 @@ def test_weights_keep_which_edge_map_they_learned(tmp_path):
     save_model(model, tmp_path / "w.safetensors", model_name="segment_nano")
     read = create_model("segment_nano", tmp_path / "w.safetensors")
     assert read.edges == "sigmoid"
-    scores, images = torch.randn(1, 11, 8, 12), torch.rand(2, 1, 3, 64, 96) * 255
+    scores, images = torch.randn(1, 11, 17, 25), torch.rand(2, 1, 3, 64, 96) * 255
     stepped = read.propagate(scores, *images)
     assert torch.equal(stepped, model.propagate(scores, *images))
     read.edges = "binary"

@@ -1,4 +1,4 @@
-"""The small SwiftNet: its points lie on GSVNet's grid at any size, and the losses measure what they say."""
+"""The small SwiftNet: its grid spans images of any size, and the losses measure what they say."""
 
 from __future__ import annotations
 
@@ -6,31 +6,51 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from twospeed.models.optimise import optimise
 from twospeed.models.swiftnet.builders import swiftnet_nano
 from twospeed.models.swiftnet.loss import class_weights, cross_entropy, soft_jaccard
 
 
-@pytest.mark.parametrize(("height", "width"), [(360, 480), (97, 130), (40, 33), (8, 8)])
-def test_scores_have_the_grid_of_any_image(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width", "rows", "columns"), [
+    (360, 480, 11, 15), (97, 130, 3, 4), (40, 33, 1, 1), (8, 8, 1, 1), (500, 20, 16, 1),
+])  # fmt: skip
+@torch.inference_mode()
+def test_any_image_is_labelled_on_a_grid_of_a_quarter(height: int, width: int, rows: int, columns: int) -> None:
     network = swiftnet_nano(5).eval()
     image = torch.rand(1, 3, height, width) * 255
-    with torch.inference_mode():
-        assert network.scores(image).shape == (1, 5, height // 8, width // 8)
-        assert network(image).shape == (1, 5, height, width)
+    assert network.scores(image).shape == (1, 5, 8 * rows + 1, 8 * columns + 1)
+    assert network(image).shape == (1, 5, height, width)
 
 
-def test_grid_points_lie_on_every_eighth_pixel() -> None:
-    """What a point of the map at 1/8 sees is centred on its pixel."""
-    network = swiftnet_nano(3).eval()
+@torch.inference_mode()
+def test_features_share_their_corners() -> None:
+    """What changes in the image's last corner changes the last corner of every feature most."""
     torch.manual_seed(0)
-    image = torch.randn(1, 3, 8 * 24 + 1, 8 * 30 + 1, requires_grad=True)
-    finest = network.backbone(image)[1]  # before anything is pooled over the whole image
-    assert finest.shape[-2:] == (25, 31)
-    for row, column in ((11, 13), (12, 15), (13, 17)):
-        grad = torch.autograd.grad(finest[0, :, row, column].sum(), image, retain_graph=True)[0]
-        reach = grad[0].abs().sum(0).nonzero()
-        middle = (reach.min(0).values + reach.max(0).values) / 2
-        assert (middle - torch.tensor([8.0 * row, 8.0 * column])).abs().max() <= 2, "centred but for ReLU's gaps"
+    network = swiftnet_nano(3).eval()
+    image = torch.rand(1, 3, 32 * 5 + 1, 32 * 7 + 1) * 255
+    for corner in ((slice(-9, None), slice(-9, None)), (slice(0, 9), slice(0, 9))):
+        other = image.clone()
+        other[..., corner[0], corner[1]] = 255 - other[..., corner[0], corner[1]]
+        for one, two, stride in zip(network.encoder(image), network.encoder(other), (4, 8, 16, 32), strict=True):
+            assert one.shape[-2:] == (160 // stride + 1, 224 // stride + 1)
+            change = (one - two).abs().sum(1)[0]
+            place = divmod(int(change.argmax()), change.shape[1])
+            wanted = (0, 0) if corner[0].start == 0 else (160 // stride, 224 // stride)
+            assert max(abs(place[0] - wanted[0]), abs(place[1] - wanted[1])) <= 2
+
+
+@torch.inference_mode()
+def test_the_fused_network_gives_the_same_scores() -> None:
+    torch.manual_seed(0)
+    network = swiftnet_nano(4)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    image = torch.rand(1, 3, 120, 160) * 255
+    expected = network.eval().scores(image)
+    found = optimise(network).scores(image)
+    assert (found - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
 
 
 def test_class_weights_favour_rare_classes_by_the_power() -> None:

@@ -86,7 +86,7 @@ class Drives:
             at = cv2.transform(grid - (t - middle) * field + shake, back)
             cv2.remap(self.images[index], at, None, cv2.INTER_LINEAR, film[t], borderMode=cv2.BORDER_REFLECT_101)
             cv2.remap(self.labels[index], at, None, cv2.INTER_NEAREST, maps[t], cv2.BORDER_CONSTANT, (self.void,) * 3)
-        for _ in range(int(rng.integers(3)) if self.cut_outs else 0):
+        for _ in range(int(rng.integers(4)) if self.cut_outs else 0):
             _send_across(rng, self.cut_outs[int(rng.integers(len(self.cut_outs)))], film, maps)
         return recolour(rng, film), maps
 
@@ -116,8 +116,8 @@ def _send_across(rng: np.random.Generator, thing: CutOut, film: Image, maps: Ima
     tall, wide = thing.mask.shape
     zoom = float(np.exp(rng.uniform(-0.4, 0.6)))
     place = np.array([rng.uniform(0, width), height * rng.uniform(0.45, 0.8)])  # of its centre, (x, y)
-    step = rng.normal(0, (0.02 * width, 0.006 * height))
-    growth = float(rng.normal(0, 0.03))
+    step = rng.normal(0, (0.035 * width, 0.01 * height))  # oncoming cars move by 20 pixels of 480 in 1/15 s
+    growth = float(rng.normal(0, 0.05))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     for t in range(frames):
         scale = zoom * (1 + growth) ** t

@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     pixel_mean: Values
     pixel_std: Values
     input_order: InputOrder
+    fine: bool
 
 
 def gsvnet(

@@ -39,7 +39,8 @@ def options_from(state: Mapping[str, Tensor]) -> dict[str, object]:
     options: dict[str, object] = {"intra": any(name.startswith("intra.") for name in state)}
     delays, encode = state.get("delays"), state.get("guide.encode.conv.weight")
     if encode is not None:
-        options["num_classes"] = encode.shape[1] - 1
+        fine = "intra.down.0.conv.weight" in state  # its guide sees the scores twice
+        options["num_classes"] = (encode.shape[1] - 1) // (2 if fine else 1)
     if (mix := state.get("mix.weight")) is not None:
         options |= {"num_classes": len(mix), "fusion": "accel"}
     if delays is not None and delays.shape[-1] in (3, 5):

@@ -37,6 +37,22 @@ def freeze_keyframe_network(model: GSVNet) -> GSVNet:
     return model
 
 
+@torch.no_grad()
+def start_from_holding(model: GSVNet) -> None:
+    """Begin with no motion and kernels that hold what was there, which lets the gradient reach the flow at once.
+
+    Taps are the identity first; all others begin small.
+    """
+    assert model.guide is not None
+    taps = model.guide.predict.norm
+    taps.weight.fill_(0.1)
+    taps.bias.fill_(0.05)
+    taps.bias[0] = 1.0
+    predict = model.flow_network.predict
+    predict.weight.mul_(0.1)  # type: ignore[operator, union-attr]
+    predict.bias.zero_()  # type: ignore[operator, union-attr]
+
+
 def roll_out(
     model: GSVNet, frames: Tensor, *, gradient_steps: int | None = None, keyframe_scores: Tensor | None = None
 ) -> list[Tensor]:

@@ -32,6 +32,5 @@ def swiftnet_r18_pyramid(num_classes: int = 19, **options: Unpack[Options]) -> S
 
 
 def swiftnet_nano(num_classes: int = 11, **options: Unpack[Options]) -> SwiftNetNano:
-    """Build the keyframe network of `segment_nano`: about 3 million parameters."""
-    backbone = ResNetFeatures("basic", (1, 2, 2, 2), width=32, stem_width=32, stem_stride=4)
-    return SwiftNetNano(backbone, num_classes, **options)
+    """Build the keyframe network of `segment_nano`: 4.1 million parameters at 11 classes."""
+    return SwiftNetNano(num_classes, **options)

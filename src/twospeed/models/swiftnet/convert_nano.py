@@ -20,4 +20,4 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
     """Return "swiftnet_nano" when the keys are its own."""
-    return "swiftnet_nano" if {"detail.conv.weight", "classifier.weight"} <= set(state) else None
+    return "swiftnet_nano" if {"refine.conv.weight", "classifier.weight"} <= set(state) else None
