@@ -13,7 +13,8 @@ from twospeed.batch.driver import Batch
 from twospeed.batch.inputs import Video
 from twospeed.batch.manifest import FILE
 from twospeed.batch.storage import FolderStorage
-from twospeed.errors import TwospeedError
+from twospeed.cli.batch import run_job
+from twospeed.errors import InputError, TwospeedError
 
 
 @pytest.fixture
@@ -118,3 +119,24 @@ def test_keys_that_are_given_are_accepted(tmp_path):
         keys = list(batch.manifest.rows)
     assert opened(tmp_path) == keys
     assert len(keys) == 2 * len(names)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "elsewhere"],
+        ["--overwrite"],
+        ["--part", "1,10.0,{outside}/part"],
+        ["--part", "no part"],
+        ["--parts", "{outside}/parts"],
+    ],
+)
+def test_options_that_lead_elsewhere_are_refused(tmp_path, monkeypatch, options):
+    """Options of a batch come from its folder: none may write or read beside the worker's own place."""
+    monkeypatch.chdir(tmp_path)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    options = [option.format(outside=outside) for option in options]
+    with pytest.raises(InputError, match="name another video, or another place for results"):
+        run_job("segment", ["a.mp4", "-o", str(tmp_path / "place" / "a"), *options])
+    assert [path.name for path in tmp_path.rglob("*")] == ["outside"]

@@ -205,11 +205,16 @@ def run_job(job: str, arguments: list[str]) -> None:
     try:
         given = command.make_context(job, list(arguments)).params
         video = given["video"] if isinstance(given["video"], list | tuple) else [given["video"]]
+        beside = Path(arguments[2]).parent  # where the worker keeps the answers of parts
+        kept = [
+            Path(text.split(",", 2)[-1]) for text in map(str, filter(None, (given.get("part"), given.get("parts"))))
+        ]
         if (
             list(video) != arguments[:1]
             or str(given["output"]) != arguments[2]
             or given["overwrite"]
             or given.get("prompts")
+            or any(path.parent != beside for path in kept)
         ):
             raise InputError("the batch's options name another video, or another place for results; begin a new batch")
         command.main(args=arguments, prog_name=f"twospeed {job}", standalone_mode=False)
