@@ -168,6 +168,13 @@ def test_a_segmenter_gives_the_labels_of_torch(tmp_path, clip, make):
     assert (exported.step(as_float).labels == reference.step(torch.from_numpy(as_float)).labels).mean() > 0.99
 
 
+def test_a_segmenter_of_the_catalogue_keeps_its_classes(tmp_path, clip):
+    export_model("segment_nano", tmp_path / "nano")
+    expected, found = (Segmenter(model).step(clip[0][0]) for model in ("segment_nano", tmp_path / "nano"))
+    assert found.classes == expected.classes
+    assert (found.labels != expected.labels).mean() < 2e-3
+
+
 def twospeed_policy():
     from twospeed.pipelines.segment import on_drift
 

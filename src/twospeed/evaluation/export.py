@@ -86,7 +86,8 @@ def export_model(
         network: Any = create_model(entry.name, weights, on_progress=on_progress)
         task, preprocessing, model = entry.task, preprocessing or entry.preprocessing, entry.name
         labels = labels or getattr(network, "class_names", None)
-        labels = labels or _labels_of(entry.labels, getattr(network, "num_classes", 0))
+        if entry.task != "segment":  # whose pipeline knows the classes of data sets by their number
+            labels = labels or _labels_of(entry.labels, getattr(network, "num_classes", 0))
         if weights is not None:
             origin["weights_sha256"] = weights_sha256(entry.name, weights)
         if weights == "default" and entry.weights is not None:
