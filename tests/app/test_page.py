@@ -251,5 +251,8 @@ def test_a_davis_sequence_equals_the_command_line(browser, davis16, tmp_path):
         for folder in ("once", "corrected")
     ]
     for index in range(8):
+        if index in (0, 5):  # the page keeps what is marked; the command line writes it as the network has seen it
+            assert (exported[index] == read_label_map(masks[index])).all(), index
+            continue
         assert (first[index] == written[0][index]).all(), index
         assert (exported[index] == written[0 if index < 5 else 1][index]).all(), index
