@@ -200,7 +200,7 @@ _TRACK = (
         ),
         scores={
             "DAVIS-2016 J of single maps, five training sequences held out (ours)": "67.8",
-            "DAVIS-2016 J&F without a mark, mean of 5 of 20 validation sequences, see docs/find_nano.md (ours)": "86.8",
+            "DAVIS-2016 J&F without a mark, 14 validation sequences never trained on (ours)": "81.5",
         },
     ),
     Entry(
