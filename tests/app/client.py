@@ -138,6 +138,10 @@ class Client:
         Image.fromarray(labels.astype(np.uint8)).save(data, "PNG")
         self("PUT", f"p/{project}/import/{frame}", data.getvalue())
 
+    def states(self, project: str) -> list[str]:
+        """Of all jobs so far, the newest first; a click that the page has not passed on yet is none."""
+        return [job["state"] for job in self("GET", f"p/{project}")["jobs"]]
+
     def job(self, project: str) -> dict[str, Any]:
         return self("GET", f"p/{project}")["jobs"][0]
 

@@ -30,7 +30,7 @@ def test_mark_track_correct_export(open_page, client, clip):
         "() => window.framesShown.add(stage.dataset.frame)).observe(stage, {attributeFilter: ['data-frame']}) }"
     )
     page.page.get_by_role("button", name="Track forward").click()
-    until(lambda: client.job(project)["state"] == "done", 250)
+    until(lambda: client.states(project)[:1] == ["done"], 250)
     # The page follows what is tracked; masks come a quarter of a second at a time, on a fast machine all in two parts
     until(lambda: page.page.evaluate("window.framesShown.size") > 0, 20)
     page.page.locator(".progress").get_by_text("done: 23 frames").wait_for()

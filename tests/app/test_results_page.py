@@ -70,7 +70,7 @@ def test_classes_are_shown(open_page, client, clip):
     project = client.open(clip)
     page.page.get_by_role("tab", name="Pixels").click()
     page.page.get_by_role("button", name="Label pixels").click()
-    until(lambda: client.job(project)["state"] == "done", 250)
+    until(lambda: client.states(project) == ["done"], 250)
     page.page.locator(".progress").get_by_text("done: 24 frames").wait_for()
     legend = page.page.locator(".legend")
     legend.get_by_role("button", name="Only road").wait_for()
@@ -147,7 +147,7 @@ def test_everything_by_the_keyboard_alone(browser, open_page, client, clip):
     until(lambda: client.mask(project, 0) is not None)
     tab_to("Track forward")
     page.key("Enter")
-    until(lambda: [job["state"] for job in client("GET", f"p/{project}")["jobs"]] == ["done"], 250)
+    until(lambda: client.states(project) == ["done"], 250)
     tab_to("Track", "Shift+Tab")
     tab_to("Frame")
     page.key("Home")
@@ -165,7 +165,7 @@ def test_everything_by_the_keyboard_alone(browser, open_page, client, clip):
     page.key("Enter")
     page.page.get_by_role("link", name="Download").wait_for(timeout=120_000)
     page.key("Escape")
-    assert page.page.evaluate(FOCUS)[0] == "Export…"  # a closed dialog gives the focus back
+    until(lambda: page.page.evaluate(FOCUS)[0] == "Export…")  # a closed dialog gives the focus back
     assert all(label for label, _, _, _ in stops), "a stop without a name"
     hidden = {label for label, tag, outlined, visible in stops if not (outlined and visible) and tag != "BODY"}
     assert not hidden, f"focus is not seen on {hidden}"

@@ -260,4 +260,4 @@ def test_a_project_is_an_input_of_the_command_line(client, clip, app_folder, tmp
     found = [read_label_map(tmp_path / "out" / "masks" / f"{i:05d}.png", allow_empty=True) for i in range(13)]
     assert (found[0] == disc(0)).all()
     assert set(np.unique(found[7])) <= {0, 1}  # tracked, not read
-    assert (found[12] == disc(12) * 2).all()
+    assert ((found[12] == 2) == disc(12)).all()  # the first object, of which this mark says nothing, may be beside it
