@@ -32,12 +32,16 @@ export function announce(text) {
   $("live").textContent = text;
 }
 
-/** Open a dialog with a title; returns it. It closes by Escape and by its button. */
+/** Open a dialog with a title; returns it. It closes by Escape and by its button, and gives the focus back. */
 export function dialog(title, ...content) {
+  const opener = document.activeElement;
   const box = h("dialog", { "aria-label": title });
   const close = h("button", { text: "Close", onclick: () => box.close() });
   box.append(h("h2", { text: title }), ...content, h("div", { class: "row end" }, close));
-  box.addEventListener("close", () => box.remove());
+  box.addEventListener("close", () => {
+    box.remove();
+    if (opener?.isConnected) opener.focus();
+  });
   document.body.append(box);
   box.showModal();
   return box;

@@ -298,6 +298,7 @@ class Editor {
   }
 
   key(event) {
+    if (document.querySelector("dialog[open]")) return undefined; // its keys are its own, Escape closes it
     const { cross } = this.stage;
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     if (cross && event.target === this.stage.canvas && moves[event.code]) {

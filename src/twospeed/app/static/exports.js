@@ -22,9 +22,11 @@ export function exportDialog(editor) {
   const row = ({ as, text }) => {
     const status = h("span", { class: "quiet" }), button = h("button", { text: "Write", "aria-label": `Write ${text}` });
     const item = h("li", { "data-export": as }, h("span", { class: "grow", text }), status, button);
+    // A disabled button would lose the focus, and with it where the keyboard is
+    const busy = (running) => button.setAttribute("aria-disabled", String(running));
     const show = (message) => {
       if (message.file !== item.dataset.file) return;
-      button.disabled = message.state === "running";
+      busy(message.state === "running");
       if (message.state === "running") status.textContent = message.total ? `${message.done} of ${message.total}` : "starting";
       else if (message.state === "failed") status.textContent = message.error;
       else {
@@ -34,16 +36,17 @@ export function exportDialog(editor) {
     };
     store.addEventListener("export", (event) => show(event.detail));
     button.addEventListener("click", async () => {
+      if (button.getAttribute("aria-disabled") === "true") return;
+      busy(true);
       try {
         await editor.edits.keepPreview();
-        button.disabled = true;
         status.textContent = "starting";
         item.dataset.file = (await post(`${editor.base}/exports`, { as, ...options() })).file;
         const known = editor.exports.get(item.dataset.file);
         if (known) show(known);
       } catch (error) {
         status.textContent = error.message;
-        button.disabled = false;
+        busy(false);
       }
     });
     return item;
