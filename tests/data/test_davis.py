@@ -157,6 +157,7 @@ def test_the_real_sequences(davis16: Path):
 
 def test_a_mask_of_too_many_pixels_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr("twospeed.video.png_labels.MOST_PIXELS", 10)
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(DatasetError, match=r"m\.png: cannot be read \(Image size \(900 pixels\) exceeds"):
         read_label_file(tmp_path / "m.png")

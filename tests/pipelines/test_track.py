@@ -319,7 +319,13 @@ def test_a_first_frame_that_is_refused_fixes_no_size(model, clip):
     assert tracker.step(clip[0][0][:80], clip[0][1][:80]).frame_index == 0
 
 
-def test_a_second_thread_is_refused(model, clip):
+@pytest.fixture
+def as_it_is(monkeypatch):
+    """Run a network's own methods, not those of a faster copy."""
+    monkeypatch.setattr("twospeed.pipelines.track.optimised", lambda network, dtype: network)
+
+
+def test_a_second_thread_is_refused(model, clip, as_it_is):
     inside, done = threading.Event(), threading.Event()
 
     class Slow(type(model)):
@@ -330,7 +336,7 @@ def test_a_second_thread_is_refused(model, clip):
 
     slow = copy.deepcopy(model)
     slow.__class__ = Slow
-    tracker = Tracker(slow, size=None, precision="bf16")  # runs the network as it is
+    tracker = Tracker(slow, size=None)
     results = []
     thread = threading.Thread(target=lambda: results.append(tracker.step(*clip[0])))
     thread.start()
@@ -408,7 +414,7 @@ def test_states_of_other_trackers_are_refused(model, clip, tmp_path):
     (100, 20000, {"size": 96}, (13, 2715)),
     (1080, 1920, {"size": None}, (1080, 1920)),
 ])  # fmt: skip
-def test_the_size_at_which_the_network_works(height, width, options, expected):
+def test_the_size_at_which_the_network_works(height, width, options, expected, as_it_is):
     """`size` on the shorter side, at most 4 size^2 pixels; small videos are enlarged at most twice, thumbnails not."""
     seen = []
 
@@ -420,9 +426,7 @@ def test_the_size_at_which_the_network_works(height, width, options, expected):
     network = track_nano()
     network.__class__ = Seeing
     with pytest.raises(InputError, match="enough"):
-        Tracker(network, precision="bf16", **options).step(
-            np.zeros((height, width, 3), np.uint8), np.ones((height, width), np.uint8)
-        )
+        Tracker(network, **options).step(np.zeros((height, width, 3), np.uint8), np.ones((height, width), np.uint8))
     assert seen == [tuple(-(-side // 16) * 16 for side in expected)]
 
 
@@ -435,7 +439,7 @@ def test_options_of_track_are_those_of_the_trackers():
     (lambda: Tracker("segment_nano"), "segment_nano is a network of the task 'segment', not one that tracks objects"),
     (lambda: Tracker(torch.nn.Linear(1, 1)), "Linear is not a network that tracks objects: it has no `similarity`"),
     (lambda: Tracker("slowfast_maskrcnn_1_1"), "finds objects without masks; use UnsupervisedTracker"),
-    (lambda: Tracker(precision="fp16"), "precision is 'fp16'; choose 'fp32' or 'bf16'"),
+    (lambda: Tracker(precision="fp16"), "precision is 'fp16'; choose 'fp32', 'bf16' or 'auto'"),
     (lambda: UnsupervisedTracker("segment_nano"), "network of the task 'segment'"),
     (lambda: Segmenter("track_nano"), "track_nano is a network of the task 'track', not one that labels every pixel"),
     (lambda: Segmenter(track_nano()), "STCN is not a network that labels every pixel"),

@@ -106,7 +106,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(tiny):
     model = find_nano()
     optimizer = torch.optim.AdamW(recipe.parts_to_train(model, tiny), lr=1e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(24):
         loss, parts = recipe.step_loss(model, images.float() / 255, motion, masks, tiny)
         optimizer.zero_grad()
         loss.backward()

@@ -174,19 +174,20 @@ def test_what_does_not_fit_together_is_refused(config):
 
 def test_weights_of_another_data_set_start_a_training(tmp_path):
     path = tmp_path / "k600.safetensors"
+    config = dataclasses.replace(kinetics400(), weights=str(path))
     source = tiny(6)
     save_file(source.state_dict(), path)
     network = tiny(7)
     head = network.head.projection.weight.clone()
-    assert "kept as initialised" in start_from(network, path)
+    assert "kept as initialised" in start_from(network, config)
     assert torch.equal(network.s1.pathway0_stem.conv.weight, source.s1.pathway0_stem.conv.weight)
     assert torch.equal(network.head.projection.weight, head)
     with pytest.raises(CheckpointError, match="s1_fuse"):
-        start_from(tiny(6, fusion_kernel=7), path)
+        start_from(tiny(6, fusion_kernel=7), config)
     slow = SlowFast(6, pathways=("slow",), frames=2, **{k: v for k, v in TINY.items() if k in ("depths", "width")})
     save_file(slow.state_dict(), path)
     network = tiny(6)
-    start_from(network, path)  # fills the Slow pathway, leaves the Fast one
+    start_from(network, config)  # fills the Slow pathway, leaves the Fast one
     assert torch.equal(network.s1.pathway0_stem.conv.weight, slow.s1.pathway0_stem.conv.weight)
 
 

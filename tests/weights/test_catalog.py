@@ -28,7 +28,7 @@ def test_default_weights_state_licence_and_training_data():
 def test_trackers_say_whether_they_need_masks():
     for name, entry in CATALOG.items():
         if entry.task == "track":
-            assert entry.needs_masks == (not name.startswith("slowfast_maskrcnn")), name
+            assert entry.needs_masks == (not name.startswith(("slowfast_maskrcnn", "find_nano"))), name
 
 
 def test_the_report_s_scores_are_of_the_network_with_its_context_branch():

@@ -52,7 +52,8 @@ def test_the_authors_logits_for_boxes_on_two_clips(golden):
 
 
 def test_every_recogniser_has_a_detector():
-    assert {f"{name}_ava" for name in twospeed.list_models("classify")} == set(NAMES)
+    published = [name for name in twospeed.list_models("classify") if name != "slowfast_lite0"]
+    assert {f"{name}_ava" for name in published} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", ["slowfast_r50_8x8_ava", "slowfast_r101_16x8_nl_ava", "fast_r101_32x2_ava"])
