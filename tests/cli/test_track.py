@@ -149,7 +149,7 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
         "two masks for a frame": [clip, "--mask", mask, "--mask", f"0={mask}"],
         "two masks named for a frame": [clip, "--mask", folder / "twice"],
         "a frame of 5000 digits": [clip, "--mask", "9" * 5000 + f"={mask}"],
-        "no mask at all": [clip],
+        "no mask at all": [clip, "--model", "track_nano"],
         "wrong checkpoint": [clip, "--mask", mask, "--weights", folder / "wrong.pth"],
         "NaN weights": [clip, "--mask", mask, "--weights", folder / "nan.pth"],
         "unknown model": [clip, "--mask", mask, "--model", "stnc"],
@@ -282,7 +282,7 @@ def test_convert_recognises_and_keeps_every_weight(tmp_path, capsys):
     assert all(torch.equal(v, state[k]) for k, v in create_model("track_nano", target).state_dict().items())
     assert "must end in .safetensors" in fails(capsys, "convert", target, "-o", tmp_path / "a.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    assert "name the model with --model" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
+    assert "name the model (--model)" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
 
 
 def test_models_lists_and_tells(capsys):

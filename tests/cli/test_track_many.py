@@ -42,7 +42,7 @@ def test_a_folder_of_clips_goes_past_broken_ones_and_resumes(clips, capsys):
     entries = {entry["video"].rpartition("/")[2]: entry for entry in json.loads(captured.out)["clips"]}
     assert [entries[f"{name}.mp4"]["status"] for name in "abcd"] == ["done", "failed", "failed", "done"]
     assert entries["a.mp4"]["frames"] == 12
-    assert "tracks objects that are given" in entries["c.mp4"]["error"]
+    assert "has no prompt of this video" in entries["c.mp4"]["error"]
     last = captured.err.strip().splitlines()[-1]
     assert last.startswith("twospeed: 2 of 4 videos could not be tracked: ")
     assert "b.mp4, " in last
@@ -50,7 +50,7 @@ def test_a_folder_of_clips_goes_past_broken_ones_and_resumes(clips, capsys):
     assert json.loads((out / "results.json").read_text())["clips"] == list(entries.values())
     report = (out / "report.html").read_text()
     assert 'href="a/report.html"' in report
-    assert "tracks objects that are given" in report
+    assert "has no prompt of this video" in report
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["a", "d"]
 
     # Mended and resumed: what is finished stays as it is
@@ -177,4 +177,4 @@ def test_thirty_clips_killed_in_between(tmp_path):
     assert failed == ["clip_10.mp4", "clip_20.mp4"]
     assert [len(list((out / f"clip_{number:02d}" / "masks").iterdir())) for number in (0, 14, 29)] == [4, 4, 4]
     report = (out / "report.html").read_text()
-    assert report.count("/report.html") == 28
+    assert report.count('/report.html"') == 28

@@ -70,7 +70,7 @@ def test_a_background_point_belongs_to_the_object_of_its_frame(scene, tmp_path, 
     (["--point", "9,9", "--gone", "1=3"], "--gone is '1=3'; give OBJECT@FRAME"),
     (["--point", "9,9", "--gone", "2@3"], "gone names object 2, which was never given"),
     (["--point", "40=9,9", "--direction", "both"], "a prompt is for frame 40, but the video has 12 frames (0 to 11)"),
-    (["--background-point", "9,9"], "give --mask FIRST.png"),
+    (["--background-point", "9,9"], "find_nano finds objects without prompts; leave --background-point out"),
 ])  # fmt: skip
 def test_prompts_that_are_refused(scene, tmp_path, capsys, arguments, message):
     assert message in fails(capsys, *track(scene, tmp_path / "out", *arguments))

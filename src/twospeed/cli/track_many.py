@@ -128,6 +128,8 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
         if unknown := clip.prompts.keys() - common.keys():
             raise InputError(f"{given['prompts']}: prompts of kind {unknown.pop().replace('_', '-')} are not supported")
     table = [] if given["prompts"] is None else [given["prompts"]]
+    named = given["context"].get_parameter_source("model")
+    default_model = named is None or named.name != "COMMANDLINE"
     with ExitStack() as stack:
         whole = stack.enter_context(ResultFolder(output, ["results.json"], inputs=table, overwrite=given["overwrite"]))
         run = Run(
@@ -147,6 +149,10 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
             arguments |= {name: [*values, *clip.prompts.get(name, [])] for name, values in common.items()}
             clip.status, begun = "stopped", time.perf_counter()
             try:
+                if table and default_model and not any(arguments[name] for name in common):
+                    raise InputError(
+                        f"{table[0]} has no prompt of this video; add one, or track it without prompts by itself"
+                    )
                 clip.summary = track(**arguments)
                 clip.status = "done"
                 run.advance(clip.summary.get("frames", 0))  # a preview has none
