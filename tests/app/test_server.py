@@ -294,7 +294,7 @@ def test_find_and_pixels_run_too(client, clip):
     client("POST", f"p/{project}/jobs", {"kind": "segment", "model": "segment_nano"})
     assert client.finished(project)["state"] == "done"
     assert client("GET", f"p/{project}/result/segment") == list(range(24))
-    (classes,) = client("GET", f"p/{project}/result/classes")
+    ((_, classes),) = client("GET", f"p/{project}/result/classes")
     assert "road" in [name.lower() for name in classes["names"]]
     for kind, model in (
         ("classify", "slowfast_r50_4x16"),

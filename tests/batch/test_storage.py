@@ -151,7 +151,7 @@ def s3(monkeypatch):
     """A local S3 that fails one request in ten, with a bucket `data`."""
     server = pytest.importorskip("moto.server")
     serving = pytest.importorskip("werkzeug.serving")
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
     app = Unreliable(server.DomainDispatcherApplication(server.create_backend_app))
     http = serving.make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
@@ -160,6 +160,7 @@ def s3(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()  # of earlier tests, with the credentials that they had
     tried(lambda: file_system("s3://data")[0].mkdir("data"), "s3://data")
     yield app
     http.shutdown()

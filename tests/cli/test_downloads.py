@@ -30,7 +30,7 @@ def remote(monkeypatch, tmp_path):
     folder = Path(str(resources.files("twospeed"))) / "weights" / "shipped"
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever).start()
-        for name in ("track_nano", "segment_nano"):
+        for name in ("track_small", "segment_nano"):
             entry = CATALOG[name]
             file = entry.weights.file
             sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
@@ -41,18 +41,18 @@ def remote(monkeypatch, tmp_path):
         server.shutdown()
 
 
-@pytest.mark.parametrize("command", ["track", "segment"])
-def test_downloads_are_shown(remote, scene, tmp_path, capsys, command):
+@pytest.mark.parametrize(("command", "model"), [("track", "track_small"), ("segment", "segment_nano")])
+def test_downloads_are_shown(remote, scene, tmp_path, capsys, command, model):
     given = ["--mask", scene / "mask0.png"] if command == "track" else []
     arguments = [command, scene / "clip.mp4", *given, "-o", tmp_path / "out", "--end", "2"]
     assert twospeed(*arguments) == 0
     shown = capsys.readouterr().err
     assert "download: " in shown
-    assert f"{command}_nano" in shown
+    assert model in shown
     assert twospeed(*arguments) == 0
     assert "download: " not in capsys.readouterr().err  # it is kept
 
 
 def test_weights_on_a_hub_are_no_missing_file(scene, tmp_path, capsys):
     arguments = ["segment", scene / "clip.mp4", "-o", tmp_path / "out", "--weights", "hf://nobody/nothing"]
-    assert "give a file, or hf://user/repository/file" in fails(capsys, *arguments)
+    assert "give a file, hf://user/repository/file" in fails(capsys, *arguments)

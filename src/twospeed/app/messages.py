@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Coordinate = Annotated[float, Field(ge=-16384, le=32768, allow_inf_nan=False)]
 FrameIndex = Annotated[int, Field(ge=0, le=100_000_000)]
@@ -29,6 +29,12 @@ class OpenVideo(Message):
 
     video: str | None = Field(None, max_length=64)
     run: str | None = Field(None, max_length=64)
+
+    @model_validator(mode="after")
+    def _names_one(self) -> OpenVideo:
+        if (self.video is None) == (self.run is None):
+            raise ValueError("name a video or a run")
+        return self
 
 
 class Locate(Message):
