@@ -29,8 +29,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
-    # Exported graphs in a process of their own: with ONNX Runtime and OpenVINO in one process, a later training of
-    # actions ended in a segmentation fault
+    # Exported graphs in a process of their own: where OpenVINO is loaded, a training that forks loading processes
+    # corrupts memory, and a later one ends in a segmentation fault; without forks it does not
     "test": [["pytest", "--ignore=tests/export"], ["pytest", "tests/export"]],
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
     "coverage": [["pytest", "--cov", "--cov-report=term:skip-covered"]],

@@ -68,14 +68,17 @@ def test_actions_and_people_are_shown(open_page, client, app_folder):
 def test_classes_are_shown(open_page, client, clip):
     page = open_page(clip)
     project = client.open(clip)
+    page.shows(0)
+    coloured = "stage => [...stage.getContext('2d').getImageData(stage.width / 2, stage.height / 2, 1, 1).data]"
+    bare = page.stage.evaluate(coloured)
     page.page.get_by_role("tab", name="Pixels").click()
     page.page.get_by_role("button", name="Label pixels").click()
     until(lambda: client.states(project) == ["done"], 250)
     page.page.locator(".progress").get_by_text("done: 24 frames").wait_for()
     legend = page.page.locator(".legend")
     legend.get_by_role("button", name="Only road").wait_for()
-    coloured = "stage => [...stage.getContext('2d').getImageData(stage.width / 2, stage.height / 2, 1, 1).data]"
     until(lambda: page.page.evaluate("document.querySelector('.legend').textContent.includes('%')"))
+    until(lambda: page.stage.evaluate(coloured) != bare)
     before = page.stage.evaluate(coloured)
     for button in legend.get_by_title("Show or hide").all():
         button.click()

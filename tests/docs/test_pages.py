@@ -174,7 +174,7 @@ def test_blocks_run(page, footage, tmp_path, monkeypatch, capsys):
 
 def run(command: str, capsys) -> tuple[int, str]:
     """Run a command; returns its exit code and what it printed."""
-    # An export in a process of its own: two runtimes of graphs beside torch do not live together (see do.py)
+    # An export in a process of its own: OpenVINO and forks of loading processes do not go together (see do.py)
     if re.match(r"twospeed (?!export )", command) and not re.search(r"[|;&>]", command):
         code = exit_code(shlex.split(command, comments=True)[1:])
         captured = capsys.readouterr()

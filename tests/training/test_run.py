@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -166,3 +167,17 @@ def test_progress_is_reported(config):
     train(config, on_progress=events.append)
     assert [(event.task, event.done, event.total, event.unit) for event in events][-1] == ("train", 6, 6, "steps")
     assert events[0].values["loss"] > 0
+
+
+def test_no_loading_process_is_forked_beside_openvino(tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "fork")
+    monkeypatch.setitem(sys.modules, "openvino", object())
+    for workers in (1, 0):
+        config = dataclass(frozen=True)(type("Loading", (Config,), {"workers": workers}))(tmp_path / "run")
+        if workers:
+            with pytest.raises(InputError, match="OpenVINO is loaded in this process"):
+                Run.start_or_resume(config, ALONE)
+            assert not (tmp_path / "run").exists()
+        else:
+            with Run.start_or_resume(config, ALONE):
+                pass

@@ -77,5 +77,9 @@ def test_the_quick_way_for_one_image_gives_the_same_colours(seed, hue):
     change = draw_colour(rng, **spread, grey_probability=0.2)
     image = rng.integers(70, 150, (6, 7, 3), dtype=np.uint8)  # far from 0 and 255: nothing is clamped on the way
     expected = change.frames(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    # Hue is kept in 256 steps, 1.4 degrees each; with rounded saturation and value, 4.6 is the most that was seen
-    np.testing.assert_allclose(change.image(image), expected, atol=5 if hue else 1)
+    # Hue is kept in 256 steps. One is 1.4 of 60 degrees, over which a channel crosses the range of the pixel: at most
+    # 115 values after contrast and saturation. Brightness, contrast and saturation then enlarge 2.7 up to 1.7 times,
+    # and saturation and value are rounded, too. In the mean it is less than one
+    difference = np.abs(change.image(image) - expected)
+    assert difference.max() <= (7 if hue else 1)
+    assert difference.mean() < 1

@@ -27,7 +27,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -68,11 +70,18 @@ LIMITS = {
 
 
 def check_settings(config: Any) -> None:
-    """Raise InputError for a setting of `LIMITS` that is outside of its limits."""
+    """Raise InputError for a setting of `LIMITS` that is outside of its limits, and for forks that are not safe."""
     for name, (least, most) in LIMITS.items():
         value = getattr(config, name, None)
         if isinstance(value, int | float) and not least <= value <= most:
             raise InputError(f"{name} is {value}; give a number from {least} to {most}", option=name)
+    # OpenVINO 2026.4 beside a fork corrupted memory: the next training in the process ended in a segmentation fault
+    if "openvino" in sys.modules and getattr(config, "workers", 0) and multiprocessing.get_start_method() == "fork":
+        raise InputError(
+            "OpenVINO is loaded in this process, which must not start loading processes by a fork then; train in "
+            "another process, or without workers",
+            option="workers",
+        )
 
 
 class Settings(Protocol):
