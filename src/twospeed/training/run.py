@@ -76,7 +76,7 @@ def check_settings(config: Any) -> None:
         if isinstance(value, int | float) and not least <= value <= most:
             raise InputError(f"{name} is {value}; give a number from {least} to {most}", option=name)
     # OpenVINO 2026.4 beside a fork corrupted memory: the next training in the process ended in a segmentation fault
-    if "openvino" in sys.modules and getattr(config, "workers", 0) and multiprocessing.get_start_method() == "fork":
+    if "openvino" in sys.modules and getattr(config, "workers", None) and multiprocessing.get_start_method() == "fork":
         raise InputError(
             "OpenVINO is loaded in this process, which must not start loading processes by a fork then; train in "
             "another process, or without workers",
