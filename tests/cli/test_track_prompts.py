@@ -201,7 +201,7 @@ def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
 
 
 def test_memory_is_bounded_unless_told_otherwise(scene, tmp_path):
-    for given, expected in (([], 20), (["--max-memory-frames", 0], None)):
+    for given, expected in (([], 20), (["--max-memory-frames", "none"], None)):
         assert twospeed(*track(scene, tmp_path, "--mask", scene / "mask0.png", "--end", 2, *given)) == 0
         assert json.loads((tmp_path / "run.json").read_text())["options"]["max_memory_frames"] == expected
 

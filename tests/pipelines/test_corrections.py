@@ -120,6 +120,18 @@ def test_sixty_clean_labels_are_tracked(clip):
     assert len(tracker.step(clip[1][0]).object_ids) == 60
 
 
+def test_no_more_objects_than_allowed_at_once(clip):
+    tracker = Tracker(track_nano(), size=64, max_objects=2)
+    labels = np.zeros((160, 208), np.uint8)
+    labels[20:60, 20:60], labels[20:60, 100:140] = 1, 2
+    assert tracker.step(clip[0][0], labels).object_ids == (1, 2)
+    labels[100:140, 20:60] = 200
+    with pytest.raises(MaskError, match="3 objects so far, and at most 2 are followed at once") as refused:
+        tracker.step(clip[1][0], labels)
+    assert refused.value.option == "max_objects"
+    assert tracker.step(clip[1][0]).object_ids == (1, 2), "the tracker is as it was"
+
+
 def test_more_objects_than_memory_holds_are_refused_with_the_number(clip, monkeypatch):
     monkeypatch.setattr("twospeed.pipelines.track.physical_memory", lambda device: 10 << 20)
     with pytest.raises(MaskError, match="2 objects so far; 1 are the most for which memory is enough at 208x160"):

@@ -201,7 +201,9 @@ def test_images_that_are_refused(model, clip):
         tracker.step(clip[1][0][:, :100])
 
 
-@pytest.mark.parametrize("options", [{"memory_every": 0}, {"top_k": 0}, {"max_memory_frames": 0}, {"size": 4}])
+@pytest.mark.parametrize(
+    "options", [{"memory_every": 0}, {"top_k": 0}, {"max_memory_frames": 0}, {"max_objects": 0}, {"size": 4}]
+)
 def test_options_that_make_no_sense(model, options):
     with pytest.raises(InputError, match=f"{next(iter(options))} is"):
         Tracker(model, **options)

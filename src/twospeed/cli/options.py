@@ -38,6 +38,21 @@ def whole(least: int, most: int = 10**9) -> Callable[[object], int]:
     return parse
 
 
+def whole_or_none(least: int, most: int = 10**9) -> Callable[[object], int | None]:
+    """Return a type for whole numbers in a range, or the word "none": no limit."""
+    number_of = whole(least, most)
+
+    def parse(given: object) -> int | None:
+        if str(given) == "none":
+            return None
+        try:
+            return number_of(given)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"{error.message}, nor none (no limit)") from None
+
+    return parse
+
+
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[object], float]:
     """Return a type for finite numbers in a range. above: `least` itself is refused."""
 

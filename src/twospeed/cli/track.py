@@ -37,6 +37,7 @@ from twospeed.cli.options import (
     number,
     sound_of,
     whole,
+    whole_or_none,
 )
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
@@ -59,6 +60,7 @@ _PROMPTS = (
 )  # fmt: skip
 _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
 _FOUND = ("merged", "min_score")
+MAX_OBJECTS = 50
 SECONDS_BETWEEN_STATES = 30.0
 SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
@@ -237,13 +239,22 @@ def track(
         ),
     ] = 20,
     max_memory_frames: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            parser=whole(0),
-            help="Most frames in memory at once, so that memory does not grow with the video; 0 sets no limit.",
+            parser=whole_or_none(1),
+            help="Most frames in memory at once, so that memory does not grow with the video; none sets no limit.",
         ),
     ] = 20,
+    max_objects: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole(1, 254),
+            help="Most objects at once: masks with more are often images of something else. "
+            f"[default: {MAX_OBJECTS}; models without prompts 20]",
+        ),
+    ] = None,
     device: Device = None,
     precision: Precision = "fp32",
     merged: Annotated[
@@ -415,15 +426,18 @@ def track(
                     "memory_every": memory_every,
                     "include_last": include_last,
                     "top_k": top_k or None,
-                    "max_memory_frames": max_memory_frames or None,
+                    "max_memory_frames": max_memory_frames,
                     "size": 480 if size is None else size or None,
                     "precision": precision,
                 }
+                settings["max_objects"] = max_objects or MAX_OBJECTS
                 tracker = tracker or make_tracker(model, **memory, **settings)
                 options |= memory | {"precision": tracker.precision}
             else:
                 settings |= {"merged": merged, "min_score": min_score}
                 options |= {"size": size, "merged": merged, "min_score": min_score}
+                if max_objects is not None:
+                    settings["max_objects"] = options["max_objects"] = max_objects
                 if entry.finder:
                     options["follower"] = DEFAULT_TRACKER
                 if size != 0 and tracker is None:  # the video's own size is known only with its first frame

@@ -91,13 +91,14 @@ class Tracker(VideoTracker):
     takes no kernel_sigma and no finetune). memory_every: every how many frames one is remembered. include_last: also
     remember the last frame until the next (STM). top_k: memory matches kept per cell; None keeps all.
     max_memory_frames: bound on the frames remembered (annotated ones stay for good); None lets memory grow with the
-    video. size: shorter side in pixels at which the network works: smaller videos are enlarged to it, but at most
-    twice, and those below 160 pixels not at all, unless `upscale`; no image has more than 4 size^2 pixels, so that very
-    wide ones shrink further; None takes the input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7
-    at size 600 is the published multi-scale setting). precision: "bf16" autocasts the convolutions, "auto" does where
-    the device is made for it. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the
-    first masks for so many iterations, or as the settings say, before tracking; on_progress is called after each of
-    them, and while weights are downloaded.
+    video. max_objects: most objects followed at once; None: 254, or as many as memory is enough for. size: shorter side
+    in pixels at which the network works: smaller videos are enlarged to it, but at most twice, and those below 160
+    pixels not at all, unless `upscale`; no image has more than 4 size^2 pixels, so that very wide ones shrink further;
+    None takes the input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the
+    published multi-scale setting). precision: "bf16" autocasts the convolutions, "auto" does where the device is made
+    for it. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for so many
+    iterations, or as the settings say, before tracking; on_progress is called after each of them, and while weights are
+    downloaded.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
@@ -120,6 +121,7 @@ class Tracker(VideoTracker):
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
         cuts: bool = True,
+        max_objects: int | None = None,
         finetune: int | TrackerFineTuning | None = None,
         on_progress: OnProgress | None = None,
     ):
@@ -128,6 +130,7 @@ class Tracker(VideoTracker):
             "memory_every": memory_every,
             "top_k": top_k,
             "max_memory_frames": max_memory_frames,
+            "max_objects": max_objects,
         }.items():
             if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
                 raise InputError(f"{name} is {value}; give a whole number, 1 or more", option=name)
@@ -157,6 +160,7 @@ class Tracker(VideoTracker):
         self._on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
+        self.max_objects = max_objects
         self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
         self.reset()
@@ -207,9 +211,9 @@ class Tracker(VideoTracker):
         time_s is passed on to the result.
 
         Raises MaskError for masks of another size, not of integers, without any object in the first call, of a smoothed
-        image, or with more objects than memory is enough for; InputError for an image of another kind, of another size
-        than the frames before, or with values outside of 0..1, for ids in gone that are not known, and for a second
-        thread. After these, the tracker is as it was.
+        image, or with more objects than max_objects or than memory is enough for; InputError for an image of another
+        kind, of another size than the frames before, or with values outside of 0..1, for ids in gone that are not
+        known, and for a second thread. After these, the tracker is as it was.
         """
         with self._alone(), self._arrays.inference():
             pixels = self._image(image := self._arrays.as_array(image))
@@ -521,7 +525,7 @@ class Tracker(VideoTracker):
         if both := sorted(gone & set(ids)):
             raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
         if objects := set(ids) - set(known):
-            self._check_memory(len(known) + len(objects), size)
+            self._check_count(len(known) + len(objects), size)
         return _Prompt(labels if ids else None, ids, gone, VOID in found)
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Array:
@@ -548,8 +552,14 @@ class Tracker(VideoTracker):
             )
         return x
 
-    def _check_memory(self, objects: int, size: tuple[int, int]) -> None:
-        """Raise MaskError for more objects than fit into memory."""
+    def _check_count(self, objects: int, size: tuple[int, int]) -> None:
+        """Raise MaskError for more objects than max_objects, or than fit into memory."""
+        if self.max_objects is not None and objects > self.max_objects:
+            raise MaskError(
+                f"{objects} objects so far, and at most {self.max_objects} are followed at once; if the masks are "
+                f"right, allow {objects}",
+                option="max_objects",
+            )
         height, width = self._working_size(size)
         pixels, frames = max(height * width, size[0] * size[1]), self.max_memory_frames or EXPECTED_FRAMES
         each = 4 * (PLANES * pixels + frames * VALUE_CHANNELS * height * width // STRIDE**2)  # bytes

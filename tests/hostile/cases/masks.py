@@ -55,12 +55,7 @@ def add_cases() -> None:
     track("mask at a number of 5000 digits", GOOD, "9" * 5000 + f"={MASK}", want="refuse")
     track("mask twice", GOOD, MASK, "--mask", MASK, want="refuse", must=("second mask",))
     track("mask named 5=x.png", GOOD, M / "5=x.png", want="ok")
-    track(
-        "masks adding up to 51 objects",
-        GOOD,
-        M / "fifty.png",
-        "--mask",
-        f"3={M / 'over.png'}",
-        want="ok",
-    )
+    many = (GOOD, M / "fifty.png", "--mask", f"3={M / 'over.png'}")
+    track("masks adding up to 51 objects", *many, want="refuse", keeps=True, must=("objects", "--max-objects"))
+    track("masks adding up to 51 objects, allowed", *many, "--max-objects", 60, want="ok")
     track("mask later of another size", GOOD, MASK, "--mask", f"3={M / 'wrong_size.png'}", want="refuse")

@@ -24,7 +24,8 @@ def add_cases() -> None:
     case("track --size 1", *clip, "--size", 1)
     case("track --size 100000", *clip, "--size", 100_000, want="refuse")
     case("track --size 2**40", *clip, "--size", 2**40, want="refuse")
-    case("track --max-memory-frames=0", *clip, "--max-memory-frames=0", "--size", 64, want="ok")  # no limit
+    case("track --max-memory-frames=0", *clip, "--max-memory-frames=0", want="refuse", must=("none (no limit)",))
+    case("track --max-memory-frames=none", *clip, "--max-memory-frames=none", "--size", 64, want="ok")
     case("track --top-k 10**9", *clip, "--size", 64, "--top-k", 10**9, want="ok")
     case("track --top-k 10**30", *clip, "--size", 64, "--top-k", 10**30)
     case("track --memory-every 10**30", *clip, "--size", 64, "--memory-every", 10**30)

@@ -61,8 +61,8 @@ TopK = Annotated[
 MaxMemoryFrames = Annotated[
     int | None,
     typer.Option(
-        min=0,
-        help="Most frames remembered; 0: no limit. Give it for long videos.  [default: no limit]",
+        min=1,
+        help="Most frames remembered. Give it for long videos.  [default: no limit]",
         metavar="N",
         rich_help_panel=_RUN,
     ),
@@ -268,7 +268,7 @@ def _settings(
     include_last: bool,
     finetune: int | None,
 ) -> RunSettings:
-    """Return the published settings with what was typed; 0 stands for "no limit"."""
+    """Return the published settings with what was typed; a size or top_k of 0 stands for "no limit"."""
     changes: dict[str, Any] = {"scales": options.sizes_in(size, scales), "flip": flip}
     if memory_every is not None:
         changes["memory_every"] = memory_every
