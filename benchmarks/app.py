@@ -61,7 +61,7 @@ def measure(seconds: int) -> dict[str, object]:
             for image, labels in render_clip(1, frames=24 * seconds, height=480, width=854):
                 writer.write(image)
                 first = labels if first is None else first
-        app = App(folder, "--size", "480")
+        app = App(folder, quick=False)
         try:
             client = Client(app)
             project = client.open("clip.mp4")

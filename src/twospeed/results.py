@@ -26,7 +26,7 @@ class Frame:
     presentation time in seconds from the first frame. image: uint8 (H, W, 3), RGB, rotated upright.
     name: of a folder's image, its file name without suffix, which results take over; else None. pts: presentation time
     stamp in ticks of the stream, None where the source states none. is_keyframe: the frame is stored whole, so that
-    decoding can begin there.
+    decoding can begin there. small: the same image at the `small_side` that `open_video` was asked for, else None.
     """
 
     index: int
@@ -35,6 +35,7 @@ class Frame:
     name: str | None = None
     pts: int | None = None
     is_keyframe: bool = False
+    small: NDArray[np.uint8] | None = None
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

@@ -51,11 +51,14 @@ def write_clip(path: Path, frames: int = 24, times: list[float] | None = None) -
 
 
 class App:
-    """The command as a user starts it."""
+    """The command as a user starts it. quick: tracks at a small size and on one thread, as tests of small clips do."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "twospeed", "app", str(folder), "--no-browser", "--size", "96", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def __init__(self, folder: Path, *arguments: str, quick: bool = True) -> None:
+        command = [sys.executable, "-m", "twospeed", "app", str(folder), "--no-browser", *arguments]
+        environment = dict(os.environ)
+        if quick:
+            command += ["--size", "96"]
+            environment["OMP_NUM_THREADS"] = "1"
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

@@ -36,7 +36,7 @@ def trial(video: Path, target: Path, box: tuple[float, float, float, float], las
             page.page.screenshot(path=target / f"{clicks:02d}.png")
             print(f"{time.monotonic() - begun:7.1f} s  {clicks:2d} clicks  {text}", flush=True)
 
-        app = App(folder)
+        app = App(folder, quick=False)
         try:
             client = Client(app)
             with sync_playwright() as playwright:

@@ -123,13 +123,13 @@ def test_a_timeline_of_parts_is_that_of_the_whole(place):
         a for part in split_video(place / "uneven.mkv", 0.6) for a in classifier.answers(place / "uneven.mkv", part)
     ]
     classifier.frames_seen = 0
-    joined = classifier.join(answers)
+    joined = classifier.classify(place / "uneven.mkv", known=answers)
     assert classifier.frames_seen == frames
     assert np.array_equal(whole.view_probabilities, joined.view_probabilities)
     assert np.array_equal(whole.view_times_s, joined.view_times_s)
     assert whole.timeline == joined.timeline
     with pytest.raises(InputError, match="a window comes twice"):
-        classifier.join(answers + answers)
+        classifier.classify(place / "uneven.mkv", known=answers + answers)
 
 
 def test_files_of_parts(tmp_path):

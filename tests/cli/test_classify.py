@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,8 @@ from twospeed.errors import VideoError
 from twospeed.models.slowfast import builders
 from twospeed.pipelines import classify as pipeline
 from twospeed.pipelines.action_views import UniformViews
+from twospeed.results import ColourTags
+from twospeed.video import containers, seeking
 from twospeed.video.writer import VideoWriter
 
 
@@ -206,3 +209,87 @@ def test_help_is_instant_and_teaches():
     assert done.returncode == 0, done.stderr
     assert "--timeline" in done.stdout
     assert "twospeed classify clip.mp4" in done.stdout
+
+
+@pytest.mark.parametrize("more", [[], ["--timeline", "--every", 0.5]])
+def test_a_video_is_decoded_once_for_its_scores_and_its_overlay(run, scene, tmp_path, monkeypatch, more):
+    decoded: list[int] = []
+    images = containers.images
+
+    def counted(*arguments, **options):
+        for image in images(*arguments, **options):
+            decoded.append(1)
+            yield image
+
+    for module in (containers, seeking):
+        monkeypatch.setattr(module, "images", counted)
+    given = [scene / "clip.mp4", "--clips", 3, *more, "--json"]
+    code, with_overlay, err = run(*given, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert 70 <= len(decoded) <= 71  # one more to know the size
+    code, alone, err = run(*given)
+    assert json.loads(alone) == json.loads(with_overlay)
+    code, plain, err = run(*given, "-o", tmp_path / "plain", "--no-overlay")
+    assert json.loads(plain) == json.loads(with_overlay)
+    assert (tmp_path / "plain" / "frames.csv").read_text() == (tmp_path / "out" / "frames.csv").read_text()
+
+
+def test_scores_of_large_images_are_the_same_with_an_overlay(run, tmp_path):
+    rng = np.random.default_rng(1)
+    ground = cv2.resize(rng.integers(0, 256, (30, 60, 3), dtype=np.uint8), (1200, 500))
+    with VideoWriter(tmp_path / "large.mp4", 30) as writer:
+        for i in range(6):
+            writer.write(ground[:, 40 * i : 40 * i + 700])
+    found = []
+    for more in ([], ["-o", tmp_path / "out"], ["-o", tmp_path / "plain", "--no-overlay"]):
+        code, out, err = run(tmp_path / "large.mp4", "--clips", 1, "--crops", 1, "--json", *more)
+        assert code == 0, err
+        found.append(json.loads(out))
+    assert found[0] == found[1] == found[2]
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert next(video.decode(video=0)).to_ndarray(format="rgb24").shape == (500, 700, 3)
+
+
+def test_the_overlay_is_stored_in_the_colours_of_the_video(run, scene, tmp_path):
+    rng = np.random.default_rng(2)
+    with VideoWriter(tmp_path / "old.mp4", 30, colours=ColourTags(matrix=6, primaries=6, transfer=6)) as writer:
+        for _ in range(8):
+            writer.write(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    code, _, err = run(tmp_path / "old.mp4", "--clips", 1, "--crops", 1, "-o", tmp_path / "out")
+    assert code == 0, err
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        stored = next(video.decode(video=0))
+        assert (stored.colorspace, stored.color_primaries, stored.color_trc) == (6, 6, 6)
+
+
+def test_a_pipe_has_an_overlay_too(scene, tmp_path):
+    with VideoWriter(tmp_path / "clip.mkv", 30) as writer:
+        for _ in range(20):
+            writer.write(np.full((48, 64, 3), 90, np.uint8))
+    command = [sys.executable, "-m", "twospeed", "classify", "-", "--model", "slow_r50_4x16", "--weights"]
+    command += [str(scene / "small.safetensors"), "-q", "-o", str(tmp_path / "out")]
+    with (tmp_path / "clip.mkv").open("rb") as stream:
+        done = subprocess.run(command, stdin=stream, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out" / "frames.csv").read_text().splitlines()) == 1 + 20
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 20
+
+
+def test_a_video_that_breaks_off_leaves_the_windows_before_but_no_clips(run, scene, tmp_path):
+    with VideoWriter(tmp_path / "long.mkv", 30) as writer:
+        for i in range(120):
+            writer.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    whole = (tmp_path / "long.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 9 // 10])
+    code, _, err = run(tmp_path / "cut.mkv", "--timeline", "--every", 0.5, "-o", tmp_path / "out")
+    assert code == 2
+    assert "cut.mkv" in err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["views"]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"] is False
+    code, _, err = run(tmp_path / "cut.mkv", "--clips", 2, "-o", tmp_path / "spread")
+    assert code == 2
+    assert not (tmp_path / "spread").exists()
+    code, _, err = run(tmp_path / "cut.mkv", "--clips", 2, "--damaged", "skip", "-o", tmp_path / "spread")
+    assert code == 0, err

@@ -36,13 +36,18 @@ from twospeed.cli.options import (
 from twospeed.cli.parts import PartFile, PartsFolder, write_answers
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
-from twospeed.errors import InputError, TwospeedError
+from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import read_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from twospeed.output.folder import ResultFolder
     from twospeed.output.run import Run
-    from twospeed.results import ActionScores
+    from twospeed.pipelines.classify import Classifier, ViewScores
+    from twospeed.pipelines.parts import Answer
+    from twospeed.results import ActionScores, Frame, OnProgress
 
 EPILOG = """
 **Examples**
@@ -229,7 +234,7 @@ def classify(
         }
         found: dict[int, dict[str, Any]] = {}
         failed: dict[str, TwospeedError] = {}
-        begun = since = time.perf_counter()
+        begun = time.perf_counter()
         for place, folder in enumerate(folders if resume else ()):
             with _held(folder):
                 if _run(sources[place], folder, labels, settings, begun).finished_frames is not None:
@@ -241,27 +246,28 @@ def classify(
             seconds = time.perf_counter() - begun
             on_progress(Progress("classify", classifier.frames_seen, total, "frames", seconds))
 
-        seen = 0
-        results: Iterable[tuple[Any, Any]] = classifier.classify_many([sources[place] for place in todo], tick)
-        if parts is not None and todo:
-            from twospeed.pipelines.parts import read_parts
+        from twospeed.pipelines.parts import read_parts
 
-            results = [(sources[0], classifier.join(read_parts(parts)))]
-        for place, (source, result) in zip(todo, results, strict=True):
-            if isinstance(result, TwospeedError):
+        for place in todo:
+            source = sources[place]
+            try:
+                if folders:
+                    with _held(folders[place]):
+                        run = _run(source, folders[place], labels, settings, time.perf_counter())
+                        known = None if parts is None else read_parts(parts)
+                        found[place] = _write_results(run, source, classifier, tick, known)
+                else:
+                    found[place] = describe(source, settings["model"], classifier.classify(source, tick), top)
+            except OutputError:
+                raise
+            except TwospeedError as error:
                 if len(sources) == 1:
-                    raise result
-                failed[str(source)] = result
-                print_note(f"twospeed: {result}")
+                    raise
+                failed[source] = error
+                print_note(f"twospeed: {error}")
                 continue
-            found[place] = describe(str(source), settings["model"], result, top)
             if not json_output:
                 _print_table(found[place], len(sources) > 1)
-            if folders:
-                with _held(folders[place]):
-                    run = _run(str(source), folders[place], labels, settings, since)
-                    _write(run, str(source), found[place], result, overlay, classifier.frames_seen - seen)
-            since, seen = time.perf_counter(), classifier.frames_seen
         documents = [found[place] for place in sorted(found)]
         failures = [{"video": name, "error": str(error)} for name, error in failed.items()]
         document = documents[0] if len(sources) == 1 else {"videos": documents, "failed": failures}
@@ -339,7 +345,7 @@ def _folders(
         stem = Path(source).stem or "stdin"
         taken[stem] = taken.get(stem, 0) + 1
         place = output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}") if len(sources) > 1 else output
-        drawn = ["overlay.mp4"] if overlay and not is_live(source) else []
+        drawn = ["overlay.mp4"] if overlay else []
         names = ["results.json", "timeline.png", *drawn, *(FILES[name] for name in exports)]
         inputs = [] if is_live(source) else [Path(source)]
         folders.append(ResultFolder(place, names, inputs=inputs, overwrite=overwrite, resume=resume))
@@ -367,34 +373,59 @@ def _run(source: str | None, folder: ResultFolder, labels: str | None, settings:
     )
 
 
-def _write(run: Run, source: str, described: dict[str, Any], scores: ActionScores, overlay: bool, frames: int) -> None:
-    """Write the results of one video. Its frames are read once, for overlay.mp4 and frames.csv."""
-    import numpy as np
+def _write_results(
+    run: Run, source: str, classifier: Classifier, tick: OnProgress, known: Iterable[Answer] | None
+) -> dict[str, Any]:
+    """Classify one video, and return the content of its results.json. Its frames are read once, also for overlay.mp4.
 
-    from twospeed.output.overlay import draw_caption
+    An interruption, or a video that breaks off, leaves the windows of a timeline before it. Clips that are spread over
+    a whole video say nothing of a part of it, so that nothing is left of those.
+    """
+    from twospeed.output.action_overlay import Caption, CaptionOverlay
     from twospeed.output.timeline import plot_timeline
-    from twospeed.video.reader import open_video
 
-    top = run.record().options["top"]
-    with run:
-        run.advance(frames)
-        run.write_json("results.json", described)
-        _export(run, described)
-        title = Path(described["video"]).name
-        run.write("timeline.png", lambda path: plot_timeline(path, scores, title=title, top=top))
-        rows = scores.view_probabilities
-        if is_live(source) or rows is None:
-            return
-        best = min(top, 3)
-        captions = [[f"{scores.labels[c]}  {100 * row[c]:.1f} %" for c in row.argsort()[::-1][:best]] for row in rows]
-        part = run.record().options
-        with open_video(source, part["start"], part["end"], damaged=part["damaged"]) as reader:
-            for frame in reader:
-                run.add_frame(frame)
-                if overlay:
-                    nearest = int(np.abs(scores.view_times_s - frame.time_s).argmin())
-                    image = draw_caption(frame.image, captions[nearest])
-                    run.write_overlay(image, frame.time_s, reader.info.frame_rate)
+    record = run.record()
+    top, best = record.options["top"], min(record.options["top"], 3)
+    keeps = record.options["timeline"] or is_live(source)
+    views: list[ViewScores] = []
+    before = classifier.frames_seen
+
+    def described() -> dict[str, Any]:
+        return describe(source, record.model, classifier.scores(views), top)
+
+    def finish() -> None:
+        document, scores = described(), classifier.scores(views)
+        run.write_json("results.json", document)
+        _export(run, document)
+        run.write("timeline.png", lambda path: plot_timeline(path, scores, title=Path(source).name, top=top))
+
+    def on_frame(frame: Frame) -> None:
+        assert classifier.info is not None
+        run.colours = classifier.info.colours
+        run.add_frame(frame)
+        if drawn is not None:
+            drawn.add_frame(frame)
+
+    def on_view(view: ViewScores) -> None:
+        views.append(view)
+        if keeps:
+            run.advance(classifier.frames_seen - before - run.frames)
+        if drawn is not None:
+            order = view.probabilities.argsort()[::-1][:best]
+            lines = [f"{classifier.labels[c]}  {100 * view.probabilities[c]:.1f} %" for c in order]
+            drawn.add_result(Caption(view.centre_s, lines))
+
+    def write(image: NDArray[np.uint8], time_s: float) -> None:
+        assert classifier.info is not None
+        run.write_overlay(image, time_s, classifier.info.frame_rate)
+
+    run.at_end(finish)
+    with run, ExitStack() as stack:
+        drawn = stack.enter_context(CaptionOverlay(write)) if record.options["overlay"] else None
+        calls: dict[str, Any] = {"on_frame": on_frame, "on_view": on_view, "full_size": drawn is not None}
+        classifier.classify(source, tick, known=known, **calls)
+        run.advance(classifier.frames_seen - before - run.frames)
+    return described()
 
 
 def _export(run: Run, described: dict[str, Any]) -> None:

@@ -1,17 +1,17 @@
-"""The video with people's boxes, numbers and actions, drawn while frames arrive: for files, cameras and pipes alike."""
+"""The video with actions, or people and their actions, drawn while frames arrive: of files, cameras and pipes."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.output.overlay import draw_boxes
+from twospeed.output.overlay import draw_boxes, draw_caption
 from twospeed.output.palette import object_colours
 from twospeed.results import ActionBoxes, Frame
 
@@ -19,31 +19,36 @@ MOST_BYTES = 256_000_000  # of waiting frames: about 600 of 1920x1080
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
+class _Timed(Protocol):
+    @property
+    def time_s(self) -> float: ...
+
+
+R = TypeVar("R", bound=_Timed)
+
+
 class _Waiting(NamedTuple):
     time_s: float
     jpeg: NDArray[np.uint8]
 
 
-class ActionOverlay(AbstractContextManager["ActionOverlay"]):
-    """Draw frames as soon as the keyframes on both sides of them are known.
+class _Overlay(AbstractContextManager["_Overlay[Any]"], Generic[R]):
+    """Draw frames as soon as the results on both sides of them are known; until then they wait, compressed.
 
-    Between two keyframes boxes move in straight lines, so that a frame waits for the keyframe after it, compressed.
-    When more than `MOST_BYTES` wait, the oldest are drawn by the keyframe before them alone. write: called with each
-    image, uint8 (H, W, 3), and its time in seconds. texts: what is written at the box of a row of a result. hold_s: how
-    long a box is shown where there is no other keyframe. Leaving its `with` block without an error draws what still
-    waits.
+    When more than `MOST_BYTES` wait, the oldest are drawn by the result before them alone, so that memory is bounded
+    however far results are apart. write: called with each image, uint8 (H, W, 3), and its time in seconds. Leaving the
+    `with` block without an error draws what still waits.
     """
 
-    def __init__(
-        self,
-        write: Callable[[NDArray[np.uint8], float], None],
-        texts: Callable[[ActionBoxes, int], list[str]],
-        hold_s: float,
-    ) -> None:
-        self._write, self._texts, self._hold_s = write, texts, hold_s
+    def __init__(self, write: Callable[[NDArray[np.uint8], float], None]) -> None:
+        self._write = write
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
-        self._last: ActionBoxes | None = None
+        self._last: R | None = None
+
+    def _drawn(self, image: NDArray[np.uint8], time_s: float, before: R | None, after: R | None) -> NDArray[np.uint8]:
+        """Draw on the image of a time what the results before and after it say."""
+        raise NotImplementedError
 
     def add_frame(self, frame: Frame) -> None:
         """Take the next frame."""
@@ -54,8 +59,8 @@ class ActionOverlay(AbstractContextManager["ActionOverlay"]):
         while self._bytes > MOST_BYTES:
             self._draw(None)
 
-    def add_result(self, result: ActionBoxes) -> None:
-        """Take the next keyframe's people, and draw the frames up to it."""
+    def add_result(self, result: R) -> None:
+        """Take the next result, and draw the frames before it."""
         while self._waiting and self._waiting[0].time_s < result.time_s - 1e-6:
             self._draw(result)
         self._last = result
@@ -65,16 +70,57 @@ class ActionOverlay(AbstractContextManager["ActionOverlay"]):
             while self._waiting:
                 self._draw(None)
 
-    def _draw(self, after: ActionBoxes | None) -> None:
+    def _draw(self, after: R | None) -> None:
         time_s, jpeg = self._waiting.popleft()
         self._bytes -= jpeg.nbytes
         image = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-        boxes, rows = between(self._last, after, time_s, self._hold_s)
-        if rows:
-            texts = [[f"person {result.track_ids[row]}", *self._texts(result, row)] for result, row in rows]
-            colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
-            image = draw_boxes(image, boxes, texts, colours)
-        self._write(image, time_s)
+        self._write(self._drawn(image, time_s, self._last, after), time_s)
+
+
+class ActionOverlay(_Overlay[ActionBoxes]):
+    """People's boxes, which move in straight lines between two keyframes, with their numbers and actions.
+
+    texts: what is written at the box of a row of a result. hold_s: how long a box is shown where there is no other
+    keyframe. write: see `_Overlay`.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[NDArray[np.uint8], float], None],
+        texts: Callable[[ActionBoxes, int], list[str]],
+        hold_s: float,
+    ) -> None:
+        super().__init__(write)
+        self._texts, self._hold_s = texts, hold_s
+
+    def _drawn(
+        self, image: NDArray[np.uint8], time_s: float, before: ActionBoxes | None, after: ActionBoxes | None
+    ) -> NDArray[np.uint8]:
+        boxes, rows = between(before, after, time_s, self._hold_s)
+        if not rows:
+            return image
+        texts = [[f"person {result.track_ids[row]}", *self._texts(result, row)] for result, row in rows]
+        colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
+        return draw_boxes(image, boxes, texts, colours)
+
+
+class Caption(NamedTuple):
+    """What is written from the middle of the time before it to the middle of the time behind it."""
+
+    time_s: float
+    lines: list[str]
+
+
+class CaptionOverlay(_Overlay[Caption]):
+    """On every frame the caption that is nearest in time."""
+
+    def _drawn(
+        self, image: NDArray[np.uint8], time_s: float, before: Caption | None, after: Caption | None
+    ) -> NDArray[np.uint8]:
+        known = [caption for caption in (before, after) if caption is not None]
+        if not known:
+            return image
+        return draw_caption(image, min(known, key=lambda caption: abs(caption.time_s - time_s)).lines)
 
 
 def between(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from twospeed.errors import ClipTooShort, VideoError
 from twospeed.pipelines.inputs import Array, arrays_of
 from twospeed.pipelines.parts import Part
-from twospeed.results import Frame
+from twospeed.results import Frame, VideoInfo
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
 from twospeed.video.containers import Damaged
-from twospeed.video.reader import frame_times, open_video, probe, read_frames
+from twospeed.video.reader import VideoReader, frame_times, open_video, probe, read_frames
 from twospeed.video.sampling import LONGEST_PAUSE_S, TRAINED_RATE, clip_span, uniform_clip
-from twospeed.video.sources import GRACE_S, PositionLike, SourceLike, find_source, parse_position
+from twospeed.video.sources import GRACE_S, PositionLike, Source, SourceLike, find_source, parse_position
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 LARGE = 1.5
 MOST_CLIP_BYTES = 1 << 29
 """Memory that the frames of one clip may take, scaled, as float32."""
+Frames: TypeAlias = Literal["none", "small", "full"]
+"""Which frames come beside the views: none, or all, at the size that views are made of or at their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,10 @@ def check_clip(name: str, height: int, width: int, short_side: int, frames: int)
 class UniformViews(Sequence[View]):
     """The test views of a file or folder: `clips` spread uniformly, for each sampling; only their frames are decoded.
 
-    Views may be read in any order and from several threads. start, end: the part that counts, as `open_video` takes
-    them; times stay those of the whole video. A video shorter than a clip repeats its last frame, as the
-    authors' loaders do, or raises ClipTooShort. Raises VideoError when a view is read.
+    Views may be read in any order and from several threads, or in one pass `with_frames`. start, end: the part that
+    counts, damaged: what to do at broken frames, as `open_video` takes them; times stay those of the whole video. A
+    video shorter than a clip repeats its last frame, as the authors' loaders do, or raises ClipTooShort. Raises
+    VideoError when a view is read.
     """
 
     def __init__(
@@ -116,10 +119,11 @@ class UniformViews(Sequence[View]):
         pad: Literal["repeat_last", "error"],
         start: PositionLike | None = None,
         end: PositionLike | None = None,
+        damaged: Damaged = "error",
         arrays: ModuleType | None = None,
     ) -> None:
         self.arrays = arrays or arrays_of(None)
-        self.source, self.start, self.end = find_source(source), start, end
+        self.source, self.start, self.end, self.damaged = find_source(source), start, end, damaged
         self.samplings, self.clips, self.crops, self.pad = samplings, clips, crops, pad
 
     def __len__(self) -> int:
@@ -128,7 +132,8 @@ class UniformViews(Sequence[View]):
     @cached_property
     def _facts(self) -> tuple[NDArray[np.float64], int, float | None, int]:
         """Times of the part's frames, the first one's index, frames per second (None for folders), shorter side."""
-        times_s = frame_times(self.source, rate=TRAINED_RATE)  # of a folder of images; files have their own
+        # The rate is that of a folder of images; files have their own
+        times_s = frame_times(self.source, rate=TRAINED_RATE, damaged=self.damaged)
         first, last = _place(times_s, self.start, 0), _place(times_s, self.end, len(times_s))
         if first >= last:
             raise VideoError(f"{self.source.name}: no frame from start={self.start} to end={self.end}", option="start")
@@ -150,15 +155,60 @@ class UniformViews(Sequence[View]):
     def __getitem__(self, index: int) -> View:  # type: ignore[override]  # slices are not needed
         if not 0 <= index < len(self):
             raise IndexError(index)
+        first, short_side, which = self._facts[1], self._facts[3], index % len(self.samplings)
+        indices, reduced = self._indices(index), _reduced(short_side, self.samplings[which])
+        return self._view(index, indices, read_frames(self.source, indices + first, short_side=reduced))
+
+    def with_frames(self, frames: Frames) -> Generator[View | Frame | VideoInfo, None, None]:
+        """Yield what is known of the video, every frame of the part, and all views, each behind its last frame.
+
+        The video is decoded once, and frames of clips that are not complete are held at the networks' size alone, so
+        that memory does not grow with the length.
+        """
+        times_s, _, _, short_side = self._facts
+        reduced = _reduced(short_side, self.samplings[0])
+        chosen = {index: self._indices(index) for index in range(len(self))}
+        last_use = {place: index for index, indices in chosen.items() for place in indices.tolist()}
+        held: dict[int, NDArray[np.uint8]] = {}
+        upcoming = 0
+        with closing(_open(self.source, self.start, self.end, reduced, frames, self.damaged)) as reader:
+            yield reader.info
+            for frame in _one_size(reader, self.source.name):
+                # By its time, as indices shift where frames are lost
+                place = int(np.searchsorted(times_s, frame.time_s + GRACE_S / 2, side="right")) - 1
+                if place in last_use:
+                    held[place] = _image(frame)
+                yield frame
+                while upcoming < len(self) and place >= chosen[upcoming][-1]:
+                    yield self._of_held(upcoming, chosen[upcoming], held, reduced)
+                    upcoming += 1
+                    held = {kept: image for kept, image in held.items() if last_use[kept] >= upcoming}
+        for index in range(upcoming, len(self)):  # whose last frames are lost
+            yield self._of_held(index, chosen[index], held, reduced)
+
+    def _indices(self, index: int) -> NDArray[np.int64]:
+        times_s, _, rate, _ = self._facts
         number, which = divmod(index, len(self.samplings))
         sampling = self.samplings[which]
-        times_s, first, rate, short_side = self._facts
-        indices = uniform_clip(number, self.clips, len(times_s), sampling.frames, sampling.stride, rate)
-        frames = self.arrays.as_array(
-            read_frames(self.source, indices + first, short_side=_reduced(short_side, sampling))
-        )
-        start_s, end_s = float(times_s[indices[0]]), float(times_s[indices[-1]])
-        return View(number, which, start_s, end_s, prepare(frames, sampling, self.crops))
+        return uniform_clip(number, self.clips, len(times_s), sampling.frames, sampling.stride, rate)
+
+    def _of_held(
+        self, index: int, indices: NDArray[np.int64], held: dict[int, NDArray[np.uint8]], reduced: int | None
+    ) -> View:
+        """A view of frames that are held; for one that is lost, the last before it."""
+        if _reduced(self._facts[3], self.samplings[index % len(self.samplings)]) != reduced:
+            return self[index]  # of an ensemble whose members want other sizes
+        places = np.array(list(held), np.int64)
+        if not places.size:
+            raise VideoError(f"{self.source.name}: no frame of clip {index} can be decoded")
+        nearest = places[np.clip(np.searchsorted(places, indices, side="right") - 1, 0, None)]
+        return self._view(index, indices, np.stack([held[place] for place in nearest.tolist()]))
+
+    def _view(self, index: int, indices: NDArray[np.int64], images: NDArray[np.uint8]) -> View:
+        times_s = self._facts[0]
+        number, which = divmod(index, len(self.samplings))
+        clip = prepare(self.arrays.as_array(images), self.samplings[which], self.crops)
+        return View(number, which, float(times_s[indices[0]]), float(times_s[indices[-1]]), clip)
 
 
 def sliding_views(
@@ -172,8 +222,11 @@ def sliding_views(
     damaged: Damaged = "error",
     arrays: ModuleType | None = None,
     part: Part | None = None,
-) -> Generator[View, None, None]:
+    frames: Frames = "none",
+) -> Generator[View | Frame | VideoInfo, None, None]:
     """Yield views whose centres are `every_s` seconds apart, in one pass over a file, folder, pipe or camera.
+
+    frames: yield what is known of the video and every frame, too, each before the views that end with it.
 
     start, end, damaged: as of `open_video`; times stay those of the whole video. part: yield only the views that begin
     in it, each as all together would have it.
@@ -183,9 +236,7 @@ def sliding_views(
     arrays = arrays or arrays_of(None)
     source = find_source(source)
     reduce: int | None = max(sampling.short_side for sampling in samplings)
-    assumed = None
     if source.stored:
-        assumed = TRAINED_RATE if source.kind == "images" else None
         info = probe(source)
         reduce = _reduced(min(info.width, info.height), samplings[0])
     longest = max(sampling.span_s for sampling in samplings)
@@ -198,17 +249,16 @@ def sliding_views(
         while first_s + number * every_s < part.from_s:
             number += 1
         begin = part.first_needed(first_s + (number - 1) * every_s)  # the last one is moved back by less than a step
-    with closing(open_video(source, begin, end, short_side=reduce, rate=assumed, damaged=damaged)) as reader:
+    with closing(_open(source, begin, end, reduce, frames, damaged)) as reader:
+        if frames != "none":
+            yield reader.info
         rate = float(reader.info.frame_rate or TRAINED_RATE)
-        for frame in reader:
-            if held and frame.image.shape != held[-1].image.shape:
-                raise VideoError(
-                    f"{source.name}: frame {frame.index} is {_size(frame)}, those before are {_size(held[-1])}; "
-                    "cut the video there, or re-encode it at one size"
-                )
+        for frame in _one_size(reader, source.name):
+            if frames != "none":
+                yield frame
             if start is not None and not held and part is None:
                 first_s = frame.time_s
-            held.append(frame)
+            held.append(replace(frame, image=_image(frame), small=None))
             # The frame that has just come is the first one after the window, so the window's frames are complete.
             while frame.time_s > (window_s := first_s + number * every_s) + longest - 0.5 / rate:
                 if window_s >= until_s:
@@ -256,6 +306,40 @@ def _window(
         images: NDArray[np.uint8] = np.stack([held[i].image for i in chosen])
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
         yield View(number, which, first_s, last_s, prepare(arrays.as_array(images), sampling, crops))
+
+
+def _open(
+    source: Source, start: PositionLike | None, end: PositionLike | None, side: int | None, frames: Frames,
+    damaged: Damaged,
+) -> VideoReader:  # fmt: skip
+    """Open a video whose frames are at this shorter side, or have a `small` image of it where they are at full size."""
+    short_side, small_side = (None, side) if frames == "full" else (side, None)
+    return open_video(
+        source, start, end, rate=folder_rate(source), damaged=damaged, short_side=short_side, small_side=small_side
+    )
+
+
+def folder_rate(source: Source) -> float | None:
+    """Frames per second that a folder of images counts as having; other sources have times of their own."""
+    return TRAINED_RATE if source.kind == "images" else None
+
+
+def _image(frame: Frame) -> NDArray[np.uint8]:
+    """The image of a frame at the size that views are made of."""
+    return frame.image if frame.small is None else frame.small
+
+
+def _one_size(frames: Iterable[Frame], name: str) -> Iterator[Frame]:
+    """Pass on frames of one size. Raises VideoError where it changes."""
+    first = None
+    for frame in frames:
+        first = first or _size(frame)
+        if _size(frame) != first:
+            raise VideoError(
+                f"{name}: frame {frame.index} is {_size(frame)}, those before are {first}; "
+                "cut the video there, or re-encode it at one size"
+            )
+        yield frame
 
 
 def _place(times_s: NDArray[np.float64], position: PositionLike | None, otherwise: int) -> int:

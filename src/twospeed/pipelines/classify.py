@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from twospeed.files import is_there
 from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
-from twospeed.pipelines.action_views import Sampling, UniformViews, View, sliding_views
+from twospeed.pipelines.action_views import Frames, Sampling, UniformViews, View, folder_rate, sliding_views
 from twospeed.pipelines.inputs import (
     Array,
     Device,
@@ -41,16 +42,19 @@ from twospeed.pipelines.inputs import (
     place,
 )
 from twospeed.pipelines.parts import Answer, Part, misfit
-from twospeed.results import ActionScores, OnProgress, Progress
+from twospeed.results import ActionScores, Frame, OnProgress, Progress, VideoInfo
 from twospeed.video.ahead import DecodeAhead, read_ahead
 from twospeed.video.containers import Damaged
+from twospeed.video.reader import open_video
 from twospeed.video.sampling import LEAST_STEP_S
-from twospeed.video.sources import PositionLike, SourceLike, find_source
+from twospeed.video.sources import PositionLike, Source, SourceLike, find_source
 from twospeed.weights.catalog import Preprocessing
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}
 VIDEO_SUFFIXES |= {".3gp", ".ogv", ".gif", ".y4m"}
+FRAMES_AHEAD = 8
+"""Events that are made ahead of the networks where frames are handed on, too; without them, one view."""
 KINETICS = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256, crop=256)
 
 
@@ -73,6 +77,29 @@ class _Done:
     error: TwospeedError | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewScores:
+    """What one temporal view of a video shows: times of its first and last frame, float64 (C,) with crops averaged."""
+
+    start_s: float
+    end_s: float
+    probabilities: NDArray[np.float64]
+
+    @property
+    def centre_s(self) -> float:
+        """The time in its middle."""
+        return (self.start_s + self.end_s) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """Whom to call while a video is classified."""
+
+    progress: OnProgress | None = None
+    frame: Callable[[Frame], None] | None = None
+    view: Callable[[ViewScores], None] | None = None
+
+
 class Classifier:
     """Networks that are ready to name actions, for one video after another.
 
@@ -84,8 +111,8 @@ class Classifier:
     window over the video, centres every_s seconds apart, instead of `clips` views. threshold, smooth: of the timeline,
     see `action_timeline.spans`. pad: what a video shorter than a clip does, "repeat_last" frame (as the authors) or
     "error". workers: threads that decode the views of a file. precision: "bf16" computes in bfloat16, "auto" where the
-    device is made for it. start, end: the part of each video, and damaged: what to do at broken frames of a timeline,
-    as `open_video` takes them. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
+    device is made for it. start, end: the part of each video, and damaged: what to do at broken frames, as `open_video`
+    takes them. device: None chooses CUDA if present. on_progress: called while weights are downloaded.
     Exported models are given by their folder. Raises InputError for options that make no sense, CheckpointError and
     WeightsUnavailable as `create_model` does.
     """
@@ -139,21 +166,39 @@ class Classifier:
         self.labels = label_names(labels, first.known_labels, first.num_classes, first.name)
         self.samplings = list(dict.fromkeys(member.sampling for member in self._members))
         self.frames_seen = 0  # by the networks, over all views
+        self.info: VideoInfo | None = None  # of the video in work, once its first frame is handed to on_frame
 
     @property
     def frames_per_video(self) -> int:
         """Frames that the networks see of one video by `clips` x `crops` views."""
         return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
 
-    def classify(self, source: SourceLike, on_progress: OnProgress | None = None) -> ActionScores:
+    def classify(
+        self,
+        source: SourceLike,
+        on_progress: OnProgress | None = None,
+        *,
+        on_frame: Callable[[Frame], None] | None = None,
+        on_view: Callable[[ViewScores], None] | None = None,
+        full_size: bool = True,
+        known: Iterable[Answer] | None = None,
+    ) -> ActionScores:
         """Classify one video: a file, a folder of images, or (with a sliding window) a camera or a pipe.
 
-        on_progress: called after each view. Raises VideoError, ClipTooShort.
+        on_progress: called after each view. on_frame: called with every frame as it is read; the video is then decoded
+        once from start to end, also where views are few, and `info` says what is known of it. A folder of images has 30
+        a second. full_size: whether those frames are wanted at their own size. on_view: called with each temporal view,
+        in order, behind its last frame; `scores` makes results of those so far. known: the `answers` of all parts of
+        the video, which no network then computes again. Raises VideoError, ClipTooShort.
         """
-        for _, result in self.classify_many([source], on_progress):
-            if isinstance(result, TwospeedError):
-                raise result
-            return result
+        frames: Frames = "none" if on_frame is None else "full" if full_size else "small"
+        calls = _Calls(on_progress, on_frame, on_view)
+        if known is not None:
+            return self.scores(self._replayed(find_source(source), self._views_of(known), calls))
+        for _, rows, times in self._rows([source], calls=calls, frames=frames):
+            if isinstance(rows, TwospeedError):
+                raise rows
+            return self.scores(_in_order(rows, times))
         raise AssertionError("one source gives one result")
 
     def classify_many(
@@ -161,8 +206,8 @@ class Classifier:
     ) -> Iterator[tuple[SourceLike, ActionScores | TwospeedError]]:
         """Classify videos one after another, decoding ahead across them; a broken one gives its error as the
         result."""
-        for source, rows, times in self._rows(sources, on_progress=on_progress):
-            yield source, rows if isinstance(rows, TwospeedError) else self._scores(rows, times)
+        for source, rows, times in self._rows(sources, calls=_Calls(on_progress)):
+            yield source, rows if isinstance(rows, TwospeedError) else self.scores(_in_order(rows, times))
 
     def view_probabilities(
         self, sources: Iterable[SourceLike]
@@ -178,7 +223,7 @@ class Classifier:
                 yield source, np.stack([rows[number] for number in sorted(rows)]).astype(np.float32)
 
     def answers(self, source: SourceLike, part: Part) -> Iterator[Answer]:
-        """Compute the windows of a timeline that begin in a part of a video; `join` makes the scores from those of all.
+        """Compute the windows of a timeline that begin in a part of a video: what `classify` takes as `known`.
 
         Raises VideoError.
         """
@@ -188,17 +233,40 @@ class Classifier:
             for number in sorted(rows):
                 yield {"window": number, "times_s": times[number], "probabilities": rows[number].tolist()}, b""
 
-    def join(self, answers: Iterable[Answer]) -> ActionScores:
-        """Return the scores of a video from the answers of all its parts: exactly those that `classify` computes."""
+    def _views_of(self, answers: Iterable[Answer]) -> list[ViewScores]:
+        """The views that the answers of all parts of a video tell."""
         facts = [values for values, _ in answers]
         if [values["window"] for values in facts] != sorted({values["window"] for values in facts}):
             raise misfit("a window comes twice, or they are out of order")
         self.frames_seen += len(facts) * self.frames_per_video // self.clips
-        rows = {values["window"]: np.array(values["probabilities"]) for values in facts}
-        return self._scores(rows, {values["window"]: tuple(values["times_s"]) for values in facts})
+        views = []
+        for values in facts:
+            start_s, end_s = values["times_s"]
+            views.append(ViewScores(start_s, end_s, np.array(values["probabilities"]).mean(axis=0)))
+        return views
+
+    def _replayed(self, source: Source, views: list[ViewScores], calls: _Calls) -> list[ViewScores]:
+        """Hand on the frames of a video, and views that are known, as if they were computed."""
+        if calls.frame is None:
+            return views
+        upcoming = deque(views)
+        with open_video(source, self.start, self.end, rate=folder_rate(source), damaged=self.damaged) as reader:
+            self.info = reader.info
+            for frame in reader:
+                while calls.view is not None and upcoming and upcoming[0].centre_s <= frame.time_s:
+                    calls.view(upcoming.popleft())
+                calls.frame(frame)
+        while calls.view is not None and upcoming:
+            calls.view(upcoming.popleft())
+        return views
 
     def _rows(
-        self, sources: Iterable[SourceLike], part: Part | None = None, on_progress: OnProgress | None = None
+        self,
+        sources: Iterable[SourceLike],
+        part: Part | None = None,
+        *,
+        calls: _Calls | None = None,
+        frames: Frames = "none",
     ) -> Iterator[tuple[SourceLike, dict[int, NDArray[np.float64]] | TwospeedError, dict[int, tuple[float, float]]]]:
         """Yield each video with the probabilities (S, C) of its views by number, or its error, and the views' times."""
         listed = list(sources)
@@ -206,8 +274,17 @@ class Classifier:
         times: dict[int, tuple[float, float]] = {}
         total = None if self.timeline or len(listed) != 1 else self.clips * len(self.samplings)
         done, started = 0, time.perf_counter()
-        with closing(DecodeAhead(self._events(listed, part), ahead=1)) as events:
+        calls = calls or _Calls()
+        ahead = 1 if frames == "none" else FRAMES_AHEAD
+        with closing(DecodeAhead(self._events(listed, part, frames), ahead)) as events:
             for event in events:
+                if isinstance(event, VideoInfo):
+                    self.info = event
+                    continue
+                if isinstance(event, Frame):
+                    if calls.frame is not None:
+                        calls.frame(event)
+                    continue
                 if isinstance(event, _Done):
                     yield listed[event.source], event.error or rows, times
                     rows, times = {}, {}
@@ -217,34 +294,31 @@ class Classifier:
                 if event.sampling == 0:
                     times[event.number] = (event.start_s, event.end_s)
                 done += 1
-                if on_progress is not None:
-                    on_progress(Progress("classify", done, total, "views", time.perf_counter() - started))
+                if calls.progress is not None:
+                    calls.progress(Progress("classify", done, total, "views", time.perf_counter() - started))
+                if calls.view is not None and event.sampling == len(self.samplings) - 1:
+                    calls.view(ViewScores(*times[event.number], rows[event.number].mean(axis=0)))
 
-    def _events(self, sources: list[SourceLike], part: Part | None = None) -> Generator[View | _Done, None, None]:
-        """All views of all videos, on the decoding thread, with a mark at the end of each."""
+    def _events(
+        self, sources: list[SourceLike], part: Part | None, frames: Frames
+    ) -> Generator[View | Frame | VideoInfo | _Done, None, None]:
+        """All views, and frames, of all videos, on the decoding thread, with a mark at the end of each."""
         for number, source in enumerate(sources):
             try:
-                yield from self._views(source, part)
+                yield from self._views(source, part, frames)
             except TwospeedError as error:
                 yield _Done(number, error)
             else:
                 yield _Done(number)
 
-    def _views(self, source: SourceLike, part: Part | None = None) -> Iterator[View]:
+    def _views(self, source: SourceLike, part: Part | None, frames: Frames) -> Iterator[View | Frame | VideoInfo]:
         found = find_source(source)
+        chosen: dict[str, Any] = {"start": self.start, "end": self.end, "damaged": self.damaged, "arrays": self._arrays}
         if self.timeline or not found.stored:
-            chosen: dict[str, Any] = {"start": self.start, "end": self.end, "damaged": self.damaged, "part": part}
-            return sliding_views(found, self.samplings, self.every_s, self.crops, arrays=self._arrays, **chosen)
-        views = UniformViews(
-            found,
-            self.samplings,
-            self.clips,
-            self.crops,
-            pad=self.pad,
-            start=self.start,
-            end=self.end,
-            arrays=self._arrays,
-        )
+            return sliding_views(found, self.samplings, self.every_s, self.crops, part=part, frames=frames, **chosen)
+        views = UniformViews(found, self.samplings, self.clips, self.crops, pad=self.pad, **chosen)
+        if frames != "none":
+            return views.with_frames(frames)
         return iter(views) if self.workers == 1 else read_ahead(views.__getitem__, range(len(views)), self.workers)
 
     def _probabilities(self, view: View) -> NDArray[np.float64]:
@@ -265,17 +339,17 @@ class Classifier:
             self.frames_seen += clip.shape[0] * clip.shape[2]
         return total
 
-    def _scores(self, rows: dict[int, NDArray[np.float64]], times: dict[int, tuple[float, float]]) -> ActionScores:
-        if not rows:
+    def scores(self, views: Sequence[ViewScores]) -> ActionScores:
+        """Return what views of a video, in order of time, say together."""
+        if not views:
             return ActionScores(np.zeros(len(self.labels), np.float32), self.labels)
-        order = sorted(rows)
-        probabilities = np.stack([rows[number].mean(axis=0) for number in order])
-        starts, ends = zip(*(times[number] for number in order), strict=True)
+        probabilities = np.stack([view.probabilities for view in views])
+        starts, ends = [view.start_s for view in views], [view.end_s for view in views]
         by_view = probabilities.astype(np.float32)
         return ActionScores(
             probabilities.mean(axis=0).astype(np.float32),
             self.labels,
-            (np.array(starts) + np.array(ends)) / 2,
+            np.array([view.centre_s for view in views]),
             by_view,
             spans(starts, ends, by_view, self.labels, threshold=self.threshold, smooth=self.smooth),
         )
@@ -314,6 +388,10 @@ def classify(
     WeightsUnavailable.
     """
     return Classifier(model_or_name, clips, crops, on_progress=on_progress, **options).classify(source, on_progress)
+
+
+def _in_order(rows: dict[int, NDArray[np.float64]], times: dict[int, tuple[float, float]]) -> list[ViewScores]:
+    return [ViewScores(*times[number], rows[number].mean(axis=0)) for number in sorted(rows)]
 
 
 def position_average(logits: Array, average: Literal["probabilities", "logits"]) -> Array:

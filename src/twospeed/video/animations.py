@@ -59,7 +59,7 @@ def decode_animation(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
 
 
 def read_animation(
-    path: Path, *, start: int = 0, short_side: int | None = None
+    path: Path, *, start: int = 0, short_side: int | None = None, small_side: int | None = None
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame from index `start`."""
     count = 0
@@ -68,10 +68,11 @@ def read_animation(
         count += 1
         if index < start:
             continue
+        small = None if small_side is None else scaled(image, small_side)
         image = scaled(image, short_side)
         if not described:
             yield VideoInfo(str(path), image.shape[1], image.shape[0], codec=path.suffix.lower().lstrip("."))
             described = True
-        yield Frame(index, time_s, image)
+        yield Frame(index, time_s, image, small=small)
     if not described:
         raise VideoError(f"{path}: has {count} frames, so none at start={start}", option="start")

@@ -20,7 +20,12 @@ from twospeed.video.pixels import scaled
 
 
 def read_camera(
-    index: int, *, start: int = 0, rate: Fraction | None = None, short_side: int | None = None
+    index: int,
+    *,
+    start: int = 0,
+    rate: Fraction | None = None,
+    short_side: int | None = None,
+    small_side: int | None = None,
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame until the camera stops; times are those of capture.
 
@@ -47,7 +52,9 @@ def read_camera(
                     raise VideoError(f"{name}: opened, but gave no image")
                 return
             if number >= start:
-                rgb = scaled(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), short_side)
+                whole = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                rgb = scaled(whole, short_side)
+                small = None if small_side is None else scaled(whole, small_side)
                 if began_s is None:
                     began_s = now_s
                     yield VideoInfo(
@@ -56,7 +63,7 @@ def read_camera(
                         height=rgb.shape[0],
                         frame_rate=Fraction(stated).limit_denominator(1001) if stated > 0 else None,
                     )
-                yield Frame(number, now_s - began_s, rgb)
+                yield Frame(number, now_s - began_s, rgb, small=small)
             number += 1
     finally:
         capture.release()

@@ -315,6 +315,7 @@ def read_container(
     format: str | None = None,
     rate: Fraction | None = None,
     short_side: int | None = None,
+    small_side: int | None = None,
     damaged: Damaged = "error",
     convert: RgbConverter | None = None,
     on_length: Callable[[int], object] | None = None,
@@ -325,7 +326,7 @@ def read_container(
     is the first frame's pts. convert: in place of one for short_side. on_length: called with the length of the opened
     file or stream in bytes, 0 or less where it has none.
     """
-    convert = convert or RgbConverter(short_side, name=name)
+    convert = convert or RgbConverter(short_side, small_side=small_side, name=name)
     with opened(target, name, format=format) as (container, stream):
         stated_size = (stream.codec_context.width, stream.codec_context.height)
         if on_length is not None:
@@ -351,13 +352,14 @@ def read_container(
                 if not described:
                     yield describe(container, stream, decoded, name, (image.shape[1], image.shape[0]))
                     described = True
-                yield Frame(index, time_s, image, pts=decoded.pts, is_keyframe=bool(decoded.key_frame))
-                del image
+                small = convert.small(decoded)
+                yield Frame(index, time_s, image, pts=decoded.pts, is_keyframe=bool(decoded.key_frame), small=small)
+                del image, small
             elif index == 0 and convert.size is None:
                 convert.size = (decoded.width, decoded.height)
             index += 1
     if not arrived:  # count from the start
-        options = {"format": format, "rate": rate, "short_side": short_side, "damaged": damaged}
-        yield from read_container(target, name, start=start, **options)  # type: ignore[arg-type]
+        options = {"format": format, "rate": rate, "damaged": damaged, "short_side": short_side}
+        yield from read_container(target, name, start=start, small_side=small_side, **options)  # type: ignore[arg-type]
     elif not described:
         raise VideoError(f"{name}: has {index} frames, so none at start={start}", option="start")

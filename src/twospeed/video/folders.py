@@ -104,6 +104,7 @@ def read_images(
     start: int = 0,
     rate: Fraction | None = None,
     short_side: int | None = None,
+    small_side: int | None = None,
     damaged: Damaged = "error",
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame from index `start`, each image at its own size."""
@@ -113,7 +114,9 @@ def read_images(
     described = False
     for index, path in enumerate(images[start:], start):
         try:
-            image = read_image(path, short_side=short_side)
+            whole = read_image(path)
+            image = scaled(whole, short_side)
+            small = None if small_side is None else scaled(whole, small_side)
         except VideoError as error:
             if damaged == "skip" or (damaged == "stop" and not described):
                 continue
@@ -131,8 +134,8 @@ def read_images(
                 codec=path.suffix.lower().lstrip("."),
             )
             described = True
-        yield Frame(index, float(index * step), image, name=path.stem, is_keyframe=True)
-        del image
+        yield Frame(index, float(index * step), image, name=path.stem, is_keyframe=True, small=small)
+        del whole, image, small
     if not described:
         raise VideoError(f"{name}: not one of its {len(images)} images can be decoded")
 

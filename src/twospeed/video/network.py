@@ -30,6 +30,7 @@ def read_network(
     format: str | None = None,
     rate: Fraction | None = None,
     short_side: int | None = None,
+    small_side: int | None = None,
     damaged: Damaged = "error",
 ) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame of an address; indices and times go on over a lost connection.
@@ -41,7 +42,7 @@ def read_network(
     """
     patience_s = RECONNECT_S if reconnect_s is None else reconnect_s
     opens_again = reconnect_s is not None or address.lower().startswith("rtsp")
-    convert = RgbConverter(short_side, name=name)
+    convert = RgbConverter(short_side, small_side=small_side, name=name)
     lengths: list[int] = []
     first: VideoInfo | None = None
     index, time_s = -1, 0.0

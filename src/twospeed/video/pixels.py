@@ -96,17 +96,26 @@ class RgbConverter:
     The colour matrix and range that the stream states are used (BT.601, limited range where it states none, as
     FFmpeg and its users do); 10 and 12 bits are reduced to 8; alpha is dropped; HDR (PQ and HLG curves) is tone mapped
     to SDR (`twospeed.video.hdr`); interlaced lines stay woven and the pixel aspect ratio is left alone: images come as
-    stored. short_side: scale to this shorter side in the same step (bilinear, filtered when shrinking).
+    stored. short_side: scale to this shorter side in the same step (bilinear, filtered when shrinking). small_side: of
+    the second image that `small` makes, if any.
     size: (width, height) as stored of the first image, else taken from the first that comes. Later ones of another
     size are scaled into it whole, with black bars where the shapes differ, and one warning is logged under `name`.
     """
 
-    def __init__(self, short_side: int | None = None, *, size: tuple[int, int] | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        short_side: int | None = None,
+        *,
+        small_side: int | None = None,
+        size: tuple[int, int] | None = None,
+        name: str = "",
+    ) -> None:
         self.short_side = short_side
         self.size = size
         self._name = name
         self._warned = False
         self._reformatter = VideoReformatter()
+        self._small = None if small_side is None else RgbConverter(small_side, size=size, name=name)
 
     def view(self, frame: Any) -> NDArray[np.uint8]:
         """Return the image as a view, possibly strided, of memory that it owns."""
@@ -122,6 +131,14 @@ class RgbConverter:
     def image(self, frame: Any) -> NDArray[np.uint8]:
         """Return the image as a contiguous array of its own."""
         return np.array(self.view(frame), order="C", copy=True)
+
+    def small(self, frame: Any) -> NDArray[np.uint8] | None:
+        """Return the image at the shorter side `small_side`, as another converter with that `short_side` would."""
+        if self._small is None:
+            return None
+        self._small.size = self.size
+        self._small._warned = True
+        return self._small.image(frame)
 
     def _rgb(self, frame: Any, width: int, height: int) -> NDArray[np.uint8]:
         # One thread: swscale's slices cost more than they gain below 4K, and the decoder's threads want the cores.

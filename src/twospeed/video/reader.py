@@ -97,6 +97,7 @@ def open_video(
     format: str | None = None,
     rate: Rate = None,
     short_side: int | None = None,
+    small_side: int | None = None,
     damaged: Damaged = "error",
     live: Literal["newest", "every"] | None = None,
     reconnect_s: float | None = None,
@@ -114,6 +115,7 @@ def open_video(
     rate: frames per second of sources without times of their own (folders: 24 unless given; raw streams and images
     from Python: 25; a camera is asked for it); sources with times keep them.
     short_side: scale every frame to this shorter side, in pixels, while converting it (not images from Python).
+    small_side: deliver `Frame.small` too, at this shorter side, for who needs both; the file is decoded once.
     damaged: what to do at a frame that cannot be decoded, or a file that is cut off: "error" raises VideoError after
     delivering the frames before it, "stop" ends quietly there, "skip" goes on (later indices then shift in files).
     live: "newest" drops the oldest frame instead of falling behind (the default of cameras and rtsp), which shows as a
@@ -135,6 +137,7 @@ def open_video(
         raise InputError(f"ahead must be 0 or more, not {ahead}")
     exact_rate = _rate(rate)
     _check_short_side(short_side)
+    _check_short_side(small_side)
     if damaged not in ("error", "stop", "skip"):
         raise InputError(f"damaged={damaged!r} is none of 'error', 'stop', 'skip'", option="damaged")
     if live not in (None, "newest", "every"):
@@ -148,7 +151,8 @@ def open_video(
     found = find_source(source)
     if isinstance(first, float) and found.stored:
         first = _index_at(found, first, exact_rate)
-    options: dict[str, Any] = {"rate": exact_rate, "short_side": short_side, "damaged": damaged}
+    sides = {"short_side": short_side, "small_side": small_side}
+    options: dict[str, Any] = {"rate": exact_rate, "damaged": damaged, **sides}
     items = _items(found, first if isinstance(first, int) else 0, format, reconnect_s, options)
     if last is not None or isinstance(first, float):
         items = _part(items, found.name, first, last)
@@ -158,14 +162,15 @@ def open_video(
 
 def _items(source: Source, start: int, format: str | None, reconnect_s: float | None, options: dict[str, Any]) -> Items:
     """Everything that a source delivers from frame `start` on: the VideoInfo, then Frames."""
-    target, name, short_side = source.target, source.name, options["short_side"]
+    target, name = source.target, source.name
+    sides = {"short_side": options["short_side"], "small_side": options["small_side"]}
     match source.kind:
         case "camera":
-            return camera.read_camera(target, start=start, rate=options["rate"], short_side=short_side)
+            return camera.read_camera(target, start=start, rate=options["rate"], **sides)
         case "images":
             return folders.read_images(target, name, start=start, **options)
         case "animation":
-            return animations.read_animation(target, start=start, short_side=short_side)
+            return animations.read_animation(target, start=start, **sides)
         case "frames":
             return _given(source, start, float(1 / (options["rate"] or ASSUMED_RATE)))
         case "network":
