@@ -119,7 +119,11 @@ def test_backgrounds_cover_the_image(tmp_path):
     cv2.imwrite(str(tmp_path / "sky.png"), np.full((10, 40, 3), (255, 0, 0), np.uint8))
     assert fitted_background(read_background(str(tmp_path / "sky.png")), 30, 20).shape == (30, 20, 3)
     assert read_background(str(tmp_path / "sky.png"))[0, 0].tolist() == [0, 0, 255]
-    with pytest.raises(InputError, match="neither a colour"):
-        MaskOutputSettings(remove_background="no such thing")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "sky.png").read_bytes()[:-20])
+    with pytest.raises(InputError, match="cut.png: the image is damaged or cut off"):
+        read_background(str(tmp_path / "cut.png"))
+    for text in ("no such thing", "rgb(300,0,0)"):
+        with pytest.raises(InputError, match="neither a colour"):
+            MaskOutputSettings(remove_background=text)
     with pytest.raises(InputError, match="none is asked for"):
         MaskOutputSettings(matte_layers=True)

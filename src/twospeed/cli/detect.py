@@ -356,7 +356,11 @@ def write_results(
                 drawn.add_result(result)
             run.advance(detector.frames_read - run.frames)
         if not found:
-            raise InputError(f"{source.name} has no keyframe; is it shorter than the first box's time?")
+            raise InputError(
+                f"{source.name}: no keyframe in what was read; keyframes are {detector.every_s:g} s apart, the first "
+                "at 0 s or at the first box's time: read a longer part, or take smaller steps",
+                option="every",
+            )
         run.advance(detector.frames_read - run.frames)
     return found
 

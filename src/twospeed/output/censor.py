@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from twospeed.errors import InputError
+from twospeed.files import is_there
 from twospeed.output.matte import alpha_of, foreground
 from twospeed.output.text import line_width
 from twospeed.results import ObjectMasks
+from twospeed.video.folders import read_image
 
 Image = NDArray[np.uint8]
 _CELLS = 24  # along the shorter side of an image: few enough that a face of half its height has no features left
@@ -41,14 +43,11 @@ def read_background(given: str) -> Image:
 
     Raises InputError for what is neither.
     """
-    if Path(given).is_file():
-        found = cv2.imread(given, cv2.IMREAD_COLOR)
-        if found is None:
-            raise InputError(f"{given}: cannot be read as an image", option="remove_background")
-        return np.ascontiguousarray(found[..., ::-1], np.uint8)
+    if is_there(path := Path(given)) and not path.is_dir():
+        return read_image(path)
     try:
         return np.array([[ImageColor.getrgb(given)[:3]]], np.uint8)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for rgb(300,0,0)
         raise InputError(
             f"{given!r} is neither a colour, such as green or #00b140, nor an image file", option="remove_background"
         ) from None

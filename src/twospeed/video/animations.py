@@ -11,8 +11,8 @@ from PIL import Image
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
-from twospeed.video.image_files import BROKEN_IMAGE
-from twospeed.video.pixels import check_pixels, scaled
+from twospeed.video.image_files import BROKEN_IMAGE, stated_size
+from twospeed.video.pixels import scaled
 
 DEFAULT_MS = 100
 """How long browsers show a frame that states no duration."""
@@ -42,10 +42,10 @@ def _head(path: Path, length: int) -> bytes:
 
 def decode_animation(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """Yield (time in seconds, image uint8 (H, W, 3) RGB without alpha) of every frame. Raises VideoError."""
+    stated_size(path)  # refuses too many pixels
     number = 0
     try:
         with Image.open(path) as image:
-            check_pixels(str(path), *image.size)
             shown_ms = 0.0
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
@@ -53,8 +53,6 @@ def decode_animation(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
                 yield shown_ms / 1000, np.array(image.convert("RGB"))
                 shown_ms += image.info.get("duration") or DEFAULT_MS
     except BROKEN_IMAGE as error:
-        if isinstance(error, VideoError):
-            raise
         raise VideoError(f"{path}: frame {number} cannot be decoded ({error}); fetch the file again") from None
 
 

@@ -43,7 +43,11 @@ def add_cases() -> None:
         ):
             case(f"range {job} {start} to {end}", *words, "--start", start, "--end", end, want="refuse")
         case(f"range {job} --end 0", *words, "--end", 0, want="refuse")
-        case(f"range {job} --start 7", *words, "--start", 7, want="ok")
+        if job == "detect":  # the keyframes are at 0 s, 1 s, ...
+            case("range detect --start 7", *words, "--start", 7, want="refuse", must=("no keyframe", "--every"))
+            case("range detect --start 7 --every 0.1", *words, "--start", 7, "--every", 0.1, want="any")
+        else:
+            case(f"range {job} --start 7", *words, "--start", 7, want="ok")
         case(f"range {job} --end 10**11", *words, "--end", 10**11, want="ok")
     track = (*jobs["track"], "-q", "-o", "out")
     case("range track 2 to 6", *track, "--start", 2, "--end", 6, want="ok", check=count("out/masks/*.png", 4))
