@@ -120,7 +120,7 @@ def test_backgrounds_cover_the_image(tmp_path):
     assert fitted_background(read_background(str(tmp_path / "sky.png")), 30, 20).shape == (30, 20, 3)
     assert read_background(str(tmp_path / "sky.png"))[0, 0].tolist() == [0, 0, 255]
     (tmp_path / "cut.png").write_bytes((tmp_path / "sky.png").read_bytes()[:-20])
-    with pytest.raises(InputError, match="cut.png: the image is damaged or cut off"):
+    with pytest.raises(InputError, match=r"cut\.png: the image is damaged or cut off"):
         read_background(str(tmp_path / "cut.png"))
     for text in ("no such thing", "rgb(300,0,0)"):
         with pytest.raises(InputError, match="neither a colour"):
