@@ -52,6 +52,7 @@ _TEMPORARY = re.compile(r"partial|\.part$|\.new$|\.tmp$|/\.[^/]+\.\d+$")
 
 _LOGGED = re.compile(
     r"^\d\d:\d\d:\d\d |has random weights|images are scaled to the first size|nothing is computed there|shown \d+ s shorter"
+    r"|^twospeed evaluate "  # what `papers --run` runs
 )
 
 

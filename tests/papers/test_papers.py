@@ -181,6 +181,12 @@ def test_the_list_names_all(capsys):
         (["stcn", "table9"], "stcn has no 'table9'; there are table1"),
         (["stcn", "table1", "--score", "STM/J=1"], "stcn table1 has no cell 'STM/J' of ours"),
         (["stcn", "table1", "--score", "STM + L2 similarity/every 5th only=high"], "'high' is not a number"),
+        (["stcn", "table1", "--score", "STM + L2 similarity/every 5th only=nan"], "'nan' is not a number"),
+        (["stcn", "table1", "--options", "--end 3"], "--options are those of evaluations that are run"),
+        (
+            ["stcn", "table1", "--run", "r", "--data", "davis17=x", "--options", "'"],
+            "--options ': No closing quotation",
+        ),
         (["stcn", "--score", "a/b=1"], "--score belongs to one table"),
         (["stcn", "table1", "--plot", "x.png"], "stcn table1 has no columns Avg. mIoU and FPS to draw"),
         (["gsvnet", "fig3", "--plot", "x.png"], "the paper prints none, no run gave ours"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from twospeed.cli.options import number
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,7 +103,9 @@ def papers(
     if data or weights:
         if run is None:
             raise InputError("--data and --weights run evaluations; give --run DIR, where they are kept")
-        _evaluate(chosen, wanted, run, _pairs("--data", data), _weights(chosen, weights), options or "")
+        _evaluate(chosen, wanted, run, _pairs("--data", data), _weights(chosen, weights), _words(options or ""))
+    elif options is not None:
+        raise InputError("--options are those of evaluations that are run; give --run, --data and --weights")
     filled = [fill(chosen, each, run, scores) for each in wanted]
     if plot is not None:
         if len(filled) > 1:
@@ -116,11 +121,14 @@ def papers(
 
 
 def _evaluate(
-    paper: Paper, tables: list[PaperTable], folder: Path, data: dict[str, str], weights: dict[str, str], options: str
+    paper: Paper,
+    tables: list[PaperTable],
+    folder: Path,
+    data: dict[str, str],
+    weights: dict[str, str],
+    options: list[str],
 ) -> None:
     """Run the evaluations that are not in the folder yet and have data and weights; each by its own command."""
-    import shlex
-
     from twospeed.cli.evaluate import app
 
     if unknown := set(weights) - set(paper.weights):
@@ -136,8 +144,16 @@ def _evaluate(
         masks = folder / name
         words = run.arguments(data[run.data], weights, str(file), str(masks))
         resume = ["--resume"] if masks.is_dir() else []
-        typer.echo(shlex.join(["twospeed", *words, *shlex.split(options), *resume]), err=True)
-        app([*words[1:], *shlex.split(options), *resume, "-q"], prog_name="twospeed evaluate", standalone_mode=False)
+        typer.echo(shlex.join(["twospeed", *words, *options, *resume]), err=True)
+        app([*words[1:], *options, *resume, "-q"], prog_name="twospeed evaluate", standalone_mode=False)
+
+
+def _words(options: str) -> list[str]:
+    """Split options as a shell does. Raises InputError."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise InputError(f"--options {options}: {error}") from None
 
 
 def _weights(paper: Paper, given: list[str] | None) -> dict[str, str]:
@@ -164,6 +180,6 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 def _number(name: str, value: str) -> float:
     try:
-        return float(value)
-    except ValueError as error:
-        raise InputError(f"--score {name}={value}: {value!r} is not a number") from error
+        return number(-math.inf)(value)
+    except typer.BadParameter:
+        raise InputError(f"--score {name}={value}: {value!r} is not a number") from None

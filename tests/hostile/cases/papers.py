@@ -36,6 +36,11 @@ def add_cases() -> None:
         "--weights=/nowhere/{name}.pth",
     ):
         case(f"papers --run {option}", *table, "--run", "runs", option, want="refuse")
+    for text in ("'", "--sequences 'dog"):
+        case(f"papers --run --options {text}", *table, "--run", "runs", "--data", f"davis17={S}/kinetics", "--options", text,
+             want="refuse", must=("--options",))  # fmt: skip
+    for value in ("nan", "inf", "1e999", "\u0663"):
+        case(f"papers --score {value!a}", *table, f"--score=STCN/J&F={value}", want="refuse", must=("not a number",))
     case("papers --run nowhere", *table, "--run", "nowhere", want="ok")
     name = "stcn-l2-davis17"
     for what, text in {"not json": b"{", "a list": b"[]", "empty": b"", "binary": b"\xff\xfe", "deep": b"[" * 100_000, "null": b"null",
