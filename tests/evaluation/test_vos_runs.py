@@ -327,6 +327,21 @@ def test_skipped_frames_change_no_mask(network: torch.nn.Module, tmp_path: Path)
             np.testing.assert_array_equal(read(tmp_path / "out/aa" / f"{frame}.png"), result)
 
 
+def test_no_frame_is_skipped_for_a_tracker_that_needs_every_one(tmp_path: Path):
+    torch.manual_seed(0)
+    network = create_model("track_small", None)  # sees the frame before
+    labels = moving_squares(16, 2, starts={2: 5})
+    root = write_youtube_vos(tmp_path / "yt", {"aa": labels}, {"aa": {1: "dog", 2: "cat"}})
+    sample = YouTubeVos(root)[0]
+    assert can_skip(sample, 5)
+    evaluate_youtube_vos(root, model=network, output=tmp_path / "out", settings=RunSettings(size=None, finder=None))
+    tracker = Tracker(network, memory_every=5, size=None, cuts=False, finder=None)
+    for frame, masks, wanted in youtube_vos_jobs(sample):
+        result = tracker.step(sample.image(frame), masks).labels
+        if wanted:
+            np.testing.assert_array_equal(read(tmp_path / "out/aa" / f"{frame}.png"), result)
+
+
 def test_averaging_runs_with_the_tracker_of_users(network: torch.nn.Module, tmp_path: Path):
     root = write_davis(tmp_path / "davis", {"dog": moving_squares(3, 2)})
     settings = RunSettings(scales=(48, 64), flip=True)

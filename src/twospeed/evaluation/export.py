@@ -187,7 +187,7 @@ def _agreement(network: Any, exported: ExportedModel, clip: Clip) -> tuple[str, 
 def _masks_agree(network: Any, exported: ExportedModel, clip: Clip) -> float:
     from twospeed.pipelines.track import Tracker
 
-    trackers = [Tracker(network, size=None, device="cpu"), Tracker(exported.folder, size=None)]
+    trackers = [Tracker(network, size=None, device="cpu", finder=None), Tracker(exported.folder, size=None)]
     objects, scores = int(clip.labels.max()), []
     for number, image in enumerate(clip.frames):
         given = clip.labels if number == 0 else None

@@ -46,8 +46,8 @@ class MaskTracker(Protocol):
 
 BuildTracker = Callable[..., MaskTracker]
 """Called as `build(model, memory_every=..., include_last=..., top_k=..., max_memory_frames=..., size=...)`, with
-`upscale=True` where a size is asked for, `kernel_sigma=...` where a pass reads its memory with a kernel and
-`finetune=...` where it learns the first masks."""
+`upscale=True` where a size is asked for, `kernel_sigma=...` where a pass reads its memory with a kernel,
+`finetune=...` where it learns the first masks and `finder=...` where another one than its own corrects it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RunSettings:
 
     size: shorter side in pixels, None for the frames' own. scales: run at each of these sizes and average;
     empty for `size` alone. flip: also run every pass on mirrored frames. finetune: iterations on the first masks
-    of each sequence. given_masks: whether first masks are handed over (unsupervised models find their objects
+    of each sequence. finder: what corrects masks of a tracker, "default" being its own. given_masks: whether first masks are handed over (unsupervised models find their objects
     themselves).
     """
 
@@ -68,6 +68,7 @@ class RunSettings:
     scales: tuple[int, ...] = ()
     flip: bool = False
     finetune: int | None = None
+    finder: str | None = "default"
     given_masks: bool = True
 
 
@@ -91,6 +92,7 @@ def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTrack
         "top_k": settings.top_k,
         "max_memory_frames": settings.max_memory_frames,
         **({"finetune": settings.finetune} if settings.finetune else {}),
+        **({"finder": settings.finder} if settings.finder != "default" else {}),
     }
     # A size that is asked for holds for smaller videos, too: the published multi-scale passes enlarge
     sizes: list[tuple[int | None, dict[str, float]]] = [
@@ -301,7 +303,8 @@ class TrackerRun(Run):
     def youtube_vos_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
         """Which trackers see which frames of a video, leaving out those that change nothing."""
         every = self.options.memory_every
-        if self.options.include_last or not can_skip(sample, every):
+        need_all = any(getattr(one.tracker, "needs_every_frame", False) for one in self.passes)
+        if need_all or self.options.include_last or not can_skip(sample, every):
             return InStep(self.passes), youtube_vos_jobs(sample)
         if self._every_frame_remembered is None:
             remembering = replace(self.options, memory_every=1)

@@ -206,10 +206,10 @@ class ObjectFinder:
         recalled = said[1] if len(said) > 1 else np.zeros_like(said[0])  # masks of a pixel can vanish
         own, settings = frame.agreed, self.settings
         assert own is not None
-        odds = settings.own * _log_odds(own) + (1 - settings.own) * _log_odds(recalled) + settings.bias
+        odds = settings.own * log_odds(own) + (1 - settings.own) * log_odds(recalled) + settings.bias
         agreed = np.asarray(1 / (1 + np.exp(-odds)), np.float32)
         frame.agreed = agreed
-        frame.trust = _overlap(own > 0.5, recalled > 0.5) * confidence(agreed)
+        frame.trust = overlap(own > 0.5, recalled > 0.5) * confidence(agreed)
 
     def _keyframes(self, drawn: Sequence[_Frame]) -> list[_Frame]:
         """The surest map of each part of the window, if it is sure enough."""
@@ -271,7 +271,7 @@ def make_follower(
     """Return a tracker that remembers what it is given, and nothing else."""
     from twospeed.pipelines.track import Tracker  # which can make an unsupervised tracker, and so this
 
-    return Tracker(model, memory_every=1 << 30, size=size, device=device, cuts=False, on_progress=on_progress)
+    return Tracker(model, memory_every=1 << 30, size=size, device=device, cuts=False, finder=None, on_progress=on_progress)
 
 
 def confidence(found: Map) -> float:
@@ -281,11 +281,13 @@ def confidence(found: Map) -> float:
     return inside / max(float(found.sum()) + float(mask.sum()) - inside, 1e-6)
 
 
-def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """IoU of two masks; 0 for two empty ones."""
     return float((a & b).sum()) / max(1.0, float((a | b).sum()))
 
 
-def _log_odds(p: Map) -> Map:
+def log_odds(p: Map) -> Map:
+    """Log odds of probabilities, kept finite."""
     clipped = np.clip(p, 0.005, 0.995)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
 

@@ -32,9 +32,14 @@ def seen(image: NDArray[np.uint8], size: int = SIZE) -> SeenFrame:
     scale = size / min(height, width)
     wide, high = (max(1, round(min(side * scale, _LONGEST * size) / STRIDE)) * STRIDE for side in (width, height))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = np.asarray(cv2.resize(image, (wide, high), interpolation=how), np.uint8)
-    grey = cv2.cvtColor(cv2.resize(small, (wide // 2, high // 2), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    return SeenFrame(small, np.asarray(grey, np.uint8))
+    return seen_again(np.asarray(cv2.resize(image, (wide, high), interpolation=how), np.uint8))
+
+
+def seen_again(small: NDArray[np.uint8]) -> SeenFrame:
+    """Return the frame whose `SeenFrame.image` this is."""
+    height, width = small.shape[:2]
+    half = cv2.resize(small, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return SeenFrame(small, np.asarray(cv2.cvtColor(half, cv2.COLOR_RGB2GRAY), np.uint8))
 
 
 @torch.inference_mode()

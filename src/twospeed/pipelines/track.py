@@ -36,6 +36,7 @@ from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.pipelines.finetune_tracker import TrackerFineTuning
+    from twospeed.pipelines.redetect import Redetector
 
 STRIDE = 16
 VOID = 255  # in given masks: undecided
@@ -45,6 +46,7 @@ MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 # Small videos are enlarged this much at most. At twice their size, the seven girls of DAVIS-2017's `schoolgirls`
 # (432x240) have a mean J of 0.475 in the place of 0.390 (track_nano); enlarging thumbnails only takes time
 MOST_ENLARGED = 2
+EVEN = 1e-3  # added to each object's probability where a finder's map is divided among them: all may be near 0
 THUMBNAIL = 160  # shorter side in pixels; smaller videos are not enlarged
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
 
@@ -98,7 +100,10 @@ class Tracker(VideoTracker):
     published multi-scale setting). precision: "bf16" autocasts the convolutions, "auto" does where the device is made
     for it. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for so many
     iterations, or as the settings say, before tracking; on_progress is called after each of them, and while weights are
-    downloaded.
+    downloaded. finder:
+    a network that finds primary objects (`find_nano`), or its name: it corrects masks of which it is surer, where what
+    was marked is what it finds (`pipelines.redetect`); "default" is find_nano for `track_small`, None for others and
+    for exported models.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
@@ -121,6 +126,7 @@ class Tracker(VideoTracker):
         kernel_sigma: float | None = None,
         precision: Precision = "fp32",
         cuts: bool = True,
+        finder: Model | None = "default",
         max_objects: int | None = None,
         finetune: int | TrackerFineTuning | None = None,
         on_progress: OnProgress | None = None,
@@ -147,7 +153,8 @@ class Tracker(VideoTracker):
         network, _ = network_for("track", model_or_name, weights, MASK_MEMORY, on_progress)
         self._arrays = arrays_of(network)
         if self._arrays is on_numpy:
-            for option, given in {"kernel_sigma": kernel_sigma, "finetune": finetune}.items():
+            finder = None if finder == "default" else finder
+            for option, given in {"kernel_sigma": kernel_sigma, "finetune": finetune, "finder": finder}.items():
                 if given is not None:
                     raise InputError(f"{option} is {given}, which an exported model does not take", option=option)
         self._given: Any = network.eval().to(self.device)
@@ -163,7 +170,17 @@ class Tracker(VideoTracker):
         self.max_objects = max_objects
         self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
+        self._redetector = self._redetector_of(finder)
         self.reset()
+
+    def _redetector_of(self, finder: Model | None) -> Redetector | None:
+        if finder == "default":
+            finder = getattr(self._given, "finder", None)
+        if finder is None:
+            return None
+        from twospeed.pipelines.redetect import redetector  # imports torch
+
+        return redetector(finder, self.device)
 
     def _fast(self, network: Any) -> MaskMemoryNetwork:
         return optimised(network, self._dtype)
@@ -177,6 +194,8 @@ class Tracker(VideoTracker):
     def restart(self) -> None:
         """Forget the video, but for what was learned of it."""
         self._state = _State(self._new_bank())
+        if self._redetector is not None:
+            self._redetector.reset()
 
     def learn(self, image: Image, masks: Labels) -> None:
         """Fine-tune on a frame and its masks, as the options say, before any is given to `step`. Raises as `step`."""
@@ -194,6 +213,16 @@ class Tracker(VideoTracker):
             kernel_sigma=self.kernel_sigma,
             read=getattr(self.model, "read", None),
         )
+
+    @property
+    def finder(self) -> Any:
+        """The network that corrects masks, None where none does."""
+        return None if self._redetector is None else self._redetector.finder
+
+    @property
+    def needs_every_frame(self) -> bool:
+        """Whether masks also depend on frames that are not remembered."""
+        return self._redetector is not None or sees_last_frame(self.model)
 
     @property
     def memory_frames(self) -> int:
@@ -221,7 +250,10 @@ class Tracker(VideoTracker):
             prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
             self._learn_first(pixels, prompt)
             self._look_for_cut(image)
+            self._see(pixels)
             probabilities, padding = self._segment(pixels, prompt)
+            if self._redetector is not None and prompt.labels is not None:
+                self._redetector.mark(self._arrays.to_numpy(unpad(probabilities, padding)[0] < 0.5))
             return self._finished(unpad(probabilities, padding), size, time_s)
 
     def annotate(self, image: Image, masks: Labels) -> None:
@@ -290,6 +322,7 @@ class Tracker(VideoTracker):
             size = (pixels.shape[-2], pixels.shape[-1])
             known = self._arrays.one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
             self._look_for_cut(image)
+            self._see(pixels)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
                 with self._arrays.autocast(self.device, self._dtype):
@@ -311,10 +344,14 @@ class Tracker(VideoTracker):
             arrays |= {"last.key": last[0], "last.masks": last[1]}
         if state.small is not None:
             arrays["small"] = state.small
+        seen: dict[str, Any] = {}
+        if self._redetector is not None:
+            found, seen = self._redetector.state()
+            arrays |= {f"finder.{name}": self._arrays.as_array(value) for name, value in found.items()}
         if self._tuned is not None:
             arrays |= {f"network.{name}": value for name, value in self._tuned.state_dict().items()}
         kept = {name: getattr(state, name) for name in ("object_ids", "frame_index", "since_memory", "image_size")}
-        kept |= {"gone": sorted(state.gone), "slots": slots}
+        kept |= {"gone": sorted(state.gone), "slots": slots, "finder": seen}
         write_state(Path(path), arrays, self._options(), kept, self._arrays)
 
     def load_state(self, path: str | Path) -> None:
@@ -331,6 +368,9 @@ class Tracker(VideoTracker):
             fast = self._fast(tuned)
         bank = self._new_bank()
         bank.restore({name[5:]: value for name, value in arrays.items() if name.startswith("bank.")}, kept["slots"])
+        if self._redetector is not None:
+            found = {n[7:]: self._arrays.to_numpy(value) for n, value in arrays.items() if n.startswith("finder.")}
+            self._redetector.restore(found, kept["finder"])
         size = kept["image_size"]
         last = (arrays["last.key"], arrays["last.masks"]) if "last.key" in arrays else None
         self._tuned, self.model = tuned, fast or self._untuned
@@ -352,6 +392,7 @@ class Tracker(VideoTracker):
             "network": checksum(self._given),
             **{name: getattr(self, name) for name in (*names, "precision", "cuts")},
             "finetune": None if self.finetune is None else asdict(self.finetune),
+            "finder": None if self.finder is None else checksum(self.finder),
         }
 
     def _learn(self, pixels: Array, labels: Array, settings: TrackerFineTuning) -> None:
@@ -392,7 +433,30 @@ class Tracker(VideoTracker):
             state.bank.forget_passing()
             if (last := self._last()) is not None:
                 state.last = (last[0], self._arrays.zeros(last[1], *last[1].shape))
+            if self._redetector is not None:
+                self._redetector.reset()
         state.small = small
+
+    def _see(self, pixels: Array) -> None:
+        """Show a frame, (1, 3, H, W) in 0..1, to the finder."""
+        if self._redetector is not None:
+            image = (pixels[0] * 255).round().byte().permute(1, 2, 0)
+            self._redetector.see(np.ascontiguousarray(self._arrays.to_numpy(image)))
+
+    def _redetected(self, predicted: Array, present: Sequence[int], padding: Padding) -> Array:
+        """Correct masks (K, H, W) that do not overlap by what the finder says of the objects of these rows."""
+        arrays = self._arrays
+        if self._redetector is None or not present:
+            return predicted
+        rows = predicted[present]
+        followed = arrays.to_numpy(unpad(rows.sum(0), padding)).astype(np.float32, copy=False)
+        if (found := self._redetector.correct(followed)) is None:
+            return predicted
+        together = arrays.pad(arrays.on_device(arrays.as_array(found), self.device)[None], padding)
+        shares = rows + EVEN
+        corrected = arrays.zeros(predicted, *predicted.shape)
+        corrected[present] = together * shares / shares.sum(0)
+        return corrected
 
     def _advance(self, frame: Array, prompt: _Prompt, padding: Padding) -> Array:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
@@ -413,6 +477,9 @@ class Tracker(VideoTracker):
             for i in gone & set(state.object_ids):
                 predicted[object_ids.index(i)] = 0
             predicted = arrays.aggregate(predicted)[1:]
+            if prompt.labels is None and state.since_memory + 1 >= self.memory_every:
+                present = [row for row, i in enumerate(object_ids) if i not in gone]
+                predicted = self._redetected(predicted, present, padding)
         if prompt.labels is not None:
             predicted, wrong = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
             state.bank.forget(wrong)
@@ -642,6 +709,7 @@ class TrackOptions(TypedDict, total=False):
     kernel_sigma: float | None
     precision: Precision
     cuts: bool
+    finder: Model | None
     merged: bool
     min_score: float | None
     max_objects: int

@@ -680,7 +680,9 @@ def validate(network: nn.Module, sequences: Sequence[SequenceSample], config: St
     A quick look while training; `twospeed evaluate` gives the official numbers.
     """
     every = max(1, round(5 / config.validate_stride))
-    tracker = Tracker(network, memory_every=every, size=None, device=next(network.parameters()).device)
+    tracker = Tracker(
+        network, memory_every=every, size=None, device=next(network.parameters()).device, finder=None
+    )
     scores = {}
     for sample in sequences:
         frames = list(sample.annotations)[: config.validate_frames : config.validate_stride]

@@ -78,6 +78,15 @@ Similarity = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+Finder = Annotated[
+    str | None,
+    typer.Option(
+        help="A model that finds primary objects and corrects masks of which it is surer; none: no correction.  "
+        "[default: find_nano for track_small, none for others]",
+        metavar="MODEL",
+        rich_help_panel=_RUN,
+    ),
+]
 Finetune = Annotated[
     int | None,
     typer.Option(
@@ -121,6 +130,7 @@ def davis(
     max_memory_frames: MaxMemoryFrames = None,
     include_last: IncludeLast = False,
     similarity: Similarity = None,
+    finder: Finder = None,
     finetune: Finetune = None,
     min_score: Annotated[
         float | None,
@@ -146,7 +156,7 @@ def davis(
         options.refuse(
             f"has no meaning for {' + '.join(model or ())}, which remembers no masks and is not averaged",
             scales=scales, flip=flip, memory_every=memory_every, top_k=top_k, max_memory_frames=max_memory_frames,
-            include_last=include_last, similarity=similarity,
+            include_last=include_last, similarity=similarity, finder=finder,
         )  # fmt: skip
     else:
         options.refuse(f"has no meaning for {' + '.join(model or ()) or 'a folder of masks'}", min_score=min_score)
@@ -155,7 +165,7 @@ def davis(
         settings = _unsupervised_settings(size, min_score, finetune)
     else:
         settings = _settings(
-            davis_settings(split), size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune
+            davis_settings(split), size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune, finder
         )
     options.run(
         lambda on_progress: evaluate_davis(
@@ -195,6 +205,7 @@ def youtube_vos(
     max_memory_frames: MaxMemoryFrames = None,
     include_last: IncludeLast = False,
     similarity: Similarity = None,
+    finder: Finder = None,
     finetune: Finetune = None,
     output: Output = None,
     resume: Resume = False,
@@ -219,7 +230,7 @@ def youtube_vos(
     if _is_unsupervised(model):
         raise InputError(f"{' + '.join(model or ())} takes no masks, which YouTube-VOS gives; choose stcn or stm")
     settings = _settings(
-        YOUTUBE_VOS_SETTINGS, size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune
+        YOUTUBE_VOS_SETTINGS, size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune, finder
     )
     options.run(
         lambda on_progress: evaluate_youtube_vos(
@@ -267,6 +278,7 @@ def _settings(
     max_memory_frames: int | None,
     include_last: bool,
     finetune: int | None,
+    finder: str | None,
 ) -> RunSettings:
     """Return the published settings with what was typed; a size or top_k of 0 stands for "no limit"."""
     changes: dict[str, Any] = {"scales": options.sizes_in(size, scales), "flip": flip}
@@ -274,6 +286,8 @@ def _settings(
         changes["memory_every"] = memory_every
     if include_last:
         changes["include_last"] = True
+    if finder is not None:
+        changes["finder"] = None if finder == "none" else finder
     limits = {"size": size, "top_k": top_k, "max_memory_frames": max_memory_frames, "finetune": finetune}
     changes |= {name: value or None for name, value in limits.items() if value is not None}
     return replace(published, **changes)

@@ -55,7 +55,7 @@ def track_nano(*, similarity: Similarity = "l2") -> STCN:
 
 def track_small(*, similarity: Similarity = "l2") -> STCN:
     """Build the default tracker: an ImageNet encoder for the keys, and the frame before as a guide to where to look."""
-    return STCN(
+    network = STCN(
         EfficientNetLite(stride=32, context=True),
         ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
         key_channels=64,
@@ -67,3 +67,5 @@ def track_small(*, similarity: Similarity = "l2") -> STCN:
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
     )
+    network.finder = "find_nano"
+    return network

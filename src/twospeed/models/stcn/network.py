@@ -46,6 +46,7 @@ class STCN(nn.Module):
 
     keys_per_object = False
     masks_as_given = False
+    finder: str | None = None  # what `Tracker` corrects its masks by, unless told otherwise: a name of the catalogue
     pixel_mean: Tensor
     pixel_std: Tensor
 
