@@ -28,7 +28,7 @@ from twospeed.output.exports import EXPORTS
 from twospeed.output.folder import ResultFolder
 from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
 from twospeed.output.run import Run
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.results import Frame, ObjectMasks
 
 HEIGHT, WIDTH = 480, 854

@@ -23,7 +23,7 @@ from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.samples import SequenceSample
 from twospeed.metrics.regions import score_frame
 from twospeed.ops.bf16 import multiplies_bf16
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "model", "sequence", "frames"),

@@ -39,7 +39,7 @@ from record import append, stamp
 from twospeed.models.banks import MemoryBank
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.inference import for_inference
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
 COLUMNS = (

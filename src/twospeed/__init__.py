@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from twospeed.pipelines.finetune import OneShotTracker
     from twospeed.pipelines.prompts import mask_from_prompts
     from twospeed.pipelines.segment import Segmenter, segment
-    from twospeed.pipelines.track import Tracker, track
+    from twospeed.pipelines.track import track
+    from twospeed.pipelines.tracker import Tracker
     from twospeed.pipelines.unsupervised import UnsupervisedTracker
     from twospeed.results import (
         ActionBoxes,
@@ -60,7 +61,7 @@ _LAZY = {
     "OneShotTracker": "twospeed.pipelines.finetune",
     "Progress": "twospeed.results",
     "Segmenter": "twospeed.pipelines.segment",
-    "Tracker": "twospeed.pipelines.track",
+    "Tracker": "twospeed.pipelines.tracker",
     "UnsupervisedTracker": "twospeed.pipelines.unsupervised",
     "VideoInfo": "twospeed.results",
     "classify": "twospeed.pipelines.classify",

@@ -20,7 +20,7 @@ from twospeed.data.clips.synthetic import render_clip
 from twospeed.output.folder import ResultFolder
 from twospeed.output.run import Run
 from twospeed.pipelines.segment import Segmenter
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
 from twospeed.video.writer import VideoWriter
 

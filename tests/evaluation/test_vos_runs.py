@@ -15,7 +15,7 @@ from twospeed.data.benchmarks.youtube_vos import YouTubeVos
 from twospeed.errors import InputError, OutputError
 from twospeed.evaluation.mask_runs import RunSettings, can_skip, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.results import ObjectMasks, Progress
 from twospeed.weights.load import create_model
 

@@ -29,7 +29,7 @@ from twospeed.ops import on_numpy, on_torch
 from twospeed.pipelines.classify import Classifier
 from twospeed.pipelines.detect import Detector
 from twospeed.pipelines.segment import Segmenter
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.catalog import Preprocessing

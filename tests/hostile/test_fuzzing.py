@@ -45,7 +45,7 @@ from twospeed.output.folder import ResultFolder
 from twospeed.output.record import read_record
 from twospeed.pipelines.action_labels import read_labels
 from twospeed.pipelines.person_boxes import given_boxes
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.recipes.stcn import StcnConfig
 from twospeed.training.checkpoint import load_checkpoint
 from twospeed.training.distributed import Process

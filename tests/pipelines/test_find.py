@@ -14,8 +14,8 @@ from twospeed import InputError, UnsupervisedTracker, create_model, track
 from twospeed.cli.main import exit_code
 from twospeed.models.find.network import FindNetwork
 from twospeed.ops.motion import OFFSETS, PLANES
-from twospeed.pipelines.find import FindSettings, ObjectFinder, confidence, make_follower
-from twospeed.pipelines.find_frames import seen
+from twospeed.pipelines.find import FindSettings, ObjectFinder, make_follower
+from twospeed.pipelines.find_frames import confidence, seen
 from twospeed.results import Frame
 from twospeed.video.writer import VideoWriter
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed import InputError, Tracker, create_model
-from twospeed.pipelines.find import AROUND
+from twospeed.pipelines.find_frames import AROUND
 from twospeed.pipelines.redetect import EVERY, Redetector
 
 HEIGHT, WIDTH = 128, 192

@@ -8,7 +8,7 @@ import torch
 
 from tests.goldens import seeded
 from tests.pipelines.test_track_goldens import image, mask
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
 

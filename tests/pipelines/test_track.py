@@ -324,7 +324,7 @@ def test_a_first_frame_that_is_refused_fixes_no_size(model, clip):
 @pytest.fixture
 def as_it_is(monkeypatch):
     """Run a network's own methods, not those of a faster copy."""
-    monkeypatch.setattr("twospeed.pipelines.track.optimised", lambda network, dtype: network)
+    monkeypatch.setattr("twospeed.pipelines.tracker.optimised", lambda network, dtype: network)
 
 
 def test_a_second_thread_is_refused(model, clip, as_it_is):

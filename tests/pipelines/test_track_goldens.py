@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
 

@@ -103,7 +103,7 @@ class Worker:
     def _tracker(self, options: dict[str, Any], job: dict[str, Any]) -> Any:
         key = json.dumps(options, sort_keys=True)
         if key not in self._trackers:
-            from twospeed.pipelines.track import Tracker
+            from twospeed.pipelines.tracker import Tracker
 
             self._trackers.clear()  # one network in memory
             self._trackers[key] = Tracker(

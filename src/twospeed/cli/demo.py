@@ -56,7 +56,7 @@ def demo(
         from twospeed.metrics.regions import score_frame
         from twospeed.output.overlay import draw_masks
         from twospeed.output.run import Run
-        from twospeed.pipelines.track import Tracker
+        from twospeed.pipelines.tracker import Tracker
         from twospeed.results import Frame
         from twospeed.video.writer import VideoWriter
         from twospeed.weights.store import weights_sha256

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from twospeed.cli.prompts import FramePrompts
     from twospeed.output.run import Run
     from twospeed.pipelines.propagate import Direction
-    from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.tracker import Tracker
     from twospeed.pipelines.trackers import VideoTracker
     from twospeed.results import Frame, ObjectMasks
     from twospeed.video.sources import Source
@@ -598,7 +598,7 @@ class _Job:
 
         Raises InputError at the end for prompts of frames that the video does not have.
         """
-        from twospeed.pipelines.track import Tracker
+        from twospeed.pipelines.tracker import Tracker
 
         assert run.folder is not None
         if self.part is not None:

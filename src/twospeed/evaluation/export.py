@@ -185,7 +185,7 @@ def _agreement(network: Any, exported: ExportedModel, clip: Clip) -> tuple[str, 
 
 
 def _masks_agree(network: Any, exported: ExportedModel, clip: Clip) -> float:
-    from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.tracker import Tracker
 
     trackers = [Tracker(network, size=None, device="cpu", finder=None), Tracker(exported.folder, size=None)]
     objects, scores = int(clip.labels.max()), []

@@ -54,10 +54,10 @@ BuildTracker = Callable[..., MaskTracker]
 class RunSettings:
     """Options of a run, by the names of `Tracker`, and those of averaging.
 
-    size: shorter side in pixels, None for the frames' own. scales: run at each of these sizes and average;
-    empty for `size` alone. flip: also run every pass on mirrored frames. finetune: iterations on the first masks
-    of each sequence. finder: what corrects masks of a tracker, "default" being its own. given_masks: whether first masks are handed over (unsupervised models find their objects
-    themselves).
+    size: shorter side in pixels, None for the frames' own. scales: run at each of these sizes and average; empty for
+    `size` alone. flip: also run every pass on mirrored frames. finetune: iterations on the first masks of each
+    sequence. finder: what corrects masks of a tracker, "default" being its own. given_masks: whether first masks are
+    handed over (unsupervised models find their objects themselves).
     """
 
     memory_every: int = 5
@@ -318,6 +318,6 @@ class TrackerRun(Run):
 
 
 def _default_tracker(device: str | None) -> BuildTracker:
-    from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.tracker import Tracker
 
     return lambda model, **options: Tracker(model, device=device, cuts=False, **options)

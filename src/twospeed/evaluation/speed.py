@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from twospeed.pipelines.segment import Segmenter
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,18 +23,13 @@ from torch import Tensor, nn
 from twospeed.models.protocol import PrimaryFinder
 from twospeed.ops.cuts import is_cut, small_image
 from twospeed.ops.motion import OFFSETS
-from twospeed.pipelines.find_frames import SeenFrame, find_map, seen
+from twospeed.pipelines.find_frames import AROUND, STEP, Map, SeenFrame, confidence, find_map, log_odds, overlap, seen
 from twospeed.pipelines.linking import ObjectLinker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.results import OnProgress
 
-if TYPE_CHECKING:
-    from twospeed.pipelines.track import Tracker
-
 FOLLOWED_AT = 480  # shorter side in pixels at which it works, unless told otherwise
-STEP = 2  # frames from one of `OFFSETS` to the next
-AROUND = STEP * max(OFFSETS)  # frames on either side that a map depends on
 
-Map = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 
 
@@ -269,27 +264,9 @@ def make_follower(
     model: nn.Module | str, size: int | None, device: torch.device, on_progress: OnProgress | None = None
 ) -> Tracker:
     """Return a tracker that remembers what it is given, and nothing else."""
-    from twospeed.pipelines.track import Tracker  # which can make an unsupervised tracker, and so this
-
-    return Tracker(model, memory_every=1 << 30, size=size, device=device, cuts=False, finder=None, on_progress=on_progress)
-
-
-def confidence(found: Map) -> float:
-    """How sure a map is: its overlap with itself once it is made 0 or 1; 0 for one without objects."""
-    mask = found > 0.5
-    inside = float(found[mask].sum())
-    return inside / max(float(found.sum()) + float(mask.sum()) - inside, 1e-6)
-
-
-def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """IoU of two masks; 0 for two empty ones."""
-    return float((a & b).sum()) / max(1.0, float((a | b).sum()))
-
-
-def log_odds(p: Map) -> Map:
-    """Log odds of probabilities, kept finite."""
-    clipped = np.clip(p, 0.005, 0.995)
-    return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
+    return Tracker(
+        model, memory_every=1 << 30, size=size, device=device, cuts=False, finder=None, on_progress=on_progress
+    )
 
 
 def _as_array(pixels: Tensor) -> NDArray[np.uint8]:

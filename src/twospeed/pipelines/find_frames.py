@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from twospeed.models.find.network import STRIDE
 from twospeed.models.protocol import PrimaryFinder
-from twospeed.ops.motion import motion_planes
+from twospeed.ops.motion import OFFSETS, motion_planes
 
 SIZE = 256  # shorter side at which the network works
+STEP = 2  # frames from one of `OFFSETS` to the next
+AROUND = STEP * max(OFFSETS)  # frames on either side that a map depends on
 _LONGEST = 3.0  # side, in shorter ones: longer images are squeezed
+
+Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,3 +58,21 @@ def find_map(
     pixels = torch.from_numpy(centre.image).permute(2, 0, 1)[None].to(device).float() / 255
     found: NDArray[np.float32] = model.primary_map(pixels, motion[None].to(device))[0].float().cpu().numpy()
     return found
+
+
+def confidence(found: Map) -> float:
+    """How sure a map is: its overlap with itself once it is made 0 or 1; 0 for one without objects."""
+    mask = found > 0.5
+    inside = float(found[mask].sum())
+    return inside / max(float(found.sum()) + float(mask.sum()) - inside, 1e-6)
+
+
+def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """IoU of two masks; 0 for two empty ones."""
+    return float((a & b).sum()) / max(1.0, float((a | b).sum()))
+
+
+def log_odds(p: Map) -> Map:
+    """Log odds of probabilities, kept finite."""
+    clipped = np.clip(p, 0.005, 0.995)
+    return np.asarray(np.log(clipped / (1 - clipped)), np.float32)

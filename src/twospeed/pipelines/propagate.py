@@ -25,7 +25,7 @@ from twospeed.video.reader import open_video, read_reverse
 from twospeed.video.sources import SourceLike
 
 if TYPE_CHECKING:
-    from twospeed.pipelines.track import Tracker
+    from twospeed.pipelines.tracker import Tracker
 
 Direction = Literal["forward", "backward", "both"]
 ReadFrames = Callable[[range], Iterable[Frame]]

@@ -1,7 +1,7 @@
 """Find marked objects again that a tracker is about to lose: by the maps of a network that finds primary objects.
 
-A tracker's memory fails where an object turns, or something beside it looks alike, and then confirms its own mistakes. A
-`PrimaryFinder` remembers nothing: each of its maps is made afresh. It is asked about one frame in five at most, and
+A tracker's memory fails where an object turns, or something beside it looks alike, and then confirms its own mistakes.
+A `PrimaryFinder` remembers nothing: each of its maps is made afresh. It is asked about one frame in five at most, and
 only where the marked objects are what it finds in the frame that was marked. Where its map is surer of itself than the
 tracker's masks are, it decides on the parts that one has and the other has not, but for thin ones: outlines are drawn
 finer by the tracker.
@@ -20,8 +20,18 @@ from numpy.typing import NDArray
 
 from twospeed.models.protocol import PRIMARY_FINDER, PrimaryFinder
 from twospeed.ops.motion import OFFSETS
-from twospeed.pipelines.find import AROUND, STEP, confidence, log_odds, overlap
-from twospeed.pipelines.find_frames import SeenFrame, find_map, seen, seen_again
+from twospeed.pipelines.find_frames import (
+    AROUND,
+    STEP,
+    Map,
+    SeenFrame,
+    confidence,
+    find_map,
+    log_odds,
+    overlap,
+    seen,
+    seen_again,
+)
 from twospeed.pipelines.inputs import Model, network_for, optimised
 
 EVERY = 5  # frames from one map to the next at least
@@ -30,7 +40,6 @@ MOST = 0.7  # weight of the map at most, of 1
 PER_CONFIDENCE = 5  # weight for each unit by which the map is surer
 THIN = 1 / 60  # of the shorter side: parts less wide than twice this stay as the tracker has them
 
-Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 

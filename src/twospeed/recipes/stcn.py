@@ -84,7 +84,7 @@ from twospeed.models.stm import convert as stm_names
 from twospeed.models.stm.network import STM
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
 from twospeed.ops.bf16 import autocast
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, parallel, processes, total
@@ -680,9 +680,7 @@ def validate(network: nn.Module, sequences: Sequence[SequenceSample], config: St
     A quick look while training; `twospeed evaluate` gives the official numbers.
     """
     every = max(1, round(5 / config.validate_stride))
-    tracker = Tracker(
-        network, memory_every=every, size=None, device=next(network.parameters()).device, finder=None
-    )
+    tracker = Tracker(network, memory_every=every, size=None, device=next(network.parameters()).device, finder=None)
     scores = {}
     for sample in sequences:
         frames = list(sample.annotations)[: config.validate_frames : config.validate_stride]

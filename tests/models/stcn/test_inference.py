@@ -13,7 +13,7 @@ from twospeed.models.fused import WinogradConv
 from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 
 
 def trained(network: STCN) -> STCN:

@@ -7,7 +7,7 @@ import torch
 
 from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.models.stcn.network import RecentMasks
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 
 
 def test_a_mask_stays_where_it_was_though_another_place_looks_the_same():

@@ -165,7 +165,16 @@ def davis(
         settings = _unsupervised_settings(size, min_score, finetune)
     else:
         settings = _settings(
-            davis_settings(split), size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune, finder
+            davis_settings(split),
+            size,
+            scales,
+            flip,
+            memory_every,
+            top_k,
+            max_memory_frames,
+            include_last,
+            finetune,
+            finder,
         )
     options.run(
         lambda on_progress: evaluate_davis(
@@ -230,7 +239,16 @@ def youtube_vos(
     if _is_unsupervised(model):
         raise InputError(f"{' + '.join(model or ())} takes no masks, which YouTube-VOS gives; choose stcn or stm")
     settings = _settings(
-        YOUTUBE_VOS_SETTINGS, size, scales, flip, memory_every, top_k, max_memory_frames, include_last, finetune, finder
+        YOUTUBE_VOS_SETTINGS,
+        size,
+        scales,
+        flip,
+        memory_every,
+        top_k,
+        max_memory_frames,
+        include_last,
+        finetune,
+        finder,
     )
     options.run(
         lambda on_progress: evaluate_youtube_vos(
