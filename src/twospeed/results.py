@@ -48,7 +48,8 @@ class Progress:
 
     task: what runs, such as "track", "fine-tune" or "download". done, total: counted in `unit`; total is None where it
     is not known. seconds: since the task began. values: numbers of this moment, such as {"loss": 0.31}. message: a
-    short line for people, often empty.
+    short line for people, often empty. done_before: how many of `done` an earlier, resumed run has done; these seconds
+    are of the others.
     """
 
     task: str
@@ -58,6 +59,13 @@ class Progress:
     seconds: float = 0.0
     values: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    done_before: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """How many are done a second; None where that is not known yet."""
+        done = self.done - self.done_before
+        return done / self.seconds if done > 0 and self.seconds > 0 else None
 
 
 OnProgress = Callable[[Progress], None]

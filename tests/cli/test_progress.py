@@ -19,3 +19,9 @@ def test_a_line_has_rate_and_time_left(capsys):
         "track: 1 frames, 0.05/s",
         "encode: 300 of 90000 frames, 10.0/s, 149 min left loss 0.5",
     ]
+
+
+def test_the_speed_of_a_resumed_task_is_that_of_this_run(capsys):
+    with show_progress() as on_progress:
+        on_progress(Progress("train", 2448, 4000, "steps", 47.0, done_before=2400))
+    assert capsys.readouterr().err == "train: 2448 of 4000 steps, 1.0/s, 25 min left\n"

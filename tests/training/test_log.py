@@ -77,6 +77,14 @@ def test_rows_of_a_kind_have_the_same_fields(tmp_path):
             run.log("train", 2, other=1.0)
 
 
+def test_a_resumed_run_may_log_other_numbers_than_before(tmp_path):
+    with RunLog(tmp_path, Config()) as run:
+        run.log("train", 1, lr=0.5, loss=1.0)
+    with RunLog(tmp_path, Config(), resume_step=1) as run:
+        run.log("train", 2, loss=0.8, jaccard=0.4)
+    assert (tmp_path / "train.csv").read_text() == "step,loss,jaccard\n1,1.0,\n2,0.8,0.4\n"
+
+
 def test_other_ranks_write_nothing(tmp_path):
     with RunLog(tmp_path / "run", Config(), active=False) as run:
         run.log("train", 1, loss=1.0)

@@ -69,6 +69,14 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(config, tmp_path):
         assert (config.out / name).read_text() == (tmp_path / "straight" / name).read_text()
 
 
+def test_the_rate_of_a_resumed_run_leaves_out_the_steps_before_it(config):
+    train(replace(config, stop_after_steps=3))
+    reports = []
+    train(config, resume=True, on_progress=reports.append)
+    assert [(one.done, one.done_before) for one in reports] == [(4, 3), (5, 3), (6, 3)]
+    assert all(one.rate == pytest.approx((one.done - 3) / one.seconds) for one in reports)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_killed_before_its_first_checkpoint_it_starts_from_the_beginning(config, tmp_path, caplog, resume):
     straight = train(replace(config, out=tmp_path / "straight"))

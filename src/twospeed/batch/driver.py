@@ -129,11 +129,12 @@ class Batch:
         def show() -> None:
             counts, seconds = self.manifest.counts(), time.monotonic() - begun
             ended = counts["done"] + counts["failed"]
-            here = ended - before["done"] - before["failed"]
+            earlier = before["done"] + before["failed"]
+            here = ended - earlier
             values = {"failed": float(counts["failed"]), "running": float(len(running))}
             if here:
                 values |= {"per_minute": 60 * here / seconds, "minutes_left": (len(rows) - ended) * seconds / here / 60}
-            on_progress(Progress("batch", ended, len(rows), "videos", seconds, values))
+            on_progress(Progress("batch", ended, len(rows), "videos", seconds, values, done_before=earlier))
 
         self._note(on_event, "start", videos=len(rows), slots=engine.slots, **before)
         try:

@@ -26,7 +26,9 @@ def show_progress(quiet: bool = False) -> Iterator[OnProgress]:
 
             def draw(progress: Progress) -> None:
                 if progress.task not in tasks:
-                    tasks[progress.task] = bars.add_task(progress.task, unit=progress.unit, detail="")
+                    tasks[progress.task] = bars.add_task(
+                        progress.task, unit=progress.unit, detail="", completed=progress.done_before
+                    )
                 detail = " ".join(filter(None, [_rate(progress), _detail(progress)]))
                 bars.update(tasks[progress.task], completed=progress.done, total=progress.total, detail=detail)
 
@@ -53,16 +55,14 @@ def _detail(progress: Progress) -> str:
 
 
 def _rate(progress: Progress) -> str:
-    if not progress.seconds or not progress.done:
-        return ""
-    rate = progress.done / progress.seconds
-    return f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2g}/s"
+    rate = progress.rate
+    return "" if rate is None else f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2g}/s"
 
 
 def _left(progress: Progress) -> str:
-    if not progress.total or not progress.done or progress.done >= progress.total:
+    if not progress.total or progress.rate is None or progress.done >= progress.total:
         return ""
-    seconds = round(progress.seconds * (progress.total - progress.done) / progress.done)
+    seconds = round((progress.total - progress.done) / progress.rate)
     return f"{seconds} s left" if seconds < 120 else f"{seconds // 60} min left"
 
 

@@ -150,7 +150,8 @@ class Run:
     def progress(self, task: str, done: int, total: int | None, unit: str, message: str = "") -> None:
         """Report how far the run is. message: a line that is worth printing, at the end of a part."""
         seconds = time.perf_counter() - self.started
-        self.on_progress(Progress(task, done, total, unit, seconds, message=message))
+        before = max(0, done - self.clock.frames) if unit == "frames" else 0  # of the run that this one resumes
+        self.on_progress(Progress(task, done, total, unit, seconds, message=message, done_before=before))
 
     @contextmanager
     def folder(self, output: Path | str | None, *, resume: bool, public: bool = True, **more: Any) -> Iterator[Path]:

@@ -99,7 +99,10 @@ class Run(AbstractContextManager["Run"]):
         self._begin()
         self.frames += frames
         seconds = time.perf_counter() - self._started
-        self._on_progress(Progress(self._record.command, self.frames, self.total, "frames", seconds))
+        before = min(self.frames, len(self.kept))
+        self._on_progress(
+            Progress(self._record.command, self.frames, self.total, "frames", seconds, done_before=before)
+        )
 
     def label_frames(
         self,

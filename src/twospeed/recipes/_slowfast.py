@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from twospeed.data.loading import load
 from twospeed.errors import CheckpointError, DatasetError
 from twospeed.files import write_text
 from twospeed.models.slowfast.network import SlowFast
@@ -138,15 +138,7 @@ def epoch_loader(
         process=process,
         skip_steps=skip_steps,
     )
-    loader: DataLoader[Any] = DataLoader(
-        clips,
-        batch_sampler=keys,
-        num_workers=config.workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-        pin_memory=process.device.type == "cuda",
-    )
-    return iter(loader)
+    return load(clips, keys, collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
 def accumulate(

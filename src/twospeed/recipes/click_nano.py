@@ -11,36 +11,34 @@ In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoi
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from twospeed.data.benchmarks.coco import find_objects
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.clips.prompted import PromptedObjects, PromptedSample
+from twospeed.data.loading import load
 from twospeed.errors import InputError
 from twospeed.models.click.builders import click_nano
 from twospeed.models.click.network import SHARED_STAGES, ClickNetwork
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.ops.clicks import Point, next_click, prompt_planes
 from twospeed.pipelines.click import ClickSegmenter
+from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
-from twospeed.training.optim import gradient_norm, set_learning_rate
-from twospeed.training.replicas import ThreadedReplicas, move_average
+from twospeed.training.optim import encoder_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
+from twospeed.training.stage import Loss, Stage, StageSettings
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes")
@@ -49,42 +47,28 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClickNanoConfig:
+class ClickNanoConfig(StageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     coco: Path | None = None  # instances.json and images/
     davis: Path | None = None  # JPEGImages/*/SEQUENCE and Annotations/*/SEQUENCE
     validation: Path | None = None  # DAVIS' validation sequences, of which some are scored
     out: Path = Path("runs/click_nano")
-    seed: int = 0
     minutes: float | None = 35.0  # training time; the schedule spans it
     iterations: int | None = None  # instead of minutes: exactly reproducible
-    batch: int = 8
     crop: int = 256  # pixels; a multiple of 32
-    lr: float = 1e-3
     encoder_rate: float = 0.3  # of `lr`, for the encoder after the stages that are kept as ImageNet taught them
-    warm_up: float = 0.02
-    weight_decay: float = 1e-2
-    clip_gradient: float = 1.0
     ema_decay: float = 0.998
     overlap_weight: float = 1.0  # of the soft Jaccard loss
-    checkpoint_minutes: float = 3.0
-    validate_minutes: float = 8.0
     held_out: tuple[str, ...] = ("blackswan", "cows", "goat", "paragliding-launch")  # of `validation`
     validate_step: int = 20  # frames between those that are scored
     replicas: int = 2
     workers: int = 1
-    log_every: int = 20
-    stop_after_steps: int | None = None
     device: str | None = "cpu"
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.iterations is None):
-            raise InputError(
-                f"minutes={self.minutes} and iterations={self.iterations}: give one and set the other to None"
-            )
-        if self.batch % self.replicas:
-            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
+        super().__post_init__()
+        check_length(self.minutes, self.iterations)
         if self.crop % 32 or self.crop < 64:
             raise InputError(f"crop is {self.crop} pixels; it must be a multiple of 32, at least 64")
 
@@ -98,7 +82,7 @@ def davis_pairs(root: Path, split: str, step: int = 1, only: tuple[str, ...] | N
     ]
 
 
-class Samples(Dataset[PromptedSample]):
+class Samples:
     """Sample number -> sample, a pure function of (seed, number)."""
 
     def __init__(self, config: ClickNanoConfig) -> None:
@@ -121,12 +105,6 @@ def collate(samples: list[PromptedSample]) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def single_threaded(_worker: int) -> None:
-    """Keep a sample process to one thread: the network needs the others."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def corrected(planes: Tensor, masks: Tensor, logits: Tensor) -> Tensor:
     """Click where each answer is most wrong, and give the answer back as the mask to correct."""
     with torch.no_grad():
@@ -140,9 +118,7 @@ def corrected(planes: Tensor, masks: Tensor, logits: Tensor) -> Tensor:
         return result
 
 
-def step_loss(
-    model: ClickNetwork, images: Tensor, masks: Tensor, planes: Tensor, config: ClickNanoConfig
-) -> tuple[Tensor, dict[str, float]]:
+def step_loss(model: ClickNetwork, images: Tensor, masks: Tensor, planes: Tensor, config: ClickNanoConfig) -> Loss:
     """Answer the first prompts and one correction. Returns the loss and its parts."""
     with torch.no_grad():
         f4 = model.encode(images)
@@ -189,25 +165,13 @@ def _jaccard(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return float((result & truth).sum() / max(1, (result | truth).sum()))
 
 
-def parts_to_train(model: ClickNetwork, config: ClickNanoConfig) -> list[dict[str, object]]:
+def parts_to_train(model: ClickNetwork, config: ClickNanoConfig) -> list[dict[str, Any]]:
     """Return the groups of an optimiser; what images share keeps ImageNet's weights."""
-    for part in [model.encoder.stem, *model.encoder.stages[:SHARED_STAGES]]:
-        part.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if weights and not encoder else 0.0,
-            "lr_scale": config.encoder_rate if encoder else 1.0,
-        }
-        for (encoder, weights), parameters in groups.items()
-    ]
+    model.encoder.freeze_stages(SHARED_STAGES)
+    return encoder_groups(model, "encoder", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay)
 
 
-def train(config: ClickNanoConfig, *, resume: bool = False) -> Path:
+def train(config: ClickNanoConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train and return the run folder.
 
     Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
@@ -218,81 +182,30 @@ def train(config: ClickNanoConfig, *, resume: bool = False) -> Path:
         held_out = davis_pairs(config.validation, "val", config.validate_step, config.held_out)
     with (
         processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
     ):
-        _fit(config, samples, held_out, run)
-    return config.out
+        seed_everything(config.seed)
+        torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+        model = click_nano()
+        if not run.resumes:
+            model.encoder.load_state_dict(imagenet_weights(model.encoder))
+        model.to(memory_format=torch.channels_last)
+        groups = parts_to_train(model, config)
+        stage = Stage(
+            run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
+        )  # fmt: skip
+        run.total_steps = config.iterations
 
+        def loss(replica: ClickNetwork, number: int, batch: tuple[Tensor, Tensor, Tensor]) -> Loss:
+            images, masks, planes = (tensor[number :: config.replicas] for tensor in batch)
+            return step_loss(replica, images.float() / 255, masks, planes, config)
 
-def _fit(config: ClickNanoConfig, samples: Samples, held_out: list[Pair], run: Run) -> None:
-    seed_everything(config.seed)
-    torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
-    model = click_nano()
-    if not run.resumes:
-        model.encoder.load_state_dict(imagenet_weights(model.encoder))
-    model.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(parts_to_train(model, config), lr=config.lr, betas=(0.9, 0.99))
-    parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
-    saved = run.restore(**parts)
-    step, seconds, checked = saved.get("step", 0), saved.get("seconds", 0.0), saved.get("checked", 0.0)
-    run.total_steps = config.iterations
-
-    def batches(number: int) -> Iterator[list[int]]:
-        while True:
-            yield [number * config.batch + i for i in range(config.batch)]
-            number += 1
-
-    loader = DataLoader(
-        samples,
-        batch_sampler=batches(step),
-        collate_fn=collate,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=single_threaded,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-    )
-    stream = iter(loader)
-    replicas = ThreadedReplicas(model, config.replicas)
-    sums: dict[str, float] = {}
-
-    def share(replica: ClickNetwork, number: int) -> tuple[Tensor, dict[str, float]]:
-        own = slice(number, None, config.replicas)
-        return step_loss(replica, images[own].float() / 255, masks[own], planes[own], config)
-
-    def progress() -> float:
-        return seconds / (60 * (config.minutes or 1.0)) if config.iterations is None else step / config.iterations
-
-    def cosine(at: float) -> float:
-        return half_cosine(at, base=config.lr, length=1.0)
-
-    while (done := progress()) < 1:
-        began = time.perf_counter()
-        images, masks, planes = next(stream)
-        lr = with_warm_up(done, cosine, warm_up=config.warm_up, start=0.01 * config.lr)
-        set_learning_rate(optimizer, lr)
-        for name, value in replicas.backward(share).items():
-            sums[name] = sums.get(name, 0.0) + value
-        gradient_norm(model, clip=config.clip_gradient)
-        optimizer.step()
-        move_average(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
-        step += 1
-        seconds += time.perf_counter() - began
-        if step % config.log_every == 0:
-            run.check_finite(step, lr=lr, loss=sums["loss"])
-            means = {name: value / config.log_every for name, value in sums.items()}
-            run.log("train", step, minutes=round(seconds / 60, 2), lr=lr, **means)
-            sums.clear()
-        finished = progress() >= 1
-        if finished or seconds - checked > 60 * config.validate_minutes:
-            checked = seconds
-            run.check_weights(model, step)
+        def check() -> None:
             if held_out:
-                run.log("validation", step, minutes=round(seconds / 60, 2), **validate(average, held_out))
-            about = {"recipe": "click_nano", "iterations": str(step)}
-            save_model(average, config.out / "weights.safetensors", model_name="click_nano", source=about)
-        if finished or run.due(step):
-            run.save(step, **parts, seconds=seconds, checked=checked)
-        if run.ended(step):
-            break
-    replicas.close()
+                stage.log("validation", validate(stage.average, held_out))
+            about = {"recipe": "click_nano", "iterations": str(stage.step)}
+            save_model(stage.average, config.out / "weights.safetensors", model_name="click_nano", source=about)
+
+        keys = (range(n * config.batch, (n + 1) * config.batch) for n in itertools.count(stage.step))
+        stage.fit(load(samples, keys, collate, workers=config.workers, ahead=4), loss, check)
+    return config.out

@@ -11,8 +11,6 @@ In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoi
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +22,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from twospeed.data.benchmarks.coco import CocoObject, find_objects
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.clips.primary import PrimaryObjects, PrimarySample
 from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.videos import AnnotatedVideo, decoded
+from twospeed.data.loading import load
 from twospeed.errors import InputError
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.models.find.builders import find_nano
 from twospeed.models.find.network import KEPT_STAGES, STRIDE, FindNetwork
 from twospeed.ops.motion import OFFSETS
 from twospeed.pipelines.find_frames import find_map, seen
+from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
-from twospeed.training.optim import gradient_norm, set_learning_rate
-from twospeed.training.replicas import ThreadedReplicas, move_average
+from twospeed.training.optim import encoder_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
+from twospeed.training.stage import Loss, Stage, StageSettings
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes", "replicas", "workers", "cache", "half_precision")
@@ -54,7 +53,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindNanoConfig:
+class FindNanoConfig(StageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     davis: Path | None = None  # JPEGImages/*/SEQUENCE and Annotations/*/SEQUENCE
@@ -63,37 +62,23 @@ class FindNanoConfig:
     held_out: tuple[str, ...] = ("dance-jump", "mallard-water", "motorbike", "rhino", "rollerblade")  # only scored
     cache: Path | None = None  # keep DAVIS's decoded frames here: faster, 4 bytes a pixel
     out: Path = Path("runs/find_nano")
-    seed: int = 0
     minutes: float | None = 45.0  # training time; the schedule spans it
     iterations: int | None = None  # instead of minutes: exactly reproducible
-    batch: int = 8
     crop: tuple[int, int] = (192, 320)  # height, width; multiples of 32
     large_crop: tuple[int, int] = (256, 448)  # towards the end
     large_from: float = 0.75  # share of the run from which crops are large
-    lr: float = 1e-3
     encoder_rate: float = 0.3  # of `lr`, for the Slow pathway after the stages that are kept as ImageNet taught them
-    warm_up: float = 0.02
-    weight_decay: float = 1e-2
-    clip_gradient: float = 1.0
     ema_decay: float = 0.998
     overlap_weight: float = 1.0  # of the soft Jaccard loss
-    checkpoint_minutes: float = 3.0
-    validate_minutes: float = 8.0
     validate_every: int = 10  # frames between those that are scored
     replicas: int = 2
     workers: int = 1
     half_precision: bool = False  # of the weights that are written, which then take half the space: for shipping
-    log_every: int = 20
-    stop_after_steps: int | None = None
     device: str | None = "cpu"
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.iterations is None):
-            raise InputError(
-                f"minutes={self.minutes} and iterations={self.iterations}: give one and set the other to None"
-            )
-        if self.batch % self.replicas:
-            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
+        super().__post_init__()
+        check_length(self.minutes, self.iterations)
         for name, crop in (("crop", self.crop), ("large_crop", self.large_crop)):
             if any(side % STRIDE or side < 2 * STRIDE for side in crop):
                 raise InputError(f"{name} is {crop} pixels; sides must be multiples of {STRIDE}, at least {2 * STRIDE}")
@@ -131,7 +116,7 @@ def videos_of(config: FindNanoConfig, *, held_out: bool) -> list[AnnotatedVideo]
 Key = tuple[int, bool]  # sample number, whether its crop is large
 
 
-class Samples(Dataset[PrimarySample]):
+class Samples:
     """Key -> sample, a pure function of (seed, key)."""
 
     def __init__(self, config: FindNanoConfig) -> None:
@@ -157,15 +142,7 @@ def collate(samples: list[PrimarySample]) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def single_threaded(_worker: int) -> None:
-    """Keep a sample process to one thread: the network needs the others."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def step_loss(
-    model: FindNetwork, images: Tensor, motion: Tensor, masks: Tensor, config: FindNanoConfig
-) -> tuple[Tensor, dict[str, float]]:
+def step_loss(model: FindNetwork, images: Tensor, motion: Tensor, masks: Tensor, config: FindNanoConfig) -> Loss:
     """Cross entropy and soft Jaccard, mean over samples. Returns the loss and its parts."""
     half = model(images, motion)  # (B, H/2, W/2)
     logits = F.interpolate(half[:, None], scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
@@ -195,110 +172,51 @@ def validate(model: FindNetwork, videos: list[AnnotatedVideo], every: int) -> di
     return {"jaccard": float(np.mean(list(scores.values()))), **scores}
 
 
-def parts_to_train(model: FindNetwork, config: FindNanoConfig) -> list[dict[str, object]]:
+def parts_to_train(model: FindNetwork, config: FindNanoConfig) -> list[dict[str, Any]]:
     """Return the groups of an optimiser; the first stages keep ImageNet's weights."""
-    for part in [model.slow.stem, *model.slow.stages[:KEPT_STAGES]]:
-        part.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("slow."), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if weights and not encoder else 0.0,
-            "lr_scale": config.encoder_rate if encoder else 1.0,
-        }
-        for (encoder, weights), parameters in groups.items()
-    ]
+    model.slow.freeze_stages(KEPT_STAGES)
+    return encoder_groups(model, "slow", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay)
 
 
-def train(config: FindNanoConfig, *, resume: bool = False) -> Path:
+def train(config: FindNanoConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train and return the run folder.
 
     Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
     """
-    samples = Samples(config)
+    samples, held_out = Samples(config), videos_of(config, held_out=True)
     with (
         processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
     ):
-        _fit(config, samples, videos_of(config, held_out=True), run)
-    return config.out
+        seed_everything(config.seed)
+        torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+        model = find_nano()
+        if not run.resumes:
+            model.slow.load_state_dict(imagenet_weights(model.slow))
+        model.to(memory_format=torch.channels_last)
+        groups = parts_to_train(model, config)
+        stage = Stage(
+            run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
+        )  # fmt: skip
+        run.total_steps = config.iterations
 
+        def keys(number: int) -> Iterator[list[Key]]:
+            while True:  # asked ahead of time; with iterations, a batch's own number decides
+                done = stage.progress if config.iterations is None else number / config.iterations
+                yield [(number * config.batch + i, done >= config.large_from) for i in range(config.batch)]
+                number += 1
 
-def _fit(config: FindNanoConfig, samples: Samples, held_out: list[AnnotatedVideo], run: Run) -> None:
-    seed_everything(config.seed)
-    torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
-    model = find_nano()
-    if not run.resumes:
-        model.slow.load_state_dict(imagenet_weights(model.slow))
-    model.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(parts_to_train(model, config), lr=config.lr, betas=(0.9, 0.99))
-    parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
-    saved = run.restore(**parts)
-    step, seconds, checked = saved.get("step", 0), saved.get("seconds", 0.0), saved.get("checked", 0.0)
-    run.total_steps = config.iterations
+        def loss(replica: FindNetwork, number: int, batch: tuple[Tensor, Tensor, Tensor]) -> Loss:
+            images, motion, masks = (tensor[number :: config.replicas] for tensor in batch)
+            return step_loss(replica, images.float() / 255, motion, masks, config)
 
-    def progress() -> float:
-        return seconds / (60 * (config.minutes or 1.0)) if config.iterations is None else step / config.iterations
-
-    def batches(number: int) -> Iterator[list[Key]]:
-        while True:  # asked ahead of time; with iterations, a batch's own number decides
-            done = progress() if config.iterations is None else number / config.iterations
-            yield [(number * config.batch + i, done >= config.large_from) for i in range(config.batch)]
-            number += 1
-
-    loader = DataLoader(
-        samples,
-        batch_sampler=batches(step),
-        collate_fn=collate,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=single_threaded,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-    )
-    stream = iter(loader)
-    replicas = ThreadedReplicas(model, config.replicas)
-    sums: dict[str, float] = {}
-
-    def share(replica: FindNetwork, number: int) -> tuple[Tensor, dict[str, float]]:
-        own = slice(number, None, config.replicas)
-        return step_loss(replica, images[own].float() / 255, motion[own], masks[own], config)
-
-    def cosine(at: float) -> float:
-        return half_cosine(at, base=config.lr, length=1.0)
-
-    while (done := progress()) < 1:
-        began = time.perf_counter()
-        images, motion, masks = next(stream)
-        lr = with_warm_up(done, cosine, warm_up=config.warm_up, start=0.01 * config.lr)
-        set_learning_rate(optimizer, lr)
-        for name, value in replicas.backward(share).items():
-            sums[name] = sums.get(name, 0.0) + value
-        gradient_norm(model, clip=config.clip_gradient)
-        optimizer.step()
-        move_average(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
-        step += 1
-        seconds += time.perf_counter() - began
-        if step % config.log_every == 0:
-            run.check_finite(step, lr=lr, loss=sums["loss"])
-            means = {name: value / config.log_every for name, value in sums.items()}
-            run.log("train", step, minutes=round(seconds / 60, 2), lr=lr, **means)
-            sums.clear()
-        finished = progress() >= 1
-        if finished or seconds - checked > 60 * config.validate_minutes:
-            checked = seconds
-            run.check_weights(model, step)
+        def check() -> None:
             if held_out:
-                run.log("validation", step, minutes=round(seconds / 60, 2),
-                        **validate(average, held_out, config.validate_every))  # fmt: skip
-            about = {"recipe": "find_nano", "iterations": str(step)}
+                stage.log("validation", validate(stage.average, held_out, config.validate_every))
+            about = {"recipe": "find_nano", "iterations": str(stage.step)}
             path = config.out / "weights.safetensors"
-            save_model(average, path, model_name="find_nano", source=about, half_precision=config.half_precision)
-        if finished or run.due(step):
-            run.save(step, **parts, seconds=seconds, checked=checked)
-        if run.ended(step):
-            break
-    replicas.close()
+            half = config.half_precision
+            save_model(stage.average, path, model_name="find_nano", source=about, half_precision=half)
+
+        stage.fit(load(samples, keys(stage.step), collate, workers=config.workers, ahead=4), loss, check)
+    return config.out

@@ -29,10 +29,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from twospeed.data.benchmarks import camvid, cityscapes
 from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
+from twospeed.data.loading import load
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import plan_chains, run_chains
@@ -217,7 +218,7 @@ def train(
         run.total_steps = config.epochs * steps_per_epoch
         run.note(f"{len(snippets)} snippets, {steps_per_epoch} steps an epoch")
         for epoch in range(step // steps_per_epoch, config.epochs):
-            for frames, labels in load(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
+            for frames, labels in batches(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
                 lr = config.lr * config.decay ** (step // config.decay_every)
                 set_learning_rate(optimizer, lr)
                 optimizer.zero_grad(set_to_none=True)
@@ -331,20 +332,13 @@ def epoch_keys(
     return [batches[i] for i in random.permutation(len(batches))] if order == "mixed" else batches
 
 
-def load(
+def batches(
     config: GsvnetConfig, patches: TrainSnippets, process: Process, epoch: int, *, skip: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this process's share of each batch: uint8 (n, T, 3, h, w), (n, h, w)."""
-    counts = patches.snippets.counts
-    keys = epoch_keys(counts, config.batch, seed=config.seed, epoch=epoch, order=config.order)
-    loader: DataLoader[Any] = DataLoader(
-        patches,  # type: ignore[arg-type]  # map-style over keys
-        batch_sampler=[batch[process.rank :: process.world] for batch in keys[skip:]],
-        num_workers=config.workers,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-        pin_memory=process.device.type == "cuda",
-    )
-    yield from loader
+    keys = epoch_keys(patches.snippets.counts, config.batch, seed=config.seed, epoch=epoch, order=config.order)
+    own = [batch[process.rank :: process.world] for batch in keys[skip:]]
+    return load(patches, own, default_collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
 class First:

@@ -11,10 +11,9 @@ In the run folder: config.json, origin.json, train.csv, checkpoints, weights.saf
 
 from __future__ import annotations
 
-import time
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,23 +25,24 @@ from twospeed.data.clips.motion import CLASSES, motion_clip, surface_texture
 from twospeed.errors import InputError
 from twospeed.models.encoders.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, imagenet_weights
 from twospeed.models.slowfast.lite import FAST_SCALE, STRIDE, SlowFastLite, initialise_motion, slowfast_lite0
+from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
-from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
+from twospeed.training.optim import parameter_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
+from twospeed.training.stage import Loss, Stage, StageSettings
 from twospeed.transforms.colour import normalise
 from twospeed.weights.load import save_model
 
-MAY_CHANGE = ("minutes", "iterations")
+MAY_CHANGE = ("minutes", "iterations", "replicas", "validate_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionConfig:
+class MotionConfig(StageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     out: Path = Path("runs/motion")
-    seed: int = 0
     minutes: float | None = 15.0  # training time; the schedule spans it
     iterations: int | None = None  # instead of minutes: exactly reproducible
     batch: int = 16
@@ -50,18 +50,12 @@ class MotionConfig:
     textures: int = 300  # that surfaces and objects are cut from
     lr: float = 2e-3
     warm_up: float = 0.03
-    weight_decay: float = 1e-2
-    clip_gradient: float = 1.0
     checkpoint_minutes: float = 5.0
-    log_every: int = 20
-    stop_after_steps: int | None = None
     device: str | None = "cpu"
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.iterations is None):
-            raise InputError(
-                f"minutes={self.minutes} and iterations={self.iterations}: give one and set the other to None"
-            )
+        super().__post_init__()
+        check_length(self.minutes, self.iterations)
         if self.crop % STRIDE or self.crop < 2 * STRIDE:
             raise InputError(f"crop is {self.crop} pixels; it must be a multiple of {STRIDE}, at least {2 * STRIDE}")
 
@@ -111,14 +105,14 @@ def forward(network: SlowFastLite, still: Tensor, frames: Tensor, step: int) -> 
     return logits.mean(dim=1)
 
 
-def train(config: MotionConfig, *, resume: bool = False) -> Path:
+def train(config: MotionConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train and return the run folder.
 
     Raises InputError when the folder holds a run already and `resume` is False.
     """
     with (
         processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE) as run,
+        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
     ):
         seed_everything(config.seed)
         network = slowfast_lite0(num_classes=len(CLASSES), frame_stride=1)
@@ -129,52 +123,22 @@ def train(config: MotionConfig, *, resume: bool = False) -> Path:
         network.slow.requires_grad_(False)
         torch.nn.init.zeros_(network.head.projection.weight[:, : network.slow.channels[-1]])  # it is shown no Slow
         groups = parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=0.0)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
-        parts: dict[str, Any] = {"model": network, "optimizer": optimizer}
-        saved = run.restore(**parts)
-        step, seconds = saved.get("step", 0), saved.get("seconds", 0.0)
+        stage = Stage(
+            run, config, network, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
+        )  # fmt: skip
         run.total_steps = config.iterations
-        losses: list[float] = []
-        hits: list[float] = []
-
-        def progress() -> float:
-            return seconds / (60 * (config.minutes or 1.0)) if config.iterations is None else step / config.iterations
-
-        def cosine(at: float) -> float:
-            return half_cosine(at, base=config.lr, length=1.0)
-
         torch.set_num_threads(1)
         draw, still = Drawer(config, network.frames), still_features(network, config)
-        network.train()
-        while (done := progress()) < 1:
-            began = time.perf_counter()
-            lr = with_warm_up(done, cosine, warm_up=config.warm_up, start=0.01 * config.lr)
-            set_learning_rate(optimizer, lr)
-            frames, labels = draw(step)
-            logits = forward(network, still, frames, step)
-            loss = F.cross_entropy(logits, labels)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            gradient_norm(network, clip=config.clip_gradient)
-            optimizer.step()
-            step += 1
-            seconds += time.perf_counter() - began
-            losses.append(float(loss.detach()))
-            hits.append(float((logits.argmax(1) == labels).float().mean()))
-            if step % config.log_every == 0:
-                run.check_finite(step, lr=lr, loss=losses[-1])
-                means = {"loss": float(np.mean(losses)), "top1": float(np.mean(hits))}
-                run.log("train", step, minutes=round(seconds / 60, 2), lr=lr, **means)
-                losses.clear()
-                hits.clear()
-            finished = progress() >= 1
-            if finished or run.due(step):
-                run.save(step, **parts, seconds=seconds)
-            if run.ended(step):
-                return config.out
-        run.check_weights(network)
-        about = {"recipe": "motion", "iterations": str(step)}
-        save_model(
-            network, config.out / "weights.safetensors", model_name="slowfast_lite0", source=about, half_precision=True
-        )
+
+        def loss(replica: SlowFastLite, number: int, batch: tuple[Tensor, Tensor, int]) -> Loss:
+            frames, labels = (tensor[number :: config.replicas] for tensor in batch[:2])
+            logits = forward(replica, still, frames, batch[2])
+            value = F.cross_entropy(logits, labels)
+            return value, {"loss": float(value.detach()), "top1": float((logits.argmax(1) == labels).float().mean())}
+
+        def export() -> None:
+            path, about = config.out / "weights.safetensors", {"recipe": "motion", "iterations": str(stage.step)}
+            save_model(stage.average, path, model_name="slowfast_lite0", source=about, half_precision=True)
+
+        stage.fit(((*draw(step), step) for step in itertools.count(stage.step)), loss, export)
     return config.out

@@ -22,12 +22,9 @@ schedule follows the time spent.
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -50,10 +47,9 @@ from twospeed.models.swiftnet.nano import STRIDE, SwiftNetNano
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.results import OnProgress
 from twospeed.training.distributed import alone
-from twospeed.training.optim import gradient_norm, set_learning_rate
-from twospeed.training.replicas import ThreadedReplicas, move_average
+from twospeed.training.optim import encoder_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, with_warm_up
+from twospeed.training.stage import Loss, Stage, StageSettings
 from twospeed.transforms.colour import recolour
 from twospeed.transforms.labels import Focus
 from twospeed.transforms.warp import draw_view
@@ -62,36 +58,33 @@ from twospeed.weights.load import save_model
 
 Image = NDArray[np.uint8]
 Labelled = tuple[list[Image], list[Image]]  # images (H, W, 3), labels (H, W)
-Loss = tuple[Tensor, dict[str, float]]  # and numbers to report
 
 MAY_CHANGE = ("replicas", "keyframe_minutes", "propagation_minutes", "validate_minutes")
 KEPT_STAGES = 2  # of the encoder: they stay as ImageNet taught them
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentNanoConfig:
+class SegmentNanoConfig(StageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     camvid: Path = Path("data/camvid")
     out: Path = Path("runs/segment_nano")
-    seed: int = 0
     keyframe_minutes: float = 60.0  # of training; the schedule spans it
     keyframe_iterations: int | None = None  # instead of minutes: exactly reproducible
     propagation_minutes: float = 15.0
     propagation_iterations: int | None = None
-    batch: int = 8
-    replicas: int = 2  # replicas that share each batch, one thread each
+    replicas: int = 2
     rows_1: int = 7  # height of a view in cells of 32 pixels, to half of the run; its width is 4/3 of that
     rows_2: int = 9
     rows_3: int = 13  # in the last part
-    keyframe_scale: float = 4 / 3  # of frames in use: a quarter of 480 x 360 has no room for poles three pixels wide
+    keyframe_scale: float = 4 / 3  # of frames in use: poles three pixels wide are lost at a quarter of 480 x 360
     zoom: tuple[float, float] = (0.7, 2.2)  # of views; about keyframe_scale in the middle
     lr: float = 1.5e-3
     encoder_rate: float = 0.2  # of `lr`, for the encoder after the stages that are kept as ImageNet taught them
-    warm_up: float = 0.03  # part of the run in which the rate rises
+    warm_up: float = 0.03
     weight_decay: float = 0.02
-    clip_gradient: float = 3.0  # largest L2 norm
-    ema_decay: float = 0.998  # of the averaged weights that are validated and exported
+    clip_gradient: float = 3.0
+    ema_decay: float = 0.998
     freeze_norm: float = 0.9  # share of the run after which batch norm keeps its statistics
     focus: float = 0.5  # share of views drawn around a class that is picked evenly
     balance: float = 0.33  # class weights are (median frequency / frequency) to this power
@@ -102,14 +95,11 @@ class SegmentNanoConfig:
     rows_drive: int = 6  # height of a drive's frames in cells
     longest: int = 5  # frames of the longest drives; the shortest have two
     teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
-    checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
-    log_every: int = 50  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
+    log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.replicas < 1 or self.batch % self.replicas:
-            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
+        super().__post_init__()
         if min(self.rows_1, self.rows_2, self.rows_3) < 2:
             raise InputError(f"views of {self.rows_1}, {self.rows_2}, {self.rows_3} cells of 32 pixels; give 2 or more")
 
@@ -172,8 +162,7 @@ class Supervised(nn.Module):
         super().__init__()
         self.network = network
         self.heads = nn.ModuleList(nn.Conv2d(width, network.num_classes, 1) for width in network.widths[:2])
-        for part in [network.encoder.stem, *network.encoder.stages[:KEPT_STAGES]]:
-            part.requires_grad_(False)
+        network.encoder.freeze_stages(KEPT_STAGES)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Shapes: (N, 3, H, W) -> scores (N, C, ...) at 1/32, 1/16 and 1/4 of the size."""
@@ -218,120 +207,8 @@ def validate_keyframes(network: SwiftNetNano, data: Labelled, scale: float) -> d
     }
 
 
-# ---------------------------------------------------------------- the loop
-
-
-@dataclass
-class Stage:
-    """One training: what it fits, for how long, and what it does at validations.
-
-    work: (replica, number, iteration, progress) -> loss and numbers to report. check: called with step, minutes
-    and the best score so far; returns the score. whole: what a checkpoint keeps (weights, averaged weights).
-    """
-
-    name: str
-    model: nn.Module
-    average: nn.Module
-    minutes: float
-    iterations: int | None
-    lr: float
-    prepare: Callable[[nn.Module, bool], object]
-    work: Callable[[Any, int, int, float], tuple[Tensor, Mapping[str, float]]]
-    check: Callable[[int, float, float], float]
-    first_step: int = 0
-    iteration: int = 0
-    seconds: float = 0.0
-    best: float = -1.0
-    recent: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def progress(self) -> float:
-        """Return how much of the stage is done: 0..1."""
-        return self.iteration / self.iterations if self.iterations is not None else self.seconds / (60 * self.minutes)
-
-
-def parts_to_train(model: nn.Module, config: SegmentNanoConfig) -> list[dict[str, object]]:
-    """Return the groups of an optimiser: the encoder learns at its own rate, vectors do not decay."""
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((".encoder." in f".{name}", parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": config.weight_decay if weights else 0.0,
-            "lr_scale": config.encoder_rate if encoder else 1.0,
-        }
-        for (encoder, weights), parameters in groups.items()
-    ]
-
-
-def fit(stage: Stage, config: SegmentNanoConfig, run: Run, saved: Mapping[str, Any]) -> None:
-    """Train to the end of a stage, from a checkpoint of it if there is one."""
-    model, average = stage.model, stage.average
-    groups = parts_to_train(model, config)
-    optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
-    if saved:
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        stage.iteration, stage.seconds, stage.best = saved["iteration"], saved["seconds"], saved["best"]
-        if stage.progress >= 1:
-            return
-
-    def save() -> None:
-        run.save(
-            stage.first_step + stage.iteration, stage=stage.name, model=model, average=average, optimizer=optimizer,
-            first_step=stage.first_step, iteration=stage.iteration, seconds=stage.seconds, best=stage.best,
-        )  # fmt: skip
-
-    def rate(progress: float) -> float:
-        cosine = lambda at: half_cosine(at, base=stage.lr, length=1.0)  # noqa: E731
-        return with_warm_up(progress, cosine, warm_up=config.warm_up, start=0.01 * stage.lr)
-
-    frozen = False
-    replicas = ThreadedReplicas(model, config.replicas, lambda replica: stage.prepare(replica, frozen))
-    since_check = 0.0
-    while (progress := stage.progress) < 1:
-        started = time.perf_counter()
-        frozen = progress >= config.freeze_norm
-        if frozen:
-            replicas.share_statistics()
-        set_learning_rate(optimizer, rate(progress))
-        parts = replicas.backward(lambda replica, lane: stage.work(replica, lane, stage.iteration, progress))
-        run.check_finite(stage.first_step + stage.iteration + 1, lr=stage.lr, loss=parts["loss"])
-        parts["gradient"] = float(gradient_norm(model, clip=config.clip_gradient))
-        optimizer.step()
-        move_average(average, model, min(config.ema_decay, (1 + stage.iteration) / (10 + stage.iteration)))
-
-        spent = time.perf_counter() - started
-        stage.iteration += 1
-        stage.seconds, since_check = stage.seconds + spent, since_check + spent
-        stage.recent.append({**parts, "seconds_per_step": spent})
-        step, minutes = stage.first_step + stage.iteration, stage.seconds / 60
-        if stage.iteration % config.log_every == 0:
-            means = {key: round(float(np.mean([row[key] for row in stage.recent])), 5) for key in stage.recent[0]}
-            run.log(
-                stage.name, step, minutes=round(minutes, 3), progress=round(progress, 5), lr=rate(progress), **means
-            )
-            run.note(f"{stage.name} {step} {100 * progress:.1f} % {means}")
-            stage.recent.clear()
-        if since_check > 60 * config.validate_minutes and stage.progress < 1:
-            stage.best, since_check = max(stage.best, stage.check(step, minutes, stage.best)), 0.0
-        if run.due(step):
-            save()
-        if run.ended(step):
-            break
-    replicas.close()
-    if run.ended(stage.first_step + stage.iteration):
-        return
-    run.check_weights(average)
-    stage.best = max(stage.best, stage.check(stage.first_step + stage.iteration, stage.seconds / 60, stage.best))
-    save()
-
-
-def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled) -> Stage:
-    """Set up the training of the keyframe network."""
+def fit_keyframes(config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled) -> int:
+    """Train the keyframe network, from the run's checkpoint where it has one; returns the step it ended at."""
     views = Views(config, training)
     weights = weights_of(training[1], config.balance)
     torch.manual_seed(config.seed)
@@ -339,27 +216,31 @@ def keyframe_stage(config: SegmentNanoConfig, run: Run, training: Labelled, held
     if not run.resumes:
         network.encoder.load_state_dict(imagenet_weights(network.encoder))
     model = Supervised(network).to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
+    groups = encoder_groups(
+        model, "encoder", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay, encoder_decays=True
+    )
+    stage = Stage(
+        run, config, model, groups, lr=config.lr, minutes=config.keyframe_minutes,
+        iterations=config.keyframe_iterations, name="keyframe", kept={"stage": "keyframe", "best": -1.0},
+    )  # fmt: skip
     share = config.batch // config.replicas
 
-    def work(replica: Supervised, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
-        first = iteration * config.batch + lane * share
-        images, labels = views.batch(range(first, first + share), view_size(view_rows(config, progress)))
+    def loss(replica: Supervised, lane: int, _: None) -> Loss:
+        first = stage.iteration * config.batch + lane * share
+        images, labels = views.batch(range(first, first + share), view_size(view_rows(config, stage.progress)))
         return keyframe_loss(replica, images, labels, weights, config)
 
-    def check(step: int, minutes: float, best: float) -> float:
-        scores = validate_keyframes(average.network, held_out, config.keyframe_scale)
-        run.log("validation", step, minutes=round(minutes, 3), **scores)
-        run.note(f"validation { ({name: round(value, 3) for name, value in scores.items()}) }")
-        if scores["mIoU"] > best:
-            source = {"step": str(step), "camvid_val_mIoU": f"{scores['mIoU']:.4f}"}
-            save_model(average.network, config.out / "keyframe.safetensors", model_name="swiftnet_nano", source=source)
-        return scores["mIoU"]
+    def check() -> None:
+        scores = validate_keyframes(stage.average.network, held_out, config.keyframe_scale)
+        stage.log("validation", scores)
+        if scores["mIoU"] > stage.kept["best"]:
+            stage.kept["best"] = scores["mIoU"]
+            about = {"step": str(stage.step), "camvid_val_mIoU": f"{scores['mIoU']:.4f}"}
+            path = config.out / "keyframe.safetensors"
+            save_model(stage.average.network, path, model_name="swiftnet_nano", source=about)
 
-    return Stage(
-        "keyframe", model, average, config.keyframe_minutes, config.keyframe_iterations, config.lr,
-        lambda replica, frozen: replica.train(not frozen), work, check,
-    )  # fmt: skip
+    stage.fit(itertools.repeat(None), loss, check, freeze_norm=config.freeze_norm)
+    return stage.step
 
 
 # ---------------------------------------------------------------- stage 2: the propagation
@@ -424,10 +305,10 @@ def validate_distances(model: GSVNet, data: Labelled, farthest: int = 4, every: 
     return {**by_distance, "interval_4": mean_iou(matrices[:4].sum(0))}
 
 
-def propagation_stage(
-    config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled, first_step: int
-) -> Stage:
-    """Set up the training of everything but the keyframe network, which comes from stage 1's best weights."""
+def fit_propagation(
+    config: SegmentNanoConfig, run: Run, training: Labelled, held_out: Labelled, first_step: int, *, restore: bool
+) -> None:
+    """Train everything but the keyframe network, which comes from stage 1's best weights."""
     snippets, views = Snippets(config, training), Views(config, training)
     weights = weights_of(training[1], config.balance)
     torch.manual_seed(config.seed)  # here too: a run that is resumed in this stage has drawn nothing for the first
@@ -435,35 +316,38 @@ def propagation_stage(
     model.keyframe_network.load_state_dict(load_file(config.out / "keyframe.safetensors"))
     start_from_holding(model)
     model = freeze_keyframe_network(model).to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
+    groups = encoder_groups(
+        model, "encoder", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay, encoder_decays=True
+    )
+    stage = Stage(
+        run, config, model, groups, lr=config.propagation_lr, minutes=config.propagation_minutes,
+        iterations=config.propagation_iterations, name="propagation", first_step=first_step,
+        kept={"stage": "propagation", "first_step": first_step, "best": -1.0}, restore=restore,
+    )  # fmt: skip
     share = config.batch // config.replicas
 
-    def work(replica: GSVNet, lane: int, iteration: int, progress: float) -> tuple[Tensor, Mapping[str, float]]:
-        first = iteration * config.batch + lane * share
-        if progress < config.intra_alone:
+    def loss(replica: GSVNet, lane: int, _: None) -> Loss:
+        first = stage.iteration * config.batch + lane * share
+        if stage.progress < config.intra_alone:
             images, labels = views.batch(range(first, first + share), view_size(config.rows_drive))
             return intra_loss(replica, images, labels, weights, config)
-        frames, labels = snippets.batch(iteration, range(first, first + share))
+        frames, labels = snippets.batch(stage.iteration, range(first, first + share))
         return propagation_step_loss(replica, frames, labels, weights, config)
 
-    def check(step: int, minutes: float, best: float) -> float:
-        scores = validate_distances(average, held_out)
-        run.log("distances", step, minutes=round(minutes, 3), **scores)
-        run.note(f"distances { ({name: round(value, 3) for name, value in scores.items()}) }")
-        if scores["interval_4"] > best:
-            source = {"step": str(step), "camvid_val_interval_4_mIoU": f"{scores['interval_4']:.4f}"}
+    def check() -> None:
+        scores = validate_distances(stage.average, held_out)
+        stage.log("distances", scores)
+        if scores["interval_4"] > stage.kept["best"]:
+            stage.kept["best"] = scores["interval_4"]
+            about = {"step": str(stage.step), "camvid_val_interval_4_mIoU": f"{scores['interval_4']:.4f}"}
             path = config.out / "segment_nano.safetensors"
-            save_model(average, path, model_name="segment_nano", source=source, half_precision=True)
-        return scores["interval_4"]
+            save_model(stage.average, path, model_name="segment_nano", source=about, half_precision=True)
 
-    def prepare(replica: nn.Module, frozen: bool) -> None:
-        freeze_keyframe_network(replica).train(not frozen)  # type: ignore[arg-type]
-        replica.keyframe_network.eval()  # type: ignore[union-attr]
+    def prepare(replica: GSVNet, frozen: bool) -> None:
+        freeze_keyframe_network(replica).train(not frozen)
+        replica.keyframe_network.eval()
 
-    return Stage(
-        "propagation", model, average, config.propagation_minutes, config.propagation_iterations,
-        config.propagation_lr, prepare, work, check, first_step,
-    )  # fmt: skip
+    stage.fit(itertools.repeat(None), loss, check, prepare=prepare, freeze_norm=config.freeze_norm)
 
 
 # ---------------------------------------------------------------- the run
@@ -481,13 +365,8 @@ def train(config: SegmentNanoConfig, *, resume: bool = False, on_progress: OnPro
     with Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         saved = run.restore()
         images = decode(training), decode(held_out)
-        if saved.get("stage", "keyframe") == "keyframe":
-            stage = keyframe_stage(config, run, *images)
-            fit(stage, config, run, saved)
-            first_step, saved = stage.iteration, {}
-            if run.ended(first_step):
-                return config.out
-        else:
-            first_step = saved["first_step"]
-        fit(propagation_stage(config, run, *images, first_step), config, run, saved)
+        in_propagation = saved.get("stage") == "propagation"
+        first_step = saved["first_step"] if in_propagation else fit_keyframes(config, run, *images)
+        if in_propagation or not run.ended(first_step):
+            fit_propagation(config, run, *images, first_step, restore=in_propagation)
     return config.out

@@ -22,16 +22,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from twospeed.data.benchmarks.camvid import CamVid
 from twospeed.data.benchmarks.cityscapes import Cityscapes
+from twospeed.data.loading import load
 from twospeed.errors import CheckpointError, InputError
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from twospeed.models.bisenet.builders import bisenet_r18
@@ -239,7 +240,7 @@ def train(config: SegmentationConfig, *, resume: bool = False, on_progress: OnPr
             set_rates(optimizer, config, epoch)
             model.train()
             started, first_step = time.perf_counter(), step
-            for parts in load(config, crops, process, epoch, skip_steps=step - epoch * steps_per_epoch):
+            for parts in batches(config, crops, process, epoch, skip_steps=step - epoch * steps_per_epoch):
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(process.device, kind):
                     loss = model(*(part.to(process.device, non_blocking=True) for part in parts))
@@ -272,7 +273,7 @@ def train(config: SegmentationConfig, *, resume: bool = False, on_progress: OnPr
         return config.out
 
 
-def load(
+def batches(
     config: SegmentationConfig, crops: TrainCrops, process: Process, epoch: int, skip_steps: int = 0
 ) -> Iterator[list[Tensor]]:
     """Iterate over this process's batches of one epoch."""
@@ -285,14 +286,7 @@ def load(
         process=process,
         skip_steps=skip_steps,
     )
-    loader: DataLoader[Any] = DataLoader(
-        crops,
-        batch_sampler=keys,
-        num_workers=config.workers,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-        pin_memory=process.device.type == "cuda",
-    )
-    return iter(loader)
+    return load(crops, keys, default_collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
 def export(

@@ -33,11 +33,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from twospeed.data.benchmarks.davis import Davis, Year
 from twospeed.data.clips.training_clip import TrainingClip
 from twospeed.data.clips.windows import Changes, read_window
+from twospeed.data.loading import load
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.metrics.regions import contour_accuracy, outline, region_similarity
@@ -418,7 +419,8 @@ def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False, on_progr
                 per_epoch = sum(math.ceil(u[3] / config.frames_per_step) for u in every)
                 per_epoch = len(every) // batch if stage == "detector" else per_epoch
                 recent: list[dict[str, float]] = []
-                for stretch_batch in load(stretches, every[at.unit :], batch, config.workers):
+                keys = [every[i : i + batch] for i in range(at.unit, len(every), batch)]
+                for stretch_batch in load(stretches, keys, list, workers=config.workers):
                     since = at.step
                     if stage == "video":
                         progress = at.stage_step / (epochs * per_epoch)
@@ -464,23 +466,6 @@ def epochs_of(config: SlowFastMaskRCNNDavisConfig, stage: Stage) -> int:
     if stage == "detector":
         return 0 if config.detector_weights is not None else config.detector_epochs
     return config.epochs
-
-
-def load(stretches: Windows, every: Sequence[Unit], batch: int, workers: int) -> Iterator[list[TrainingClip]]:
-    """Iterate over batches of an epoch's remaining units."""
-    loader: DataLoader[Any] = DataLoader(
-        stretches,
-        batch_sampler=[list(every[i : i + batch]) for i in range(0, len(every), batch)],
-        collate_fn=list,
-        num_workers=workers,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-        worker_init_fn=_one_thread,
-    )
-    return iter(loader)
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)  # the network needs the others
 
 
 def take_step(

@@ -36,19 +36,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from twospeed.data.benchmarks.coco import find_objects
 from twospeed.data.benchmarks.davis import Davis, Year
@@ -71,6 +68,7 @@ from twospeed.data.clips.videos import (
     max_gap,
     not_tiny,
 )
+from twospeed.data.loading import load
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import CheckpointError, InputError
 from twospeed.metrics.regions import score_frame
@@ -87,11 +85,12 @@ from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.tracker import Tracker
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
+from twospeed.training.clock import StepClock
 from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, steps, with_warm_up
+from twospeed.training.schedule import check_length, half_cosine, progress_of, steps, with_warm_up
 from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import find
 from twospeed.weights.imports import read_state
@@ -199,10 +198,7 @@ class StcnConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can be made of. Raises InputError."""
-        if (self.minutes is None) == (self.iterations is None):
-            raise InputError(
-                f"minutes={self.minutes} and iterations={self.iterations}: give one and set the other to None"
-            )
+        check_length(self.minutes, self.iterations)
         for side in self.crop:
             if side % 16 or side < 64:
                 raise InputError(f"crop is {side} pixels; it must be a multiple of 16, at least 64", option="crop")
@@ -466,7 +462,7 @@ def measure_norms(config: StcnConfig, model: UnrolledPropagation, data: ClipMix,
         frames, _, masks, present = on_device(samples, process.device)
         model(frames, masks, present)
 
-    precise_bn(model, load(config, data, keys[process.rank :: process.world], process), forward)
+    precise_bn(model, load_clips(config, data, keys[process.rank :: process.world], process), forward)
 
 
 # ---------------------------------------------------------------- schedules
@@ -539,41 +535,22 @@ def batches(
                 plans.append(Plan(epoch, done, began, gap, forwards))
                 yield [ClipKey(epoch, places[index], crop, objects, gap) for _, index in drawn]
             step += len(order) // forwards
-            epoch, skip, began = epoch + 1, 0, progress_of(config, step, position.seconds)
+            epoch, skip, began = epoch + 1, 0, progress_at(config, step, position.seconds)
 
-    for batch in load(config, data, keys(), process):
+    for batch in load_clips(config, data, keys(), process):
         yield batch, plans.popleft()
 
 
-def progress_of(config: StcnConfig, step: int, seconds: float) -> float:
+def progress_at(config: StcnConfig, step: int, seconds: float) -> float:
     """Return which share of the run is done, 0..1."""
-    if config.iterations is not None:
-        return step / config.iterations
-    return seconds / (60 * (config.minutes or 1.0))
+    return progress_of(step, seconds, iterations=config.iterations, minutes=config.minutes)
 
 
-def load(config: StcnConfig, data: ClipMix, keys: Any, process: Process) -> Iterator[TrainingBatch]:
+def load_clips(
+    config: StcnConfig, data: ClipMix, keys: Iterable[list[ClipKey]], process: Process
+) -> Iterator[TrainingBatch]:
     """Load batches of keys."""
-    loader: DataLoader[Any] = DataLoader(
-        data,  # type: ignore[arg-type]  # has what is needed of a Dataset
-        batch_sampler=keys,
-        num_workers=config.workers,
-        collate_fn=stack_clips,
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),  # its own: starting an iterator must not move the global generator
-        pin_memory=process.device.type == "cuda",
-    )
-    try:
-        yield from loader
-    except InputError as error:  # from a loading process it comes with that process's traceback before its own line
-        last = str(error).strip().splitlines()[-1]
-        raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from error
-
-
-def one_thread(_worker: int) -> None:
-    """Keep a loading process to one thread: there are as many processes as wanted."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    return load(data, keys, stack_clips, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
 def on_device(batch: TrainingBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -751,10 +728,10 @@ def _fit(
     replicas = None
     if config.replicas > 1:
         replicas = ThreadedReplicas(unrolled, config.replicas, lambda one: one.train(unrolled.training))
-    stream = batches(config, data, process, at)
+    stream, clock = batches(config, data, process, at), StepClock()
     tally = torch.zeros(3, device=process.device)  # sums of loss and jaccard, and how many forwards
-    while (progress := progress_of(config, at.step, at.seconds)) < 1:
-        began = time.perf_counter()
+    while (progress := progress_at(config, at.step, at.seconds)) < 1:
+        clock.begin()
         keep, lr = kept_pixels(config, progress), learning_rate(config, progress)
         set_learning_rate(optimizer, lr)
         model.train(progress < config.freeze_norm)
@@ -784,7 +761,7 @@ def _fit(
         if average is not None and config.ema_decay is not None:
             move_average(average, network, min(config.ema_decay, (1 + at.step) / (10 + at.step)))
         at.step, at.epoch, at.done, at.began = at.step + 1, plan.epoch, plan.done, plan.began
-        at.seconds += time.perf_counter() - began
+        at.seconds += clock.end()
 
         if at.step % config.log_every == 0 or at.step == 1:
             loss_sum, jaccard_sum, count = total(tally).tolist()
@@ -794,7 +771,7 @@ def _fit(
                 kept_pixels=keep, max_gap=plan.gap, gradient_norm=float(norm),
             )  # fmt: skip
             tally.zero_()
-        finished = progress_of(config, at.step, at.seconds) >= 1
+        finished = progress_at(config, at.step, at.seconds) >= 1
         if finished or (config.validate_every and at.step % config.validate_every == 0):
             run.check_weights(network, at.step)
             if process.is_main:

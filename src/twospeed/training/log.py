@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import re
 import sys
@@ -60,11 +61,14 @@ class RunLog:
             return
         row: dict[str, Value] = {"step": step, **values}
         table = self.path / f"{kind}.csv"
-        known = self._fields.get(kind) or _header(table)
+        known = self._fields.get(kind)
         if known is not None and known != list(row):
             raise ValueError(f"rows of {kind!r} have the fields {known}, got {list(row)}")
         self._fields[kind] = list(row)
         try:
+            known = _header(table)
+            if known not in (None, list(row)):  # an earlier version of the recipe logged other numbers
+                _change_columns(table, list(row))
             with (self.path / "metrics.jsonl").open("a") as lines:
                 lines.write(json.dumps({"kind": kind, **row}) + "\n")
             with table.open("a", newline="") as file:
@@ -130,6 +134,15 @@ def _header(table: Path) -> list[str] | None:
         return None
     with table.open(encoding="utf-8", errors="replace") as file:
         return file.readline().rstrip("\n").split(",")
+
+
+def _change_columns(table: Path, columns: list[str]) -> None:
+    """Give a table other columns: those that it did not have are empty in its rows, others are left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv.DictReader(table.read_text("utf-8", "replace").splitlines()))
+    write_text(table, text.getvalue())
 
 
 def _row(line: str) -> dict[str, Any] | None:

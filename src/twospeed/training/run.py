@@ -258,7 +258,8 @@ class Run:
         if self._on_progress is not None and self.process.is_main:
             numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
             seconds = time.monotonic() - self._started
-            self._on_progress(Progress(kind, step, self.total_steps, "steps", seconds, numbers))
+            before = self._saved.get("step", 0)
+            self._on_progress(Progress(kind, step, self.total_steps, "steps", seconds, numbers, done_before=before))
 
     def note(self, text: str) -> None:
         """Log a line for people; the first process only."""

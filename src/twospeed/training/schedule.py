@@ -11,6 +11,17 @@ from collections.abc import Callable, Sequence
 from twospeed.errors import InputError
 
 
+def check_length(minutes: float | None, iterations: int | None) -> None:
+    """Raise InputError unless a training has one length: minutes of training, or iterations."""
+    if (minutes is None) == (iterations is None):
+        raise InputError(f"minutes={minutes} and iterations={iterations}: give one and set the other to None")
+
+
+def progress_of(step: int, seconds: float, *, iterations: int | None, minutes: float | None) -> float:
+    """Return how much of a training is done, from 0 to 1: in iterations where they are given, else in minutes."""
+    return step / iterations if iterations is not None else seconds / (60 * (minutes or 1.0))
+
+
 def half_cosine(position: float, *, base: float, length: float) -> float:
     """Half-period cosine: base * (cos(pi * position / length) + 1) / 2, from base to 0."""
     return base * 0.5 * (math.cos(math.pi * min(max(position / length, 0.0), 1.0)) + 1.0)

@@ -122,6 +122,11 @@ class EfficientNetLite(nn.Module):
             nn.init.zeros_(self.context.weight)
             nn.init.zeros_(self.context.bias)  # type: ignore[arg-type]
 
+    def freeze_stages(self, count: int) -> None:
+        """Keep the stem and the first `count` stages as they are in a training."""
+        for part in [self.stem, *self.stages[:count]]:
+            part.requires_grad_(False)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN, PIXEL_STD -> [(B, 24, H/4, W/4), (B, 40, H/8, W/8), ...]."""
         x = F.relu6(self.stem(x), inplace=True)
