@@ -276,7 +276,7 @@ def test_networks_for_other_tasks_are_refused():
     with pytest.raises(twospeed.InputError, match="network of the task 'track', not one that names"):
         Classifier("track_nano", weights=None)
     with pytest.raises(
-        twospeed.InputError, match="Linear is not a network that names what happens in a clip: it has no `frames`"
+        twospeed.InputError, match="Linear is not a network that recognises the action in a clip: it has no `frames`"
     ):
         Classifier(torch.nn.Linear(2, 2))
 

@@ -446,7 +446,7 @@ def test_options_of_track_are_those_of_the_trackers():
     (lambda: Segmenter("track_nano"), "track_nano is a network of the task 'track', not one that labels every pixel"),
     (lambda: Segmenter(track_nano()), "STCN is not a network that labels every pixel"),
     (lambda: classify("clip.mp4", "stcn"), "stcn is a network of the task 'track'"),
-    (lambda: classify("clip.mp4", track_nano()), "STCN is not a network that names what happens in a clip"),
+    (lambda: classify("clip.mp4", track_nano()), "STCN is not a network that recognises the action in a clip"),
     (lambda: detect("clip.mp4", "stcn", boxes=[[0, 0, 9, 9]]), "stcn is a network of the task 'track'"),
     (lambda: track([], np.ones((9, 9), int), "track_nano", merged=True), "merged is no option of Tracker"),
 ])  # fmt: skip

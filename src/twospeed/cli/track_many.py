@@ -84,7 +84,7 @@ def read_prompts(path: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def find_clips(videos: Iterable[str], table: Path | None, output: Path) -> list[Clip]:
-    """Pair videos with their prompts. Folders of videos stand for these, and without videos the table names them.
+    """Pair videos with their prompts. A folder of videos is all that it holds; without videos the table names them.
 
     Raises InputError for prompts of a video that is not given.
     """

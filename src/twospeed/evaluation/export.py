@@ -52,7 +52,7 @@ def export_model(
     """Write a model as graphs that the pipelines run without torch: `Tracker(folder)`, `Segmenter(folder)`, and so on.
 
     model_or_name: a catalogue name, with `weights` as `create_model` takes them, or a network that offers one of the
-    protocols of `models.protocol`; task tells networks of clips apart, "classify" or "detect". folder: must not exist.
+    protocols of `models.protocol`; task: "classify" or "detect", which networks of clips need. folder: must not exist.
     precision: "fp16" stores weights in 16 bits and computes in 32; "int8" computes convolutions and products in 8 bits.
     source, masks: frames on which graphs are checked against torch and int8 is calibrated, the first 12 of a video,
     and for a tracker the labels of the first frame with two objects or more; a rendered clip unless given. allow_loss:

@@ -130,7 +130,7 @@ def evaluate_segmentation(
 
     data: the data set's folder, or labelled frames of your own with the benchmark's classes. predictions: a folder of
     label PNGs, `find_predictions` says which belongs to which frame; values are classes, for Cityscapes also label ids
-    (which of the two is told by the values). weights, keyframe_weights: as `create_model` takes them. list_file:
+    (recognised from the values). weights, keyframe_weights: as `create_model` takes them. list_file:
     GSVNet's list, for Cityscapes. output: where a model's labels are kept, in `distance_D` folders, a new folder or
     with `resume` that of an interrupted run.
 

@@ -23,7 +23,7 @@ Mode = Literal["nearest", "bilinear", "bicubic"]
 ROUNDING = 1e-5
 """By which float images may leave 0..1."""
 
-SMALL_SIZE = (18, 32)  # of the image that tells cuts
+SMALL_SIZE = (18, 32)  # of the image in which cuts are found
 BINS = 4  # of each channel's histogram
 SAMPLES = 4  # rows and columns looked at for each cell of the small image, about
 

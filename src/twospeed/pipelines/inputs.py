@@ -30,7 +30,7 @@ Precision = Literal["fp32", "bf16", "auto"]
 """Number format of a network: "auto" is bfloat16 where the processor or card is made for it."""
 
 _JOBS = {
-    "classify": "names what happens in a clip",
+    "classify": "recognises the action in a clip",
     "detect": "scores what people in boxes do",
     "track": "tracks objects",
     "segment": "labels every pixel",

@@ -87,7 +87,7 @@ def on_drift(most: float, *, at_most_every: int = 1, at_least_every: int = 10) -
 
 @dataclass
 class _State:
-    """All that a segmenter knows of the video so far: bounded, whatever its length."""
+    """What a segmenter keeps of the video so far: bounded, whatever its length."""
 
     scores: Array | None = None  # (1, C, h, w)
     small: Array | None = None  # (1, 3, h, w)

@@ -1,4 +1,4 @@
-"""What a tracker knows of a video, in a file: arrays, and JSON that says by which network and options."""
+"""A tracker's state in a file: arrays, and JSON with its network and options."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def fit(
 ) -> nn.Linear:
     """Fit the last layer on the rows of clips: multinomial logistic regression, every clip as heavy as another.
 
-    parts: channels of each pathway. All pathways have the same total variance, so that 64 channels of motion are heard
+    parts: channels of each pathway. All pathways have the same total variance, so that 64 channels of motion count
     beside 320 of appearance. weight_decay: times half the squared weights, for features of variance 1 on average.
     """
     rows = torch.cat(list(features))
@@ -293,22 +293,22 @@ def validate(
     write_json(run.path / "cross_validation.json", report)
     write_predictions(run.path / "predictions.csv", clips, names, found, folds)
     plot_confusion(run.path / "confusion.png", matrix, names, title=f"{hits} of {len(clips)} clips right")
-    for line in told(hits, len(clips), (low, high), usual, folds, matrix, names):
+    for line in summary(hits, len(clips), (low, high), usual, folds, matrix, names):
         run.note(line)
 
 
-def told(
+def summary(
     hits: int, clips: int, between: tuple[float, float], usual: float, folds: Folds, matrix: Matrix,
     names: Sequence[str],
 ) -> list[str]:  # fmt: skip
-    """Say what the cross-validation found, and how far it can be relied on."""
+    """Describe what the cross-validation found, and how reliable it is."""
     low, high = between
     lines = [
         f"cross-validation, {folds.count} folds: {100 * hits / clips:.1f} % of {clips} clips right "
         f"(95 % confidence: {100 * low:.0f} to {100 * high:.0f} %); always the most frequent class: {100 * usual:.1f} %"
     ]
     if low <= usual:
-        lines.append("too little to tell whether it has learned anything: the interval includes that; give more clips")
+        lines.append("too few clips to show that it has learned anything: the interval includes that; give more clips")
     elif high - low > 0.3:
         lines.append("the interval is wide as there are few clips; more of them make it narrower")
     if folds.shared:

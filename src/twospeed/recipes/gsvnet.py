@@ -3,7 +3,7 @@
 From a keyframe 1 to 4 frames ahead of a labelled one, the scores of the image network are carried forward by flow,
 intra and guide network; the loss is on the last frame's labels. Defaults are the paper's numbers (GSVNet, ICME 2021,
 section 4.1); `--preset released` are those of the released trainer, which weighs classes, has a learning rate for each
-network, learns from the image network's own opinion of the last frame, and trains the last two steps only.
+network, learns from the image network's own scores of the last frame, and trains the last two steps only.
 
     twospeed train gsvnet --data CITYSCAPES --keyframe-weights swiftnet.pt --out runs/gsvnet
     twospeed train gsvnet --preset released --model gsvnet_bisenet_r18 --keyframe-weights bisenet.pth --data CITYSCAPES

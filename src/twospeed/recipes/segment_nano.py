@@ -6,9 +6,9 @@ that is picked evenly. Views grow while the training goes on. Loss: cross entrop
 Jaccard distance, at half of the view, with two auxiliary heads.
 
 Stage 2, the propagation: the keyframe network is frozen. The intra network learns alone first, on single views; then
-flow, intra and guide network learn to carry scores through short drives, to labels and to what the keyframe network
-says of the last frame. Drives are made of single training frames (`data.clips.drives`). Nothing of the validation run
-is trained on; it chooses which validated weights are kept.
+flow, intra and guide network learn to carry scores through short drives, to labels and to the keyframe network's scores
+of the last frame. Drives are made of single training frames (`data.clips.drives`). Nothing of the validation run is
+trained on; it chooses which validated weights are kept.
 
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano
     twospeed train segment_nano --camvid CAMVID --out runs/segment_nano --resume
@@ -94,7 +94,7 @@ class SegmentNanoConfig(StageSettings):
     intra_alone: float = 0.2  # share of the propagation's run in which the intra network learns alone, on single views
     rows_drive: int = 6  # height of a drive's frames in cells
     longest: int = 5  # frames of the longest drives; the shortest have two
-    teacher_weight: float = 10.0  # of the divergence from the keyframe network's opinion, as in GSVNet's code
+    teacher_weight: float = 10.0  # of the divergence from the keyframe network's scores, as in GSVNet's code
     validate_minutes: float = 10.0
     log_every: int = 50
 

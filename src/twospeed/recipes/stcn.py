@@ -398,7 +398,7 @@ def build(config: StcnConfig) -> nn.Module:
     given = {"backbone": config.backbone, "similarity": config.similarity, "aspp": config.aspp, "width": config.width}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if config.network == "stcn" and set(config.objects) == {1}:
-        options["mask_channels"] = 1  # there are no others to tell the value encoder of
+        options["mask_channels"] = 1  # there are no other objects for the value encoder
     return build_model(find(config.network), options)
 
 
@@ -452,7 +452,7 @@ def measure_norms(config: StcnConfig, model: UnrolledPropagation, data: ClipMix,
     """Set batch norm's statistics to those of the untrained network on some batches.
 
     Instead of ImageNet's where there are no ImageNet weights: with the initial 0 and 1, features fade from block to
-    block, and statistics that learn along are no part of this training.
+    block, and statistics are not updated in this training.
     """
     size, batch = config.crop[0], config.batch[0]
     keys = [[ClipKey(NORM_EPOCH, (i * batch + j) % len(data), size, config.objects[0]) for j in range(batch)]

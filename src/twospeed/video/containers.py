@@ -288,7 +288,7 @@ def seek(container: Any, stream: Any, key: Keyframe) -> None:
     """Go to a keyframe, or to one before it where the container cannot do better.
 
     Some containers seek by presentation, some by decoding time, and some land behind their goal: the first packet
-    tells, and the first decoded image has the last word (`decodes_alone`).
+    is checked, and then the first decoded image (`decodes_alone`).
     """
     for target in (key.pts, key.dts):
         container.seek(target, stream=stream, backward=True)

@@ -25,7 +25,7 @@ def davis_palette() -> NDArray[np.uint8]:
     """Return the colours that DAVIS and PASCAL VOC give to labels: uint8 (256, 3), RGB, read-only.
 
     Bit j of a channel, counted from its highest, is bit 3j + channel of the label: neighbouring labels differ in
-    high bits, so in colours that the eye tells apart.
+    high bits, so their colours differ clearly.
     """
     labels = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)

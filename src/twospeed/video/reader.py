@@ -111,7 +111,7 @@ def open_video(
     counts as equal. Files are sought, streams read through. Indices and times stay those of the whole source.
     ahead: frames decoded in advance on a thread, fewer where they are large; 0 decodes on the caller's, as images from
     Python always are.
-    format: FFmpeg's name of the container where a stream does not tell ("mpegts", "matroska", "h264", ...).
+    format: FFmpeg's name of the container where a stream does not show it ("mpegts", "matroska", "h264", ...).
     rate: frames per second of sources without times of their own (folders: 24 unless given; raw streams and images
     from Python: 25; a camera is asked for it); sources with times keep them.
     short_side: scale every frame to this shorter side, in pixels, while converting it (not images from Python).

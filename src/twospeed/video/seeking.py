@@ -58,7 +58,7 @@ class PacketIndex:
 
 
 def index_packets(path: Path, rate: Fraction | None = None) -> PacketIndex:
-    """List the frames of a file by walking over its packets; decodes only where packets do not tell.
+    """List the frames of a file by walking over its packets; decodes only where packets do not suffice.
 
     The last results are remembered, by path, size and modification time. rate: frames per second, used only where
     the file states no times. Raises VideoError for what is no video or holds no decodable frame.

@@ -72,7 +72,7 @@ def gsvnet_bisenet_r18(num_classes: int = 19, *, flow: FlowName = "light", **opt
 def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
     """Build the small GSVNet of our own training: 4.1 million parameters, RGB throughout.
 
-    Keyframes are enlarged by a third: a quarter of 480 x 360 has no room for poles three pixels wide.
+    Keyframes are enlarged by a third: poles three pixels wide are lost at a quarter of 480 x 360.
     """
     options = _with_values({"keyframe_scale": 4 / 3, "input_order": "rgb", **options}, NANO_MEAN, NANO_STD)
     network = swiftnet_nano(

@@ -81,7 +81,7 @@ def create_model(
 
 
 def _key(name: str, weights: WeightsSource, device: Any, options: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """Return what tells networks that are kept apart; None for one that is not kept."""
+    """Return the key of a network that is kept; None for one that is not kept."""
     given = [weights, *([options["keyframe_weights"]] if "keyframe_weights" in options else [])]
     files = [Path(part) for part in given if isinstance(part, str | Path)]
     if _kept is None or len(files) < len(given):
@@ -355,8 +355,8 @@ def save_model(
 ) -> None:
     """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
 
-    model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights cannot
-    tell are kept too, where the network states them in `recorded_options`, and `class_names` where it has them.
+    model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights do
+    not show are kept too, where the network states them in `recorded_options`, and `class_names` where it has them.
     half_precision: write convolutions and matrices in 16 bits, half the size; `create_model` brings them back to 32.
     Raises CheckpointError, and writes nothing, for weights with NaN, infinity or negative variances; OutputError when
     the file cannot be written.

@@ -28,7 +28,7 @@ from twospeed.errors import DatasetError
 Year = Literal[2016, 2017]
 Task = Literal["semi-supervised", "unsupervised"]
 
-# Validation sequences, so that a folder without lists can be told how much of the set it holds.
+# Validation sequences, so that a report states how much of the set a folder without lists holds.
 # fmt: off
 VAL_2016 = (
     "blackswan", "bmx-trees", "breakdance", "camel", "car-roundabout", "car-shadow", "cows",
@@ -106,7 +106,7 @@ class Davis:
         """Return one sequence, its files listed and checked but not read."""
         name = self.names[index]
         annotations = files_by_stem(self._annotations / name, (".png",))
-        # Where frames lie, they also tell which annotations are missing; only a model needs them.
+        # Where frames lie, they also show which annotations are missing; only a model needs them.
         wanted = self.images or (self._images / name).is_dir()
         images = files_by_stem(self._images / name, (".jpg", ".jpeg", ".png")) if wanted else {}
         frames = tuple(images or annotations)

@@ -151,7 +151,7 @@ def read_classes(root: Path | str) -> tuple[list[LabelledVideo], list[str]]:
         if not any(is_video(path) for path in entries(root / name)):
             raise DatasetError(f"{root / name}: {_instead(root / name)}; give it videos, or remove the folder")
     if len(names) < 2:
-        raise DatasetError(f"{root}: holds one class, {names[0]!r}; at least two are needed to tell them apart")
+        raise DatasetError(f"{root}: holds one class, {names[0]!r}; a training needs at least two")
     return read_class_folders(root)
 
 

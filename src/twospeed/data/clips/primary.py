@@ -1,7 +1,7 @@
 """Training samples for networks that find what a clip is about: a frame, how it moves, and its primary objects.
 
-Three kinds, mixed: frames of annotated videos; stills under a moving camera, where nothing but looks tells what
-matters; and cut-outs that move over a filmed background, where nothing but motion does.
+Three kinds, mixed: frames of annotated videos; stills under a moving camera, in which only appearance
+shows the object; and cut-outs that move over a filmed background, in which only motion does.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def procedural_texture(
     """Return a textured image, uint8 RGB (height, width, 3).
 
     kind: "cloud" (noise in the colours of a palette), "stripes", "tiles", "dots" or "marble"; drawn when
-    None. Every kind carries fine noise, so that a piece of it can be told from its neighbours, as matching
+    None. Every kind carries fine noise, so that a piece of it differs from its neighbours, as matching
     needs.
     """
     kind = kind or str(rng.choice(["cloud", "stripes", "tiles", "dots", "marble"]))

@@ -1,7 +1,7 @@
 """How GSVNet's propagation is trained: roll it out from a keyframe, compare its scores with a label further on.
 
 Source: GSVNet (Lee, Chen, Peng, ICME 2021), sections 3.4.3 and 4.1, and the released trainer. The paper has cross
-entropy alone; the released code weights classes, adds the divergence from the keyframe network's own opinion of the
+entropy alone; the released code weights classes, adds the divergence from the keyframe network's own scores of the
 labelled frame, and sends the gradient through the last two steps only. Both are options here.
 """
 
@@ -132,7 +132,7 @@ def propagation_loss(
     teacher_weight: float = 10.0,
     factor: float = 1.0,
 ) -> PropagationLoss:
-    """Compare propagated scores with labels and, where there is a teacher, with its opinion.
+    """Compare propagated scores with labels and, where there is a teacher, with its scores.
 
     factor * (cross entropy + teacher_weight * divergence). Shapes as in `cross_entropy` and `divergence`. The paper:
     labels alone. The released code: class weights, teacher_weight 10, factor 10.

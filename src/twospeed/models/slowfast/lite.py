@@ -27,7 +27,7 @@ FAST_SCALE = 4  # by which the Fast pathway's frames are smaller
 
 
 class SlowFastLite(nn.Module):
-    """A pathway of few frames that knows things, a pathway of many frames that sees motion, and what both make of it.
+    """A pathway of few frames for appearance, a pathway of many frames for motion, and a block on both.
 
     Call with clip: float (N, 3, T, H, W), normalised with the encoder's PIXEL_MEAN and PIXEL_STD; H and W multiples of
     32, T a multiple of alpha. Returns logits (N, P, num_classes), as `SlowFast` does. frames, frame_stride: the

@@ -123,7 +123,7 @@ class STCN(nn.Module):
 class RecentMasks(nn.Module):
     """What the frame before shows near each cell: its masks, carried along by keys that match close by.
 
-    The memory is matched over the whole image, so that it cannot tell an object from another one that looks alike;
+    The memory is matched over the whole image, so that it confuses objects that look alike;
     this read prefers cells close to where the query is. How sharply, and how far it reaches, is learned. A cell's mask
     travels as its 4x4 parts, so that outlines finer than the stride arrive. In the spirit of AOT's short-term memory
     (Yang, Wei and Yang, NeurIPS 2021), without its value encoder.
