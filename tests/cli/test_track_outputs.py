@@ -95,7 +95,7 @@ def test_unknown_formats_and_half_descriptions_are_refused_at_once(scene, tmp_pa
 
 def test_a_resumed_run_exports_the_same(scene, tmp_path, monkeypatch):
     """Frames whose masks were read from files have the confidence that they had."""
-    from twospeed.cli import track as command
+    from twospeed.cli import track_job as command
 
     arguments = ("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--size", 64, "-q", "--no-overlay")
     arguments += ("--export", "coco")

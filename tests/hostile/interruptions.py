@@ -105,10 +105,10 @@ def child(job: Job, folder: Path, said: Path, counted: Path, again: bool, fault:
                 number = getattr(errno, fault)
                 raise OSError(number, os.strerror(number), path)
 
-    from twospeed.cli import track
+    from twospeed.cli import track_job
     from twospeed.cli.main import run as start
 
-    track.SECONDS_BETWEEN_STATES, track.SHARE_OF_STATES = 0.0, 1.0  # or no state is saved in such short runs
+    track_job.SECONDS_BETWEEN_STATES, track_job.SHARE_OF_STATES = 0.0, 1.0  # or no state is saved in such short runs
     sys.addaudithook(hook)
     try:
         start([*job.argv, *(job.again if again else ())])

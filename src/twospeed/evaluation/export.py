@@ -25,7 +25,7 @@ from twospeed.weights.store import weights_sha256
 if TYPE_CHECKING:
     from torch import nn
 
-    from twospeed.export.write import Clip
+    from twospeed.export.examples import Clip
 
 FRAMES = 12
 """Frames that a graph is checked and calibrated on."""
@@ -148,7 +148,7 @@ def _task_of(network: Any) -> Task:
 
 def _clip(source: SourceLike | None, masks: Any, task: Task) -> Clip:
     """Return the frames that are checked, with the labels of the first."""
-    from twospeed.export.write import Clip
+    from twospeed.export.examples import Clip
 
     if source is None:
         from twospeed.data.clips.synthetic import render_clip

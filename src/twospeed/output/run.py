@@ -99,10 +99,7 @@ class Run(AbstractContextManager["Run"]):
         self._begin()
         self.frames += frames
         seconds = time.perf_counter() - self._started
-        before = min(self.frames, len(self.kept))
-        self._on_progress(
-            Progress(self._record.command, self.frames, self.total, "frames", seconds, done_before=before)
-        )
+        self._on_progress(Progress(self._record.command, self.frames, self.total, "frames", seconds))
 
     def label_frames(
         self,

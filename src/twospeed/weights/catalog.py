@@ -112,10 +112,9 @@ def _entry(name: str, facts: Mapping[str, Any], papers: Mapping[str, str], licen
         options = weights.get("options", {})
         weights["options"] = {key: None if value == "none" else value for key, value in options.items()}
         facts["weights"] = WeightsFile(**weights)
-    pixels = facts.get("preprocessing", {})
-    facts["preprocessing"] = Preprocessing(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in pixels.items()}
-    )
+    pixels: dict[str, Any] = facts.get("preprocessing", {})
+    pixels = {key: tuple(value) if isinstance(value, list) else value for key, value in pixels.items()}
+    facts["preprocessing"] = Preprocessing(**pixels)
     facts["paper"] = papers.get(facts["paper"], facts["paper"])
     return Entry(name=name, builder=f"{facts.pop('builders')}:{name}", **facts)
 

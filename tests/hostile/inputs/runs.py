@@ -17,11 +17,14 @@ TRAINING = (
 
 
 def runs() -> None:
-    from twospeed.cli import track
+    from twospeed.cli import track_job
     from twospeed.cli.main import exit_code
     from twospeed.output.run import Run
 
-    track.SECONDS_BETWEEN_STATES, track.SHARE_OF_STATES = 0.0, 1.0  # a state after each frame, not each half a minute
+    track_job.SECONDS_BETWEEN_STATES, track_job.SHARE_OF_STATES = (
+        0.0,
+        1.0,
+    )  # a state after each frame, not each half a minute
     advance = Run.advance
 
     def interrupted(run: Run, frames: int = 1) -> None:

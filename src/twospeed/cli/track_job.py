@@ -1,0 +1,268 @@
+"""What `twospeed track` does with a tracker and prompts that were read: track, resume, time, sum up, preview."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from twospeed.cli.printing import print_note
+from twospeed.errors import InputError
+
+if TYPE_CHECKING:
+    from twospeed.cli.prompts import FramePrompts, Prompts
+    from twospeed.output.run import Run
+    from twospeed.pipelines.propagate import Direction
+    from twospeed.pipelines.tracker import Tracker
+    from twospeed.pipelines.trackers import VideoTracker
+    from twospeed.results import Frame, ObjectMasks
+    from twospeed.video.sources import Source
+
+SECONDS_BETWEEN_STATES = 30.0
+SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
+FRAMES_TIMED = 10  # before the rate is printed
+
+
+@dataclass(frozen=True)
+class TrackJob:
+    """What is tracked. part: the frames, where it goes backward too. whole: compute also frames that are finished."""
+
+    tracker: VideoTracker
+    prompts: FramePrompts
+    source: Source
+    part: range | None
+    direction: Direction
+    whole: bool
+
+    def check(self) -> None:
+        """Raise InputError at once for prompts of frames that a part does not have."""
+        if self.part is not None:
+            for index in sorted({*self.prompts.indices, *self.prompts.gone}):
+                if index not in self.part:
+                    raise _beyond(index, self.part[0], self.part[-1])
+
+    def silence(self, first: int) -> str:
+        """Say which frames come out empty, since no mask reaches them; else nothing."""
+        indices = self.prompts.indices
+        if self.direction == "forward" and indices and indices[0] > first:
+            what = f"frames {first} to {indices[0] - 1} come before the first mask and stay empty"
+            return f"{what}; --direction both tracks them, too"
+        if self.part is not None and self.direction == "backward" and indices[-1] < self.part[-1]:
+            what = f"frames {indices[-1] + 1} to {self.part[-1]} come after the last mask and stay empty"
+            return f"{what}; --direction both tracks them, too"
+        return ""
+
+    def results(self, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track. A resumed run reads its first masks from its files and computes the others exactly as they were.
+
+        Raises InputError at the end for prompts of frames that the video does not have.
+        """
+        from twospeed.pipelines.tracker import Tracker
+
+        assert run.folder is not None
+        if self.part is not None:
+            yield from self._segments(self.part, frames, run)
+            return
+        indices: list[int] = []  # of the first and the last frame
+
+        def counted() -> Iterator[Frame]:
+            for frame in frames:
+                indices[1:] = [frame.index]
+                yield frame
+
+        if isinstance(self.tracker, Tracker):
+            yield from self._resumable(self.tracker, counted(), run)
+        else:
+            numbered = counted()
+            first = next(numbered)
+            labels = self.prompts.labels(first.index, first.image)
+            masks = {} if labels is None else {first.index: labels}
+            found = False
+            for frame, result in self.tracker.run(chain([first], numbered), masks):
+                found = found or bool(result.labels.any())
+                yield frame, result
+            if not found and not self.tracker.needs_masks:
+                raise InputError(
+                    f"{self.source.name}: no object was found in {indices[-1] - indices[0] + 1} frames; mark one",
+                    option="point",
+                )
+        for index in sorted({*self.prompts.indices, *self.prompts.gone}):
+            if not indices[0] <= index <= indices[-1]:
+                raise _beyond(index, indices[0], indices[-1])
+
+    def _segments(self, part: range, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track in segments from the masks: a resumed run begins with the segment in which it was interrupted."""
+        from twospeed.pipelines.propagate import frames_of, track_segments
+
+        assert run.folder is not None
+        kept = 0 if self.whole else len(run.kept)
+        for position, frame in zip(range(kept), frames, strict=False):
+            yield frame, _finished(run, position, frame)
+        if kept >= len(part):
+            return
+        read, keyframes = frames_of(self.source), dict[int, Any]()
+        for index in self.prompts.indices:
+            for frame in read(range(index, index + 1)):
+                keyframes[index] = self.prompts.labels(index, frame.image)
+        yield from track_segments(
+            read, cast("Tracker", self.tracker), keyframes, part, self.direction, self.prompts.gone, begin=part[kept]
+        )
+
+    def _resumable(self, tracker: Tracker, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+        """Track with `Tracker`, whose state is saved now and then."""
+        assert run.folder is not None
+        restart, saved = 0 if self.whole else run.folder.saved_state(), time.perf_counter()
+        pause = SECONDS_BETWEEN_STATES
+        tracker.reset()
+        if restart:
+            tracker.load_state(run.folder.state(restart))
+        for position, frame in enumerate(frames):
+            if position < restart:
+                yield frame, _finished(run, position, frame)
+                continue
+            labels = self.prompts.labels(frame.index, frame.image)
+            gone = self.prompts.gone.get(frame.index, ())
+            result = tracker.step(frame.image, labels, gone=gone, time_s=frame.time_s)
+            yield frame, result.numbered(frame.index)
+            now = time.perf_counter()
+            if now - saved > pause:
+                with run.folder.new_state(position + 1) as path:
+                    tracker.save_state(path)
+                saved = time.perf_counter()
+                pause = max(SECONDS_BETWEEN_STATES, (saved - now) / SHARE_OF_STATES)
+
+
+def _finished(run: Run, position: int, frame: Frame) -> ObjectMasks:
+    """Read the result of a frame that a run has finished before it was interrupted."""
+    import numpy as np
+
+    from twospeed.results import ObjectMasks
+    from twospeed.video.indexed_png import read_label_map
+
+    assert run.folder is not None
+    entry, size = run.kept[position], frame.image.shape[:2]
+    labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
+    nothing = np.zeros((0, *size), np.float32)
+    sure = np.array([pair.split(":")[1] for pair in entry["row"][-1].split(";") if pair], np.float32)
+    return ObjectMasks(labels, nothing, tuple(entry["objects"]), frame.index, frame.time_s, sure)
+
+
+def _beyond(index: int, first: int, last: int) -> InputError:
+    count = f"{last - first + 1} frames ({first} to {last})"
+    return InputError(f"a prompt is for frame {index}, but the video has {count}")
+
+
+def timed(
+    results: Iterator[tuple[Frame, ObjectMasks]], what: str, total: int | None
+) -> Iterator[tuple[Frame, ObjectMasks]]:
+    """Pass results on, and print their rate once it is known."""
+    since = time.perf_counter()
+    for done, item in enumerate(results):
+        if done == 1:
+            since = time.perf_counter()  # the first one takes longer
+        if done == FRAMES_TIMED:
+            rate = (done - 1) / max(time.perf_counter() - since, 1e-9)
+            long = f", about {total / rate:.0f} s for {total} frames" if total else ""
+            print_note(f"{what}: {rate:.1f} frames/s on this machine{long}")
+        yield item
+
+
+def write_preview(
+    given: Prompts,
+    source: Source,
+    path: Path,
+    start: str | None,
+    end: str | None,
+    direction: str,
+    snap: bool,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write mask and overlay of the first frame that has prompts, without any tracking."""
+    import cv2
+    import numpy as np
+
+    from twospeed.output.folder import ResultFolder
+    from twospeed.output.overlay import draw_masks
+    from twospeed.output.run import Run
+    from twospeed.results import ObjectMasks
+    from twospeed.video.reader import frame_range, open_video
+
+    with open_video(source, start, end) as reader:
+        frame = first = next(reader)
+        begin = frame_range(source, start, end)[-1] if direction == "backward" else first.index
+        prompts = given.read(begin, first.image.shape[:2], snap=snap)
+        index = prompts.indices[0]
+        if index != first.index and source.stored:
+            with open_video(source, index, index + 1) as one:
+                frame = next(one)
+        while frame.index < index:
+            frame = next(reader)
+    labels = prompts.labels(index, frame.image)
+    assert labels is not None
+    ids = tuple(sorted({int(i) for i in set(labels.ravel().tolist())} - {0, 255}))
+    with (
+        ResultFolder(path, ["overlay.png", "masks/*.png"], overwrite=overwrite) as folder,
+        Run("track --preview", model="none", weights_sha256=None, options={}, folder=folder) as run,
+    ):
+        drawn = draw_masks(frame.image, labels)
+
+        def write(target: Path) -> None:
+            target.write_bytes(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
+
+        planes = np.stack([labels == i for i in (0, *ids)]).astype(np.float32)
+        run.write_labels("masks", frame, ObjectMasks(labels, planes, ids, frame.index, frame.time_s))
+        run.write("overlay.png", write)
+        run.advance()
+    if not quiet:
+        print_note(f"{path}: frame {index}, {len(ids)} objects")
+
+
+class Areas:
+    """How often, how large and how surely each object is seen: the summary of a run, and confidence.png."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
+        self._sure: dict[int, array[float]] = {}  # id -> how sure, by frame; NaN where it is not seen
+        self._indices, self._times = array("q"), array("d")
+
+    def add(self, frame: Frame, result: ObjectMasks) -> None:
+        """Count the pixels of a frame's objects."""
+        import numpy as np
+
+        counts = np.bincount(result.labels.ravel(), minlength=256)
+        for object_id, sure in zip(result.object_ids, result.confidence, strict=True):
+            seen = self._objects.setdefault(object_id, [0, 0, 0])
+            area = int(counts[object_id])
+            seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
+            curve = self._sure.setdefault(object_id, array("f"))
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curve.append(round(float(sure), 4) if area else math.nan)  # as frames.csv has it
+        self._indices.append(frame.index)
+        self._times.append(frame.time_s)
+
+    def summarise(self) -> None:
+        """Put the objects, and the frames that are worth a look, into the record of the run; draw confidence.png."""
+        import numpy as np
+
+        from twospeed.output.confidence import frames_worth_a_look, plot_confidence
+
+        objects = [
+            {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
+            for object_id, (frames, visible, pixels) in sorted(self._objects.items())
+        ]
+        curves = {}
+        for object_id, curve in sorted(self._sure.items()):
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curves[object_id] = np.array(curve, np.float32)
+        worth = frames_worth_a_look(curves, self._indices, self._times)
+        self._run.summarise({"objects": objects, "worth_a_look": worth})
+        if curves:
+            self._run.write("confidence.png", lambda path: plot_confidence(path, curves, self._times, worth))
