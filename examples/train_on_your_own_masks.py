@@ -25,9 +25,9 @@ def main() -> None:
 
     videos = sorted(path.name for path in next((chosen.data / "JPEGImages").iterdir()).iterdir())
     settings = dataclasses.replace(
-        stcn.nano(), davis=chosen.data, davis_year=2017, held_out=(videos[-1],), weights=Path("default"), lr=2e-4,
-        minutes=None, iterations=chosen.iterations, crop=(chosen.crop,), batch=(4,), generated=0, generated_first=False,
-        phase_borders=(), cache=None, freeze_norm=0.0, out=chosen.out,
+        stcn.PRESETS["nano"](), davis=chosen.data, davis_year=2017, held_out=(videos[-1],), weights=Path("default"),
+        lr=2e-4, minutes=None, iterations=chosen.iterations, crop=(chosen.crop,), batch=(4,), generated=0,
+        generated_first=False, phase_borders=(), cache=None, freeze_norm=0.0, out=chosen.out,
     )  # fmt: skip
     weights = stcn.train(settings, resume=chosen.resume) / "weights.safetensors"
     twospeed.Tracker("track_nano", weights=weights)  # can be used; from a shell: twospeed track --weights

@@ -30,7 +30,9 @@ def train_stages(out: Path, davis: Path | None, sequences: tuple[str, ...], **op
         write_demo_sets(demo, side=128, videos=8, frames=30)
     runs = {name: out / name for name in ("stage0", "stage1", "stage2", "stage3")}
     after = {name: run / "weights.safetensors" for name, run in runs.items()}
-    still, video = (replace(make(), device="cpu", **options) for make in (stcn.static_trial, stcn.video_trial))
+    still, video = (
+        replace(make(), device="cpu", **options) for make in (stcn.PRESETS["static_trial"], stcn.PRESETS["video_trial"])
+    )
     generated = {"davis": demo / "DAVIS", "youtube_vos": demo / "YouTube"}
     real = {"davis": davis, "davis_year": 2016, "davis_sequences": sequences}
     earlier = (*video.gap_borders[:-1], 0.8)

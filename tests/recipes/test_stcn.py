@@ -20,6 +20,7 @@ from tests.goldens import seeded
 from twospeed.data.benchmarks.stills import find_pairs
 from twospeed.data.clips.stills import StillClips
 from twospeed.data.clips.training_clip import stack_clips
+from twospeed.data.clips.videos import max_gap
 from twospeed.errors import CheckpointError, InputError, VideoError
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
@@ -262,7 +263,7 @@ def test_the_plans_are_the_authors():
     assert plans["video"].weights == plans["stage1"].weights == plans["static"].out / "weights.safetensors"
     assert plans["video_stm"].network == plans["static_stm"].network == "stm"
     # 60 sequences of DAVIS five times and 3,464 videos of YouTube-VOS: 470 steps of 8, 320 epochs
-    gaps = [recipe.max_gap(470 * epoch / 150_000, plans["video"].gap_borders) for epoch in range(320)]
+    gaps = [max_gap(470 * epoch / 150_000, plans["video"].gap_borders) for epoch in range(320)]
     assert [gaps[epoch] for epoch in (0, 31, 32, 64, 96, 128, 287, 288, 319)] == [5, 5, 10, 15, 20, 25, 25, 5, 5]
 
 

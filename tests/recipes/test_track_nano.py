@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from twospeed.data.clips.synthetic import MovingObjects, render_clip
 from twospeed.data.clips.training_clip import stack_clips
+from twospeed.data.clips.videos import max_gap
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
-from twospeed.recipes.stcn import StcnConfig, nano, small, train
+from twospeed.recipes.stcn import PRESETS, StcnConfig, train
 from twospeed.weights.load import create_model
 
 
@@ -41,8 +42,8 @@ def davis(tmp_path_factory):
 @pytest.fixture
 def tiny(davis, tmp_path) -> StcnConfig:
     return dataclasses.replace(
-        nano(), davis=davis, davis_repeats=1, generated=3, minutes=None, iterations=4, batch=(2,), crop=(64,),
-        phase_borders=(0.2,), held_out=("ant", "eel"), workers=0, log_every=1, replicas=1, validate_every=0,
+        PRESETS["nano"](), davis=davis, davis_repeats=1, generated=3, minutes=None, iterations=4, batch=(2,),
+        crop=(64,), phase_borders=(0.2,), held_out=("ant", "eel"), workers=0, log_every=1, replicas=1, validate_every=0,
         cache=None, out=tmp_path / "run",
     )  # fmt: skip
 
@@ -149,7 +150,7 @@ def test_parts_of_a_network_can_learn_at_a_rate_of_their_own(tiny):
 
 def test_parts_with_a_rate_of_0_stay_as_they_are():
     network = track_small()
-    optimizer = recipe.make_optimizer(small(), network)
+    optimizer = recipe.make_optimizer(PRESETS["small"](), network)
     learns = {id(p) for group in optimizer.param_groups for p in group["params"]}
     of_encoder = {name: id(p) in learns for name, p in network.key_encoder.named_parameters()}
     assert not any(of_encoder[name] for name in of_encoder if name.startswith(("stem.", "stages.0.", "stages.1.")))
@@ -186,7 +187,7 @@ def test_the_damage_changes_what_is_learned_and_is_drawn_the_same_again(tiny, tm
 
 
 def test_schedules():
-    config = dataclasses.replace(nano(), lr=1.0, warm_up=0.1)
+    config = dataclasses.replace(PRESETS["nano"](), lr=1.0, warm_up=0.1)
     rates = [recipe.learning_rate(config, p) for p in np.linspace(0, 1, 101)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0, abs=0.03)
@@ -194,7 +195,7 @@ def test_schedules():
     assert np.all(np.diff(rates[11:]) <= 0)
     assert recipe.kept_pixels(config, 0.1) == 1.0
     assert recipe.kept_pixels(config, 0.9) == pytest.approx(config.bootstrap_keep)
-    gaps = [recipe.max_gap(p, config.gap_borders) for p in np.linspace(0.35, 1, 101)]
+    gaps = [max_gap(p, config.gap_borders) for p in np.linspace(0.35, 1, 101)]
     assert gaps[0] == 5
     assert max(gaps) == 25
     assert gaps[-1] == 5

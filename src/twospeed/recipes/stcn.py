@@ -36,43 +36,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.data.benchmarks.coco import find_objects
-from twospeed.data.benchmarks.davis import Davis, Year
-from twospeed.data.benchmarks.stills import LAYOUTS, find_pairs
-from twospeed.data.benchmarks.video_folders import VideoFolders, read_names, youtube_vos_training
-from twospeed.data.clips.stills import StillClips
-from twospeed.data.clips.synthetic import MovingObjects
-from twospeed.data.clips.training_clip import ClipKey, ClipMix, ClipSource, TrainingBatch, stack_clips
-from twospeed.data.clips.videos import (
-    AROUND_OBJECTS,
-    BORDERS,
-    GAPS,
-    AnnotatedVideo,
-    AnnotatedVideos,
-    FrameChoice,
-    FrameMotion,
-    VideoClips,
-    decoded,
-    large_enough,
-    max_gap,
-    not_tiny,
-)
-from twospeed.data.loading import load
+from twospeed.data.clips.training_clip import ClipKey, ClipMix, TrainingBatch
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import CheckpointError, InputError
 from twospeed.metrics.regions import score_frame
-from twospeed.models.banks import Similarity
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite, imagenet_state
 from twospeed.models.encoders.imagenet import start_from_imagenet
 from twospeed.models.stcn import convert as stcn_names
@@ -83,14 +59,25 @@ from twospeed.models.stm.network import STM
 from twospeed.models.unrolled import UnrolledPropagation, propagation_loss
 from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.tracker import Tracker
+from twospeed.recipes._stcn_data import (
+    Position,
+    batches,
+    find_sources,
+    load_clips,
+    on_device,
+    progress_at,
+    validation_sequences,
+)
+from twospeed.recipes._stcn_settings import PRESETS as PRESETS
+from twospeed.recipes._stcn_settings import StcnConfig
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.clock import StepClock
-from twospeed.training.distributed import Process, epoch_batches, gradients_stay_here, parallel, processes, total
+from twospeed.training.distributed import Process, gradients_stay_here, parallel, processes, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run
-from twospeed.training.schedule import check_length, half_cosine, progress_of, steps, with_warm_up
+from twospeed.training.schedule import half_cosine, steps, with_warm_up
 from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import find
 from twospeed.weights.imports import read_state
@@ -101,293 +88,6 @@ MAY_CHANGE = ("validate_every", "cache", "half_precision")
 """Settings that may differ when a run is resumed, besides those of every recipe."""
 
 NORM_EPOCH = 1_000_000  # samples for batch-norm statistics come from an epoch that is never trained
-
-
-@dataclass(frozen=True, kw_only=True)
-class StcnConfig:
-    """Everything that decides a training; the defaults are the authors' stage 3.
-
-    Positions in a run are shares of it, 0..1: `lr_boundaries`, `gap_borders`, `bootstrap_from` and so on. `crop` and
-    `batch` take one value for each phase (`phase_borders`), or one for all; `objects` any number, one for each batch in
-    turn.
-    """
-
-    # Data: what is None is left out
-    static: Path | None = None  # folder of still images with masks
-    sets: tuple[str, ...] = ()  # fss, duts-tr, duts-te, ecssd, big, hrsod, davis; none: those that are there
-    coco: Path | None = None  # folder of instances.json and images; with `generated`, its objects are cut out for those
-    davis: Path | None = None
-    davis_year: Year = 2017
-    davis_split: str = "train"
-    davis_sequences: tuple[str, ...] = ()  # only these
-    davis_repeats: int = 5  # times an epoch
-    youtube_vos: Path | None = None
-    youtube_subset: Path | None = None  # a file of video names: the authors left out badly annotated ones
-    bl30k: Path | None = None
-    bl30k_subset: Path | None = None
-    small_objects: Literal["code", "paper"] = "code"  # which small objects of BL30K are passed over
-    generated: int = 0  # generated clips an epoch, of textures from the frames above
-    textures: int = 700  # frames kept in memory for them
-    look_alikes: float = 0.0  # how often objects have a copy beside them: probability in clips of videos
-    gaps: tuple[int, ...] = GAPS  # largest distance between neighbouring frames; a fifth of it for YouTube-VOS
-    gap_borders: tuple[float, ...] = BORDERS  # shares of the run at which it changes, with the next epoch
-    near: float = 0.0  # share of the clips whose frames are at most 4 apart, whatever the gap
-    frame_choice: FrameChoice = "code"
-    views: Literal["frames", "objects"] = "frames"  # large parts of the frame (authors), or squares around an object
-    view_scale: tuple[float, float] = (0.5, 1.2)  # zoom of squares around an object
-    crop: tuple[int, ...] = (384,)  # pixels; multiples of 16
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a part of the frame, before scaling
-    cache: Path | None = None  # keep DAVIS's decoded frames here: faster, 4 bytes a pixel
-    workers: int = 8  # loading processes for each training process
-
-    # Network
-    network: str = "stcn"  # stcn, stm, track_nano, track_small
-    backbone: Literal["resnet50", "wide_resnet50"] | None = None
-    similarity: Similarity | None = None  # l2 or dot; none: as published, l2 for stcn, dot for stm
-    aspp: bool | None = None
-    width: int | None = None  # channels of the first stage; fewer than 64 for trials
-    weights: Path | None = Path("runs/stcn_static/weights.safetensors")  # of the stage before; "default": the shipped
-    key_backbone_weights: Path | None = None  # ImageNet file: resnet50, wide_resnet50_2; for track_small Lite0
-    value_backbone_weights: Path | None = None  # resnet18 (stm: resnet50)
-    norm_batches: int = 16  # without any of them: batch norm is measured over so many batches, then frozen
-    freeze_norm: float = 0.0  # share of the run after which batch norm keeps its statistics (authors: from the start)
-
-    # Optimisation
-    iterations: int | None = 150_000
-    minutes: float | None = None  # instead of iterations: training time
-    batch: tuple[int, ...] = (8,)  # samples a step, over all processes
-    batch_per_forward: int | None = None  # of one process; none: its share of the batch; fewer: gradients accumulate
-    objects: tuple[int, ...] = (2,)  # most objects to follow
-    phase_borders: tuple[float, ...] = ()  # shares of the run at which the next crop and batch begin
-    generated_first: bool = False  # the first phase has generated clips alone
-    optimizer: Literal["adam", "adamw"] = "adam"
-    lr: float = 1e-5
-    rates: Mapping[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # by part: {"key_encoder": 0.2}, not decayed; 0: kept as it is
-    schedule: Literal["steps", "cosine"] = "steps"
-    lr_boundaries: tuple[float, ...] = (125 / 150,)  # shares of the run at which it falls to a tenth
-    warm_up: float = 0.0  # share of the run in which it rises
-    weight_decay: float = 1e-7
-    clip_gradient: float | None = None
-    ema_decay: float | None = None  # of averaged weights, which are then scored and exported
-    bootstrap_from: float = 20 / 150  # share of the run: all pixels count until then
-    bootstrap_to: float = 70 / 150  # from then on, the hardest `bootstrap_keep` of them
-    bootstrap_keep: float = 0.15
-    overlap_weight: float = 0.0  # of the soft Jaccard loss, which small objects need: cross entropy hardly sees them
-    match_weight: float = 0.0  # of the loss on what the keys alone recall of the true masks
-    spoil_last: float = 0.0  # share of samples whose frame before is damaged, for networks that see it
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # fp16 with scaled gradients on CUDA, fp32 elsewhere
-    replicas: int = 1  # that share a batch on a CPU, one thread each: how small networks train fastest
-
-    # Validation
-    held_out: tuple[str, ...] = ()  # sequences of DAVIS that are never trained on, only scored
-    validation: Path | None = None  # another folder of DAVIS to score on: the held-out ones, or all of it
-    validate_every: int = 0  # iterations; 0: at the end alone
-    validate_stride: int = 4  # frames between those that validation looks at
-    validate_frames: int = 60  # of each sequence, before the stride
-
-    # Run
-    out: Path = Path("runs/stcn_s03")
-    half_precision: bool = False  # of the weights that are written, which then take half the space: for shipping
-    seed: int = 0
-    device: str | None = None  # none: a GPU where there is one
-    log_every: int = 100  # iterations
-    checkpoint_minutes: float = 10.0
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
-
-    def __post_init__(self) -> None:
-        """Refuse what no training can be made of. Raises InputError."""
-        check_length(self.minutes, self.iterations)
-        for side in self.crop:
-            if side % 16 or side < 64:
-                raise InputError(f"crop is {side} pixels; it must be a multiple of 16, at least 64", option="crop")
-        positive = {
-            "iterations": self.iterations, "minutes": self.minutes, "batch": min(self.batch, default=0),
-            "objects": min(self.objects, default=0), "replicas": self.replicas, "log_every": self.log_every,
-            "checkpoint_minutes": self.checkpoint_minutes, "validate_stride": self.validate_stride,
-            "width": self.width,
-        }  # fmt: skip
-        for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise InputError(f"{name} is {value}; give a number above 0", option=name)
-        phases = len(self.phase_borders) + 1
-        for name, values in (("crop", self.crop), ("batch", self.batch)):
-            if len(values) not in (1, phases):
-                raise InputError(f"{name} has {len(values)} values, but there are {phases} phases: give 1 or as many")
-        if any(size % self.replicas for size in self.batch):
-            raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
-        if self.replicas > 1 and self.batch_per_forward is not None:
-            raise InputError("batch_per_forward is for replicas=1: replicas share each batch as a whole")
-        if not 0 < self.bootstrap_keep <= 1 or self.bootstrap_from >= self.bootstrap_to:
-            raise InputError(
-                f"bootstrap_keep={self.bootstrap_keep} from {self.bootstrap_from} to {self.bootstrap_to}: give a "
-                "share above 0, at most 1, and a start before the end"
-            )
-        if self.generated_first and (not self.generated or not self.phase_borders):
-            raise InputError("generated_first needs generated clips and phase_borders, at which the others join")
-        max_gap(0.0, self.gap_borders, self.gaps)  # one gap more than borders
-
-
-def static() -> StcnConfig:
-    """Stage 0: one object through three warped views of a still image, 300K iterations of 16 samples."""
-    return StcnConfig(
-        static=Path("static"), objects=(1,), iterations=300_000, batch=(16,), lr_boundaries=(0.5,), weights=None,
-        bootstrap_from=20 / 300, bootstrap_to=70 / 300, out=Path("runs/stcn_static"),
-    )  # fmt: skip
-
-
-def stage1() -> StcnConfig:
-    """BL30K after static pretraining: 500K iterations; gaps shrink at 80 % of the epochs already."""
-    return StcnConfig(
-        bl30k=Path("BL30K"), gap_borders=(0.1, 0.2, 0.3, 0.4, 0.8), iterations=500_000,
-        lr_boundaries=(0.8,),  # the paper: 0.9
-        bootstrap_from=20 / 500, bootstrap_to=70 / 500, out=Path("runs/stcn_s01"),
-    )  # fmt: skip
-
-
-def stage2() -> StcnConfig:
-    """YouTube-VOS and DAVIS after BL30K: 300K iterations."""
-    return dataclasses.replace(
-        video(), weights=Path("runs/stcn_s01/weights.safetensors"), iterations=300_000, lr_boundaries=(250 / 300,),
-        bootstrap_from=20 / 300, bootstrap_to=70 / 300, out=Path("runs/stcn_s012"),
-    )  # fmt: skip
-
-
-def video() -> StcnConfig:
-    """Stage 3: YouTube-VOS and DAVIS right after static pretraining, 150K iterations."""
-    return StcnConfig(davis=Path("DAVIS/2017/trainval"), youtube_vos=Path("YouTube"))
-
-
-def static_stm() -> StcnConfig:
-    """Stage 0 for STM; its two encoders both start from resnet50."""
-    return dataclasses.replace(static(), network="stm", out=Path("runs/stm_static"))
-
-
-def video_stm() -> StcnConfig:
-    """Stage 3 for STM."""
-    weights = Path("runs/stm_static/weights.safetensors")
-    return dataclasses.replace(video(), network="stm", weights=weights, out=Path("runs/stm_s03"))
-
-
-def static_trial() -> StcnConfig:
-    """A narrow network on small crops of stills for 150 iterations: a minute or two on a CPU."""
-    return dataclasses.replace(
-        static(), crop=(96,), workers=0, width=8, iterations=150, batch=(4,), lr=1e-3, lr_boundaries=(0.8,),
-        bootstrap_from=0.4, bootstrap_to=0.8, bootstrap_keep=0.5, log_every=5,
-    )  # fmt: skip
-
-
-def video_trial() -> StcnConfig:
-    """A narrow network on small crops of videos for 100 iterations: a minute or two on a CPU."""
-    return StcnConfig(
-        crop=(96,), workers=0, width=8, weights=None, iterations=100, batch=(4,), lr=5e-4, lr_boundaries=(0.8,),
-        bootstrap_from=0.4, bootstrap_to=0.8, bootstrap_keep=0.5, log_every=5,
-    )  # fmt: skip
-
-
-def nano() -> StcnConfig:
-    """track_nano from scratch, on two CPU cores: generated clips first, then half of them frames of DAVIS-2016."""
-    return StcnConfig(
-        davis_year=2016, generated=150, generated_first=True, views="objects", frame_choice="paper",
-        gap_borders=tuple(0.35 + 0.65 * border for border in BORDERS), cache=Path("runs/cache"), workers=1,
-        network="track_nano", weights=None, norm_batches=0, freeze_norm=0.85, iterations=None, minutes=90.0,
-        crop=(192, 224), phase_borders=(0.35,), objects=(1, 2), optimizer="adamw", lr=1e-3, schedule="cosine",
-        warm_up=0.02, weight_decay=1e-2, clip_gradient=1.0, ema_decay=0.998, bootstrap_from=0.2, bootstrap_to=0.7,
-        bootstrap_keep=0.25, overlap_weight=0.5, match_weight=0.3, replicas=2, validate_every=300,
-        held_out=("blackswan", "cows", "goat", "paragliding-launch"), out=Path("runs/track_nano"), device="cpu",
-        half_precision=True, log_every=20, checkpoint_minutes=3.0,
-    )  # fmt: skip
-
-
-def small() -> StcnConfig:
-    """track_small, on two CPU cores, from an ImageNet encoder: look-alikes, up to three objects, larger crops later."""
-    # The first stages stay as ImageNet taught them: at half of the resolution, their gradients are a third of a step
-    kept = dict.fromkeys(("key_encoder.stem", "key_encoder.stages.0", "key_encoder.stages.1"), 0.0)
-    return dataclasses.replace(
-        nano(), network="track_small", generated=100, look_alikes=0.35, near=0.5, view_scale=(0.6, 1.9), minutes=80.0,
-        gap_borders=tuple(0.08 + 0.92 * border for border in BORDERS), crop=(192, 224, 288), batch=(4,),
-        phase_borders=(0.08, 0.8), objects=(1, 2, 1, 3), rates={"key_encoder": 0.2, **kept}, lr=6e-4, freeze_norm=0.8,
-        spoil_last=0.45, out=Path("runs/track_small"),
-    )  # fmt: skip
-
-
-PRESETS = {
-    "static": static, "stage1": stage1, "stage2": stage2, "video": video, "static_stm": static_stm,
-    "video_stm": video_stm, "static_trial": static_trial, "video_trial": video_trial, "nano": nano, "small": small,
-}  # fmt: skip
-
-
-# ---------------------------------------------------------------- data
-
-
-def find_sources(config: StcnConfig) -> list[ClipSource]:
-    """Return the sets that a configuration names. Raises InputError when it names none, DatasetError as they do."""
-    sources: list[ClipSource] = []
-    if config.static is not None:
-        pairs = find_pairs(config.static, config.sets, sequences=config.davis_sequences)
-        sources += [StillClips(some, repeats=LAYOUTS[name].repeats, name=name) for name, some in pairs.items()]
-    if config.coco is not None and not config.generated:
-        sources.append(StillClips(find_objects(config.coco), name="coco"))
-    frames = FrameMotion(aspect=config.crop_aspect, near=config.near, twins=config.look_alikes)
-    around = dataclasses.replace(
-        AROUND_OBJECTS, scale=config.view_scale, near=config.near, twins=config.look_alikes
-    )  # fmt: skip
-    motion = frames if config.views == "frames" else around
-    trained = [] if config.davis is None else training_sequences(config)
-    generated = made_of(config, trained) if config.generated else None
-    if config.davis is not None:
-        name = f"davis{config.davis_year % 100}"
-        sources.append(
-            VideoClips(
-                trained, repeats=config.davis_repeats, choice=config.frame_choice, motion=motion, pasted=generated,
-                name=name,
-            )
-        )  # fmt: skip
-    if config.youtube_vos is not None:
-        videos = youtube_vos_training(config.youtube_vos, subset=config.youtube_subset)
-        sources.append(
-            VideoClips(videos, gap_divisor=5, choice=config.frame_choice, motion=motion, name="youtube-vos")
-        )  # fmt: skip
-    if config.bl30k is not None:  # wider crops than of real videos, and no objects of a few pixels
-        rendered: AnnotatedVideos = VideoFolders(config.bl30k, read_names(config.bl30k_subset))
-        rule = large_enough if config.small_objects == "code" else not_tiny
-        wider = dataclasses.replace(motion, area=(0.25, 1.0))
-        sources.append(VideoClips(rendered, choice=config.frame_choice, rule=rule, motion=wider, name="bl30k"))
-    if generated is not None:
-        sources.append(generated)
-    if not sources:
-        raise InputError("no data to train on: give static, coco, davis, youtube_vos, bl30k or generated")
-    return sources
-
-
-def training_sequences(config: StcnConfig) -> list[AnnotatedVideo]:
-    """Return the sequences of DAVIS that are trained on: those of the split, or those named, but the held-out ones."""
-    assert config.davis is not None
-    data = Davis(config.davis, config.davis_year, config.davis_split, sequences=config.davis_sequences or None)
-    chosen = [sample for sample in data if sample.name not in config.held_out]
-    return list(chosen) if config.cache is None else list(decoded(data, chosen, config.cache))
-
-
-def made_of(config: StcnConfig, trained: Sequence[AnnotatedVideo]) -> MovingObjects:
-    """Return generated objects whose textures and shapes come from DAVIS and COCO, as far as these are given."""
-    places = [(one, frame) for one in trained for frame in one.annotations]
-    places = places[:: max(1, -(-len(places) // config.textures))]
-    pairs = [(one.image(frame), np.where(one.labels(frame) == 255, np.uint8(0), one.labels(frame)))
-             for one, frame in places]  # fmt: skip
-    if config.coco is not None:
-        pairs += [found.read() for found in find_objects(config.coco)]
-    crowd = {"copies": (0.55, 0.3, 0.15), "followed_copies": 0.6, "away": 0.1} if config.look_alikes else {}
-    frames, masks = ([pair[i] for pair in pairs] or None for i in range(2))
-    return MovingObjects(frames, masks, count=config.generated, **crowd)  # type: ignore[arg-type]
-
-
-def validation_sequences(config: StcnConfig) -> list[SequenceSample]:
-    """Return the sequences that are scored, none for no validation. Raises DatasetError where one is missing."""
-    folder = config.validation or (config.davis if config.held_out else None)
-    if folder is None:
-        return []
-    return list(Davis(folder, config.davis_year, "val", sequences=config.held_out or None))
 
 
 # ---------------------------------------------------------------- the network at its start
@@ -482,83 +182,6 @@ def learning_rate(config: StcnConfig, progress: float) -> float:
 def kept_pixels(config: StcnConfig, progress: float) -> float:
     """Return the share of pixels in the cross entropy at a point of the run (0..1)."""
     return kept_fraction(progress, start=config.bootstrap_from, end=config.bootstrap_to, final=config.bootstrap_keep)
-
-
-@dataclass
-class Position:
-    """How far a run is: what a checkpoint keeps, besides weights."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training
-    epoch: int = 0
-    done: int = 0  # steps of this epoch
-    began: float = 0.0  # progress of the run when this epoch began, which decides its gap and phase
-    best: float = -1.0
-
-
-class Plan(NamedTuple):
-    """What one batch is part of: the step of an epoch, in which forward, and how far apart its frames are at most."""
-
-    epoch: int
-    done: int  # steps of the epoch, this one included
-    began: float
-    gap: int
-    forwards: int
-
-
-def batches(
-    config: StcnConfig, data: ClipMix, process: Process, position: Position
-) -> Iterator[tuple[TrainingBatch, Plan]]:
-    """Yield this process's batches from a position on, one epoch after another; all that changes does so between them.
-
-    Without an end but for that of `iterations`.
-    """
-    plans: deque[Plan] = deque()
-
-    def keys() -> Iterator[list[ClipKey]]:
-        epoch, skip, began, step = position.epoch, position.done, position.began, position.step
-        while config.iterations is None or step < config.iterations:
-            phase = sum(began >= border for border in config.phase_borders)
-            crop, batch = (values[min(phase, len(values) - 1)] for values in (config.crop, config.batch))
-            places = [i for i, (source, _) in enumerate(data.items)
-                      if phase or not config.generated_first or isinstance(source, MovingObjects)]  # fmt: skip
-            gap = max_gap(began, config.gap_borders, config.gaps)
-            size = config.batch_per_forward or max(1, batch // process.world)
-            forwards = max(1, batch // (size * process.world))
-            order = epoch_batches(
-                len(places), epoch=epoch, seed=config.seed, batch=batch, batch_per_forward=size,
-                process=process, skip_steps=skip,
-            )  # fmt: skip
-            for number, drawn in enumerate(order):
-                done = skip + number // forwards + 1
-                objects = config.objects[(step + number // forwards) % len(config.objects)]
-                plans.append(Plan(epoch, done, began, gap, forwards))
-                yield [ClipKey(epoch, places[index], crop, objects, gap) for _, index in drawn]
-            step += len(order) // forwards
-            epoch, skip, began = epoch + 1, 0, progress_at(config, step, position.seconds)
-
-    for batch in load_clips(config, data, keys(), process):
-        yield batch, plans.popleft()
-
-
-def progress_at(config: StcnConfig, step: int, seconds: float) -> float:
-    """Return which share of the run is done, 0..1."""
-    return progress_of(step, seconds, iterations=config.iterations, minutes=config.minutes)
-
-
-def load_clips(
-    config: StcnConfig, data: ClipMix, keys: Iterable[list[ClipKey]], process: Process
-) -> Iterator[TrainingBatch]:
-    """Load batches of keys."""
-    return load(data, keys, stack_clips, workers=config.workers, pin_memory=process.device.type == "cuda")
-
-
-def on_device(batch: TrainingBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Move a batch: frames and masks float in 0..1, labels, and which objects are present (B, K)."""
-    frames, masks = (x.to(device, non_blocking=True).float() / 255 for x in (batch.frames, batch.masks))
-    counts = torch.tensor(batch.objects)[:, None]
-    present = (torch.arange(masks.shape[1])[None] < counts).float().to(device, non_blocking=True)
-    return frames, batch.labels.to(device, non_blocking=True), masks, present
 
 
 # ---------------------------------------------------------------- one step
