@@ -3,7 +3,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from twospeed.data.clips.synthetic import Layer, Motion, MovingObjects, place_layer, render_clip
+from twospeed.data.clips.layers import Layer, Motion, place_layer
+from twospeed.data.clips.synthetic import MovingObjects, render_clip
 from twospeed.data.clips.textures import procedural_texture, random_shape, region_of
 from twospeed.errors import InputError
 from twospeed.transforms.colour import jitter_colours

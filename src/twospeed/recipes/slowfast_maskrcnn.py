@@ -146,40 +146,13 @@ class SlowFastMaskRCNNDavisConfig:
 
 def small() -> SlowFastMaskRCNNDavisConfig:
     """For two CPU cores: a narrow backbone that starts from track_nano, frames of 160 pixels, everything varied."""
+    backbone = {"backbone": "nano", "min_size": 160, "max_size": 288, "proposals": 150, "sampled_regions": 96}
     return SlowFastMaskRCNNDavisConfig(
-        year="2016",
-        load_side=160,
-        workers=1,
-        model_options={
-            "backbone": "nano",
-            "min_size": 160,
-            "max_size": 288,
-            "proposals": 150,
-            "sampled_regions": 96,
-        },
-        coco="none",
-        nano_start=True,
-        frozen_stages=2,
-        detector_epochs=3,
-        detector_batch=4,
-        detector_lr=2e-3,
-        detector_warm_up_steps=40,
-        detector_weight_decay=1e-2,
-        epochs=2,
-        frames_per_step=4,
-        lr=2e-3,
-        weight_decay=1e-2,
-        flip=0.5,
-        optimizer="adamw",
-        schedule="cosine",
-        clip_gradient=5.0,
-        degrees=10.0,
-        scale=(0.75, 1.4),
-        colour=0.08,
-        paste=0.4,
-        validate_every=1,
-        validate_frames=16,
-    )
+        year="2016", load_side=160, workers=1, model_options=backbone, coco="none", nano_start=True, frozen_stages=2,
+        detector_epochs=3, detector_batch=4, detector_lr=2e-3, detector_warm_up_steps=40, detector_weight_decay=1e-2,
+        epochs=2, frames_per_step=4, lr=2e-3, weight_decay=1e-2, flip=0.5, optimizer="adamw", schedule="cosine",
+        clip_gradient=5.0, degrees=10.0, scale=(0.75, 1.4), colour=0.08, paste=0.4, validate_frames=16,
+    )  # fmt: skip
 
 
 PRESETS = {"small": small}

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.clips.synthetic import Layer, MovingObjects, draw_layers, filmed, random_motion
+from twospeed.data.clips.layers import Layer, draw_layers, filmed, random_motion
+from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.textures import procedural_texture
 from twospeed.data.clips.training_clip import TrainingClip, attempt
 from twospeed.errors import MaskError

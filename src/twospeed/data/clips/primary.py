@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.clips.synthetic import MovingObjects, draw_layers, filmed, random_motion
+from twospeed.data.clips.layers import draw_layers, filmed, random_motion
+from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.videos import AnnotatedVideo
 from twospeed.errors import InputError
 from twospeed.ops.motion import OFFSETS, motion_planes

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.label_files import VOID
-from twospeed.data.clips.synthetic import MovingObjects, place_layer
+from twospeed.data.clips.layers import place_layer
+from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import TrainingClip, following, visible
 from twospeed.data.samples import SequenceSample
 from twospeed.errors import DatasetError, InputError

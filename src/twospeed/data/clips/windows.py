@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from twospeed.data.clips.synthetic import Layer, place_layer, random_motion
+from twospeed.data.clips.layers import Layer, place_layer, random_motion
 from twospeed.data.clips.training_clip import TrainingClip
 from twospeed.data.samples import SequenceSample
 from twospeed.transforms.colour import jitter_colours
