@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.recipes.runs import check_resumed_equals_whole
 from twospeed.data.clips.prompted import PromptedObjects, first_prompts
 from twospeed.errors import InputError
 from twospeed.models.click.builders import click_nano
@@ -47,12 +46,7 @@ def tiny(coco, tmp_path, monkeypatch) -> ClickNanoConfig:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
-    whole = load_file(train(tiny) / "weights.safetensors")
-    halves = dataclasses.replace(tiny, out=tmp_path / "halves", stop_after_steps=2)
-    train(halves)
-    train(dataclasses.replace(halves, stop_after_steps=None), resume=True)
-    for name, value in load_file(halves.out / "weights.safetensors").items():
-        assert torch.equal(value, whole[name]), name
+    check_resumed_equals_whole(train, tiny, tmp_path / "halves")
     assert create_model("click_nano", tiny.out / "weights.safetensors").encoder.channels == [24, 40, 112, 320]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.recipes.runs import check_resumed_equals_whole
 from twospeed.data.clips.primary import PrimaryObjects
 from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.errors import InputError
@@ -73,12 +72,7 @@ def tiny(davis, coco, tmp_path, monkeypatch) -> FindNanoConfig:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
-    whole = load_file(train(tiny) / "weights.safetensors")
-    halves = dataclasses.replace(tiny, out=tmp_path / "halves", stop_after_steps=2)
-    train(halves)
-    train(dataclasses.replace(halves, stop_after_steps=None), resume=True)
-    for name, value in load_file(halves.out / "weights.safetensors").items():
-        assert torch.equal(value, whole[name]), name
+    check_resumed_equals_whole(train, tiny, tmp_path / "halves")
     assert create_model("find_nano", tiny.out / "weights.safetensors").slow.channels == [24, 40, 112, 320]
     header = (tiny.out / "validation.csv").read_text().splitlines()[0]
     assert header == "step,minutes,jaccard,kept"  # the held-out sequence alone

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
+from tests.recipes.runs import check_resumed_equals_whole
 from twospeed.data.clips.motion import CLASSES, MOTIONS, Pose, draw_surface, motion_clip
 from twospeed.errors import InputError
 from twospeed.recipes import motion as recipe
@@ -26,12 +23,7 @@ def tiny(tmp_path, monkeypatch) -> MotionConfig:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
-    whole = load_file(train(tiny) / "weights.safetensors")
-    halves = dataclasses.replace(tiny, out=tmp_path / "halves", stop_after_steps=2)
-    train(halves)
-    train(dataclasses.replace(halves, stop_after_steps=None), resume=True)
-    for name, value in load_file(halves.out / "weights.safetensors").items():
-        assert torch.equal(value, whole[name]), name
+    check_resumed_equals_whole(train, tiny, tmp_path / "halves")
     network = create_model("slowfast_lite0", tiny.out / "weights.safetensors")
     assert network.class_names == CLASSES
     assert not network.head.projection.weight[:, :320].any()  # nothing of single frames decides

@@ -2,13 +2,12 @@ import csv
 import dataclasses
 import json
 
-import cv2
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.recipes.runs import write_davis
 from twospeed import create_model
-from twospeed.data.clips.synthetic import render_clip
 from twospeed.errors import CheckpointError, DatasetError, InputError
 from twospeed.recipes import slowfast_maskrcnn as recipe
 from twospeed.recipes.slowfast_maskrcnn import SlowFastMaskRCNNDavisConfig, train
@@ -21,16 +20,7 @@ NETWORK = {
 
 @pytest.fixture(scope="module")
 def davis(tmp_path_factory):
-    """Five rendered sequences in the layout of DAVIS-2016, without lists."""
-    root = tmp_path_factory.mktemp("davis")
-    for number, name in enumerate(["ant", "bee", "cat", "dog", "eel"]):
-        images, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
-        images.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        for t, (image, labels) in enumerate(render_clip(number, frames=3, height=48, width=64, objects=1)):
-            cv2.imwrite(str(images / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            cv2.imwrite(str(masks / f"{t:05d}.png"), labels * 255)
-    return root
+    return write_davis(tmp_path_factory.mktemp("davis"), size="480p", frames=3, height=48, width=64)
 
 
 def tiny(davis, out, **changes) -> SlowFastMaskRCNNDavisConfig:

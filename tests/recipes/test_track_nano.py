@@ -7,14 +7,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from twospeed.data.clips.synthetic import MovingObjects, render_clip
+from tests.recipes.runs import write_davis
+from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import stack_clips
 from twospeed.data.clips.videos import max_gap
 from twospeed.errors import CheckpointError, DatasetError, InputError
@@ -27,16 +27,7 @@ from twospeed.weights.load import create_model
 
 @pytest.fixture(scope="module")
 def davis(tmp_path_factory):
-    """Five rendered sequences in the layout of DAVIS-2016, at another size."""
-    root = tmp_path_factory.mktemp("davis")
-    for number, name in enumerate(["ant", "bee", "cat", "dog", "eel"]):
-        images, masks = root / "JPEGImages" / "96p" / name, root / "Annotations" / "96p" / name
-        images.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        for t, (image, labels) in enumerate(render_clip(number, frames=9, height=96, width=128, objects=1)):
-            cv2.imwrite(str(images / f"{t:05d}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            cv2.imwrite(str(masks / f"{t:05d}.png"), labels * 255)
-    return root
+    return write_davis(tmp_path_factory.mktemp("davis"), size="96p", frames=9, height=96, width=128)
 
 
 @pytest.fixture
