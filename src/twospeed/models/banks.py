@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-Similarity = Literal["l2", "dot"]
+from twospeed.models.protocol import Similarity
 
 _FRAMES_AT_ONCE = 64  # for which a bounded bank makes room at once
 

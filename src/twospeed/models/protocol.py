@@ -12,12 +12,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
-
-from twospeed.models.banks import Similarity
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Similarity = Literal["l2", "dot"]
+"""How keys are compared in the memory: by negative squared distance (STCN), or by scalar product (STM)."""
 
 
 class QueryKey(Protocol):

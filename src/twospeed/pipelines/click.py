@@ -14,7 +14,7 @@ from torch import nn
 from twospeed.errors import InputError
 from twospeed.models.click.network import STRIDE, ClickNetwork
 from twospeed.ops.clicks import Box, Point, prompt_planes
-from twospeed.pipelines.prompts import check_prompts
+from twospeed.pipelines.inputs import check_prompts
 from twospeed.weights.load import create_model
 
 _CONTEXT = 1.4  # side of the window that the network sees, in sides of the object's box

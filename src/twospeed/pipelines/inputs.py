@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.errors import InputError
+from twospeed.errors import InputError, MaskError
 from twospeed.models.protocol import lacks
 from twospeed.ops import on_numpy
+from twospeed.ops.clicks import Box, Point
 from twospeed.results import OnProgress
 from twospeed.weights.catalog import Entry, Task, find
 
@@ -193,3 +194,30 @@ def type_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
     import torch
 
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def check_prompts(
+    image: NDArray[np.uint8], points: Sequence[Point], box: Box | None, start: NDArray[np.bool_] | None
+) -> None:
+    """Raise InputError for an image, MaskError for prompts, that no mask can be drawn from."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f"image is {image.dtype} of shape {image.shape}; give uint8 RGB (H, W, 3)", option="image")
+    height, width = image.shape[:2]
+    where = f"the {width}x{height} image"
+    if not points and box is None and start is None:
+        raise MaskError("no prompt: give points, a box, or both")
+    for x, y, sign in points:
+        if sign not in (1, -1):
+            raise MaskError(f"point {x:g},{y:g} has sign {sign}; give +1 (on the object) or -1 (beside it)")
+        if not (0 <= x < width and 0 <= y < height):
+            raise MaskError(f"point {x:g},{y:g} lies outside {where}; give x,y in pixels")
+    if box is not None:
+        left, right, top, bottom = max(0, box[0]), min(width, box[2]), max(0, box[1]), min(height, box[3])
+        if not (right - left >= 1 and bottom - top >= 1):
+            raise MaskError(f"box {', '.join(f'{v:g}' for v in box)} covers no pixel of {where}; give x0, y0, x1, y1")
+    if start is not None and start.shape != (height, width):
+        raise MaskError(
+            f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size"
+        )
+    if box is None and (start is None or not start.any()) and not any(sign > 0 for _, _, sign in points):
+        raise MaskError("all points are beside the object; give one on it, or a box, or a mask to correct")

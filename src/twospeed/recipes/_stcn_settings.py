@@ -16,7 +16,7 @@ from twospeed.data.clips.videos import (
     max_gap,
 )
 from twospeed.errors import InputError
-from twospeed.models.banks import Similarity
+from twospeed.models.protocol import Similarity
 from twospeed.training.schedule import check_length
 
 

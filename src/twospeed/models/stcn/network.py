@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.banks import Similarity as Similarity
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import ResNetFeatures
+from twospeed.models.protocol import Similarity as Similarity
 from twospeed.ops.masks import split_batch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's statistics, in units of 0..1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from twospeed.models.banks import Similarity
 from twospeed.models.encoders.resnet import ResNetFeatures
+from twospeed.models.protocol import Similarity
 from twospeed.models.stm.network import STM
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.banks import Similarity
 from twospeed.models.encoders.resnet import ResNetFeatures
+from twospeed.models.protocol import Similarity
 from twospeed.ops.masks import split_batch
 
 
