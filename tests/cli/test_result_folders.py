@@ -156,7 +156,7 @@ def test_two_writers_are_refused_and_leftovers_are_cleaned(scene, tmp_path, caps
 def test_track_is_resumed_bit_for_bit(scene, tmp_path, capsys, monkeypatch, kill, states):
     """states: whether the tracker was saved after every frame, or not yet at all."""
     monkeypatch.setattr("twospeed.cli.track_job.SECONDS_BETWEEN_STATES", 0 if states else 1e9)
-    monkeypatch.setattr("twospeed.cli.track.SHARE_OF_STATES", float("inf"))
+    monkeypatch.setattr("twospeed.cli.track_job.SHARE_OF_STATES", float("inf"))
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = track(scene, out, "--mask", f"6={scene / 'mask6.png'}")
     with monkeypatch.context() as patch:
