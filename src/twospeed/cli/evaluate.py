@@ -7,7 +7,7 @@ import typer
 from twospeed.cli.benchmarks.ava import ava
 from twospeed.cli.benchmarks.clicks import clicks
 from twospeed.cli.benchmarks.kinetics import kinetics
-from twospeed.cli.benchmarks.segmentation import camvid, cityscapes
+from twospeed.cli.benchmarks.segmentation import segmentation
 from twospeed.cli.benchmarks.vos import davis, youtube_vos
 
 _DAVIS = """{title}
@@ -27,6 +27,30 @@ _DAVIS = """{title}
     --include-last --top-k 0.
 
     The annotations of test sets are not public (--split test-dev): they give masks for the server, no scores.
+    """
+
+_CAMVID = """Semantic segmentation on CamVid, 11 classes: mIoU, pixel accuracy, IoU of each class.
+
+    Score label images, DIR/NAME.png for each labelled frame:
+
+        twospeed evaluate camvid --data camvid --predictions labels
+
+    Run a video model from keyframes 0 to 4 frames before each labelled frame, and draw the trade-off:
+
+        twospeed evaluate camvid --data camvid --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
+        --image-scales 0.5,0.75,1 --plot trade_off.png
+    """
+_CITYSCAPES = """Semantic segmentation on Cityscapes, 19 classes: mIoU, pixel accuracy, IoU of each class.
+
+    Score label images, of class numbers or label ids:
+
+        twospeed evaluate cityscapes --data cityscapes --predictions labels
+
+    Run a video model as in GSVNet's tables, with a keyframe every 1 to 5 frames:
+
+        twospeed evaluate cityscapes --data cityscapes --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
+
+    The labels of the test split are not public: it gives label images for the server in -o DIR, no scores.
     """
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -50,8 +74,8 @@ app.command("youtube-vos")(youtube_vos)
 app.command()(clicks)
 app.command()(ava)
 app.command()(kinetics)
-app.command()(camvid)
-app.command()(cityscapes)
+app.command("camvid", help=_CAMVID)(segmentation)
+app.command("cityscapes", help=_CITYSCAPES)(segmentation)
 
 
 @app.callback()

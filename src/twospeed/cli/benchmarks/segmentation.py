@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -67,42 +67,8 @@ Plot = Annotated[
 ]
 
 
-def camvid(
-    data: Data = None,
-    predictions: Predictions = None,
-    model: OneModel = None,
-    weights: OneWeights = None,
-    keyframe_weights: KeyframeWeights = None,
-    split: Split = "val",
-    keyframe_every: KeyframeEvery = None,
-    frame_step: FrameStep = None,
-    image_scales: ImageScales = None,
-    keyframe_scale: KeyframeScale = None,
-    plot: Plot = None,
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
-) -> None:
-    """Semantic segmentation on CamVid, 11 classes: mIoU, pixel accuracy, IoU of each class.
-
-    Score label images, DIR/NAME.png for each labelled frame:
-
-        twospeed evaluate camvid --data camvid --predictions labels
-
-    Run a video model from keyframes 0 to 4 frames before each labelled frame, and draw the trade-off:
-
-        twospeed evaluate camvid --data camvid --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
-        --image-scales 0.5,0.75,1 --plot trade_off.png
-    """
-    _segmentation(
-        "camvid", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step, image_scales,
-        keyframe_scale, plot, None, output, resume, device, json_file, quiet,
-    )  # fmt: skip
-
-
-def cityscapes(
+def segmentation(
+    context: typer.Context,
     data: Data = None,
     predictions: Predictions = None,
     model: OneModel = None,
@@ -110,7 +76,8 @@ def cityscapes(
     keyframe_weights: KeyframeWeights = None,
     split: Split = "val",
     frame_list: Annotated[
-        Path | None, typer.Option(help="GSVNet's list of frames.  [default: all labelled frames]", metavar="FILE")
+        Path | None,
+        typer.Option(help="Cityscapes: GSVNet's list of frames.  [default: all labelled frames]", metavar="FILE"),
     ] = None,
     keyframe_every: KeyframeEvery = None,
     frame_step: FrameStep = None,
@@ -123,44 +90,7 @@ def cityscapes(
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Semantic segmentation on Cityscapes, 19 classes: mIoU, pixel accuracy, IoU of each class.
-
-    Score label images, of class numbers or label ids:
-
-        twospeed evaluate cityscapes --data cityscapes --predictions labels
-
-    Run a video model as in GSVNet's tables, with a keyframe every 1 to 5 frames:
-
-        twospeed evaluate cityscapes --data cityscapes --model gsvnet_swiftnet_r18 --weights FILE --keyframe-every 5
-
-    The labels of the test split are not public: it gives label images for the server in -o DIR, no scores.
-    """
-    _segmentation(
-        "cityscapes", data, predictions, model, weights, keyframe_weights, split, keyframe_every, frame_step,
-        image_scales, keyframe_scale, plot, frame_list, output, resume, device, json_file, quiet,
-    )  # fmt: skip
-
-
-def _segmentation(
-    benchmark: DrivingSet,
-    data: Path | None,
-    predictions: list[Path] | None,
-    model: list[str] | None,
-    weights: list[str] | None,
-    keyframe_weights: Path | None,
-    split: str,
-    keyframe_every: int | None,
-    frame_step: int | None,
-    image_scales: str | None,
-    keyframe_scale: float | None,
-    plot: Path | None,
-    frame_list: Path | None,
-    output: Path | None,
-    resume: bool,
-    device: str | None,
-    json_file: str | None,
-    quiet: bool,
-) -> None:
+    """Score label images on CamVid or Cityscapes, or run a model and score its labels."""
     from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation
 
     if predictions:
@@ -187,6 +117,7 @@ def _segmentation(
     )
 
     options.single("--weights", weights)
+    benchmark = cast("DrivingSet", context.info_name)
 
     def evaluate(on_progress: OnProgress) -> Report:
         report = evaluate_segmentation(
