@@ -27,8 +27,8 @@ from twospeed.cli.benchmarks.options import (
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.data.benchmarks.ava import Version
     from twospeed.evaluation.report import Report
+    from twospeed.results import OnProgress
 
 
 def ava(
@@ -128,11 +128,34 @@ def ava(
     if not model:
         alone = {"weights": weights, "boxes": boxes, "threshold": threshold, "size": size, "scales": scales}
         options.refuse("belongs to a run of a --model", **alone, flip=flip, resume=resume, device=device)
-        options.run(
-            lambda _: _files(predictions, data, split, version, ground_truth, labels, exclusions, rules, names, output),
-            json_file,
-            quiet,
-        )
+
+        def score_files(_: OnProgress) -> Report:
+            from twospeed.data.benchmarks.ava import find_annotations
+            from twospeed.evaluation.ava import evaluate_ava
+            from twospeed.files import make_folder
+
+            assert predictions
+            files = {} if data is None else find_annotations(data, split, version=version)
+            truth = ground_truth or files.get("ground_truth")
+            if truth is None:
+                raise InputError(
+                    "where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder"
+                )
+            if output is not None and len(predictions) == 1:
+                raise InputError(
+                    "-o keeps what a --model or the mean of several --predictions gives; there is only one file"
+                )
+            return evaluate_ava(
+                predictions,
+                truth,
+                labels=labels or files.get("labels"),
+                exclusions=exclusions or files.get("exclusions"),
+                rules=rules,
+                videos=names,
+                averaged_to=None if output is None else make_folder(output) / "detections.csv",
+            )
+
+        options.run(score_files, json_file, quiet)
         return
     from twospeed.evaluation.ava_runs import evaluate_ava_model
 
@@ -164,38 +187,4 @@ def ava(
         ),
         json_file,
         quiet,
-    )
-
-
-def _files(
-    predictions: list[Path] | None,
-    data: Path | None,
-    split: str,
-    version: Version | None,
-    ground_truth: Path | None,
-    labels: Path | None,
-    exclusions: Path | None,
-    rules: str,
-    names: tuple[str, ...] | None,
-    output: Path | None,
-) -> Report:
-    from twospeed.data.benchmarks.ava import find_annotations
-    from twospeed.evaluation.ava import evaluate_ava
-    from twospeed.files import make_folder
-
-    assert predictions
-    files = {} if data is None else find_annotations(data, split, version=version)
-    truth = ground_truth or files.get("ground_truth")
-    if truth is None:
-        raise InputError("where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder")
-    if output is not None and len(predictions) == 1:
-        raise InputError("-o keeps what a --model or the mean of several --predictions gives; there is only one file")
-    return evaluate_ava(
-        predictions,
-        truth,
-        labels=labels or files.get("labels"),
-        exclusions=exclusions or files.get("exclusions"),
-        rules=rules,
-        videos=names,
-        averaged_to=None if output is None else make_folder(output) / "detections.csv",
     )
