@@ -355,7 +355,7 @@ def _drain(quiet: bool) -> Iterator[tuple[Stop, list[int]]]:
             raise KeyboardInterrupt
         stop.wanted = True
         if not quiet:
-            print_note("twospeed: ending after the videos that are worked on; once more stops at once")
+            print_note("twospeed: stopping after the videos that are being computed; interrupt again to stop at once")
 
     kept = {}
     if threading.current_thread() is threading.main_thread():

@@ -195,7 +195,7 @@ class Prompts:
                     if len(found) > 1 or places:
                         raise InputError(
                             f"{path}: {one.name or 'its image'} is no frame of {self._source.name} by name or number; "
-                            "say which one with FRAME="
+                            "choose one with FRAME="
                         )
                     index = None
                 yield index, one, path

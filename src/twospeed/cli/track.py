@@ -69,7 +69,7 @@ EPILOG = """
 `twospeed track clip.mp4 --point 1@60,40 --point 1@90,50 --background-point 1@20,20 --preview` shows the mask of three
 points in `clip_track/preview/`; without `--preview` it is tracked.
 
-`twospeed track a.mp4 b.mp4 --prompts table.csv -o out` tracks several videos, each into `out/NAME/`, goes past broken
+`twospeed track a.mp4 b.mp4 --prompts table.csv -o out` tracks several videos, each into `out/NAME/`, skips broken
 ones, and writes `out/report.html`; `--resume` repeats nothing that is finished.
 
 `twospeed track frames/ --mask 0=a.png --mask 40=b.png` adds (or corrects) objects at frame 40.
@@ -160,7 +160,7 @@ def track(
         typer.Option(
             "--gone",
             metavar="OBJECT@FRAME",
-            help="Say that an object is absent from a frame on, until a mask shows it again. Repeatable.",
+            help="Mark an object as absent from a frame on, until a mask shows it again. Repeatable.",
         ),
     ] = None,
     direction: Annotated[
@@ -351,7 +351,7 @@ def track(
             )
     else:
         mark = ", or mark an object for another model"
-        _refuse(context, model, "decides itself what it remembers" if entry.finder else "keeps no masks in memory",
+        _refuse(context, model, "chooses the frames in memory itself" if entry.finder else "keeps no masks in memory",
                 _MEMORY, mark if entry.finder else "")  # fmt: skip
         if entry.finder:
             _refuse(context, model, "finds objects without prompts", (*_PROMPTS, "finetune"), mark)

@@ -47,7 +47,7 @@ class TrackJob:
                     raise _beyond(index, self.part[0], self.part[-1])
 
     def silence(self, first: int) -> str:
-        """Say which frames come out empty, since no mask reaches them; else nothing."""
+        """Return which frames come out empty, since no mask reaches them; else nothing."""
         indices = self.prompts.indices
         if self.direction == "forward" and indices and indices[0] > first:
             what = f"frames {first} to {indices[0] - 1} come before the first mask and stay empty"
@@ -249,7 +249,7 @@ class Areas:
         self._times.append(frame.time_s)
 
     def summarise(self) -> None:
-        """Put the objects, and the frames that are worth a look, into the record of the run; draw confidence.png."""
+        """Put the objects, and the frames to check first, into the record of the run; draw confidence.png."""
         import numpy as np
 
         from twospeed.output.confidence import frames_worth_a_look, plot_confidence

@@ -113,7 +113,7 @@ def find_clips(videos: Iterable[str], table: Path | None, output: Path) -> list[
 
 
 def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> None:
-    """Track all clips, one after the other, and say how each went.
+    """Track all clips, one after the other, and report how each went.
 
     given: the arguments of the command. track: tracks one video and returns its summary. A clip that fails is reported
     and the others are tracked. Raises InputError at the end where any failed.

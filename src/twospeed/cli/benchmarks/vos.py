@@ -62,14 +62,14 @@ MaxMemoryFrames = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Most frames remembered. Give it for long videos.  [default: no limit]",
+        help="Most frames in memory. Give it for long videos.  [default: no limit]",
         metavar="N",
         rich_help_panel=_RUN,
     ),
 ]
 IncludeLast = Annotated[
     bool,
-    typer.Option("--include-last", help="Also remember the frame before, as STM does.", rich_help_panel=_RUN),
+    typer.Option("--include-last", help="Also keep the frame before in memory, as STM does.", rich_help_panel=_RUN),
 ]
 Similarity = Annotated[
     Literal["l2", "dot"] | None,
@@ -154,7 +154,7 @@ def davis(
     unsupervised = _is_unsupervised(model)
     if unsupervised:
         options.refuse(
-            f"has no meaning for {' + '.join(model or ())}, which remembers no masks and is not averaged",
+            f"has no meaning for {' + '.join(model or ())}, which keeps no masks in memory and is not averaged",
             scales=scales, flip=flip, memory_every=memory_every, top_k=top_k, max_memory_frames=max_memory_frames,
             include_last=include_last, similarity=similarity, finder=finder,
         )  # fmt: skip
