@@ -166,7 +166,7 @@ def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     }
     assert len(document["weights_sha256"]) == 64
     assert set(document["sequences"]) == {"cows"}
-    assert "--flip has no meaning for slowfast_maskrcnn_1_1, which remembers no masks" in fails(
+    assert "--flip has no meaning for slowfast_maskrcnn_1_1, which keeps no masks in memory" in fails(
         capsys, *command, "--flip"
     )
     assert "--memory-every has no meaning" in fails(capsys, *command, "--memory-every", 3)
