@@ -5,15 +5,13 @@ Whatever the format, frames come out as `ObjectMasks`, whose confidence is the f
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
@@ -22,31 +20,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.annotation_shapes import (
+    MOST_ID,
+    OBJECT,
+    Numbering,
+    Shape,
+    box_shape,
+    coco_mask,
+    cvat_shape,
+    labelme_shape,
+    masks_of,
+)
 from twospeed.errors import InputError
 from twospeed.files import read_json, read_text
-from twospeed.ops.polygons import fill_rings
-from twospeed.ops.rle import decompress, mask_of
-from twospeed.results import AnnotatedFrame, ObjectMasks
+from twospeed.results import AnnotatedFrame
 from twospeed.video.image_files import open_image
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.pixels import check_pixels
 
-MOST_ID = 254  # 255 is void in label maps
 _MOST_PNG_BYTES = 1 << 28
 _MOST_FRAMES = 1 << 31
-Box = tuple[float, float, float, float]
-_OBJECT = re.compile(r"object (\d{1,3})")
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """One object, or a part of it, in one frame. number: its id, where the format has one. box: where it is one."""
-
-    label: str
-    mask: NDArray[np.bool_]
-    number: int | None = None
-    score: float = 1.0
-    box: Box | None = None
 
 
 def read_annotations(
@@ -106,7 +99,7 @@ def _read_run(path: Path) -> Iterator[AnnotatedFrame]:
             labels = read_label_map(path / "masks" / f"{name}.png", allow_empty=True)
             sure = dict(pair.split(":") for pair in row["confidence"].split(";") if pair)
             ids, scores = [int(i) for i in sure], [float(score) for score in sure.values()]
-            masks = _masks(labels, ids, scores, float(row["time_s"]))
+            masks = masks_of(labels, ids, scores, float(row["time_s"]))
             yield AnnotatedFrame(video, name, int(row["source_index"]), masks)
 
 
@@ -117,7 +110,7 @@ def _read_pngs(video: str, files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
 
 def _label_frame(video: str, name: str, position: int, labels: NDArray[np.uint8]) -> AnnotatedFrame:
     ids = [i for i in np.unique(labels).tolist() if 0 < i <= MOST_ID]
-    return AnnotatedFrame(video, name, _index(name, position), _masks(labels, ids, [1.0] * len(ids)))
+    return AnnotatedFrame(video, name, _index(name, position), masks_of(labels, ids, [1.0] * len(ids)))
 
 
 def _read_xml(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
@@ -162,7 +155,7 @@ def _read_json(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
 
 
 def _read_coco(path: Path, document: dict[str, Any], as_prompts: bool) -> Iterator[AnnotatedFrame]:
-    numbering = _Numbering(path)
+    numbering = Numbering(path)
     with _reading(path):
         names = _category_names(document)
         by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
@@ -187,29 +180,29 @@ def _read_coco(path: Path, document: dict[str, Any], as_prompts: bool) -> Iterat
 
 def _coco_shape(
     annotation: dict[str, Any], names: dict[Any, str], size: tuple[int, int], where: str, as_prompts: bool
-) -> _Shape:
+) -> Shape:
     label = names.get(annotation["category_id"], str(annotation["category_id"]))
     number, score = annotation.get("track_id"), float(annotation.get("score", 1.0))
     if as_prompts and not annotation.get("segmentation") and annotation.get("bbox"):
         left, top, width, height = (float(value) for value in annotation["bbox"])
-        return _box_shape(label, (left, top, left + width, top + height), size, number, score)
-    return _Shape(label, _coco_mask(annotation.get("segmentation"), size, where), number, score)
+        return box_shape(label, (left, top, left + width, top + height), size, number, score)
+    return Shape(label, coco_mask(annotation.get("segmentation"), size, where), number, score)
 
 
 def _read_youtube_vis(path: Path, document: dict[str, Any]) -> Iterator[AnnotatedFrame]:
     with _reading(path):
         names = _category_names(document)
         for video in document["videos"]:
-            numbering, size = _Numbering(path), _size(video, path)
+            numbering, size = Numbering(path), _size(video, path)
             annotations = [one for one in document["annotations"] if one["video_id"] == video["id"]]
             for position, file_name in enumerate(video["file_names"]):
                 name = _stem(file_name)
                 shapes = (
-                    _Shape(
+                    Shape(
                         names.get(one["category_id"], str(one["category_id"])),
-                        _coco_mask(one["segmentations"][position], size, f"{path}: annotation {one['id']}"),
+                        coco_mask(one["segmentations"][position], size, f"{path}: annotation {one['id']}"),
                         # Two objects may be of one class, and one need not be seen in the first frame
-                        None if _OBJECT.fullmatch(names.get(one["category_id"], "")) else number,
+                        None if OBJECT.fullmatch(names.get(one["category_id"], "")) else number,
                         float(one.get("score", 1.0)),
                     )
                     for number, one in enumerate(annotations, start=1)
@@ -224,65 +217,20 @@ def _category_names(document: dict[str, Any]) -> dict[Any, str]:
     return {category["id"]: str(category["name"]) for category in document.get("categories", ())}
 
 
-def _coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """Return the mask (H, W) of polygons or of run lengths, compressed or not."""
-    if not segmentation:
-        raise InputError(f"{where} has no segmentation; only masks and polygons are read, not boxes alone")
-    if isinstance(segmentation, list):
-        found = np.zeros(size, bool)
-        for polygon in segmentation:
-            found |= fill_rings([np.asarray(polygon, np.float64).reshape(-1, 2)], *size)
-        return found
-    counts = segmentation["counts"]
-    if tuple(segmentation["size"]) != size:
-        raise InputError(f"{where} is of {segmentation['size']}, its image of {list(size)} (height, width)")
-    return mask_of(decompress(counts) if isinstance(counts, str) else [int(count) for count in counts], *size)
-
-
 def _read_labelme(files: Sequence[Path]) -> Iterator[AnnotatedFrame]:
-    numbering = _Numbering(files[0].parent)
+    numbering = Numbering(files[0].parent)
     for position, path in enumerate(files):
         document = _json(path)
         with _reading(path):
             if "shapes" not in document:
                 raise InputError(f"{path}: has no 'shapes', so it is not a file of labelme")
             size = _checked_size(document["imageHeight"], document["imageWidth"], path)
-            masks, boxes = numbering.masks((_labelme_shape(one, size, path) for one in document["shapes"]), size)
+            masks, boxes = numbering.masks((labelme_shape(one, size, path) for one in document["shapes"]), size)
         yield AnnotatedFrame("", path.stem, _index(path.stem, position), masks, boxes)
 
 
-def _labelme_shape(shape: dict[str, Any], size: tuple[int, int], path: Path) -> _Shape:
-    if shape.get("shape_type") == "rectangle":
-        corners = np.asarray(shape["points"], np.float64).reshape(-1, 2)
-        (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
-        return _box_shape(str(shape["label"]), (left, top, right, bottom), size, shape.get("group_id"))
-    return _Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
-
-
-def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
-    kind = shape.get("shape_type", "polygon")
-    if kind == "polygon":
-        return fill_rings([points], *size)
-    if kind == "circle":
-        turns = np.linspace(0, 2 * math.pi, 180, endpoint=False)
-        radius = float(np.linalg.norm(points[1] - points[0]))
-        return fill_rings([points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)], *size)
-    if kind == "mask":
-        if not np.isfinite(points[0]).all():
-            raise InputError(f"{path}: a mask lies at {points[0].tolist()}")
-        with open_image(io.BytesIO(base64.b64decode(shape["mask"])), InputError, name=f"{path}: a mask") as image:
-            inside = np.array(image.convert("L")) > 0
-        left, top = (math.floor(value) for value in points[0].tolist())
-        found = np.zeros(size, bool)
-        part = found[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
-        part |= inside[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
-        return found
-    raise InputError(f"{path}: a shape of type {kind!r} has no area; use polygon, rectangle, circle or mask")
-
-
 def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[AnnotatedFrame]:
-    numbering = _Numbering(Path(name))
+    numbering = Numbering(Path(name))
     position = 0
     video_size: tuple[int, int] | None = None
     tracks: dict[int, list[tuple[ElementTree.Element, str, int]]] = {}  # shapes by frame
@@ -301,7 +249,7 @@ def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[Annotat
             if element.tag != "image":
                 continue
             size = _checked_size(int(element.attrib["height"]), int(element.attrib["width"]), name)
-            shapes = (_cvat_shape(shape, size, name) for shape in element if shape.tag != "tag")
+            shapes = (cvat_shape(shape, size, name) for shape in element if shape.tag != "tag")
             frame = _stem(element.attrib["name"])
             masks, boxes = numbering.masks(shapes, size)
             yield AnnotatedFrame("", frame, _index(frame, position), masks, boxes)
@@ -311,50 +259,11 @@ def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[Annotat
             raise InputError(f"{name}: holds tracks but no original_size, the size of the video")
         for index in sorted(tracks):
             assert video_size is not None
-            shapes = (_cvat_shape(shape, video_size, name, label, number) for shape, label, number in tracks[index])
+            shapes = (cvat_shape(shape, video_size, name, label, number) for shape, label, number in tracks[index])
             masks, boxes = numbering.masks(shapes, video_size)
             yield AnnotatedFrame("", f"{index:05d}", index, masks, boxes)
     if not position and not tracks:
         raise InputError(f"{name}: holds neither images nor tracks, so it is not a file of CVAT")
-
-
-def _cvat_shape(
-    shape: ElementTree.Element,
-    size: tuple[int, int],
-    name: str,
-    label: str | None = None,
-    track: int | None = None,
-) -> _Shape:
-    """label, track: of a shape that is part of a track."""
-    given = shape.attrib
-    text = next((one.text for one in shape.iter("attribute") if one.get("name") == "track_id"), None)
-    number = track if text is None else int(text)
-    label = given["label"] if label is None else label
-    if shape.tag == "mask":
-        height, width, top, left = (int(given[key]) for key in ("height", "width", "top", "left"))
-        counts = [int(count) for count in given["rle"].split(",")]
-        if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
-            raise InputError(f"{name}: a mask of {width}x{height} at {left},{top} is not within its image")
-        mask = np.zeros(size, bool)
-        mask[top : top + height, left : left + width] = mask_of(counts, width, height).T  # row by row
-    elif shape.tag == "polygon":
-        points = [[float(value) for value in point.split(",")] for point in given["points"].split(";")]
-        mask = fill_rings([np.array(points)], *size)
-    elif shape.tag == "box":
-        x0, y0, x1, y1 = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return _box_shape(label, (x0, y0, x1, y1), size, number)
-    else:
-        raise InputError(f"{name}: a <{shape.tag[:40]}> has no area that is read; use mask, polygon or box")
-    return _Shape(label, mask, number)
-
-
-def _box_shape(label: str, box: Box, size: tuple[int, int], number: int | None, score: float = 1.0) -> _Shape:
-    """A shape that is a box: its mask is all of it."""
-    left, top, right, bottom = box
-    if not np.isfinite(box).all():
-        raise ValueError(f"a box of {box}")
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-    return _Shape(label, fill_rings([corners], *size), number, score, box)
 
 
 def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
@@ -364,7 +273,7 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
     if image_size is None and len(settings) == 2:
         image_size = int(settings["image_height"]), int(settings["image_width"])
     images = {image.stem: image for image in sorted((folder / "images").glob("*"))}
-    numbering = _Numbering(folder)
+    numbering = Numbering(folder)
     for position, file in enumerate(sorted((folder / "labels").glob("*.txt"))):
         size = image_size
         if file.stem in images:
@@ -387,59 +296,9 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
                     raise ValueError("a corner that is no number")
                 corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
                 mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 1).astype(bool)
-                shapes.append(_Shape(f"object {int(number) + 1}", mask))
+                shapes.append(Shape(f"object {int(number) + 1}", mask))
             masks, _ = numbering.masks(shapes, (height, width))
         yield AnnotatedFrame("", file.stem, _index(file.stem, position), masks)
-
-
-class _Numbering:
-    """Gives objects their ids in all frames of one file. Raises InputError for more than 254 objects."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._ids: dict[Any, int] = {}
-        self._used: set[int] = set()
-
-    def masks(
-        self, shapes: Iterable[_Shape], size: tuple[int, int], time_s: float = 0.0
-    ) -> tuple[ObjectMasks, dict[int, Box]]:
-        """Put shapes together to the labels of one frame; also return the boxes of objects that are boxes alone."""
-        labels = np.zeros(size, np.uint8)
-        boxes: dict[int, Box | None] = {}
-        scores: dict[int, float] = {}
-        occurrences: Counter[str] = Counter()
-        for shape in shapes:
-            if shape.number is None:
-                occurrences[shape.label] += 1
-            named = _OBJECT.fullmatch(shape.label)
-            number = shape.number if named is None or shape.number is not None else int(named[1])
-            second = shape.number is None and occurrences[shape.label] > 1
-            key = ("number", number) if number is not None and not second else (shape.label, occurrences[shape.label])
-            object_id = self._id(key, number)
-            labels[shape.mask] = object_id
-            scores[object_id] = shape.score
-            boxes[object_id] = shape.box if object_id not in boxes else None
-        ids = sorted(scores)
-        alone = {i: box for i, box in boxes.items() if box is not None}
-        return _masks(labels, ids, [scores[i] for i in ids], time_s), alone
-
-    def _id(self, key: Any, wanted: int | None) -> int:
-        if key not in self._ids:
-            free = next((i for i in range(1, MOST_ID + 1) if i not in self._used), None)
-            if isinstance(wanted, int) and 0 < wanted <= MOST_ID and wanted not in self._used:
-                free = wanted
-            if free is None:
-                raise InputError(f"{self._path}: more than {MOST_ID} objects, which is the most that labels can hold")
-            self._ids[key] = free
-            self._used.add(free)
-        return self._ids[key]
-
-
-def _masks(labels: NDArray[np.uint8], ids: Sequence[int], scores: Sequence[float], time_s: float = 0.0) -> ObjectMasks:
-    def planes() -> NDArray[np.float32]:
-        return np.stack([~np.isin(labels, ids), *(labels == i for i in ids)]).astype(np.float32)
-
-    return ObjectMasks(labels, planes, tuple(ids), time_s=time_s, confidence=np.array(scores, np.float32))
 
 
 def _json(path: Path) -> dict[str, Any]:
