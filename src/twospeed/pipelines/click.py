@@ -19,6 +19,7 @@ from twospeed.weights.load import create_model
 
 _CONTEXT = 1.4  # side of the window that the network sees, in sides of the object's box
 _SMALL = 0.7  # an object whose window is smaller than this share of the image is looked at again, closer
+_GAP = 9  # pixels: parts of a mask that are nearer to each other than this are one
 _LEAST = 32  # pixels that a window's side has at least
 
 
@@ -66,6 +67,8 @@ class ClickSegmenter:
             if max((closer[2] - closer[0]) / width, (closer[3] - closer[1]) / height) < _SMALL:
                 probability = self._look(image, closer, points, box, probability if before is None else before)
         mask = probability > 0.5
+        if box is None and start is None:
+            mask = _clicked_parts(mask, points)
         if box is not None:
             left, top, right, bottom = (round(v) for v in box)
             inside = np.zeros_like(mask)
@@ -101,6 +104,14 @@ class ClickSegmenter:
         result = np.zeros(image.shape[:2], np.float32)
         result[y0:y1, x0:x1] = cv2.resize(answer, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
         return result
+
+
+def _clicked_parts(mask: NDArray[np.bool_], points: Sequence[Point]) -> NDArray[np.bool_]:
+    """Leave out parts of a mask, apart from the others, that nobody clicked on."""
+    _, numbers = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), np.ones((_GAP, _GAP), np.uint8)))
+    height, width = mask.shape
+    on = {int(numbers[min(int(y), height - 1), min(int(x), width - 1)]) for x, y, sign in points if sign > 0} - {0}
+    return np.asarray(np.isin(numbers, list(on)) & mask) if on else mask
 
 
 def _extent(mask: NDArray[np.float32] | NDArray[np.bool_] | None) -> Box:
