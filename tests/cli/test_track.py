@@ -254,6 +254,14 @@ def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_corrects_masks_is_chosen_and_noted(scene, tmp_path, capsys):
+    first = ["track", scene / "clip.mp4", "--mask", scene / "mask0.png"]
+    assert "find_nano" in fails(capsys, *first, "--finder", "track_nano", "-o", tmp_path / "out")
+    assert "--finder" in fails(capsys, "track", scene / "clip.mp4", "--finder", "none", "-o", tmp_path / "out")
+    assert twospeed(*first, "--finder", "none", "-o", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/run.json").read_text())["options"]["finder"] is None
+
+
 def test_a_video_on_standard_input(scene, tmp_path):
     command = [sys.executable, "-m", "twospeed", "track", "-", "--mask", str(scene / "mask0.png"), "-q", "--size", "64"]
     with (scene / "clip.mp4").open("rb") as video:

@@ -48,7 +48,7 @@ SHARED = "twospeed.tracker"  # where a command of several videos keeps its track
 _PROMPTS = (
     "mask", "box", "point", "background_point", "polygon", "gone", "direction", "preview", "snap"
 )  # fmt: skip
-_MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision")
+_MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precision", "finder")
 _FOUND = ("merged", "min_score")
 MAX_OBJECTS = 50
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
@@ -244,6 +244,14 @@ def track(
     ] = None,
     device: Device = None,
     precision: Precision = "fp32",
+    finder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model that finds primary objects and corrects masks of which it is surer, where what was marked is "
+            "what it finds; none: no correction. [default: find_nano for track_small, none for others]",
+        ),
+    ] = None,
     merged: Annotated[
         bool, typer.Option(help="Models without prompts: one foreground instead of single objects.")
     ] = False,
@@ -416,6 +424,7 @@ def track(
                     "max_memory_frames": max_memory_frames,
                     "size": 480 if size is None else size or None,
                     "precision": precision,
+                    "finder": "default" if finder is None else None if finder == "none" else finder,
                 }
                 settings["max_objects"] = max_objects or MAX_OBJECTS
                 tracker = tracker or make_tracker(model, **memory, **settings)

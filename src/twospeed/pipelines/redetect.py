@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twospeed.errors import InputError
 from twospeed.models.protocol import PRIMARY_FINDER, PrimaryFinder
 from twospeed.ops.motion import OFFSETS
 from twospeed.pipelines.find_frames import (
@@ -32,7 +34,8 @@ from twospeed.pipelines.find_frames import (
     seen,
     seen_again,
 )
-from twospeed.pipelines.inputs import Model, network_for, optimised
+from twospeed.pipelines.inputs import Model, entry_for, network_for, optimised
+from twospeed.weights.catalog import DEFAULT_FINDER
 
 EVERY = 5  # frames from one map to the next at least
 SAME = (0.5, 0.7)  # IoU of marked objects and map below which they are not the same, and from which on they are
@@ -154,5 +157,10 @@ def redetector(model_or_name: Model, device: torch.device) -> Redetector:
 
     Raises InputError for a network that is no `PrimaryFinder`.
     """
+    if isinstance(model_or_name, str | Path) and not entry_for("track", model_or_name).finder:
+        raise InputError(
+            f"finder is {model_or_name}, which does not find primary objects; choose {DEFAULT_FINDER}, or None",
+            option="finder",
+        )
     network, _ = network_for("track", model_or_name, "default", PRIMARY_FINDER)
     return Redetector(optimised(network.eval().to(device)), device)
