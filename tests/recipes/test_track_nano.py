@@ -22,6 +22,7 @@ from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
 from twospeed.recipes.stcn import PRESETS, StcnConfig, train
+from twospeed.training.clock import StepClock
 from twospeed.weights.load import create_model
 
 
@@ -93,6 +94,24 @@ def test_resuming_equals_never_having_stopped(tiny, tmp_path, at):
 def test_time_can_decide_the_length(tiny):
     run = train(dataclasses.replace(tiny, iterations=None, minutes=1e-4))
     assert len(rows(run / "train.csv")) == 1
+
+
+def test_the_time_of_a_pause_does_not_count(tiny, monkeypatch):
+    """A minute is filled by steps of 4 s, the second of which was paused for an hour and counts ten times as much."""
+    steps = iter([4.0, 3600.0, 4.0, 4.0, 4.0, 4.0])
+    seconds = [0.0]
+
+    class Clock(StepClock):
+        def __init__(self):
+            super().__init__(lambda: seconds[0])
+
+        def end(self):
+            seconds[0] += next(steps)
+            return super().end()
+
+    monkeypatch.setattr(recipe, "StepClock", Clock)
+    run = train(dataclasses.replace(tiny, iterations=None, minutes=1.0))
+    assert len(rows(run / "train.csv")) == 6
 
 
 def test_training_can_begin_from_weights_that_are_there(tiny, tmp_path):
