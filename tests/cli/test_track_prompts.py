@@ -164,7 +164,10 @@ def test_masks_of_sixty_objects_are_tracked(scene, tmp_path):
     for k in range(60):
         labels[16 * (k // 10) + 3 : 16 * (k // 10) + 13, 12 * (k % 10) + 2 : 12 * (k % 10) + 11] = k + 1
     write_indexed_png(tmp_path / "sixty.png", labels)
-    assert twospeed(*track(scene, tmp_path / "out", "--mask", tmp_path / "sixty.png", "--end", 2, "--max-objects", 60)) == 0
+    assert (
+        twospeed(*track(scene, tmp_path / "out", "--mask", tmp_path / "sixty.png", "--end", 2, "--max-objects", 60))
+        == 0
+    )
     assert len(json.loads((tmp_path / "out" / "run.json").read_text())["summary"]["objects"]) == 60
 
 
