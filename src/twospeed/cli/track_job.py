@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twospeed.output.run import Run
     from twospeed.pipelines.propagate import Direction
     from twospeed.pipelines.tracker import Tracker
-    from twospeed.pipelines.trackers import VideoTracker
+    from twospeed.pipelines.video_tracker import VideoTracker
     from twospeed.results import Frame, ObjectMasks
     from twospeed.video.sources import Source
 

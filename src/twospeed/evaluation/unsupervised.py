@@ -24,8 +24,8 @@ from twospeed.evaluation.report import Report
 from twospeed.evaluation.runner import Clock, Model, Networks, Run, listed
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines.finetune import FineTuning, fine_tune
-from twospeed.pipelines.trackers import needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker, is_finder, scaled_to
+from twospeed.pipelines.video_tracker import needs_masks
 from twospeed.results import OnProgress
 
 

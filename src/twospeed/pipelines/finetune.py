@@ -31,8 +31,8 @@ from twospeed.models.slowfast_maskrcnn.loss import (
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.ops.on_torch import image_array
 from twospeed.pipelines.finetune_tracker import iterate
-from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker, network_of
+from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.transforms.spatial import draw_affine
 

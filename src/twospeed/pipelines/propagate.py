@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError
-from twospeed.pipelines.trackers import Labels
+from twospeed.pipelines.video_tracker import Labels
 from twospeed.results import Frame, ObjectMasks
 from twospeed.video.reader import open_video, read_reverse
 from twospeed.video.sources import SourceLike

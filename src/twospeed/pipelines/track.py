@@ -14,7 +14,7 @@ from twospeed.errors import InputError
 from twospeed.pipelines.inputs import Device, Model, Precision
 from twospeed.pipelines.propagate import Direction, Gone, check_keyframes, frames_of, track_segments
 from twospeed.pipelines.tracker import Tracker
-from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
+from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import frame_range, open_video

@@ -24,7 +24,7 @@ from twospeed.ops import on_numpy
 from twospeed.ops.pad import Padding, padding_for, unpad
 from twospeed.pipelines.inputs import Array, Device, Image, Model, Precision, arrays_of, network_for, optimised, place
 from twospeed.pipelines.tracker_state import checksum, read_state, write_state
-from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
+from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.video.mask_colours import MAX_COLOURS, is_smoothed
 from twospeed.weights.catalog import DEFAULT_TRACKER

@@ -27,7 +27,7 @@ from twospeed.ops.on_torch import image_array
 from twospeed.pipelines.find import FOLLOWED_AT, FindSettings, Found, ObjectFinder, make_follower
 from twospeed.pipelines.inputs import Image, Model, entry_for, network_for
 from twospeed.pipelines.linking import ObjectLinker
-from twospeed.pipelines.trackers import Labels, VideoTracker, name_of, needs_masks
+from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
 from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER
 

@@ -52,8 +52,8 @@ from twospeed.models.slowfast_maskrcnn.loss import (
     window_losses,
 )
 from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
-from twospeed.pipelines.trackers import needs_masks
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
+from twospeed.pipelines.video_tracker import needs_masks
 from twospeed.results import Frame, OnProgress
 from twospeed.training.distributed import alone
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
