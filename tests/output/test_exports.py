@@ -320,3 +320,36 @@ def test_unknown_kinds_of_files_are_refused(tmp_path):
         path.write_text("no zip")
         with pytest.raises(InputError, match="zip"):
             list(read_annotations(path))
+
+
+def test_coco_holds_what_fiftyone_reads(tmp_path):
+    """FiftyOne's published COCODetectionDataset: images by id, boxes and masks by image, classes by category id.
+
+    Its reader finds a file by `file_name`, takes `bbox` in pixels and `segmentation` as polygons or run lengths, whose
+    `size` is that of the image, and lists classes from 0 to the largest id.
+    """
+    document = json.loads(export("coco", tmp_path).read_text())
+    assert document.keys() >= {"info", "licenses", "categories", "images", "annotations"}
+    for category in document["categories"]:
+        assert type(category["id"]) is int
+        assert type(category["name"]) is str
+    names = [category["name"] for category in document["categories"]]
+    assert len(set(names)) == len(names)  # categories are told apart by name
+    ids = {category["id"] for category in document["categories"]}
+    images = {image["id"]: image for image in document["images"]}
+    assert len(images) == len(document["images"]) == len(FRAMES)
+    for image in images.values():
+        assert (image["height"], image["width"]) == (90, 140)
+        assert not Path(image["file_name"]).is_absolute()
+    assert len({annotation["id"] for annotation in document["annotations"]}) == len(document["annotations"])
+    for annotation in document["annotations"]:
+        image = images[annotation["image_id"]]
+        assert annotation["category_id"] in ids
+        assert annotation["iscrowd"] == 0
+        left, top, width, height = annotation["bbox"]
+        assert 0 <= left < left + width <= image["width"]
+        assert 0 <= top < top + height <= image["height"]
+        assert annotation["segmentation"]["size"] == [image["height"], image["width"]]
+        assert type(annotation["segmentation"]["counts"]) is str
+        assert 0 < annotation["area"] <= width * height
+        assert 0 <= annotation["score"] <= 1

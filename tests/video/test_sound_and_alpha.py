@@ -72,6 +72,26 @@ def test_sound_comes_along(tmp_path, source, codec, target, kept):
     assert 0.02 * len(loudness) == pytest.approx(2.0, abs=0.1)
 
 
+def sound_packets(path):
+    """Bytes and lengths in seconds of all packets of sound but those that only start the decoder (before 0)."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return [(bytes(p), float(p.duration * p.time_base)) for p in container.demux(stream) if p.size and p.pts >= 0]
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "target"), [("in.mp4", "aac", "out.mp4"), ("in.mkv", "libopus", "out.mp4")]
+)
+def test_packets_of_sound_are_copied_as_they_are(tmp_path, source, codec, target):
+    path = film_with_sound(tmp_path / source, codec)
+    with open_video(path) as reader, VideoWriter(tmp_path / target, 25, audio_from=path) as writer:
+        for frame in reader:
+            writer.write(frame.image, frame.time_s)
+    given, found = sound_packets(path), sound_packets(tmp_path / target)
+    assert [data for data, _ in found] == [data for data, _ in given]
+    assert sum(length for _, length in found) == pytest.approx(sum(length for _, length in given), abs=0.03)
+
+
 def test_sound_of_a_part(tmp_path):
     path = film_with_sound(tmp_path / "in.mp4", "aac")
     with open_video(path, 0.6, 1.6) as reader, VideoWriter(tmp_path / "out.mp4", 25, audio_from=path) as writer:
