@@ -18,7 +18,7 @@ from tests.app.test_runs import run_folder
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
 
-SIZES = {"small": (1280, 720), "medium": (1440, 900), "large": (1920, 1080)}
+SIZES = {"small": (1280, 720), "medium": (1600, 900), "large": (1920, 1080)}
 
 
 def write_demo(folder: Path) -> np.ndarray:

@@ -45,6 +45,20 @@ def test_alpha_is_soft_at_the_edge_and_exact_elsewhere(disc):
     assert abs(alpha.sum() - cover.sum()) < 0.01 * cover.sum()  # neither eroded nor grown
 
 
+def test_edges_of_given_masks_are_smoothed_as_they_have_no_probabilities(disc):
+    _, masks, cover = disc
+    inside = masks.labels > 0
+    given = inside.astype(np.float32)
+    np.testing.assert_array_equal(soft_alpha(inside, given), soft_alpha(inside))
+    steps = np.abs(np.diff(soft_alpha(inside, given)[120]))
+    assert 0.1 < steps.max() < 0.85  # no jump
+    # Beside an object with probabilities: each edge as it is
+    both = np.hstack([inside, inside])
+    alpha = soft_alpha(both, np.hstack([given, masks.probabilities[1]]))
+    np.testing.assert_allclose(alpha[:, :WIDTH], soft_alpha(inside), atol=1e-6)
+    np.testing.assert_allclose(alpha[:, WIDTH:], alpha_of(masks), atol=1e-6)
+
+
 def test_hazy_probabilities_leave_neither_holes_nor_haze():
     inside = np.zeros((HEIGHT, WIDTH), bool)
     inside[60:180, 80:240] = True

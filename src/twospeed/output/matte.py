@@ -27,7 +27,8 @@ def edge_radius(height: int, width: int) -> int:
 
 
 def soft_alpha(inside: NDArray[np.bool_], probability: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return alpha (H, W), 0..1, of a mask (H, W). probability: (H, W), of being inside; smoothing takes its place.
+    """Return alpha (H, W), 0..1, of a mask (H, W). probability: (H, W), of being inside. Smoothing takes its place where
+    there is none, and along edges where it jumps from 0 to 1, as that of a mask does which was given.
 
     Within the reach of `edge_radius` alpha is probability, stretched so that what is nearly certain is certain; the
     further from the edge, the less it may deviate from the mask.
@@ -39,10 +40,14 @@ def soft_alpha(inside: NDArray[np.bool_], probability: NDArray[np.float32] | Non
     if part is None:
         return alpha
     pixels = np.ascontiguousarray(inside[part]).view(np.uint8)
-    if probability is None:
-        soft = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), radius / 4)
-    else:
-        soft = np.clip((probability[part] - _LOW) / (_HIGH - _LOW), 0, 1)
+    soft = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), radius / 4)
+    if probability is not None:
+        stretched = np.clip((probability[part] - _LOW) / (_HIGH - _LOW), 0, 1)
+        between = ((stretched > 0) & (stretched < 1)).view(np.uint8)
+        near = cv2.dilate(between, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+        edge = cv2.dilate(pixels, np.ones((3, 3), np.uint8)) != cv2.erode(pixels, np.ones((3, 3), np.uint8))
+        jumps = cv2.dilate((edge & (near == 0)).view(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+        soft = np.where(jumps & ~between, soft, stretched)
     outside = cv2.distanceTransform(1 - pixels, cv2.DIST_L2, 3)
     # Signed distance to the edge, which runs between pixels. The image's border is no edge.
     distance = np.where(

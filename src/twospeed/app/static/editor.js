@@ -127,7 +127,7 @@ class Editor {
     const worst = store.worst(8);
     this.worst.hidden = this.panel.tab !== "track" && this.panel.tab !== "find";
     this.worst.replaceChildren(h("span", { class: "quiet", text: worst.length
-      ? `Least certain frames of ${store.selected?.name ?? ""} (keys , and .):`
+      ? `Least certain frames of ${store.selected?.name ?? ""}, to look at and correct (keys , and .):`
       : "Confidence appears here when an object has been tracked." }),
       ...worst.map((frame) => h("button", { class: "small", text: frame, onclick: () => store.seek(frame) })));
     this.panel.render();

@@ -54,8 +54,8 @@ export function exportDialog(editor) {
   const tick = (box, text) => h("label", { class: "row" }, box, text);
   dialog("Export", h("p", { class: "quiet", text: `Frames ${state.in} to ${state.out} (the in and out points), all objects. `
     + "Files are also kept in the project's folder, exports." }),
-  ...[...groups].map(([name, rows]) => h("section", {}, h("h3", { text: name }),
+  h("div", { class: "export-groups" }, [...groups].map(([name, rows]) => h("section", {}, h("h3", { text: name }),
     name === "Cut-outs" ? h("div", { class: "row wrap" }, tick(soft, "soft edges"), tick(layers, "a file for each object"),
       tick(premultiplied, "premultiplied alpha"), h("label", { class: "row" }, background, "new background")) : null,
-    h("ul", { class: "exports" }, rows.map(row)))));
+    h("ul", { class: "exports" }, rows.map(row))))));
 }

@@ -53,7 +53,7 @@ export function showHome(home, go) {
       rows.length ? h("ul", { class: "videos" }, rows)
         : h("p", { class: "empty", text: "There is no video in this folder. Drop one here, or upload it." }),
       section("Results of the command line", runs), section("Projects without their video", lost),
-      h("p", { class: "quiet", text: "Open a video, mark an object, and press Track. Everything is saved as you go; the "
+      h("p", { class: "quiet", text: "Open a video, mark an object, track it, export it. Everything is saved as you go; the "
         + "video itself is never changed." })));
   page.addEventListener("dragover", (event) => event.preventDefault());
   page.addEventListener("drop", (event) => {

@@ -12,6 +12,15 @@ const WORDS = {
   segment: "Give every pixel a class, such as road, car or sky.",
 };
 
+const HINTS = {
+  move: "Drag to move the image; the wheel zooms, Ctrl+0 fits it.",
+  points: "Click on the object; right click or Alt+click on what is not part of it. Enter keeps the preview.",
+  box: "Drag a box around the object.",
+  brush: "Paint the object; the right button erases. [ and ] change the size.",
+  eraser: "Wipe off what is not part of the object. [ and ] change the size.",
+  polygon: "Click the corners of the object; Enter or a double click closes it.",
+};
+
 /** What an element is called, to find it again when the panel is drawn anew. */
 const keyOf = (element) => element.dataset.hold ?? element.getAttribute("aria-label") ?? element.textContent;
 
@@ -105,8 +114,8 @@ export class Panel {
     return [
       h("div", { class: "row" }, h("h2", { class: "grow", text: "Objects" }),
         h("button", { text: "+ New", title: "New object (N)", "data-hold": "new", onclick: () => editor.run("newObject") })),
-      store.objects.length ? h("ul", { class: "objects" }, store.objects.map((entry) => this.objectRow(entry)))
-        : h("p", { class: "quiet", text: "Draw a box around an object in the image (R), or click on it with Points (P)." }),
+      store.objects.length ? h("ul", { class: "objects" }, store.objects.map((entry) => this.objectRow(entry))) : null,
+      h("p", { class: "quiet", text: this.hint() }),
       h("h2", { text: "Track" }),
       h("div", { class: "row track" }, act("trackBackward", "◀ Back", "Track backward from here (Shift+T)"),
         act("trackBoth", "◀ Both ▶", "Track both ways from here (Y)"),
@@ -125,6 +134,14 @@ export class Panel {
             onchange: (event) => (this.options.finetune = event.target.checked) }),
           "fine-tune on the marked frame first (30 iterations)")),
     ];
+  }
+
+  /** What the tool in hand does, and to which object. */
+  hint() {
+    const { selected } = this.store, hint = HINTS[this.editor.stage.tool];
+    if (this.editor.stage.tool === "move") return hint;
+    if (!selected) return `${hint} Other tools are at the left.`;
+    return `${hint} This marks ${selected.name}; + New begins another object.`;
   }
 
   sizePicker() {

@@ -222,44 +222,51 @@ export class Stage {
       fill[id] = (strength << 24) | (b << 16) | (g << 8) | r;
       edge[id] = (255 << 24) | (b << 16) | (g << 8) | r;
     }
-    const places = new Map();
+    const runs = new Map(); // of each label, its longest run of pixels in each row: [length, middle, row]
+    const note = (label, row, begin, end) => {
+      const known = runs.get(label) ?? [], last = known.at(-1);
+      if (last?.[2] !== row) known.push([end - begin, (begin + end) / 2, row]);
+      else if (last[0] < end - begin) known[known.length - 1] = [end - begin, (begin + end) / 2, row];
+      runs.set(label, known);
+    };
     for (let row = 0, at = 0; row < height; row++) {
-      for (let column = 0; column < width; column++, at++) {
-        const label = labels[at];
+      for (let column = 0, begin = 0, before = 0; column <= width; column++) {
+        const label = column < width ? labels[at] : 0;
+        if (label !== before) {
+          if (before) note(before, row, begin, column);
+          begin = column;
+          before = label;
+        }
+        if (column === width) break;
         if (!label) {
-          words[at] = 0;
+          words[at++] = 0;
           continue;
         }
         const border = label !== labels[at - 1] || label !== labels[at + 1]
           || label !== labels[at - width] || label !== labels[at + width];
-        words[at] = border && !this.overlay ? edge[label] : fill[label];
-        if (border) {
-          const place = places.get(label) ?? [0, 0, 0];
-          place[0] += column;
-          place[1] += row;
-          place[2]++;
-          places.set(label, place);
-        }
+        words[at++] = border && !this.overlay ? edge[label] : fill[label];
       }
     }
     this.layer.getContext("2d").putImageData(this.pixels, 0, 0);
     context.drawImage(this.layer, 0, 0);
-    if (!this.overlay) this.paintNumbers(context, places);
+    if (!this.overlay) this.paintNumbers(context, runs);
   }
 
-  /** Every mask bears its object's number: colours alone do not tell them apart for everybody. */
-  paintNumbers(context, places) {
+  /** Every mask bears its object's number, where it is wide: colours alone do not tell them apart for everybody. */
+  paintNumbers(context, runs) {
     const { scale } = this.placed(), size = (13 * (devicePixelRatio || 1)) / scale;
     context.font = `600 ${size}px system-ui`;
     context.textAlign = "center";
     context.textBaseline = "middle";
-    for (const [id, [x, y, n]] of places) {
+    for (const [id, found] of runs) {
       if (this.store.objects.find((entry) => entry.id === id)?.hidden) continue;
+      const widest = Math.max(...found.map(([length]) => length));
+      const wide = found.filter(([length]) => length >= 0.8 * widest), [, x, row] = wide[wide.length >> 1], y = row + 0.5;
       context.lineWidth = size / 4;
       context.strokeStyle = "#000";
-      context.strokeText(id, x / n, y / n);
+      context.strokeText(id, x, y);
       context.fillStyle = "#fff";
-      context.fillText(id, x / n, y / n);
+      context.fillText(id, x, y);
     }
   }
 
