@@ -1,4 +1,7 @@
-"""`python -m tests.app.screenshots FOLDER`: the page at three sizes, light and dark, on a clip that is rendered."""
+"""`python -m tests.app.screenshots FOLDER [--docs]`: the page at three sizes, light and dark, on a rendered clip.
+
+--docs: only the pictures of docs/howto/app.md, `python -m tests.app.screenshots docs/images --docs`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from tests.app.test_runs import run_folder
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
 
+DOCS = {"app_tracking", "app_editor_medium_light", "app_export_small_light", "app_editor_large_dark"}
 SIZES = {"small": (1280, 720), "medium": (1600, 900), "large": (1920, 1080)}
 
 
@@ -32,8 +36,8 @@ def write_demo(folder: Path) -> np.ndarray:
     return first
 
 
-def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
-    """Mark, track and export, with a picture of each step: one theme and size for the docs, all of them otherwise."""
+def shots(target: Path, docs: bool = False, chromium: str = "/usr/bin/chromium") -> None:
+    """Mark, track and export, with a picture of each step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         labels = write_demo(folder)
@@ -46,6 +50,8 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
                 browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
                 for theme in ("light", "dark"):
                     for size, (width, height) in SIZES.items():
+                        if docs and not any(name.endswith(f"{size}_{theme}") for name in DOCS):
+                            continue
                         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
                         page = context.new_page()
                         page.goto(app.url)
@@ -64,6 +70,9 @@ def shots(target: Path, chromium: str = "/usr/bin/chromium") -> None:
                         _save(page, target / f"app_editor_{size}_{theme}.png")
                         page.get_by_role("button", name="Export…").click()
                         _save(page, target / f"app_export_{size}_{theme}.png")
+                        if docs:
+                            context.close()
+                            continue
                         page.keyboard.press("Escape")
                         page.get_by_role("tab", name="Pixels").click()
                         if not client("GET", f"p/{project}/result/segment"):
@@ -132,10 +141,15 @@ def _mark_and_track(page: Page, client: Client, project: str, labels: np.ndarray
 
 
 def _save(page: Page, path: Path) -> None:
-    """Save what is shown in 256 colours: a quarter of the bytes."""
+    """Save what is shown in 256 colours, a quarter of the bytes; the few of texts and buttons among them."""
     with Image.open(io.BytesIO(page.screenshot())) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
 
 
 if __name__ == "__main__":
-    shots(Path(sys.argv[1]))
+    only = "--docs" in sys.argv
+    shots(Path(sys.argv[1]), docs=only)
+    for extra in Path(sys.argv[1]).glob("app_*.png") if only else ():
+        if extra.stem not in DOCS:
+            extra.unlink()

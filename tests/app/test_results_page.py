@@ -78,6 +78,11 @@ def test_classes_are_shown(open_page, client, clip):
     legend = page.page.locator(".legend")
     legend.get_by_role("button", name="Only road").wait_for()
     until(lambda: page.page.evaluate("document.querySelector('.legend').textContent.includes('%')"))
+    assert page.page.evaluate("""[...document.querySelectorAll('.legend li')].every(row => {
+      const [show, only] = row.querySelectorAll('button'), name = show.querySelector('.grow');
+      return name.clientWidth >= name.scrollWidth && name.clientWidth > 20 && row.offsetHeight < 40
+        && show.getBoundingClientRect().right <= only.getBoundingClientRect().left;
+    })"""), "names of classes are cut off"
     until(lambda: page.stage.evaluate(coloured) != bare)
     before = page.stage.evaluate(coloured)
     for button in legend.get_by_title("Show or hide").all():

@@ -1,7 +1,8 @@
-"""`python -m tests.app.trial VIDEO FOLDER X,Y,W,H`: what somebody does who opens the page for the first time.
+"""`python -m tests.app.trial VIDEO FOLDER X,Y,W,H [FRAME,X,Y,W,H]`: somebody opens the page for the first time.
 
 From the list of videos to a cut-out with alpha on disk: every click and key is counted and timed, with a picture of
-each step in FOLDER. X,Y,W,H: a box around the object in the first frame, in pixels of the video.
+each step in FOLDER. X,Y,W,H: a box around the object in the first frame, in pixels of the video. FRAME,X,Y,W,H: a
+second box, to correct the mask of a later frame, after which the frames around it are updated.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from tests.app.client import App, Client
 from tests.app.conftest import FLAGS
 from tests.app.page import Page
 
+Box = tuple[float, float, float, float]
 
-def trial(video: Path, target: Path, box: tuple[float, float, float, float], last: int = 60) -> None:
+
+def trial(video: Path, target: Path, box: Box, correction: tuple[int, Box] | None = None, last: int = 60) -> None:
     """Print each step with the seconds since the start, and the clicks in total."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -74,6 +77,20 @@ def trial(video: Path, target: Path, box: tuple[float, float, float, float], las
                 page.key(".")
                 page.page.wait_for_timeout(800)
                 step("the least certain frame")
+                if correction is not None:
+                    frame, (x, y, width, height) = correction
+                    now = int(str(page.stage.get_attribute("data-frame")))
+                    for _ in range(abs(frame - now)):
+                        page.key("ArrowRight" if frame > now else "ArrowLeft")
+                    page.shows(frame)
+                    page.drag((x, y), (x + width, y + height))
+                    update = page.page.get_by_role("button", name=re.compile("^Update "))
+                    update.wait_for(timeout=60_000)
+                    step(f"frame {frame} is corrected by a box", 1 + abs(frame - now))
+                    update.click()
+                    update.wait_for(state="hidden", timeout=500_000)
+                    page.page.locator(".progress").get_by_text(re.compile("^done")).wait_for(timeout=500_000)
+                    step("the frames around it are updated")
                 page.page.get_by_role("button", name="Export…").click()
                 page.page.get_by_role("dialog", name="Export").wait_for()
                 step("the list of exports")
@@ -95,4 +112,8 @@ def trial(video: Path, target: Path, box: tuple[float, float, float, float], las
 
 if __name__ == "__main__":
     left, top, wide, high = (float(part) for part in sys.argv[3].split(","))
-    trial(Path(sys.argv[1]), Path(sys.argv[2]), (left, top, wide, high))
+    second = None
+    if len(sys.argv) > 4:
+        at, *corners = (float(part) for part in sys.argv[4].split(","))
+        second = (int(at), (corners[0], corners[1], corners[2], corners[3]))
+    trial(Path(sys.argv[1]), Path(sys.argv[2]), (left, top, wide, high), second)

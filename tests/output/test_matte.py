@@ -46,7 +46,7 @@ def test_alpha_is_soft_at_the_edge_and_exact_elsewhere(disc):
 
 
 def test_edges_of_given_masks_are_smoothed_as_they_have_no_probabilities(disc):
-    _, masks, cover = disc
+    _, masks, _ = disc
     inside = masks.labels > 0
     given = inside.astype(np.float32)
     np.testing.assert_array_equal(soft_alpha(inside, given), soft_alpha(inside))

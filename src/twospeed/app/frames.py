@@ -49,6 +49,7 @@ class FrameSource:
         self._lock = threading.Lock()
         self._reader: VideoReader | None = None
         self._next, self._height = 0, 0
+        self._side: int | None = None  # the images' own shorter side, once one has been opened
 
     def jpeg(self, index: int, height: int) -> bytes:
         """Return frame `index`, its shorter side at most `height` pixels. Raises VideoError."""
@@ -81,12 +82,12 @@ class FrameSource:
         if self._reader is not None:
             self._reader.close()
         self._reader = None
-        info = open_video(self.path, index, ahead=0, damaged="stop")
-        side = min(info.info.width, info.info.height)
-        if height < side:
-            info.close()
-            info = open_video(self.path, index, ahead=0, damaged="stop", short_side=height)
-        self._reader, self._next, self._height = info, index, height
+        if self._side is None:
+            with open_video(self.path, ahead=0, damaged="stop") as first:
+                self._side = min(first.info.width, first.info.height)
+        short_side = height if height < self._side else None
+        self._reader = open_video(self.path, index, ahead=0, damaged="stop", short_side=short_side)
+        self._next, self._height = index, height
 
     def _read(self, index: int) -> Frame:
         assert self._reader is not None

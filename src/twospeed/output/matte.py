@@ -27,8 +27,9 @@ def edge_radius(height: int, width: int) -> int:
 
 
 def soft_alpha(inside: NDArray[np.bool_], probability: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return alpha (H, W), 0..1, of a mask (H, W). probability: (H, W), of being inside. Smoothing takes its place where
-    there is none, and along edges where it jumps from 0 to 1, as that of a mask does which was given.
+    """Return alpha (H, W), 0..1, of a mask (H, W). probability: (H, W), of being inside.
+
+    Smoothing takes its place where there is none, and along edges where it jumps from 0 to 1, as that of given masks.
 
     Within the reach of `edge_radius` alpha is probability, stretched so that what is nearly certain is certain; the
     further from the edge, the less it may deviate from the mask.

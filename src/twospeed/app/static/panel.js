@@ -123,7 +123,7 @@ export class Panel {
       h("p", { class: "quiet", text: state.keyframes.length
         ? "From this frame to the next marked frame, else to the in or out point. Hold Shift to pass marked frames."
         : "Mark an object first." }),
-      stale ? h("button", { class: "wide", text: `Update ${stale} frame${stale === 1 ? "" : "s"} that changed marks made out of date`,
+      stale ? h("button", { class: "wide", text: `Update ${stale} frame${stale === 1 ? "" : "s"} computed before the last correction`,
         onclick: () => this.start({ kind: "stale" }) }) : null,
       resumable && !store.job ? h("button", { class: "wide", text: `Resume tracking (${state.jobs[0].done} of ${state.jobs[0].total} done)`,
         onclick: () => this.start({ kind: "resume" }) }) : null,
