@@ -259,10 +259,12 @@ def test_polygons_of_other_tools_are_read(tmp_path):
         (json.dumps(coco_of() | {"images": [image_of(time_s=float("nan"))]}), "nan is no time"),
         (json.dumps(coco_of() | {"images": [image_of(width=10**9, height=10**9)]}), "at most 34 million"),
         (json.dumps(labelme_of(points=[[1, 1], [float("nan"), 1], [5, 5]])), "a corner that is no number"),
-        (json.dumps(labelme_of(points=[[float("inf"), 1]], shape_type="mask", mask="")), "a mask lies at [inf, 1.0]"),
+        (json.dumps(labelme_of(points=[[float("inf"), 1]], shape_type="mask", mask="")), "a corner that is no number"),
+        (json.dumps(labelme_of(points=[[5, 5], [1e300, 5]], shape_type="circle")), "a corner that is no number"),
         (json.dumps(labelme_of(points=[[1, 1]], shape_type="mask", mask="AAAA")), "a mask: is not an image"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_broken_annotations_are_named(text, says, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError) as caught:

@@ -9,7 +9,10 @@ from PIL import Image
 from twospeed.data.benchmarks.camvid import CLASSES
 from twospeed.errors import OutputError
 from twospeed.output.areas import plot_areas
+from twospeed.output.confusion import plot_confusion
+from twospeed.output.timeline import plot_timeline
 from twospeed.output.trade_off import plot_trade_off
+from twospeed.results import ActionScores, ActionSpan, LabelMap
 
 
 def colours_in(path) -> dict[tuple[int, int, int], int]:
@@ -46,3 +49,15 @@ def test_accuracy_against_throughput(tmp_path):
     plot_trade_off(tmp_path / "plot.png", curves, title="a network", x_label="frames per second")
     found = colours_in(tmp_path / "plot.png")
     assert len([count for colour, count in found.items() if max(colour) - min(colour) > 80 and count > 200]) >= 2
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", ["a $b", r"$\frac$", "\x1b[31m", "\U0001f600 猫"])
+def test_names_are_drawn_as_they_are(tmp_path, text):
+    classes = LabelMap((text, "other"), ((1, 2, 3), (200, 90, 20)))
+    plot_areas(tmp_path / "areas.png", [0.0, 1.0], {text: [0.5, 0.5], "other": [0.5, 0.5]}, classes, title=text)
+    rows = np.tile(np.array([[0.9, 0.1]], np.float32), (3, 1))
+    scores = ActionScores(rows[0], (text, "other"), np.arange(3.0), rows, (ActionSpan(text, 0.0, 2.0, 0.9),))
+    plot_timeline(tmp_path / "timeline.png", scores, title=text)
+    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=np.int64), (text, "other"), title=text)
+    assert len(list(tmp_path.glob("*.png"))) == 3

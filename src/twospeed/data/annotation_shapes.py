@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError
-from twospeed.ops.polygons import fill_rings
+from twospeed.ops.polygons import checked_points, fill_rings
 from twospeed.ops.rle import decompress, mask_of
 from twospeed.results import ObjectMasks
 from twospeed.video.image_files import open_image
@@ -119,14 +119,14 @@ def coco_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[n
 def labelme_shape(shape: dict[str, Any], size: tuple[int, int], path: Path) -> Shape:
     """Return a shape of labelme as a mask. Raises InputError for kinds without an area."""
     if shape.get("shape_type") == "rectangle":
-        corners = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+        corners = checked_points(shape["points"])
         (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
         return box_shape(str(shape["label"]), (left, top, right, bottom), size, shape.get("group_id"))
     return Shape(str(shape["label"]), _labelme_mask(shape, size, path), shape.get("group_id"))
 
 
 def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+    points = checked_points(shape["points"])
     kind = shape.get("shape_type", "polygon")
     if kind == "polygon":
         return fill_rings([points], *size)
@@ -135,8 +135,6 @@ def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> N
         radius = float(np.linalg.norm(points[1] - points[0]))
         return fill_rings([points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)], *size)
     if kind == "mask":
-        if not np.isfinite(points[0]).all():
-            raise InputError(f"{path}: a mask lies at {points[0].tolist()}")
         with open_image(io.BytesIO(base64.b64decode(shape["mask"])), InputError, name=f"{path}: a mask") as image:
             inside = np.array(image.convert("L")) > 0
         left, top = (math.floor(value) for value in points[0].tolist())

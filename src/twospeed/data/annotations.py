@@ -33,6 +33,7 @@ from twospeed.data.annotation_shapes import (
 )
 from twospeed.errors import InputError
 from twospeed.files import read_json, read_text
+from twospeed.ops.polygons import checked_points
 from twospeed.results import AnnotatedFrame
 from twospeed.video.image_files import open_image
 from twospeed.video.indexed_png import read_label_map
@@ -291,9 +292,7 @@ def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
                         f"{file}: a line of {1 + len(values)} values is not a polygon (class and 3 points)"
                     )
                 # The corners are pixels, as Ultralytics takes them
-                points = np.floor(np.array(values, np.float64).reshape(-1, 2) * (width, height) + 1e-6)
-                if not np.isfinite(points).all():
-                    raise ValueError("a corner that is no number")
+                points = np.floor(checked_points(values) * (width, height) + 1e-6)
                 corners = points.clip(0, (width - 1, height - 1)).astype(np.int32)
                 mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [corners], 1).astype(bool)
                 shapes.append(Shape(f"object {int(number) + 1}", mask))

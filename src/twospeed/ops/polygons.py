@@ -73,6 +73,14 @@ def _part(mask: NDArray[Any]) -> tuple[NDArray[np.bool_], int, int]:
     return inside[top : top + height, left : left + width], left, top
 
 
+def checked_points(points: Any) -> NDArray[np.float64]:
+    """Return x, y of points, (n, 2). Raises ValueError for points that are no numbers or far off."""
+    found = np.asarray(points, np.float64).reshape(-1, 2)
+    if not (np.abs(found) <= _FARTHEST).all():  # NaN is not, either
+        raise ValueError(f"a polygon has a corner that is no number, or further than {_FARTHEST:g} pixels away")
+    return found
+
+
 def fill_rings(rings: Iterable[NDArray[Any]], height: int, width: int) -> NDArray[np.bool_]:
     """Return the mask (H, W) of the pixels whose centres an odd number of rings encloses; parts outside are cut off.
 
@@ -81,9 +89,7 @@ def fill_rings(rings: Iterable[NDArray[Any]], height: int, width: int) -> NDArra
     toggles = np.zeros((height, width + 1), np.uint8)
     flat, one = toggles.reshape(-1), np.uint8(1)
     for ring in rings:
-        points = np.asarray(ring, np.float64).reshape(-1, 2)
-        if not (np.abs(points) <= _FARTHEST).all():  # NaN is not, either
-            raise ValueError(f"a polygon has a corner that is no number, or further than {_FARTHEST:g} pixels away")
+        points = checked_points(ring)
         if len(points) < 3:
             continue
         x1, y1 = points.T

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,15 +33,13 @@ def plot_confusion(path: Path, matrix: NDArray[np.int64], names: Sequence[str], 
     axes.set(xlabel="taken for", ylabel="is", title=title)
     if count <= MOST_NAMED:
         labels = [_short(name) for name in names]
-        axes.set_xticks(range(count), labels, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), labels, parse_math=False)
+        axes.set_xticks(range(count), labels, rotation=90)
+        axes.set_yticks(range(count), labels)
     if count <= MOST_COUNTED:
         for row, column in np.argwhere(matrix):
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is drawn as a box
-        save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _short(name: str) -> str:

@@ -65,7 +65,7 @@ def add_cases() -> None:
             lambda m=mask: unchanged(lambda t: t.step(IMAGE, m)),
         )
     for option, value in (("memory_every", 0), ("memory_every", -1), ("memory_every", 1.5), ("top_k", -1), ("top_k", 0.5), ("size", -3), ("size", float("nan")),
-                          ("max_memory_frames", 0), ("max_memory_frames", -2), ("weights", 3), ("weights", {}), ("weights", {"a": "b"}), ("device", "meta"),
+                          ("max_memory_frames", 0), ("max_memory_frames", -2), ("max_objects", 0), ("weights", 3), ("weights", {}), ("weights", {"a": "b"}), ("device", "meta"),
                           ("device", "nonsense"), ("precision", "fp8"), ("weights", str(C / "bomb.pth"))):  # fmt: skip
         calls(
             f"library: Tracker {option}={str(value)[-20:]}",
