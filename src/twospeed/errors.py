@@ -10,7 +10,8 @@
     ├── WeightsUnavailable (OSError)     weights that are not on this machine and could not be fetched
     └── OutputError (OSError)            results that could not be written (full disk, no permission)
 
-A message says what was wrong with its value, where, and what to do. The command line turns each of these into one
+A message says what was wrong with its value, where, and what to do; of one beyond 2,000 letters, which quotes a long
+value, the middle is left out. The command line turns each of these into one
 line on stderr and exit code 2; anything else is a fault of ours and exits with 1.
 """
 
@@ -25,6 +26,10 @@ class TwospeedError(Exception):
     def __init__(self, *arguments: object, option: str | None = None) -> None:
         super().__init__(*arguments)
         self.option = option
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
 
 class InputError(TwospeedError, ValueError):

@@ -153,6 +153,7 @@ def test_cells_become_options():
     for cells, message in (
         ({"strat": "5"}, "no option 'strat' of track"),
         ({"overlay": "perhaps"}, "expected true or false"),
+        ({"start": "nan"}, "'nan' is not a position in a video"),
         ({"memory_every": "x"}, "no whole number"),
     ):
         with pytest.raises(InputError, match=message):

@@ -139,5 +139,6 @@ def test_backgrounds_cover_the_image(tmp_path):
     for text in ("no such thing", "rgb(300,0,0)"):
         with pytest.raises(InputError, match="neither a colour"):
             MaskOutputSettings(remove_background=text)
+    assert MaskOutputSettings(exports=("coco", "cvat", "coco")).exports == ("coco", "cvat")
     with pytest.raises(InputError, match="none is asked for"):
         MaskOutputSettings(matte_layers=True)

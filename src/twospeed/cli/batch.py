@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from twospeed.cli.classify import classify
 from twospeed.cli.detect import detect
-from twospeed.cli.options import Json, Quiet, number, whole
+from twospeed.cli.options import Json, Quiet, check_range, number, whole
 from twospeed.cli.parts import split
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
@@ -254,9 +254,10 @@ def _cells_to_arguments(job: str) -> Callable[[dict[str, str]], list[str]]:
             for value in text.split(";") if parameter.multiple else [text]:
                 arguments += [parameter.opts[0], value.strip()]
         try:
-            command.make_context(job, ["video", *arguments])
+            chosen = command.make_context(job, ["video", *arguments]).params
         except TyperException as error:
             raise InputError(error.format_message()) from error
+        check_range(chosen["start"], chosen["end"])
         return arguments
 
     return convert

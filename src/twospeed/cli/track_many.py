@@ -159,7 +159,7 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
             except TwospeedError as error:
                 if isinstance(error, OutputError) and not given["quiet"]:
                     print_note(f"after {time.perf_counter() - begun:.0f} s:")
-                flag = f" ({error.option})" if error.option else ""
+                flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
                 clip.status, clip.error = "failed", " ".join(f"{error}{flag}".split())
                 print_note(f"twospeed: {clip.error}")
     if given["json_output"]:

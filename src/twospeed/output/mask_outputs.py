@@ -51,7 +51,7 @@ class MaskOutputSettings:
     remove_background: str | None = None
 
     def __post_init__(self) -> None:
-        check_formats(self.exports)
+        object.__setattr__(self, "exports", check_formats(self.exports))
         if self.remove_background is not None:
             read_background(self.remove_background)
         for name in ("matte_alpha", "matte_layers"):
