@@ -25,6 +25,7 @@ from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_nano, track_small
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
+from twospeed.weights.load import create_model
 
 
 def test_track_writes_all_it_promises(scene, tmp_path, capsys):
@@ -195,6 +196,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(scene, tmp_path, capsys, what)
     out = [] if "-o" in arguments else ["-o", tmp_path / "out"]
     assert EXPECTED[what] in fails(capsys, "track", *arguments, *out)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_of_weights_says_its_model(scene, tmp_path):
+    torch.save(create_model("track_nano").state_dict(), tmp_path / "w.pth")
+    arguments = (scene / "clip.mp4", "--mask", scene / "mask0.png", "--weights", tmp_path / "w.pth", "--end", 2)
+    assert twospeed("track", *arguments, "--size", 64, "--no-overlay", "-q", "-o", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"] == "track_nano"
 
 
 def test_a_mask_for_a_frame_beyond_the_end_is_said(scene, tmp_path, capsys):

@@ -213,7 +213,7 @@ def models_and_weights(
     from twospeed.weights.catalog import find
 
     if not names:
-        names = [default if file in ("default", "random") else _model_of(file) for file in weights or ["default"]]
+        names = [default if file in ("default", "random") else model_of_file(file) for file in weights or ["default"]]
     for name in names:
         if (entry := find(name)).task != task:
             raise InputError(f"{name} is made for the task {entry.task}; `twospeed models --task {task}` lists others")
@@ -226,7 +226,8 @@ def models_and_weights(
     return names, given
 
 
-def _model_of(file: str) -> str:
+def model_of_file(file: str) -> str:
+    """Name the model that a file of weights is of. Raises CheckpointError."""
     check_weights([file])
     from twospeed.weights.load import model_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +30,7 @@ from twospeed.cli.options import (
     files_of,
     identities,
     image_suffix,
+    model_of_file,
     number,
     sound_of,
     whole,
@@ -38,7 +40,7 @@ from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
 from twospeed.cli.track_job import Areas, TrackJob, timed, write_preview
-from twospeed.errors import InputError
+from twospeed.errors import CheckpointError, InputError
 from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
 
 if TYPE_CHECKING:
@@ -188,7 +190,8 @@ def track(
         str,
         typer.Option(
             metavar="NAME",
-            help="Model; `twospeed models --task track` lists them. Without mask, box or point: find_nano.",
+            help="Model; `twospeed models --task track` lists them. With --weights that of the file; without mask, box "
+            "or point: find_nano.",
         ),
     ] = DEFAULT_TRACKER,
     weights: Weights = "default",
@@ -341,7 +344,10 @@ def track(
     )
     chosen = {name: value for name, value in QUALITIES.get(quality or "", {}).items() if not _was_typed(context, name)}
     prompted = bool(given)
-    if not prompted and not _was_typed(context, "model"):
+    if not _was_typed(context, "model") and weights != "default":
+        with suppress(CheckpointError):  # raised below, where they are loaded
+            model = model_of_file(weights)
+    elif not prompted and not _was_typed(context, "model"):
         model = DEFAULT_FINDER
     elif weights == "default":  # others belong to the model that was named
         model = chosen.get("model", model)
