@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
 from twospeed.cli.main import exit_code
+from twospeed.errors import DatasetError
 from twospeed.evaluation.clicks import evaluate_clicks
 
 
@@ -68,6 +70,13 @@ class Never:
 def test_what_never_gets_there_counts_twenty(davis):
     scores = evaluate_clicks(davis, model=Never(), sequences=["bee"], every=100).scores
     assert (scores["NoC85"], scores["NoC90"], scores["IoU_box"], scores["IoU_click1"]) == (20, 20, 0, 0)
+
+
+def test_a_mask_of_another_size_is_named(davis, tmp_path):
+    copied = shutil.copytree(davis, tmp_path / "davis")
+    cv2.imwrite(str(copied / "Annotations/480p/bee/00000.png"), np.full((40, 50), 255, np.uint8))
+    with pytest.raises(DatasetError, match=r"bee.00000\.png: the mask is 50x40, its frame 120x80"):
+        evaluate_clicks(copied, model=Never(), sequences=["bee"])
 
 
 def test_the_command_scores_colours_alone(davis, tmp_path, capsys):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.davis import Davis
-from twospeed.errors import InputError
+from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Networks, Run, coverage
 from twospeed.ops.clicks import Point, next_click
@@ -52,9 +52,12 @@ def evaluate_clicks(
     for number, sample in enumerate(samples, start=1):
         scores = []
         for frame in list(sample.annotations)[::every]:
-            truth = sample.labels(frame) == 1
+            image, truth = sample.image(frame), sample.labels(frame) == 1
+            if image.shape[:2] != truth.shape:
+                sizes = ["x".join(map(str, each.shape[1::-1])) for each in (truth, image)]
+                raise DatasetError(f"{sample.annotations[frame]}: the mask is {sizes[0]}, its frame {sizes[1]}")
             if truth.any():
-                scores.append(score_frame(segmenter, sample.image(frame), truth, run))
+                scores.append(score_frame(segmenter, image, truth, run))
         rows.append((sample.name, tuple(np.mean(scores, 0).tolist()) if scores else (float("nan"),) * len(COLUMNS)))
         run.progress("evaluate", number, len(samples), "sequences")
     if all(np.isnan(values[0]) for _, values in rows):
