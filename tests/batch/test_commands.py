@@ -160,6 +160,13 @@ def test_cells_become_options():
             convert(cells)
 
 
+def test_no_limit_reaches_the_workers(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("twospeed.cli.batch._run", lambda job, arguments, values: seen.append(arguments))
+    assert twospeed("batch", "track", "a.mp4", "-o", tmp_path, "--max-memory-frames", "none") == 0
+    assert seen == [["--max-memory-frames", "none"]]
+
+
 def test_bad_calls(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("video,size\n0.mp4,3\n")
     (tmp_path / "0.mp4").write_text("x")

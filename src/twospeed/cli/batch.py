@@ -190,7 +190,8 @@ def _given(context: typer.Context, names: list[str]) -> list[str]:
         for each in value if isinstance(value, list | tuple) else [value]:
             path = Path(str(each))
             is_path = isinstance(each, Path) or (os.sep in str(each) and path.exists())
-            arguments += [parameter.opts[0], str(path.absolute()) if is_path else str(each)]
+            text = "none" if each is None else str(each)  # as whole_or_none reads it
+            arguments += [parameter.opts[0], str(path.absolute()) if is_path else text]
     return arguments
 
 
