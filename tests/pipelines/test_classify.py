@@ -196,7 +196,7 @@ def test_an_ensemble_averages_probabilities_whatever_the_clips_of_its_members(tm
 def test_an_ensemble_needs_one_set_of_classes():
     other = ColourNetwork()
     other.num_classes = 4
-    with pytest.raises(twospeed.InputError, match="one set of classes"):
+    with pytest.raises(twospeed.InputError, match="averaged over the same classes"):
         Classifier([ColourNetwork(), other])
 
 

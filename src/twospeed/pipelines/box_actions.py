@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import cv2
@@ -16,18 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError
-from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_views import check_clip
+from twospeed.pipelines.clip_networks import ClipNetwork, clip_networks
 from twospeed.pipelines.inputs import (
     Device,
     Model,
     Precision,
     arrays_of,
-    autocast_type,
-    network_for,
     one_or_several,
-    optimised,
     place,
 )
 from twospeed.results import OnProgress
@@ -41,18 +37,6 @@ SMALLEST = 16  # pixels: one position of a detector's features
 Images: TypeAlias = Callable[[int, int, CropTransform], NDArray[np.uint8]]
 """(frames, stride, transform) -> the keyframe's clip, uint8 (frames, height, width, 3), scaled as the transform says;
 frames lie stride / 30 s apart, from half a clip before the keyframe."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Member:
-    """One network, ready, and the shorter sides at which it looks."""
-
-    name: str
-    network: Any
-    preprocessing: Preprocessing
-    short_sides: tuple[int, ...]
-    known_labels: str | None
-    autocast: Any  # a torch type; float32: run as it is
 
 
 class BoxActions:
@@ -88,21 +72,13 @@ class BoxActions:
             raise InputError(f"scales={','.join(map(str, scales))}: give each size once")
         self.device, self.precision, dtype = place(models, device, precision)
         self.flip = flip
-        given = list(weights) if isinstance(weights, list | tuple) else [weights] * len(models)
-        if not models or len(given) != len(models):
-            raise InputError(f"{len(models)} networks with {len(given)} weights: give one for each, in the same order")
-        self._members = [
-            _member(model, source, preprocessing, tuple(scales), dtype, self.device, on_progress)
-            for model, source in zip(models, given, strict=True)
-        ]
+        self._members = clip_networks(
+            "detect", models, weights, preprocessing, default=AVA, dtype=dtype, device=self.device,
+            on_progress=on_progress,
+        )  # fmt: skip
+        self._scales = tuple(scales)
         first = self._members[0]
         self._arrays = arrays_of(first.network)
-        for member in self._members[1:]:
-            if member.network.num_classes != first.network.num_classes:
-                raise InputError(
-                    f"scores can only be averaged over the same classes: {first.name} has "
-                    f"{first.network.num_classes}, {member.name} has {member.network.num_classes}"
-                )
         self.labels = label_names(labels, first.known_labels, first.network.num_classes, first.name)
 
     @property
@@ -118,14 +94,18 @@ class BoxActions:
     @property
     def passes(self) -> int:
         """How many clips are computed for each keyframe."""
-        return sum(len(member.short_sides) for member in self._members) * (2 if self.flip else 1)
+        return sum(len(self._sides(member)) for member in self._members) * (2 if self.flip else 1)
+
+    def _sides(self, member: ClipNetwork) -> tuple[int, ...]:
+        """The shorter sides at which a network looks."""
+        return self._scales or (member.preprocessing.short_side or 256,)
 
     def transforms(self, height: int, width: int) -> list[CropTransform]:
         """Return how images of this size are scaled for the networks, each way once.
 
         Raises VideoError where their clips would take too much memory.
         """
-        sides = dict.fromkeys(side for member in self._members for side in member.short_sides)
+        sides = dict.fromkeys(side for member in self._members for side in self._sides(member))
         for side in sides:
             check_clip("a clip", height, width, side, max(frames for frames, _ in self.samplings))
         return [scale_only(height, width, side) for side in sides]
@@ -144,7 +124,7 @@ class BoxActions:
         total = np.zeros((len(boxes), len(self.labels)), np.float32)
         for member in self._members:
             network, pre = member.network, member.preprocessing
-            for side in member.short_sides:
+            for side in self._sides(member):
                 plain = scale_only(height, width, side)
                 seen = arrays.on_device(
                     arrays.as_array(images(network.frames, network.frame_stride, plain)), self.device
@@ -165,20 +145,3 @@ def scaled(image: NDArray[np.uint8], transform: CropTransform) -> NDArray[np.uin
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _member(
-    model: Model,
-    weights: Any,
-    preprocessing: Preprocessing | None,
-    scales: tuple[int, ...],
-    dtype: Any,
-    device: Any,
-    on_progress: OnProgress | None,
-) -> _Member:
-    network, entry = network_for("detect", model, weights, CLIP_NETWORK, on_progress)
-    known, name, chosen = None, type(network).__name__, preprocessing or AVA
-    if entry is not None:
-        known, name, chosen = entry.labels, entry.name, preprocessing or entry.preprocessing
-    ready = optimised(network.eval(), dtype).to(device)
-    return _Member(name, ready, chosen, scales or (chosen.short_side or 256,), known, autocast_type(ready, dtype))

@@ -25,20 +25,17 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.files import is_there
-from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Frames, Sampling, UniformViews, View, folder_rate, sliding_views
+from twospeed.pipelines.clip_networks import ClipNetwork, clip_networks
 from twospeed.pipelines.inputs import (
     Array,
     Device,
     Model,
     Precision,
     arrays_of,
-    autocast_type,
-    network_for,
     one_or_several,
-    optimised,
     place,
 )
 from twospeed.pipelines.parts import Answer, Part, misfit
@@ -56,19 +53,6 @@ VIDEO_SUFFIXES |= {".3gp", ".ogv", ".gif", ".y4m"}
 FRAMES_AHEAD = 8
 """Events that are made ahead of the networks where frames are handed on, too; without them, one view."""
 KINETICS = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256, crop=256)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Member:
-    """One network of an ensemble, made ready."""
-
-    network: Any
-    sampling: Sampling
-    average: Literal["probabilities", "logits"]
-    name: str
-    known_labels: Labels | None
-    num_classes: int
-    autocast: Any  # a torch type; float32: run as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +138,21 @@ class Classifier:
         self.threshold, self.smooth, self.pad, self.workers = threshold, smooth, pad, workers
         self.start, self.end, self.damaged = start, end, damaged
         self.device, self.precision, dtype = place(one_or_several(model_or_name), device, precision)
-        self._members = _members(model_or_name, weights, preprocessing, dtype, self.device, on_progress)
-        self._arrays = arrays_of(self._members[0].network)
+        self._members = clip_networks(
+            "classify", _models(model_or_name, weights), weights, preprocessing, default=KINETICS, dtype=dtype,
+            device=self.device, on_progress=on_progress,
+        )  # fmt: skip
         first = self._members[0]
-        for member in self._members[1:]:
-            if member.num_classes != first.num_classes:
-                raise InputError(
-                    f"an ensemble needs one set of classes: {first.name} has {first.num_classes}, {member.name} has "
-                    f"{member.num_classes}"
-                )
-        self.labels = label_names(labels, first.known_labels, first.num_classes, first.name)
-        self.samplings = list(dict.fromkeys(member.sampling for member in self._members))
+        self._arrays = arrays_of(first.network)
+        self.labels = label_names(labels, first.known_labels, first.network.num_classes, first.name)
+        self.samplings = list(dict.fromkeys(map(_sampling, self._members)))
         self.frames_seen = 0  # by the networks, over all views
         self.info: VideoInfo | None = None  # of the video in work, once its first frame is handed to on_frame
 
     @property
     def frames_per_video(self) -> int:
         """Frames that the networks see of one video by `clips` x `crops` views."""
-        return self.clips * self.crops * sum(member.sampling.frames for member in self._members)
+        return self.clips * self.crops * sum(member.network.frames for member in self._members)
 
     def classify(
         self,
@@ -328,13 +309,14 @@ class Classifier:
 
     def _averaged(self, view: View) -> NDArray[np.float64]:
         clip = self._arrays.on_device(view.clip, self.device)
-        total = np.zeros((len(clip), self._members[0].num_classes))
+        total = np.zeros((len(clip), self._members[0].network.num_classes))
         for member in self._members:
-            if self.samplings[view.sampling] != member.sampling:
+            if self.samplings[view.sampling] != _sampling(member):
                 continue
             with self._arrays.autocast(self.device, member.autocast):
                 logits = member.network(clip)
-            scores = position_average(self._arrays.as_float(logits), member.average)
+            average = getattr(member.network, "average", member.preprocessing.average)
+            scores = position_average(self._arrays.as_float(logits), average)
             total += self._arrays.to_numpy(scores).astype(np.float64) / len(self._members)
             self.frames_seen += clip.shape[0] * clip.shape[2]
         return total
@@ -426,58 +408,26 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _members(
-    given_models: Model | Sequence[Model] | None,
-    weights: Any,
-    preprocessing: Preprocessing | None,
-    dtype: Any,
-    device: Any,
-    on_progress: OnProgress | None,
-) -> list[_Member]:
-    several = isinstance(weights, Sequence) and not isinstance(weights, str)
-    models: list[Any] = [None] * len(weights) if several else [None]
-    if given_models is not None:
-        models = one_or_several(given_models)
-    if not models:
-        raise InputError("an ensemble needs at least one network")
-    if several and len(weights) != len(models):
-        raise InputError(f"{len(models)} networks with {len(weights)} weights: give one for each, in the same order")
-    return [
-        _member(model, weights[number] if several else weights, preprocessing, dtype, device, on_progress)
-        for number, model in enumerate(models)
-    ]
-
-
-def _member(
-    model: Model | None,
-    weights: Any,
-    preprocessing: Preprocessing | None,
-    dtype: Any,
-    device: Any,
-    on_progress: OnProgress | None,
-) -> _Member:
-    known_labels: Labels | None = None
-    if model is None:
-        model = DEFAULT_MODEL
-        if isinstance(weights, str | Path) and weights != "default":
+def _models(given: Model | Sequence[Model] | None, weights: Any) -> list[Any]:
+    """Return the networks to run: without any given, those that the files of weights are of, or the default."""
+    if given is not None:
+        return one_or_several(given)
+    models: list[Any] = []
+    for source in one_or_several(weights):
+        if isinstance(source, str | Path) and source != "default":
             from twospeed.weights.load import model_of  # imports torch
 
-            model = model_of(weights)
-    network, entry = network_for("classify", model, weights, CLIP_NETWORK, on_progress)
-    name, prepared = type(network).__name__, preprocessing or KINETICS
-    if entry is not None:
-        name, known_labels, prepared = entry.name, entry.labels, preprocessing or entry.preprocessing
-    known_labels = getattr(network, "class_names", None) or known_labels
-    ready: Any = optimised(network.eval(), dtype)
-    sampling = Sampling(
-        frames=ready.frames,
-        stride=ready.frame_stride,
-        mean=prepared.mean,
-        std=prepared.std,
-        order=prepared.input_order,
-        short_side=prepared.short_side or 256,
-        crop=prepared.crop or prepared.short_side or 256,
-    )
-    average = getattr(ready, "average", prepared.average)
-    kind = autocast_type(ready, dtype)
-    return _Member(ready.to(device), sampling, average, name, known_labels, ready.num_classes, kind)
+            models.append(model_of(source))
+        else:
+            models.append(DEFAULT_MODEL)
+    return models
+
+
+def _sampling(member: ClipNetwork) -> Sampling:
+    """What clips a network sees."""
+    network, pixels = member.network, member.preprocessing
+    size = pixels.short_side or 256
+    return Sampling(
+        frames=network.frames, stride=network.frame_stride, mean=pixels.mean, std=pixels.std, order=pixels.input_order,
+        short_side=size, crop=pixels.crop or size,
+    )  # fmt: skip
