@@ -17,7 +17,7 @@ from twospeed.data.benchmarks.video_lists import (
     read_ucf_split,
     read_video_list,
 )
-from twospeed.errors import DatasetError
+from twospeed.errors import DatasetError, InputError
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -159,3 +159,9 @@ def test_a_data_set_is_found_however_it_is_kept(tmp_path):
         find_videos(tmp_path / "plain", num_classes=0)
     with pytest.raises(DatasetError, match="no such list"):
         find_videos(tmp_path / "none")
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_ours(tmp_path):
+    (tmp_path / "list.txt").write_text(f"{'v' * 300}.mp4 4 0\n")
+    with pytest.raises(InputError, match="no file can have this name"):
+        read_video_list(tmp_path / "list.txt")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from twospeed.data.benchmarks.folders import entries, read_dataset_text, read_lines, subfolders
 from twospeed.errors import DatasetError
+from twospeed.files import is_there
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"))
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"))
@@ -276,7 +277,7 @@ def _existing_path(text: str, base: Path, separator: str | None) -> Path:
     else:
         match = _MIDDLE_FIELD.match(text)
         shorter = match["path"] if match else None
-    if shorter is None or whole.exists():
+    if shorter is None or is_there(whole):
         return whole
     return base / shorter.strip().strip('"')
 
