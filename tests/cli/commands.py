@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twospeed.cli.main import exit_code
+from twospeed.video import containers, seeking
 
 SIZE = (96, 128)
 """Height and width of the clip of the fixture `scene`."""
@@ -22,3 +23,18 @@ def fails(capsys, *arguments: object) -> str:
     assert lines[0].startswith("twospeed: ")
     assert captured.out == ""
     return lines[0]
+
+
+def decoded_images(monkeypatch) -> list[int]:
+    """Return a list that grows by an entry for each image that this process decodes from now on."""
+    decoded: list[int] = []
+    images = containers.images
+
+    def counted(*arguments, **options):
+        for image in images(*arguments, **options):
+            decoded.append(1)
+            yield image
+
+    for module in (containers, seeking):
+        monkeypatch.setattr(module, "images", counted)
+    return decoded

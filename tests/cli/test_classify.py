@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.cli.commands import decoded_images
 from twospeed.cli.main import exit_code
 from twospeed.errors import VideoError
 from twospeed.models.slowfast import builders
 from twospeed.pipelines import classify as pipeline
 from twospeed.pipelines.action_views import UniformViews
 from twospeed.results import ColourTags
-from twospeed.video import containers, seeking
 from twospeed.video.writer import VideoWriter
 
 
@@ -213,16 +213,7 @@ def test_help_is_instant_and_teaches():
 
 @pytest.mark.parametrize("more", [[], ["--timeline", "--every", 0.5]])
 def test_a_video_is_decoded_once_for_its_scores_and_its_overlay(run, scene, tmp_path, monkeypatch, more):
-    decoded: list[int] = []
-    images = containers.images
-
-    def counted(*arguments, **options):
-        for image in images(*arguments, **options):
-            decoded.append(1)
-            yield image
-
-    for module in (containers, seeking):
-        monkeypatch.setattr(module, "images", counted)
+    decoded = decoded_images(monkeypatch)
     given = [scene / "clip.mp4", "--clips", 3, *more, "--json"]
     code, with_overlay, err = run(*given, "-o", tmp_path / "out")
     assert code == 0, err

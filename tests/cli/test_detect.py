@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import twospeed
-from tests.cli.commands import fails
+from tests.cli.commands import decoded_images, fails
 from tests.conftest import GOLDENS
 from tests.video.footage import numbered
 from twospeed.cli.main import exit_code
@@ -111,6 +111,12 @@ def test_a_box_by_hand_and_no_overlay(place, tmp_path, capsys):
     assert "person 1 (4 4 20 30)" in shown.out
     assert "2 keyframes, 1 people" in shown.err
     assert not (tmp_path / "overlay.mp4").exists()
+
+
+def test_a_video_is_decoded_once_for_its_people_and_its_overlay(place, tmp_path, monkeypatch):
+    decoded = decoded_images(monkeypatch)
+    assert run("detect", place / "clip.mp4", "--box", "4,4,16,26", *model(place), "-o", tmp_path, "--every", 2) == 0
+    assert len(decoded) == 60
 
 
 def test_sizes_mirrored_clips_and_networks_are_averaged(place, tmp_path, capsys):
