@@ -99,7 +99,9 @@ class Run(AbstractContextManager["Run"]):
         self._begin()
         self.frames += frames
         seconds = time.perf_counter() - self._started
-        self._on_progress(Progress(self._record.command, self.frames, self.total, "frames", seconds))
+        before = min(self.frames, len(self.kept))
+        progress = Progress(self._record.command, self.frames, self.total, "frames", seconds, done_before=before)
+        self._on_progress(progress)
 
     def label_frames(
         self,
