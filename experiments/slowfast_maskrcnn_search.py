@@ -42,7 +42,7 @@ from twospeed.evaluation.unsupervised import UnsupervisedSettings
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.files import make_folder, write_text
 from twospeed.pipelines.finetune import FineTuning
-from twospeed.pipelines.trackers import needs_masks
+from twospeed.pipelines.video_tracker import needs_masks
 from twospeed.recipes import slowfast_maskrcnn
 from twospeed.training.checkpoint import check_same, checkpoints
 from twospeed.training.log import resolved

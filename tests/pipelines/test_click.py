@@ -25,6 +25,16 @@ class Box(ClickNetwork):
         return 20 * torch.maximum(said, planes[:, 4]) - 10
 
 
+class Red(ClickNetwork):
+    """Answers with what is red, wherever the clicks are."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, images: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+        return 40 * (images[:, 0] - images[:, 1]) - 20
+
+
 @pytest.fixture
 def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (240, 400, 3), dtype=np.uint8)
@@ -47,6 +57,21 @@ def test_small_objects_are_looked_at_again_closer(image):
     ys, xs = np.nonzero(mask)
     assert abs(xs.mean() - 200) < 3
     assert abs(ys.mean() - 100) < 3
+
+
+def test_small_parts_that_nobody_clicked_are_left_out():
+    """Nor is a large one, which may be the object behind a pole; a click on a small one keeps it."""
+    image = np.zeros((240, 400, 3), np.uint8)
+    for part in (np.s_[40:120, 40:160], np.s_[40:120, 200:280], np.s_[180:200, 300:320]):
+        image[part][..., 0] = 255
+    segmenter = ClickSegmenter(Red())
+    one = segmenter.predict(image, [(100, 80, 1)])
+    assert one[80, 100]
+    assert one[80, 240]
+    assert not one[190, 310]
+    both = segmenter.predict(image, [(100, 80, 1), (310, 190, 1)])
+    assert both[190, 310]
+    assert segmenter.predict(image, [(5, 5, 1)])[190, 310]  # a click beside all parts says nothing of them
 
 
 def test_a_mask_to_correct_decides_where_to_look(image):

@@ -20,6 +20,7 @@ from twospeed.weights.load import create_model
 _CONTEXT = 1.4  # side of the window that the network sees, in sides of the object's box
 _SMALL = 0.7  # an object whose window is smaller than this share of the image is looked at again, closer
 _GAP = 9  # pixels: parts of a mask that are nearer to each other than this are one
+_STRAY = 0.2  # parts smaller than this share of the largest one that was clicked are left out unless clicked
 _LEAST = 32  # pixels that a window's side has at least
 
 
@@ -107,11 +108,14 @@ class ClickSegmenter:
 
 
 def _clicked_parts(mask: NDArray[np.bool_], points: Sequence[Point]) -> NDArray[np.bool_]:
-    """Leave out parts of a mask, apart from the others, that nobody clicked on."""
+    """Leave out small parts of a mask, apart from the others, that nobody clicked on."""
     _, numbers = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), np.ones((_GAP, _GAP), np.uint8)))
-    height, width = mask.shape
-    on = {int(numbers[min(int(y), height - 1), min(int(x), width - 1)]) for x, y, sign in points if sign > 0} - {0}
-    return np.asarray(np.isin(numbers, list(on)) & mask) if on else mask
+    areas = np.bincount(numbers[mask], minlength=int(numbers.max()) + 1)
+    clicked = {int(numbers[int(y), int(x)]) for x, y, sign in points if sign > 0} - {0}
+    if not clicked:
+        return mask
+    large = np.flatnonzero(areas >= _STRAY * areas[list(clicked)].max())
+    return np.asarray(np.isin(numbers, [*clicked, *large]) & mask)
 
 
 def _extent(mask: NDArray[np.float32] | NDArray[np.bool_] | None) -> Box:
