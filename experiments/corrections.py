@@ -34,7 +34,7 @@ from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.samples import SequenceSample
 from twospeed.pipelines.prompts import mask_from_prompts
 from twospeed.pipelines.propagate import propagate, track_segments
-from twospeed.pipelines.track import Tracker
+from twospeed.pipelines.tracker import Tracker
 from twospeed.results import Frame, ObjectMasks
 from twospeed.weights.load import create_model
 
@@ -109,7 +109,7 @@ def corrections(clip: Clip, tracker: Tracker) -> Iterator[Row]:
                     tracker.reset()
                     if way != "fresh":
                         tracker.load_state(state)
-                    with mock.patch("twospeed.pipelines.track.AGREES", agrees) if agrees is not None else _nothing():
+                    with mock.patch("twospeed.pipelines.tracker.AGREES", agrees) if agrees is not None else _nothing():
                         found = {
                             index: tracker.step(clip.images[index], clip.labels[index] if index == fix else None).labels
                             for index in after
@@ -119,9 +119,9 @@ def corrections(clip: Clip, tracker: Tracker) -> Iterator[Row]:
 
 
 def _nothing() -> mock._patch[float]:
-    from twospeed.pipelines import track
+    from twospeed.pipelines import tracker
 
-    return mock.patch("twospeed.pipelines.track.AGREES", track.AGREES)
+    return mock.patch("twospeed.pipelines.tracker.AGREES", tracker.AGREES)
 
 
 def between(clip: Clip, tracker: Tracker) -> Iterator[Row]:
@@ -131,7 +131,7 @@ def between(clip: Clip, tracker: Tracker) -> Iterator[Row]:
     forward, backward = range(FIRST + 1, second), range(second - 1, FIRST, -1)
 
     def planes(indices: range, given: Iterable[int], agrees: float | None = None) -> dict[int, ObjectMasks]:
-        with mock.patch("twospeed.pipelines.track.AGREES", agrees) if agrees is not None else _nothing():
+        with mock.patch("twospeed.pipelines.tracker.AGREES", agrees) if agrees is not None else _nothing():
             known = {index: keyframes[index] for index in given}
             return {frame.index: result for frame, result in propagate(clip.read, tracker, known, indices)}
 

@@ -26,7 +26,8 @@ from twospeed.data.samples import SequenceSample
 from twospeed.environment import machine_name
 from twospeed.errors import InputError, TwospeedError
 from twospeed.evaluation.report import Kind, Table
-from twospeed.pipelines.track import Precision, Tracker
+from twospeed.pipelines.inputs import Precision
+from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
 NETWORKS: Mapping[str, tuple[str, dict[str, Any]]] = {

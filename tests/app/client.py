@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.conftest import heed_ctrl_c
 from twospeed.app import wire
 from twospeed.video.writer import VideoWriter
 
@@ -59,7 +60,8 @@ class App:
         if quick:
             command += ["--size", "96"]
             environment["OMP_NUM_THREADS"] = "1"
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        heed = heed_ctrl_c if os.name == "posix" else None
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url

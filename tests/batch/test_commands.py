@@ -120,7 +120,7 @@ def test_sigterm_drains(clips, tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
     program.send_signal(signal.SIGTERM)
-    assert "ending after the videos that are worked on" in program.communicate(timeout=300)[1]
+    assert "stopping after the videos that are being computed" in program.communicate(timeout=300)[1]
     assert program.returncode == 128 + signal.SIGTERM
     manifest = open_manifest(FolderStorage(out), read_only=True)
     counts = manifest.counts()

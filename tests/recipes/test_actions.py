@@ -117,7 +117,7 @@ def test_folders_that_are_no_set_of_classes_are_refused(squares, tmp_path, capsy
     (tmp_path / "set").mkdir()
     assert "holds no class folders" in refused(tmp_path / "set")
     shutil.copytree(squares / "left", tmp_path / "set" / "left")
-    assert "holds one class, 'left'; at least two are needed" in refused(tmp_path / "set")
+    assert "holds one class, 'left'; a training needs at least two" in refused(tmp_path / "set")
     other = tmp_path / "set" / "other"
     other.mkdir()
     assert f"{other}: the class folder is empty" in refused(tmp_path / "set")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +37,26 @@ def frame_name(frame: Frame) -> str:
 
 
 R = TypeVar("R", ObjectMasks, ClassMap)
+
+
+@contextmanager
+def _whole_frame() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait for the block: labels, row and overlay of a frame are written together."""
+    waiting: list[int] = []
+    kept: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # others receive no signals
+        known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+        kept = {number: signal.getsignal(number) for number in known if number is not None}
+        kept = {number: handler for number, handler in kept.items() if callable(handler)}
+    try:
+        for number in kept:
+            signal.signal(number, lambda number, frame: waiting.append(number))
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    for number in waiting[:1]:
+        kept[number](number, None)
 
 
 class Run(AbstractContextManager["Run"]):
@@ -119,14 +141,15 @@ class Run(AbstractContextManager["Run"]):
         """
         with self:
             for frame, result in results:
-                self.write_labels(into, frame, result)
-                drawn = frame.image
-                if draw is not None:
-                    drawn = draw(frame, result)
-                    self.write_video(OVERLAY, drawn, frame.time_s, rate)
-                self.report.add_labels(frame, drawn, result)
-                on_result(frame, result)
-                self.advance()
+                with _whole_frame():
+                    self.write_labels(into, frame, result)
+                    drawn = frame.image
+                    if draw is not None:
+                        drawn = draw(frame, result)
+                        self.write_video(OVERLAY, drawn, frame.time_s, rate)
+                    self.report.add_labels(frame, drawn, result)
+                    on_result(frame, result)
+                    self.advance()
 
     def add_frame(self, frame: Frame) -> None:
         """Add a line to frames.csv for a frame without labels."""
