@@ -36,7 +36,7 @@ LAST = torch.channels_last
 # (milliseconds on one core):
 #    64 at 121x161  6.1  10.3   9.8     128 at 61x81  6.4  8.6  7.1
 #   256 at 60x108  32.3  29.2  25.1     512 at 16x16  6.8  6.8  9.0
-# Tiles of 6 save more multiplications, but their transforms cost more, and their weights take 64/9 of the room: above
+# Tiles of 6 save more multiplications, but their transforms cost more, and their weights take 64/9 of the memory: above
 # 64 MB, reading those outweighs the rest for the few tiles of the features at stride 16 that have such widths. Images
 # of a few tiles alone do not repay reading the transformed weights at all.
 _MIN_CHANNELS = 64
