@@ -133,6 +133,6 @@ def test_no_more_objects_than_allowed_at_once(clip):
 
 
 def test_more_objects_than_memory_holds_are_refused_with_the_number(clip, monkeypatch):
-    monkeypatch.setattr("twospeed.pipelines.tracker.physical_memory", lambda device: 10 << 20)
+    monkeypatch.setattr("twospeed.pipelines.given_masks.physical_memory", lambda device: 10 << 20)
     with pytest.raises(MaskError, match="2 objects so far; 1 are the most for which memory is enough at 208x160"):
         Tracker(track_nano(), size=160).step(*clip[0])

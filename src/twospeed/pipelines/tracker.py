@@ -16,25 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.environment import physical_memory
 from twospeed.errors import InputError, MaskError
 from twospeed.models.banks import MemoryBank, ObjectBanks
 from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, sees_last_frame
 from twospeed.ops import on_numpy
 from twospeed.ops.pad import Padding, padding_for, unpad
+from twospeed.pipelines.given_masks import STRIDE, VOID, GivenMasks, check_count, checked_labels, given_masks
 from twospeed.pipelines.inputs import Array, Device, Image, Model, Precision, arrays_of, network_for, optimised, place
 from twospeed.pipelines.tracker_state import checksum, read_state, write_state
 from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
 from twospeed.results import ObjectMasks, OnProgress
-from twospeed.video.mask_colours import MAX_COLOURS, is_smoothed
 from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.pipelines.finetune_tracker import TrackerFineTuning
     from twospeed.pipelines.redetect import Redetector
 
-STRIDE = 16
-VOID = 255  # in given masks: undecided
 AGREES = 0.92  # IoU with a correction from which the memory was right
 MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 # Small videos are enlarged this much at most. At twice their size, the seven girls of DAVIS-2017's `schoolgirls`
@@ -43,11 +40,6 @@ MOST_ENLARGED = 2
 EVEN = 1e-3  # added to each object's probability where a finder's map is divided among them: all may be near 0
 THUMBNAIL = 160  # shorter side in pixels; smaller videos are not enlarged
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
-
-# What an object takes, for the bound on their number
-PLANES = 6  # float32 images: masks, probabilities, and what they are made of
-VALUE_CHANNELS = 512  # of the largest network
-EXPECTED_FRAMES = 20  # remembered, where their number is not bounded
 
 
 @dataclass
@@ -63,20 +55,6 @@ class _State:
     last: tuple[Array, Array] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
     replayed: tuple[Array, Array] | None = None  # that frame where it was replayed: image, masks (K, H, W)
     small: Array | None = None  # the frame before, as `ops.cuts` compares it
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """What the caller says of one frame: labels (H, W), the ids in them without background and void, who is gone.
-
-    alone: the frame says nothing of other objects.
-    """
-
-    labels: Array | None = None
-    ids: tuple[int, ...] = ()
-    gone: frozenset[int] = frozenset()
-    has_void: bool = False
-    alone: bool = False
 
 
 class Tracker(VideoTracker):
@@ -241,7 +219,7 @@ class Tracker(VideoTracker):
         with self._alone(), self._arrays.inference():
             pixels = self._image(image := self._arrays.as_array(image))
             size = (pixels.shape[-2], pixels.shape[-1])
-            prompt = self._prompt(masks, frozenset(int(i) for i in gone), size)
+            prompt = self._given_masks(masks, gone, size)
             self._learn_first(pixels, prompt)
             self._look_for_cut(image)
             self._see(pixels)
@@ -259,7 +237,7 @@ class Tracker(VideoTracker):
         with self._alone(), self._arrays.inference():
             pixels = self._image(image)
             size = (pixels.shape[-2], pixels.shape[-1])
-            prompt = self._prompt(masks, frozenset(), size)
+            prompt = self._given_masks(masks, (), size)
             if not prompt.ids:
                 raise MaskError("the mask of an annotated frame holds no object, every pixel is 0 (background)")
             self._learn_first(pixels, prompt)
@@ -276,7 +254,7 @@ class Tracker(VideoTracker):
         with self._alone(), arrays.inference():
             state, pixels = self._state, self._image(image)
             size = (pixels.shape[-2], pixels.shape[-1])
-            prompt = self._prompt(masks, frozenset(), size)
+            prompt = self._given_masks(masks, (), size)
             ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
             frame, padding = self._prepare(pixels)
             planes = self._planes(arrays.one_hot(self._labels(masks, size), ids), frame, padding)
@@ -404,12 +382,12 @@ class Tracker(VideoTracker):
         )
         self._tuned, self.model = tuned, self._fast(tuned)
 
-    def _learn_first(self, pixels: Array, prompt: _Prompt) -> None:
+    def _learn_first(self, pixels: Array, prompt: GivenMasks) -> None:
         """Fine-tune on the first masks, where that is wanted and not done."""
         if self.finetune is not None and prompt.labels is not None and self._tuned is None:
             self._learn(pixels, prompt.labels, self.finetune)
 
-    def _segment(self, pixels: Array, prompt: _Prompt) -> tuple[Array, Padding]:
+    def _segment(self, pixels: Array, prompt: GivenMasks) -> tuple[Array, Padding]:
         """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
         frame, padding = self._prepare(pixels)
         with self._arrays.autocast(self.device, self._dtype):
@@ -452,7 +430,7 @@ class Tracker(VideoTracker):
         corrected[present] = together * shares / shares.sum(0)
         return corrected
 
-    def _advance(self, frame: Array, prompt: _Prompt, padding: Padding) -> Array:
+    def _advance(self, frame: Array, prompt: GivenMasks, padding: Padding) -> Array:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
         state, model, arrays = self._state, self.model, self._arrays
         object_ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
@@ -530,7 +508,7 @@ class Tracker(VideoTracker):
         state.since_memory = 0 if stays else state.since_memory + 1
 
     def _annotated(
-        self, predicted: Array, object_ids: tuple[int, ...], prompt: _Prompt, labels: Array, padding: Padding
+        self, predicted: Array, object_ids: tuple[int, ...], prompt: GivenMasks, labels: Array, padding: Padding
     ) -> tuple[Array, list[int]]:
         """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol).
 
@@ -571,66 +549,25 @@ class Tracker(VideoTracker):
             )
         return (self._arrays.as_float(x) / 255 if self._arrays.is_8_bit(x) else x)[None]
 
-    def _prompt(self, masks: Labels | None, gone: frozenset[int], size: tuple[int, int]) -> _Prompt:
+    def _given_masks(self, masks: Labels | None, gone: Collection[int], size: tuple[int, int]) -> GivenMasks:
         """Check masks and gone against what is known."""
-        known = self._state.object_ids
+        state = self._state
         labels = None if masks is None else self._labels(masks, size)
-        found = [] if labels is None else self._arrays.unique(labels)
-        ids = tuple(i for i in found if i not in (0, VOID))
-        if labels is not None and not ids and not known and self._state.frame_index == 0:
-            raise MaskError(
-                "the first mask holds no object (all background); mark each object with a label of 1 or more"
+        first = state.frame_index == 0
+        given = given_masks(labels, frozenset(int(i) for i in gone), state.object_ids, self._arrays, first=first)
+        if new := set(given.ids) - set(state.object_ids):
+            check_count(
+                len(state.object_ids) + len(new),
+                size,
+                self._working_size(size),
+                most=self.max_objects,
+                frames=self.max_memory_frames,
+                device=self.device,
             )
-        if unknown := sorted(gone - set(known)):
-            raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
-        if both := sorted(gone & set(ids)):
-            raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
-        if objects := set(ids) - set(known):
-            self._check_count(len(known) + len(objects), size)
-        return _Prompt(labels if ids else None, ids, gone, VOID in found)
+        return given
 
     def _labels(self, masks: Labels, size: tuple[int, int]) -> Array:
-        x = self._arrays.integer_labels(masks, self.device)
-        if x is None:
-            given = self._arrays.as_array(masks)
-            raise MaskError(
-                f"masks are {given.dtype} of shape {tuple(given.shape)}; give integer labels (H, W), 0 for the "
-                "background"
-            )
-        if tuple(x.shape) != size:
-            raise MaskError(
-                f"mask is {x.shape[1]}x{x.shape[0]}, its frame {size[1]}x{size[0]}; "
-                "scale the mask to the frame with nearest neighbours"
-            )
-        found = self._arrays.unique(x)
-        if found[0] < 0 or found[-1] > VOID:
-            raise MaskError(f"mask labels run from {found[0]} to {found[-1]}; labels are 0..255")
-        if len(found) > MAX_COLOURS and is_smoothed(self._arrays.to_numpy(x).astype(np.uint8)):
-            raise MaskError(
-                f"mask holds {len(found) - 1} different labels, and most of them fill no area; is it an anti-aliased "
-                "image? Give one label for each object",
-                option="snap",
-            )
-        return x
-
-    def _check_count(self, objects: int, size: tuple[int, int]) -> None:
-        """Raise MaskError for more objects than max_objects, or than fit into memory."""
-        if self.max_objects is not None and objects > self.max_objects:
-            raise MaskError(
-                f"{objects} objects so far, and at most {self.max_objects} are followed at once; if the masks are "
-                f"right, allow {objects}",
-                option="max_objects",
-            )
-        height, width = self._working_size(size)
-        pixels, frames = max(height * width, size[0] * size[1]), self.max_memory_frames or EXPECTED_FRAMES
-        each = 4 * (PLANES * pixels + frames * VALUE_CHANNELS * height * width // STRIDE**2)  # bytes
-        most = min(VOID - 1, 3 * physical_memory(self.device) // (4 * each))
-        if objects > most:
-            raise MaskError(
-                f"{objects} objects so far; {most} are the most for which memory is enough at {size[1]}x{size[0]} "
-                f"({each >> 20} MB each); track fewer at once, or choose a smaller size",
-                option="size",
-            )
+        return checked_labels(masks, size, self._arrays, self.device)
 
     def _prepare(self, image: Array) -> tuple[Array, Padding]:
         """Scale, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
