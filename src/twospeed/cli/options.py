@@ -5,12 +5,14 @@ Everything here is checked before torch is loaded: a wrong number or a missing f
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -19,6 +21,8 @@ from twospeed.files import is_there
 
 if TYPE_CHECKING:
     from twospeed.video.sources import Source
+
+T = TypeVar("T")
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -182,6 +186,33 @@ Labels = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no summary.")]
+
+
+def grouped(command: Callable[..., T]) -> Callable[..., T]:
+    """Return a command that has an option for each field of those parameters that are groups: dataclasses of options.
+
+    The command itself takes each group whole. A field is annotated and has a default as a parameter would.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        own = {field.name: field.default for field in fields(groups[name])} if name in groups else {}
+        types = get_type_hints(groups[name], include_extras=True) if own else hints
+        for each, default in (own or {name: parameter.default}).items():
+            parameters.append(
+                inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[each])
+            )
+
+    def called(**values: Any) -> T:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        return command(**values)
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
 
 
 def is_live(video: str) -> bool:

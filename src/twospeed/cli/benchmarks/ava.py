@@ -10,20 +10,17 @@ import typer
 from twospeed.cli.benchmarks import options
 from twospeed.cli.benchmarks.options import (
     Data,
-    Device,
     Files,
     Flip,
-    Json,
     ManyWeights,
+    ModelRun,
     Models,
-    Output,
     Precision,
-    Quiet,
-    Resume,
     Scales,
     Sequences,
     Workers,
 )
+from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +28,9 @@ if TYPE_CHECKING:
     from twospeed.results import OnProgress
 
 
+@grouped
 def ava(
+    *,
     data: Data = None,
     predictions: Files = None,
     model: Models = None,
@@ -41,8 +40,7 @@ def ava(
     ground_truth: Annotated[
         Path | None,
         typer.Option(
-            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, see --version]",
-            metavar="FILE",
+            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, see --version]", metavar="FILE"
         ),
     ] = None,
     labels: Annotated[
@@ -71,39 +69,29 @@ def ava(
     ] = None,
     boxes: Annotated[
         Path | None,
-        typer.Option(
+        options.running(
             help="People that a detector found (csv).  [default: the published file in --data, "
             "annotations/person_box_67091280_iou90 before others]",
             metavar="FILE",
-            rich_help_panel="Running a model",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
+        options.running(
             help="Leave out people with a lower detection score, 0 to 1.  [default: as the model was published, 0.8; "
             "Slow 4x16 0.9]",
             metavar="X",
-            rich_help_panel="Running a model",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Shorter side of the frames in pixels.  [default: the model's, 256]",
-            metavar="N",
-            rich_help_panel="Running a model",
-        ),
+        options.running(help="Shorter side of the frames in pixels.  [default: the model's, 256]", metavar="N"),
     ] = None,
     scales: Scales = None,
     flip: Flip = False,
     workers: Workers = 1,
     precision: Precision = "fp32",
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    run: ModelRun,
 ) -> None:
     """Action detection on AVA: frame-mAP at IoU 0.5 of boxes with actions.
 
@@ -127,7 +115,7 @@ def ava(
     names = options.names_in(sequences)
     if not model:
         alone = {"weights": weights, "boxes": boxes, "threshold": threshold, "size": size, "scales": scales}
-        options.refuse("belongs to a run of a --model", **alone, flip=flip, resume=resume, device=device)
+        options.refuse("belongs to a run of a --model", **alone, flip=flip, resume=run.resume, device=run.device)
 
         def score_files(_: OnProgress) -> Report:
             from twospeed.data.benchmarks.ava import find_annotations
@@ -141,7 +129,7 @@ def ava(
                 raise InputError(
                     "where are the annotations? give --ground-truth ava_val_v2.2.csv, or --data with their folder"
                 )
-            if output is not None and len(predictions) == 1:
+            if run.output is not None and len(predictions) == 1:
                 raise InputError(
                     "-o keeps what a --model or the mean of several --predictions gives; there is only one file"
                 )
@@ -152,17 +140,17 @@ def ava(
                 exclusions=exclusions or files.get("exclusions"),
                 rules=rules,
                 videos=names,
-                averaged_to=None if output is None else make_folder(output) / "detections.csv",
+                averaged_to=None if run.output is None else make_folder(run.output) / "detections.csv",
             )
 
-        options.run(score_files, json_file, quiet)
+        run.report(score_files)
         return
     from twospeed.evaluation.ava_runs import evaluate_ava_model
 
     if data is None:
         raise InputError("where is AVA? give --data DIR, with annotations and frames or videos")
     sizes = options.sizes_in(size, scales) or (() if size is None else (size,))
-    options.run(
+    run.report(
         lambda on_progress: evaluate_ava_model(
             data,
             model=list(model),
@@ -178,13 +166,9 @@ def ava(
             exclusions=exclusions,
             rules=rules,
             version=version,
-            output=output,
-            resume=resume,
+            **run.arguments,
             workers=workers,
-            device=device,
             precision=precision,
             on_progress=on_progress,
-        ),
-        json_file,
-        quiet,
+        )
     )

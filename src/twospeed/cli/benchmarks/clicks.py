@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import Data, Json, OneWeights, Quiet, Sequences
+from twospeed.cli.benchmarks.options import Data, OneWeights, Reporting, Sequences
+from twospeed.cli.options import grouped
 
 
+@grouped
 def clicks(
+    *,
     data: Data = None,
     model: Annotated[
         str, typer.Option(help="Network that draws masks from clicks; grabcut: by colour alone.", metavar="NAME")
@@ -19,8 +22,7 @@ def clicks(
     sequences: Sequences = None,
     split: Annotated[str, typer.Option(help="Which list of the data set.", metavar="NAME")] = "val",
     every: Annotated[int, typer.Option(min=1, help="Score every n-th frame of a sequence.", metavar="N")] = 25,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    reporting: Reporting,
 ) -> None:
     """Masks from clicks: how many a mask needs, on frames of DAVIS-2016, and how good boxes and first clicks are.
 
@@ -31,7 +33,7 @@ def clicks(
     """
     from twospeed.evaluation.clicks import evaluate_clicks
 
-    options.run(
+    reporting.report(
         lambda on_progress: evaluate_clicks(
             options.folder_of(data, "clicks"),
             model=model,
@@ -40,7 +42,5 @@ def clicks(
             sequences=options.names_in(sequences),
             every=every,
             on_progress=on_progress,
-        ),
-        json_file,
-        quiet,
+        )
     )

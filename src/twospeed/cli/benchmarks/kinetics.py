@@ -8,21 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import (
-    Device,
-    Files,
-    Json,
-    ManyWeights,
-    Models,
-    Output,
-    Precision,
-    Quiet,
-    Resume,
-    Workers,
-)
+from twospeed.cli.benchmarks.options import Files, ManyWeights, ModelRun, Models, Precision, Workers
+from twospeed.cli.options import grouped
 
 
+@grouped
 def kinetics(
+    *,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -47,8 +39,7 @@ def kinetics(
         ),
     ] = None,
     class_names: Annotated[
-        Path | None,
-        typer.Option(help="File of class names in order, for lists that name classes.", metavar="FILE"),
+        Path | None, typer.Option(help="File of class names in order, for lists that name classes.", metavar="FILE")
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, help="Clips spread over each video. 1 is faster, 10 is the papers' protocol.")
@@ -58,11 +49,7 @@ def kinetics(
     ] = "3",
     workers: Workers = 1,
     precision: Precision = "fp32",
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    run: ModelRun,
 ) -> None:
     """Action recognition: top-1 and top-5 accuracy, and their average error, on labelled videos.
 
@@ -81,7 +68,7 @@ def kinetics(
 
     if not model:
         options.refuse("belongs to a run of a --model", weights=weights)
-    options.run(
+    run.report(
         lambda on_progress: evaluate_kinetics(
             options.folder_of(data, "kinetics"),
             model=model,
@@ -94,12 +81,8 @@ def kinetics(
             clips=clips,
             crops=int(crops),
             workers=workers,
-            device=device,
             precision=precision,
-            output=output,
-            resume=resume,
+            **run.arguments,
             on_progress=on_progress,
-        ),
-        json_file,
-        quiet,
+        )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
     from twospeed.results import OnProgress
 
 T = TypeVar("T")
-_RUN = "Running a model"
+
+
+def running(*names: str, **settings: Any) -> Any:
+    """Return an option of runs of a model, which help shows together."""
+    return typer.Option(*names, rich_help_panel="Running a model", **settings)
+
 
 Data = Annotated[
     Path | None, typer.Option(help="Folder of the data set, in its official layout.", metavar="DIR", show_default=False)
 ]
 Predictions = Annotated[
-    list[Path] | None,
-    typer.Option(help="Score the files in this folder instead of running a model.", metavar="DIR"),
+    list[Path] | None, typer.Option(help="Score the files in this folder instead of running a model.", metavar="DIR")
 ]
 Files = Annotated[
     list[Path] | None,
@@ -37,35 +42,31 @@ Files = Annotated[
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option(
+    running(
         "--model",
         help="Run this model, see `twospeed models`. Repeat it, each with its --weights, to average the probabilities "
         "of several.",
         metavar="NAME",
-        rich_help_panel=_RUN,
     ),
 ]
 OneModel = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="Run this model, see `twospeed models`.", metavar="NAME", rich_help_panel=_RUN),
+    list[str] | None, running("--model", help="Run this model, see `twospeed models`.", metavar="NAME")
 ]
 ManyWeights = Annotated[
     list[str] | None,
-    typer.Option(
+    running(
         "--weights",
         help="Weights of each model, in the same order: 'default', 'random' (to try things out), or a checkpoint. One "
         "alone holds for all.  [default: default]",
         metavar="FILE",
-        rich_help_panel=_RUN,
     ),
 ]
 OneWeights = Annotated[
     list[str] | None,
-    typer.Option(
+    running(
         "--weights",
         help="Weights of the model: 'default', 'random' (to try things out), or a checkpoint.  [default: default]",
         metavar="FILE",
-        rich_help_panel=_RUN,
     ),
 ]
 Sequences = Annotated[
@@ -74,66 +75,85 @@ Sequences = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
+    running(
         "--output",
         "-o",
         help="Keep the predictions in this folder, in the benchmark's own format: to send them to its server, to look "
         "at them, or to resume.  [default: a temporary folder]",
         metavar="DIR",
-        rich_help_panel=_RUN,
     ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
-        "--resume",
-        help="Continue the interrupted run in -o DIR, with the same options. What is finished is kept.",
-        rich_help_panel=_RUN,
+    running(
+        "--resume", help="Continue the interrupted run in -o DIR, with the same options. What is finished is kept."
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(
-        help="Where networks run: cpu, cuda, cuda:1, mps.  [default: a graphics card if there is one]",
-        metavar="NAME",
-        rich_help_panel=_RUN,
+    running(
+        help="Where networks run: cpu, cuda, cuda:1, mps.  [default: a graphics card if there is one]", metavar="NAME"
     ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
-    typer.Option(
-        help="Number format of the network. bf16 is faster on hardware made for it, with slightly different scores.",
-        rich_help_panel=_RUN,
+    running(
+        help="Number format of the network. bf16 is faster on hardware made for it, with slightly different scores."
     ),
 ]
 Workers = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Threads that decode videos. Raise it when the network waits for frames.",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
+    int, running(min=1, help="Threads that decode videos. Raise it when the network waits for frames.", metavar="N")
 ]
 Scales = Annotated[
     str | None,
-    typer.Option(
+    running(
         help="Average over frames of these shorter sides in pixels, such as 480,600. Slower, often better.",
         metavar="N,N",
-        rich_help_panel=_RUN,
     ),
 ]
-Flip = Annotated[
-    bool,
-    typer.Option(
-        "--flip", help="Average with mirrored frames. Takes twice as long, often better.", rich_help_panel=_RUN
-    ),
-]
+Flip = Annotated[bool, running("--flip", help="Average with mirrored frames. Takes twice as long, often better.")]
 Json = Annotated[
     str | None,
     typer.Option("--json", help="Write all scores to this JSON file; - for standard output.", metavar="FILE"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Where scores go."""
+
+    json_file: Json = None
+    quiet: Quiet = False
+
+    def report(self, evaluate: Callable[[OnProgress], Report]) -> None:
+        """Evaluate with progress shown, then write and print the report: of several processes, the first alone does."""
+        others = os.environ.get("RANK", "0") != "0"
+        with show_progress(self.quiet or others) as on_progress:
+            report = evaluate(on_progress)
+        if others:
+            return
+        if self.json_file == "-":
+            typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+            return
+        if self.json_file is not None:
+            report.write_json(Path(self.json_file))
+        if not self.quiet:
+            typer.echo(report.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRun(Reporting):
+    """A run of a model, and where it and its scores go."""
+
+    output: Output = None
+    resume: Resume = False
+    device: Device = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What every evaluation of a model takes."""
+        return {"output": self.output, "resume": self.resume, "device": self.device}
 
 
 def folder_of(data: Path | None, benchmark: str) -> Path:
@@ -188,19 +208,3 @@ def refuse(why: str, **options: Any) -> None:
     for name, value in options.items():
         if value not in (None, False, (), [], ""):
             raise InputError(f"--{name.replace('_', '-')} {why}; leave it out")
-
-
-def run(evaluate: Callable[[OnProgress], Report], json_file: str | None, quiet: bool) -> None:
-    """Evaluate with progress shown, then write and print the report: of several processes, the first one alone does."""
-    others = os.environ.get("RANK", "0") != "0"
-    with show_progress(quiet or others) as on_progress:
-        report = evaluate(on_progress)
-    if others:
-        return
-    if json_file == "-":
-        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
-        return
-    if json_file is not None:
-        report.write_json(Path(json_file))
-    if not quiet:
-        typer.echo(report.text())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import Data, Device, Json, OneModel, OneWeights, Output, Predictions, Quiet, Resume
+from twospeed.cli.benchmarks.options import Data, ModelRun, OneModel, OneWeights, Predictions
+from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,58 +17,52 @@ if TYPE_CHECKING:
     from twospeed.evaluation.semseg import DrivingSet
     from twospeed.results import OnProgress
 
-_RUN = "Running a model"
 Split = Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")]
 KeyframeEvery = Annotated[
     int | None,
-    typer.Option(
+    options.running(
         min=1,
         help="Longest keyframe interval, in frames; all shorter ones are scored with it. The paper's tables go up to "
         "5.  [default: 4 for video models]",
         metavar="N",
-        rich_help_panel=_RUN,
     ),
 ]
 KeyframeWeights = Annotated[
-    Path | None,
-    typer.Option(help="GSVNet: file of the image network, where it is a file of its own.", rich_help_panel=_RUN),
+    Path | None, options.running(help="GSVNet: file of the image network, where it is a file of its own.")
 ]
 FrameStep = Annotated[
     int | None,
-    typer.Option(
+    options.running(
         min=1,
         help="Frames of the recording from one frame to the next. Give it to take CamVid's labelled frames, which are "
         "30 apart, as a video.  [default: the least there is]",
         metavar="N",
-        rich_help_panel=_RUN,
     ),
 ]
 KeyframeScale = Annotated[
     float | None,
-    typer.Option(
+    options.running(
         help="GSVNet: fraction of its size at which the image network sees a keyframe.  [default: that of the weights, "
         "0.75 as published]",
         metavar="X",
-        rich_help_panel=_RUN,
     ),
 ]
 ImageScales = Annotated[
     str | None,
-    typer.Option(
+    options.running(
         help="Also run the image network alone on images of these fractions of their size, such as 0.5,0.75,1.",
         metavar="X,X",
-        rich_help_panel=_RUN,
     ),
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option(
-        help="Draw accuracy against frames per second as PNG, with the numbers as CSV beside it.", rich_help_panel=_RUN
-    ),
+    options.running(help="Draw accuracy against frames per second as PNG, with the numbers as CSV beside it."),
 ]
 
 
+@grouped
 def segmentation(
+    *,
     context: typer.Context,
     data: Data = None,
     predictions: Predictions = None,
@@ -84,11 +79,7 @@ def segmentation(
     image_scales: ImageScales = None,
     keyframe_scale: KeyframeScale = None,
     plot: Plot = None,
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    run: ModelRun,
 ) -> None:
     """Score label images on CamVid or Cityscapes, or run a model and score its labels."""
     from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation
@@ -97,7 +88,7 @@ def segmentation(
         options.refuse(
             "belongs to a run of a model, not to --predictions",
             weights=weights,
-            device=device,
+            device=run.device,
             keyframe_every=keyframe_every,
             keyframe_weights=keyframe_weights,
             frame_step=frame_step,
@@ -130,16 +121,14 @@ def segmentation(
             keyframe_weights=keyframe_weights,
             settings=settings,
             list_file=frame_list,
-            output=output,
-            resume=resume,
-            device=device,
+            **run.arguments,
             on_progress=on_progress,
         )
         if plot is not None:
             _plot(plot, report)
         return report
 
-    options.run(evaluate, json_file, quiet)
+    run.report(evaluate)
 
 
 def _plot(path: Path, report: Report) -> None:

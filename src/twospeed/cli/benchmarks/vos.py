@@ -2,104 +2,118 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import (
-    Data,
-    Device,
-    Flip,
-    Json,
-    ManyWeights,
-    Models,
-    Output,
-    Predictions,
-    Quiet,
-    Resume,
-    Scales,
-    Sequences,
-)
+from twospeed.cli.benchmarks.options import Data, Flip, ManyWeights, ModelRun, Models, Predictions, Scales, Sequences
+from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
     from twospeed.evaluation.mask_runs import RunSettings
     from twospeed.evaluation.unsupervised import UnsupervisedSettings
 
-_RUN = "Running a model"
-Size = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Shorter side of the frames for the network, in pixels; 0: their own. Smaller is faster and less exact.  "
-        "[default: as published, DAVIS the frames' own, YouTube-VOS and find_nano 480, slowfast_maskrcnn 800]",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
-]
-MemoryEvery = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Remember every n-th frame. 3 helped STCN on DAVIS-2017 test-dev, at a lower speed.  [default: 5; 3 for "
-        "test splits of DAVIS]",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Best matches in the memory that count; 0: all, as STM.  [default: 20]",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
-]
-MaxMemoryFrames = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Most frames in memory. Give it for long videos.  [default: no limit]",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
-]
-IncludeLast = Annotated[
-    bool,
-    typer.Option("--include-last", help="Also keep the frame before in memory, as STM does.", rich_help_panel=_RUN),
-]
-Similarity = Annotated[
-    Literal["l2", "dot"] | None,
-    typer.Option(
-        help="stcn and stm: how keys are compared. It must be what the weights learned.  [default: the model's]",
-        rich_help_panel=_RUN,
-    ),
-]
-Finder = Annotated[
-    str | None,
-    typer.Option(
-        help="A model that finds primary objects and corrects masks of which it is surer; none: no correction.  "
-        "[default: find_nano for track_small, none for others]",
-        metavar="MODEL",
-        rich_help_panel=_RUN,
-    ),
-]
-Finetune = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Fine-tune the network on each sequence's first mask for N iterations. Slow, often better masks: 2000 for "
-        "slowfast_maskrcnn as published, 30 for track_nano.",
-        metavar="N",
-        rich_help_panel=_RUN,
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """How a network with a memory of masks is run."""
+
+    size: Annotated[
+        int | None,
+        options.running(
+            min=0,
+            help="Shorter side of the frames for the network, in pixels; 0: their own. Smaller is faster and less "
+            "exact.  [default: as published, DAVIS the frames' own, YouTube-VOS and find_nano 480, slowfast_maskrcnn "
+            "800]",
+            metavar="N",
+        ),
+    ] = None
+    scales: Scales = None
+    flip: Flip = False
+    memory_every: Annotated[
+        int | None,
+        options.running(
+            min=1,
+            help="Remember every n-th frame. 3 helped STCN on DAVIS-2017 test-dev, at a lower speed.  [default: 5; 3 "
+            "for test splits of DAVIS]",
+            metavar="N",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        options.running(
+            min=0, help="Best matches in the memory that count; 0: all, as STM.  [default: 20]", metavar="N"
+        ),
+    ] = None
+    max_memory_frames: Annotated[
+        int | None,
+        options.running(
+            min=1, help="Most frames in memory. Give it for long videos.  [default: no limit]", metavar="N"
+        ),
+    ] = None
+    include_last: Annotated[
+        bool, options.running("--include-last", help="Also keep the frame before in memory, as STM does.")
+    ] = False
+    similarity: Annotated[
+        Literal["l2", "dot"] | None,
+        options.running(
+            help="stcn and stm: how keys are compared. It must be what the weights learned.  [default: the model's]"
+        ),
+    ] = None
+    finder: Annotated[
+        str | None,
+        options.running(
+            help="A model that finds primary objects and corrects masks of which it is surer; none: no correction.  "
+            "[default: find_nano for track_small, none for others]",
+            metavar="MODEL",
+        ),
+    ] = None
+    finetune: Annotated[
+        int | None,
+        options.running(
+            min=0,
+            help="Fine-tune the network on each sequence's first mask for N iterations. Slow, often better masks: "
+            "2000 for slowfast_maskrcnn as published, 30 for track_nano.",
+            metavar="N",
+        ),
+    ] = None
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Options of the network itself."""
+        return {} if self.similarity is None else {"similarity": self.similarity}
+
+    def settings(self, published: RunSettings) -> RunSettings:
+        """Return the published settings with what was typed; a size or top_k of 0 stands for "no limit"."""
+        changes: dict[str, Any] = {"scales": options.sizes_in(self.size, self.scales), "flip": self.flip}
+        if self.memory_every is not None:
+            changes["memory_every"] = self.memory_every
+        if self.include_last:
+            changes["include_last"] = True
+        if self.finder is not None:
+            changes["finder"] = None if self.finder == "none" else self.finder
+        limits = {name: getattr(self, name) for name in ("size", "top_k", "max_memory_frames", "finetune")}
+        changes |= {name: value or None for name, value in limits.items() if value is not None}
+        return replace(published, **changes)
+
+    def without_masks(self, model: str, min_score: float | None) -> UnsupervisedSettings:
+        """Return the settings of networks without masks. Raises InputError for what has no meaning for them."""
+        from twospeed.evaluation.unsupervised import UnsupervisedSettings
+
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        size, finetune = given.pop("size"), given.pop("finetune")
+        options.refuse(f"has no meaning for {model}, which keeps no masks in memory and is not averaged", **given)
+        if size == 0:
+            raise InputError("--size 0: this network works at one size, give it in pixels")
+        return UnsupervisedSettings(size=size, min_score=min_score, finetune=finetune or 0)
 
 
+@grouped
 def davis(
+    *,
     context: typer.Context,
     data: Data = None,
     predictions: Predictions = None,
@@ -122,105 +136,58 @@ def davis(
             "report did so.",
         ),
     ] = False,
-    size: Size = None,
-    scales: Scales = None,
-    flip: Flip = False,
-    memory_every: MemoryEvery = None,
-    top_k: TopK = None,
-    max_memory_frames: MaxMemoryFrames = None,
-    include_last: IncludeLast = False,
-    similarity: Similarity = None,
-    finder: Finder = None,
-    finetune: Finetune = None,
+    memory: Memory,
     min_score: Annotated[
         float | None,
-        typer.Option(
+        options.running(
             help="slowfast_maskrcnn: least score of a detection; find_nano: of what is found; 0 to 1.  "
             "[default: as published, all on DAVIS-2016; find_nano 0.5]",
             metavar="X",
-            rich_help_panel=_RUN,
         ),
     ] = None,
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    run: ModelRun,
 ) -> None:
     """Score masks on DAVIS, or run a model and score its masks."""
     from twospeed.evaluation.vos import davis_settings, evaluate_davis
 
     year: Literal[2016, 2017] = 2016 if context.info_name == "davis16" else 2017
     unsupervised = _is_unsupervised(model)
-    if unsupervised:
-        options.refuse(
-            f"has no meaning for {' + '.join(model or ())}, which keeps no masks in memory and is not averaged",
-            scales=scales, flip=flip, memory_every=memory_every, top_k=top_k, max_memory_frames=max_memory_frames,
-            include_last=include_last, similarity=similarity, finder=finder,
-        )  # fmt: skip
-    else:
-        options.refuse(f"has no meaning for {' + '.join(model or ()) or 'a folder of masks'}", min_score=min_score)
     settings: RunSettings | UnsupervisedSettings
     if unsupervised:
-        settings = _unsupervised_settings(size, min_score, finetune)
+        settings = memory.without_masks(" + ".join(model or ()), min_score)
     else:
-        settings = _settings(
-            davis_settings(split),
-            size,
-            scales,
-            flip,
-            memory_every,
-            top_k,
-            max_memory_frames,
-            include_last,
-            finetune,
-            finder,
-        )
-    options.run(
+        options.refuse(f"has no meaning for {' + '.join(model or ()) or 'a folder of masks'}", min_score=min_score)
+        settings = memory.settings(davis_settings(split))
+    run.report(
         lambda on_progress: evaluate_davis(
             options.folder_of(data, str(context.info_name)),
             year,
             predictions=options.single("--predictions", predictions),
             model=model or None,
             weights=options.sources(weights),
-            options={} if similarity is None else {"similarity": similarity},
+            options=memory.model_options,
             split=split,
             task=task,
             all_frames=all_frames,
             sequences=options.names_in(sequences),
             settings=settings,
-            output=output,
-            resume=resume,
-            device=device,
+            **run.arguments,
             on_progress=on_progress,
-        ),
-        json_file,
-        quiet,
+        )
     )
 
 
+@grouped
 def youtube_vos(
+    *,
     data: Data = None,
     predictions: Predictions = None,
     model: Models = None,
     weights: ManyWeights = None,
     sequences: Sequences = None,
     split: Annotated[str, typer.Option(help="Which folder of the data set.", metavar="NAME")] = "valid",
-    size: Size = None,
-    scales: Scales = None,
-    flip: Flip = False,
-    memory_every: MemoryEvery = None,
-    top_k: TopK = None,
-    max_memory_frames: MaxMemoryFrames = None,
-    include_last: IncludeLast = False,
-    similarity: Similarity = None,
-    finder: Finder = None,
-    finetune: Finetune = None,
-    output: Output = None,
-    resume: Resume = False,
-    device: Device = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    memory: Memory,
+    run: ModelRun,
 ) -> None:
     """Video object segmentation on YouTube-VOS: G, and J and F of seen and unseen classes.
 
@@ -238,35 +205,19 @@ def youtube_vos(
 
     if _is_unsupervised(model):
         raise InputError(f"{' + '.join(model or ())} takes no masks, which YouTube-VOS gives; choose stcn or stm")
-    settings = _settings(
-        YOUTUBE_VOS_SETTINGS,
-        size,
-        scales,
-        flip,
-        memory_every,
-        top_k,
-        max_memory_frames,
-        include_last,
-        finetune,
-        finder,
-    )
-    options.run(
+    run.report(
         lambda on_progress: evaluate_youtube_vos(
             options.folder_of(data, "youtube-vos"),
             predictions=options.single("--predictions", predictions),
             model=model or None,
             weights=options.sources(weights),
-            options={} if similarity is None else {"similarity": similarity},
+            options=memory.model_options,
             split=split,
             sequences=options.names_in(sequences),
-            settings=settings,
-            output=output,
-            resume=resume,
-            device=device,
+            settings=memory.settings(YOUTUBE_VOS_SETTINGS),
+            **run.arguments,
             on_progress=on_progress,
-        ),
-        json_file,
-        quiet,
+        )
     )
 
 
@@ -276,36 +227,3 @@ def _is_unsupervised(model: list[str] | None) -> bool:
     from twospeed.evaluation.unsupervised import needs_no_masks
 
     return needs_no_masks(model)
-
-
-def _unsupervised_settings(size: int | None, min_score: float | None, finetune: int | None) -> UnsupervisedSettings:
-    from twospeed.evaluation.unsupervised import UnsupervisedSettings
-
-    if size == 0:
-        raise InputError("--size 0: this network works at one size, give it in pixels")
-    return UnsupervisedSettings(size=size, min_score=min_score, finetune=finetune or 0)
-
-
-def _settings(
-    published: RunSettings,
-    size: int | None,
-    scales: str | None,
-    flip: bool,
-    memory_every: int | None,
-    top_k: int | None,
-    max_memory_frames: int | None,
-    include_last: bool,
-    finetune: int | None,
-    finder: str | None,
-) -> RunSettings:
-    """Return the published settings with what was typed; a size or top_k of 0 stands for "no limit"."""
-    changes: dict[str, Any] = {"scales": options.sizes_in(size, scales), "flip": flip}
-    if memory_every is not None:
-        changes["memory_every"] = memory_every
-    if include_last:
-        changes["include_last"] = True
-    if finder is not None:
-        changes["finder"] = None if finder == "none" else finder
-    limits = {"size": size, "top_k": top_k, "max_memory_frames": max_memory_frames, "finetune": finetune}
-    changes |= {name: value or None for name, value in limits.items() if value is not None}
-    return replace(published, **changes)
