@@ -1,1 +1,1 @@
-"""The command line: parse, call a pipeline, render."""
+"""The command line: parse, call a pipeline, print."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from twospeed.cli.options import Device, Weights, check_weights, whole
+from twospeed.cli.printing import print_line
 from twospeed.errors import InputError
 from twospeed.weights.catalog import DEFAULT_TRACKER
 
@@ -75,7 +76,7 @@ def app(
         port=port,
         browser=browser,
         settings={"model": model, "weights": weights, "device": device, "size": size, "max_upload": _bytes(max_upload)},
-        announce=lambda text: print(text, flush=True),
+        announce=print_line,
     )
 
 

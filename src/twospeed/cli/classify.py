@@ -5,35 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twospeed.cli.options import (
-    Audio,
-    Damaged,
-    Device,
-    End,
-    Json,
     Labels,
     ManyWeights,
-    Overlay,
-    Overwrite,
     Precision,
-    Quiet,
-    Resume,
-    Start,
     check_range,
     check_weights,
+    grouped,
     identities,
     is_live,
     models_and_weights,
     number,
-    sound_of,
     whole,
 )
-from twospeed.cli.parts import PartFile, PartsFolder, write_answers
+from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError, TwospeedError
@@ -69,7 +60,21 @@ repeats only what is missing.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifyJob(PartsJob):
+    """Which part of videos is classified, and where results go."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", help="Folder for the results. [default: print only, write nothing]"
+        ),
+    ] = None
+
+
+@grouped
 def classify(
+    *,
     video: Annotated[
         list[str],
         typer.Argument(
@@ -125,19 +130,6 @@ def classify(
         ),
     ] = 1,
     top: Annotated[int, typer.Option(metavar="N", parser=whole(1), help="Actions to list, likeliest first.")] = 5,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="FOLDER", help="Folder for the results. [default: print only, write nothing]"
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    start: Start = None,
-    end: End = None,
-    damaged: Damaged = "error",
-    overlay: Overlay = True,
-    audio: Audio = True,
     export: Annotated[
         str | None,
         typer.Option(
@@ -146,12 +138,8 @@ def classify(
             "with commas.",
         ),
     ] = None,
-    device: Device = None,
     precision: Precision = "fp32",
-    part: PartFile = None,
-    parts: PartsFolder = None,
-    json_output: Json = False,
-    quiet: Quiet = False,
+    job: ClassifyJob,
 ) -> None:
     """Name what happens in videos, and when.
 
@@ -166,30 +154,30 @@ def classify(
         raise InputError("crops=2: choose 1 (centre) or 3 (along the longer side)")
     if smooth % 2 == 0:
         raise InputError(f"smooth={smooth}: give an odd number of windows")
-    if resume and output is None:
+    if job.resume and job.output is None:
         raise InputError(
             "nothing was written without an output folder, so that nothing can be resumed", option="resume"
         )
     if len(video) == 1 and not is_live(video[0]) and not Path(video[0]).is_dir():
         find_source(video[0])  # of several videos broken ones are reported, the others are finished
-    if resume and any(map(is_live, video)):
+    if job.resume and any(map(is_live, video)):
         raise InputError("live sources cannot be read a second time, so that they cannot be resumed", option="resume")
     from twospeed.output.exports.actions import check_action_formats
 
     exports = check_action_formats(export, ("jsonl", "vtt", "srt"))
-    if exports and output is None:
+    if exports and job.output is None:
         raise InputError("exports go into the output folder, which is not given", option="export")
-    check_range(start, end)
+    check_range(job.start, job.end)
     check_weights(name for name in given if name is not None)
     with ExitStack() as stack:
         sources = _sources(video)
-        folders = _folders(output if part is None else None, sources, overlay, exports, overwrite, resume)
+        folders = _folders(job, sources, exports)
         whole_run = None
         if len(folders) == 1:
             stack.enter_context(folders[0])
-        elif output is not None and part is None:
+        elif job.output is not None and job.part is None:
             whole_run = stack.enter_context(
-                ResultFolder(output, ["results.json"], inputs=map(Path, sources), overwrite=overwrite)
+                ResultFolder(job.output, ["results.json"], inputs=map(Path, sources), overwrite=job.overwrite)
             )
             for folder in folders:
                 with folder:  # files of others are found before anything is computed
@@ -198,15 +186,14 @@ def classify(
         from twospeed.results import Progress
         from twospeed.weights.store import weights_sha256
 
-        on_progress = stack.enter_context(show_progress(quiet))
+        on_progress = stack.enter_context(show_progress(job.quiet))
         classifier = Classifier(
             names, clips, crops or (1 if timeline else 3), weights=given, labels=labels, timeline=timeline,
-            every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=device,
-            start=start, end=end, damaged=damaged, on_progress=on_progress,
+            every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=job.device,
+            **job.span, on_progress=on_progress,
         )  # fmt: skip
-        if part is not None:
-            given_part = {"video": video, "start": start, "end": end, "damaged": damaged}
-            write_answers("classify", part, given_part, lambda chosen: classifier.answers(sources[0], chosen))
+        if job.part is not None:
+            job.write_answers("classify", video, lambda part: classifier.answers(sources[0], part))
             return
         sums = [weights_sha256(name, each) for name, each in zip(names, given, strict=True) if each is not None]
         settings: dict[str, Any] = {
@@ -222,11 +209,7 @@ def classify(
                 "threshold": threshold,
                 "smooth": smooth,
                 "precision": classifier.precision,
-                "start": start,
-                "end": end,
-                "damaged": damaged,
-                "overlay": overlay,
-                "audio": audio,
+                **job.recorded,
                 **({"export": list(exports)} if exports else {}),
                 "top": top,
                 "device": str(classifier.device),
@@ -235,9 +218,9 @@ def classify(
         found: dict[int, dict[str, Any]] = {}
         failed: dict[str, TwospeedError] = {}
         begun = time.perf_counter()
-        for place, folder in enumerate(folders if resume else ()):
+        for place, folder in enumerate(folders if job.resume else ()):
             with _held(folder):
-                if _run(sources[place], folder, labels, settings, begun).finished_frames is not None:
+                if _run(job, sources[place], folder, labels, settings, begun).finished_frames is not None:
                     found[place] = read_json(folder.path / "results.json")
         todo = [place for place in range(len(sources)) if place not in found]
         total = None if timeline else classifier.frames_per_video * len(todo)
@@ -253,8 +236,8 @@ def classify(
             try:
                 if folders:
                     with _held(folders[place]):
-                        run = _run(source, folders[place], labels, settings, time.perf_counter())
-                        known = None if parts is None else read_parts(parts)
+                        run = _run(job, source, folders[place], labels, settings, time.perf_counter())
+                        known = None if job.parts is None else read_parts(job.parts)
                         found[place] = _write_results(run, source, classifier, tick, known)
                 else:
                     found[place] = describe(source, settings["model"], classifier.classify(source, tick), top)
@@ -266,25 +249,25 @@ def classify(
                 failed[source] = error
                 print_note(f"twospeed: {error}")
                 continue
-            if not json_output:
+            if not job.json_output:
                 _print_table(found[place], len(sources) > 1)
         documents = [found[place] for place in sorted(found)]
         failures = [{"video": name, "error": str(error)} for name, error in failed.items()]
         document = documents[0] if len(sources) == 1 else {"videos": documents, "failed": failures}
-        if json_output:
+        if job.json_output:
             print_json(document)
         elif not todo:
             for described in documents:
                 _print_table(described, len(sources) > 1)
         if whole_run is not None:
-            with _run(None, whole_run, labels, settings, begun) as run:
+            with _run(job, None, whole_run, labels, settings, begun) as run:
                 run.advance(classifier.frames_seen)
                 run.write_json("results.json", document)
     if failed:
         first = next(iter(failed.values()))
         raise InputError(f"{len(failed)} of {len(sources)} videos could not be classified; the first: {first}")
-    if not quiet and output is not None:
-        print_note(f"{output}: {len(found)} of {len(sources)} videos")
+    if not job.quiet and job.output is not None:
+        print_note(f"{job.output}: {len(found)} of {len(sources)} videos")
 
 
 classify.__doc__ = (classify.__doc__ or "") + "\n" + EPILOG
@@ -330,11 +313,10 @@ def _sources(given: list[str]) -> list[str]:
     return sources
 
 
-def _folders(
-    output: Path | None, sources: list[str], overlay: bool, exports: Sequence[str], overwrite: bool, resume: bool
-) -> list[ResultFolder]:
+def _folders(job: ClassifyJob, sources: list[str], exports: Sequence[str]) -> list[ResultFolder]:
     """The folder of each video's results: the output itself, or one inside for each of several."""
-    if output is None:
+    output = job.output
+    if output is None or job.part is not None:
         return []
     from twospeed.output.exports.actions import FILES
     from twospeed.output.folder import ResultFolder
@@ -345,10 +327,10 @@ def _folders(
         stem = Path(source).stem or "stdin"
         taken[stem] = taken.get(stem, 0) + 1
         place = output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}") if len(sources) > 1 else output
-        drawn = ["overlay.mp4"] if overlay else []
+        drawn = ["overlay.mp4"] if job.overlay else []
         names = ["results.json", "timeline.png", *drawn, *(FILES[name] for name in exports)]
         inputs = [] if is_live(source) else [Path(source)]
-        folders.append(ResultFolder(place, names, inputs=inputs, overwrite=overwrite, resume=resume))
+        folders.append(ResultFolder(place, names, inputs=inputs, overwrite=job.overwrite, resume=job.resume))
     return folders
 
 
@@ -357,7 +339,14 @@ def _held(folder: ResultFolder) -> AbstractContextManager[object]:
     return nullcontext() if folder.locked else folder
 
 
-def _run(source: str | None, folder: ResultFolder, labels: str | None, settings: dict[str, Any], since: float) -> Run:
+def _run(
+    job: ClassifyJob,
+    source: str | None,
+    folder: ResultFolder,
+    labels: str | None,
+    settings: dict[str, Any],
+    since: float,
+) -> Run:
     from twospeed.output.run import Run
     from twospeed.video.sources import find_source
 
@@ -367,7 +356,7 @@ def _run(source: str | None, folder: ResultFolder, labels: str | None, settings:
         "classify",
         **settings,
         inputs=identities(files, found),
-        audio_from=sound_of(found) if found is not None and settings["options"]["audio"] else None,
+        audio_from=None if found is None else job.sound_of(found),
         folder=folder,
         since=since,
     )

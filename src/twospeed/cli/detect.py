@@ -11,36 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twospeed.cli.options import (
-    Audio,
-    Damaged,
-    Device,
-    End,
-    Json,
     Labels,
     ManyWeights,
-    Output,
-    Overlay,
-    Overwrite,
     Precision,
-    Quiet,
-    Resume,
-    Start,
     Video,
     check_files,
-    check_range,
-    check_resume,
     check_weights,
-    default_output,
-    files_of,
+    grouped,
     identities,
     models_and_weights,
     number,
     parse_ints,
     parse_numbers,
-    sound_of,
     whole,
 )
-from twospeed.cli.parts import PartFile, PartsFolder, write_answers
+from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError
@@ -70,7 +55,9 @@ AVA, whose lists count from second 900.
 """
 
 
+@grouped
 def detect(
+    *,
     video: Video,
     boxes: Annotated[
         Path | None,
@@ -100,12 +87,6 @@ def detect(
         ),
     ] = None,
     weights: ManyWeights = None,
-    output: Output = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    start: Start = None,
-    end: End = None,
-    damaged: Damaged = "error",
     size: Annotated[
         int | None,
         typer.Option(
@@ -137,8 +118,6 @@ def detect(
             metavar="P", parser=number(0, 1), help="Show only actions with at least this score in overlay and table."
         ),
     ] = 0.3,
-    overlay: Overlay = True,
-    audio: Audio = True,
     export: Annotated[
         str | None,
         typer.Option(
@@ -147,12 +126,8 @@ def detect(
             "several with commas.",
         ),
     ] = None,
-    device: Device = None,
     precision: Precision = "fp32",
-    part: PartFile = None,
-    parts: PartsFolder = None,
-    json_output: Json = False,
-    quiet: Quiet = False,
+    job: PartsJob,
 ) -> None:
     """Find what people do in a video, keyframe by keyframe.
 
@@ -160,12 +135,7 @@ def detect(
     person keeps one number as long as the boxes overlap from keyframe to keyframe. `--resume` starts an interrupted run
     again from its beginning.
     """
-    from twospeed.output.folder import ResultFolder
-    from twospeed.video.sources import find_source
-
-    source = find_source(video)
-    check_resume(resume, source)
-    check_range(start, end)
+    source = job.source(video)
     if boxes is not None and box:
         raise InputError("--boxes and --box exclude each other: give people's boxes in one way")
     if size is not None and scales:
@@ -182,7 +152,12 @@ def detect(
     from twospeed.output.exports.actions import FILES, check_action_formats
 
     exports = check_action_formats(export, list(FILES))
-    outputs = ["results.json", "detections.csv", *(["overlay.mp4"] if overlay else []), *(FILES[e] for e in exports)]
+    outputs = [
+        "results.json",
+        "detections.csv",
+        *(["overlay.mp4"] if job.overlay else []),
+        *(FILES[e] for e in exports),
+    ]
 
     def make_detector(on_progress: OnProgress) -> Detector:
         from twospeed.pipelines.detect import Detector
@@ -198,30 +173,23 @@ def detect(
             flip=flip,
             labels=labels,
             precision=precision,
-            device=device,
+            device=job.device,
             on_progress=on_progress,
         )
 
-    if part is not None:
-        given_part = {"video": video, "start": start, "end": end, "damaged": damaged}
-        with show_progress(quiet) as on_progress:
+    if job.part is not None:
+        with show_progress(job.quiet) as on_progress:
             found_by = make_detector(on_progress)
-            write_answers("detect", part, given_part, lambda chosen: found_by.answers(source, chosen, end=end))
+            job.write_answers("detect", video, lambda part: found_by.answers(source, part, end=job.end))
         return
-    with ResultFolder(
-        default_output(output, source, "detect"),
-        outputs,
-        inputs=[*files.values(), *files_of(source)],
-        overwrite=overwrite,
-        resume=resume,
-    ) as folder:
+    with job.folder(source, "detect", outputs, files.values()) as folder:
         from twospeed.output.run import Run
         from twospeed.weights.store import weights_sha256
 
-        with show_progress(quiet) as on_progress:
+        with show_progress(job.quiet) as on_progress:
             detector = make_detector(on_progress)
             sums = [weights_sha256(each, file) for each, file in zip(names, given, strict=True) if file is not None]
-            if None in given and not quiet:
+            if None in given and not job.quiet:
                 print_note("the weights are random: the actions have no meaning")
             run = Run(
                 "detect",
@@ -238,11 +206,7 @@ def detect(
                     "scales": scales,
                     "flip": flip,
                     "precision": detector.actions.precision,
-                    "start": start,
-                    "end": end,
-                    "damaged": damaged,
-                    "overlay": overlay,
-                    "audio": audio,
+                    **job.recorded,
                     **({"export": list(exports)} if exports else {}),
                     "top": top,
                     "device": str(detector.device),
@@ -250,18 +214,18 @@ def detect(
                 inputs=identities(files, source),
                 folder=folder,
                 on_progress=on_progress,
-                audio_from=sound_of(source) if audio else None,
+                audio_from=job.sound_of(source),
             )
             if run.finished_frames is not None:
                 document = read_json(folder.path / "results.json")
             else:
                 name = source.stem or "stdin"
-                shown = {"min_score": min_score, "hold_s": every} if overlay else None
-                chosen_part: dict[str, Any] = {"start": start, "end": end, "damaged": damaged}
-                if parts is not None:
+                shown = {"min_score": min_score, "hold_s": every} if job.overlay else None
+                chosen_part = job.span
+                if job.parts is not None:
                     from twospeed.pipelines.parts import read_parts
 
-                    chosen_part["known"] = read_parts(parts)
+                    chosen_part["known"] = read_parts(job.parts)
                 found = write_results(
                     source,
                     chosen_part,
@@ -274,9 +238,9 @@ def detect(
                     export=lambda document: _export(run, exports, document, min_score, every, detector.image_size),
                 )
                 document = describe(found, name, detector.actions.name, top)
-    if json_output:
+    if job.json_output:
         print_json(document)
-    elif not quiet:
+    elif not job.quiet:
         _print_table(document, min_score)
         already = "finished already, " if run.finished_frames is not None else ""
         print_note(f"{folder.path}: {already}{len(document['keyframes'])} keyframes, {len(document['people'])} people")

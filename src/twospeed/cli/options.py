@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -20,6 +20,7 @@ from twospeed.errors import CheckpointError, InputError, MaskError
 from twospeed.files import is_there
 
 if TYPE_CHECKING:
+    from twospeed.output.folder import ResultFolder
     from twospeed.video.sources import Source
 
 T = TypeVar("T")
@@ -215,6 +216,74 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
     return called
 
 
+def ungrouped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's arguments without groups: by the names of their options."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= vars(value) if is_dataclass(value) else {name: value}
+    return flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Which part of a video a job computes, and where its results go."""
+
+    output: Output = None
+    overwrite: Overwrite = False
+    resume: Resume = False
+    start: Start = None
+    end: End = None
+    damaged: Damaged = "error"
+    overlay: Overlay = True
+    audio: Audio = True
+    device: Device = None
+    json_output: Json = False
+    quiet: Quiet = False
+
+    @property
+    def span(self) -> dict[str, Any]:
+        """Which part of the video is read, and how."""
+        return {"start": self.start, "end": self.end, "damaged": self.damaged}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What run.json keeps of these options."""
+        return {**self.span, "overlay": self.overlay, "audio": self.audio}
+
+    def source(self, video: str) -> Source:
+        """Find the video. Raises InputError where it, or the part that is wanted, cannot be read."""
+        from twospeed.video.sources import find_source
+
+        source = find_source(video)
+        if self.resume and not source.stored:
+            raise InputError(
+                f"{source.name} cannot be read a second time, so that it cannot be resumed", option="resume"
+            )
+        check_range(self.start, self.end)
+        return source
+
+    def folder(self, source: Source, command: str, files: Iterable[str], inputs: Iterable[Path]) -> ResultFolder:
+        """Return the folder of the results, named after the video unless given. files: what the command writes."""
+        from twospeed.output.folder import ResultFolder
+
+        return ResultFolder(
+            self.place(source, command),
+            list(files),
+            inputs=[*inputs, *files_of(source)],
+            overwrite=self.overwrite,
+            resume=self.resume,
+        )
+
+    def place(self, source: Source, command: str) -> Path:
+        """Return the path of that folder."""
+        stem = source.stem or {"camera": source.name.replace(" ", ""), "network": "stream"}.get(source.kind, "stdin")
+        return self.output or Path(f"{stem}_{command}")
+
+    def sound_of(self, source: Source) -> Path | None:
+        """Return the file that the sound of written videos comes from; None for silent ones."""
+        return source.target if self.audio and source.kind == "file" else None
+
+
 def is_live(video: str) -> bool:
     """Return whether a source is not a file: standard input, an address, or a camera."""
     return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not is_there(Path(video)))
@@ -274,30 +343,11 @@ def check_range(start: str | None, end: str | None) -> None:
             parse_position(position, name)
 
 
-def default_output(output: Path | None, source: Source, command: str) -> Path:
-    """Return the folder for a command's results, named after the video unless given."""
-    if output is not None:
-        return output
-    stem = source.stem or {"camera": source.name.replace(" ", ""), "network": "stream"}.get(source.kind, "stdin")
-    return Path(f"{stem}_{command}")
-
-
-def check_resume(resume: bool, source: Source) -> None:
-    """Raise InputError for a source that cannot be read a second time."""
-    if resume and not source.stored:
-        raise InputError(f"{source.name} cannot be read a second time, so that it cannot be resumed", option="resume")
-
-
 def files_of(source: Source) -> list[Path]:
     """Return the files that a source is read from; none for live ones."""
     if not source.stored:
         return []
     return [source.target] if isinstance(source.target, Path) else list(source.target)
-
-
-def sound_of(source: Source) -> Path | None:
-    """Return the file that a source's sound comes from, if it can have any."""
-    return source.target if source.kind == "file" else None
 
 
 def image_suffix(source: Source) -> str:

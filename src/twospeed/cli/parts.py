@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twospeed.cli.options import JobOptions
+
 if TYPE_CHECKING:
     from twospeed.pipelines.parts import Answer, Part
 
-PartFile = Annotated[
-    str | None,
-    typer.Option(hidden=True, help="NUMBER,SECONDS,FILE: compute one part of the video, for `twospeed batch`."),
-]
-PartsFolder = Annotated[
-    Path | None, typer.Option(hidden=True, help="Folder of all parts, to make the results of the whole from.")
-]
+
+@dataclass(frozen=True, kw_only=True)
+class PartsJob(JobOptions):
+    """A job that can also compute one part of a video, or make its results from those of all parts."""
+
+    part: Annotated[
+        str | None,
+        typer.Option(hidden=True, help="NUMBER,SECONDS,FILE: compute one part of the video, for `twospeed batch`."),
+    ] = None
+    parts: Annotated[
+        Path | None, typer.Option(hidden=True, help="Folder of all parts, to make the results of the whole from.")
+    ] = None
+
+    def write_answers(
+        self, job: str, video: object, answers: Callable[[Part], Iterable[Answer]], **options: object
+    ) -> None:
+        """Compute the part that is asked for, and write its file. options: more that `split` reads."""
+        from twospeed.pipelines.parts import write_part
+
+        assert self.part is not None
+        number, seconds, path = self.part.split(",", 2)
+        parts = split(job, float(seconds), {"video": video, **self.span, **options})
+        write_part(Path(path), answers(parts[int(number) - 1]))
 
 
 def split(job: str, seconds: float, options: Mapping[str, Any]) -> list[Part]:
@@ -41,11 +60,3 @@ def split(job: str, seconds: float, options: Mapping[str, Any]) -> list[Part]:
         folder_rate=None if job == "segment" else TRAINED_RATE,
         multiple=options.get("keyframe_every", 1),
     )
-
-
-def write_answers(job: str, part: str, options: Mapping[str, Any], answers: Callable[[Part], Iterable[Answer]]) -> None:
-    """Compute one part and write its file. part: the value of `--part`."""
-    from twospeed.pipelines.parts import write_part
-
-    number, seconds, path = part.split(",", 2)
-    write_part(Path(path), answers(split(job, float(seconds), options)[int(number) - 1]))

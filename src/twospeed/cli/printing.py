@@ -17,7 +17,7 @@ def printable(text: object) -> str:
 
 def print_line(text: object = "") -> None:
     """Print a line of results on stdout."""
-    print(printable(text))
+    print(printable(text), flush=True)
 
 
 def print_note(text: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twospeed.cli.options import check_files, files_of, parse_numbers
+from twospeed.cli.track_options import PromptOptions
 from twospeed.errors import InputError, MaskError
 
 if TYPE_CHECKING:
@@ -42,37 +43,27 @@ class Prompts:
     Raises InputError, MaskError for what cannot be read, before any video is opened.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        masks: list[str] | None,
-        boxes: list[str] | None,
-        points: list[str] | None,
-        background_points: list[str] | None,
-        polygons: list[str] | None,
-        gone: list[str] | None,
-    ) -> None:
+    def __init__(self, source: Source, given: PromptOptions) -> None:
         self._source = source
         self.files: dict[int | None, Path] = {}
         self.annotations: list[tuple[int | None, Path]] = []
         self._marks: dict[tuple[int | None, int | str], _Marks] = {}
         self._beside: list[tuple[int | None, tuple[float, ...]]] = []  # points of whichever object is in the frame
-        for text in masks or []:
+        for text in given.mask or []:
             self._add_masks(text)
-        for text in boxes or []:
+        for text in given.box or []:
             marks, rest = self._place("--box", text)
             x, y, w, h = parse_numbers("--box", rest, "x,y,width,height")
             if marks.box is not None:
                 raise InputError(f"--box {text}: a second box for this object and frame; give one that holds all of it")
             marks.box = (x, y, x + w, y + h)
-        for text in points or []:
+        for text in given.point or []:
             marks, rest = self._place("--point", text)
             marks.points.append((*parse_numbers("--point", rest, "x,y"), 1))  # type: ignore[arg-type]  # two numbers
-        for text in polygons or []:
+        for text in given.polygon or []:
             marks, rest = self._place("--polygon", text)
             marks.polygons.append(_corners(text, rest))
-        for text in background_points or []:
+        for text in given.background_point or []:
             object_id, frame, rest = _split("--background-point", text)
             x, y = parse_numbers("--background-point", rest, "x,y")
             if object_id is None:
@@ -80,7 +71,7 @@ class Prompts:
             else:
                 self._place("--background-point", text)[0].points.append((x, y, -1))
         self.gone: dict[int, set[int]] = {}
-        for text in gone or []:
+        for text in given.gone or []:
             if not (match := _GONE.fullmatch(text)) or not 1 <= int(match[1]) <= MOST_ID:
                 raise InputError(f"--gone is {text!r}; give OBJECT@FRAME, such as 2@120")
             self.gone.setdefault(int(match[2]), set()).add(int(match[1]))

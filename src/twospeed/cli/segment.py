@@ -8,31 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twospeed.cli.options import (
-    Audio,
-    Damaged,
-    Device,
-    End,
-    Json,
-    Output,
-    Overlay,
-    Overwrite,
-    Quiet,
-    Resume,
-    Start,
-    Video,
-    Weights,
-    check_range,
-    check_resume,
-    check_weights,
-    default_output,
-    files_of,
-    identities,
-    number,
-    sound_of,
-    whole,
-)
-from twospeed.cli.parts import PartFile, PartsFolder, write_answers
+from twospeed.cli.options import Video, Weights, check_weights, grouped, identities, number, whole
+from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import CheckpointError, InputError, WeightsUnavailable
@@ -65,7 +42,9 @@ twospeed: 11 classes of driving.
 """
 
 
+@grouped
 def segment(
+    *,
     video: Video,
     model: Annotated[
         str | None,
@@ -82,12 +61,6 @@ def segment(
             metavar="FILE", help="File of the keyframe network, beside the authors' GSVNet .tar as --weights."
         ),
     ] = None,
-    output: Output = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    start: Start = None,
-    end: End = None,
-    damaged: Damaged = "error",
     keyframe_every: Annotated[
         int,
         typer.Option(
@@ -115,26 +88,16 @@ def segment(
             "smaller is faster. [default: that of the weights, 0.75 as published]",
         ),
     ] = None,
-    device: Device = None,
-    overlay: Overlay = True,
-    audio: Audio = True,
-    part: PartFile = None,
-    parts: PartsFolder = None,
-    json_output: Json = False,
-    quiet: Quiet = False,
+    job: PartsJob,
 ) -> None:
     """Give every pixel of every frame a class: road, car, person, ..."""
-    from twospeed.output.folder import ResultFolder
-    from twospeed.video.sources import find_source
     from twospeed.weights.catalog import find
 
-    source = find_source(video)
-    check_resume(resume, source)
-    check_range(start, end)
+    source = job.source(video)
     check_weights([weights, *([] if keyframe_weights is None else [str(keyframe_weights)])])
     if model is not None:
         _check_model(find(model), weights)
-    names = ["labels/*.png", "areas.json", "areas.png", *(["overlay.mp4"] if overlay else [])]
+    names = ["labels/*.png", "areas.json", "areas.png", *(["overlay.mp4"] if job.overlay else [])]
     given = [] if keyframe_weights is None else [keyframe_weights]
 
     def make_segmenter(on_progress: OnProgress) -> tuple[str, Segmenter]:
@@ -149,21 +112,19 @@ def segment(
             extra["keyframe_scale"] = keyframe_scale
         policy = keyframe_every if drift is None else on_drift(drift)
         network, _ = network_for("segment", name, weights, (), on_progress, **extra)
-        return name, Segmenter(network, policy, device=device)
+        return name, Segmenter(network, policy, device=job.device)
 
-    if part is not None:
-        given_part = {"video": video, "start": start, "end": end, "damaged": damaged, "keyframe_every": keyframe_every}
-        with show_progress(quiet) as on_progress:
+    if job.part is not None:
+        with show_progress(job.quiet) as on_progress:
             segmenter = make_segmenter(on_progress)[1]
-            write_answers("segment", part, given_part, lambda chosen: _answers(segmenter, source, chosen, end))
+            job.write_answers(
+                "segment",
+                video,
+                lambda part: _answers(segmenter, source, part, job.end),
+                keyframe_every=keyframe_every,
+            )
         return
-    with ResultFolder(
-        default_output(output, source, "segment"),
-        names,
-        inputs=[*given, *files_of(source)],
-        overwrite=overwrite,
-        resume=resume,
-    ) as folder:
+    with job.folder(source, "segment", names, given) as folder:
         from twospeed.output.overlay import draw_classes, draw_legend
         from twospeed.output.palette import distinct_colours
         from twospeed.output.run import Run
@@ -178,9 +139,9 @@ def segment(
             drawn = draw_classes(frame.image, result.labels, colours)
             return draw_legend(drawn, segmenter.labels.names[: len(colours)], colours, set(np.unique(result.labels)))
 
-        with show_progress(quiet) as on_progress:
+        with show_progress(job.quiet) as on_progress:
             model, segmenter = make_segmenter(on_progress)
-            with open_video(source, start, end, damaged=damaged) as reader:
+            with open_video(source, **job.span) as reader:
                 run = Run(
                     "segment",
                     model=model,
@@ -189,36 +150,34 @@ def segment(
                         "keyframe_every": keyframe_every if drift is None else None,
                         "drift": drift,
                         "keyframe_scale": keyframe_scale,
-                        "start": start,
-                        "end": end,
-                        "damaged": damaged,
-                        "overlay": overlay,
-                        "audio": audio,
+                        **job.recorded,
                         "device": str(segmenter.device),
                     },
                     inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
                     folder=folder,
                     total=reader.info.frame_count,
                     on_progress=on_progress,
-                    audio_from=sound_of(source) if audio else None,
+                    audio_from=job.sound_of(source),
                 )
                 run.colours = reader.info.colours
                 if run.finished_frames is None:
                     areas = Areas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
                     run.at_end(areas.write)
-                    results = _steps(segmenter, reader, run) if parts is None else _joined(segmenter, reader, parts)
+                    results = (
+                        _steps(segmenter, reader, run) if job.parts is None else _joined(segmenter, reader, job.parts)
+                    )
                     rate = reader.info.frame_rate
-                    run.label_frames("labels", results, areas.add, draw=draw if overlay else None, rate=rate)
+                    run.label_frames("labels", results, areas.add, draw=draw if job.overlay else None, rate=rate)
     summary = run.summary()
-    if json_output:
+    if job.json_output:
         print_json(summary)
-    elif not quiet:
+    elif not job.quiet:
         already = "finished already, " if run.finished_frames is not None else ""
         speed = f"{summary['frames_per_second']:.1f} frames/s"
         frames, keyframes = summary["frames"], summary["keyframes"]
         counts = f"{frames} frame{'s' * (frames != 1)}, {keyframes} keyframe{'s' * (keyframes != 1)}"
         print_note(f"{folder.path}: {already}{counts}, {speed}")
-    if not quiet:
+    if not job.quiet:
         for warning in run.record().warnings:
             print_note(f"warning: {warning}")
 

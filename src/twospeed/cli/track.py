@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,36 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twospeed.cli.options import (
-    Audio,
-    Damaged,
-    Device,
-    End,
-    Json,
-    Output,
-    Overlay,
-    Overwrite,
-    Precision,
-    Quiet,
-    Resume,
-    Start,
+    JobOptions,
     Weights,
-    check_range,
-    check_resume,
     check_weights,
-    default_output,
-    files_of,
+    grouped,
     identities,
     image_suffix,
     model_of_file,
     number,
-    sound_of,
+    ungrouped,
     whole,
-    whole_or_none,
 )
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
 from twospeed.cli.track_job import Areas, TrackJob, timed, write_preview
+from twospeed.cli.track_options import MaskOutputOptions, MemoryOptions, PromptOptions
 from twospeed.errors import CheckpointError, InputError
 from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
 
@@ -93,7 +80,9 @@ fine-tunes that network on the objects of the first frame's mask, then tracks th
 """
 
 
+@grouped
 def track(
+    *,
     context: typer.Context,
     video: Annotated[
         list[str] | None,
@@ -112,59 +101,7 @@ def track(
             "mask, box, point or background-point.",
         ),
     ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mask",
-            metavar="[FRAME=]FILE",
-            help="Image of labels for the first frame (palette PNG: index = object; black and white: one object), or "
-            "for frame number FRAME. A folder gives several: files named by frame number, or as the images of the "
-            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip), or the "
-            "folder of a project of `twospeed app`, whose marked frames are taken. Repeatable.",
-        ),
-    ] = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--box",
-            metavar="[OBJECT@][FRAME=]X,Y,W,H",
-            help="Box around an object, in pixels from the top left, of the first frame or of frame number FRAME. Each "
-            "is a new object, unless OBJECT@ gives its number. Repeatable.",
-        ),
-    ] = None,
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--point",
-            metavar="[OBJECT@][FRAME=]X,Y",
-            help="Point on an object, in pixels. Several points and a box with the same OBJECT@ make one mask; check "
-            "it with --preview. Repeatable.",
-        ),
-    ] = None,
-    background_point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--background-point",
-            metavar="[OBJECT@][FRAME=]X,Y",
-            help="Point beside an object that is marked in the same frame. Repeatable.",
-        ),
-    ] = None,
-    polygon: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--polygon",
-            metavar="[OBJECT@][FRAME=]X,Y,X,Y,...",
-            help="Corners of an object's outline, in pixels. Repeatable.",
-        ),
-    ] = None,
-    gone: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--gone",
-            metavar="OBJECT@FRAME",
-            help="Mark an object as absent from a frame on, until a mask shows it again. Repeatable.",
-        ),
-    ] = None,
+    marks: PromptOptions,
     direction: Annotated[
         Literal["forward", "backward", "both"],
         typer.Option(
@@ -177,6 +114,9 @@ def track(
         typer.Option(
             "--preview", help="Write the masks of the first frame that has prompts into preview/, and stop there."
         ),
+    ] = False,
+    snap: Annotated[
+        bool, typer.Option(help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first.")
     ] = False,
     quality: Annotated[
         Literal["fast", "good", "best"] | None,
@@ -195,47 +135,7 @@ def track(
         ),
     ] = DEFAULT_TRACKER,
     weights: Weights = "default",
-    output: Output = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    start: Start = None,
-    end: End = None,
-    damaged: Damaged = "error",
-    size: Annotated[
-        int | None,
-        typer.Option(
-            show_default=False,
-            metavar="PIXELS",
-            parser=whole(0, 8192),
-            help="Shorter side at which the network works; 0 is the video's own. Smaller is faster, larger finds "
-            "smaller objects. [default: 480; slowfast_maskrcnn 800]",
-        ),
-    ] = None,
-    memory_every: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            parser=whole(1),
-            help="Keep every N-th frame in memory. Smaller follows fast changes better and is slower.",
-        ),
-    ] = 5,
-    include_last: Annotated[
-        bool, typer.Option(help="Also keep the last frame in memory until the next one. STM was published so.")
-    ] = False,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            metavar="K", parser=whole(0), help="Matches in memory that count for each cell of the image; 0 counts all."
-        ),
-    ] = 20,
-    max_memory_frames: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole_or_none(1),
-            help="Most frames in memory at once, so that memory does not grow with the video; none sets no limit.",
-        ),
-    ] = 20,
+    memory: MemoryOptions,
     max_objects: Annotated[
         int | None,
         typer.Option(
@@ -243,16 +143,6 @@ def track(
             parser=whole(1, 254),
             help="Most objects at once: masks with more are often images of something else. "
             f"[default: {MAX_OBJECTS}; models without prompts 20]",
-        ),
-    ] = None,
-    device: Device = None,
-    precision: Precision = "fp32",
-    finder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A model that finds primary objects and corrects masks of which it is surer, where what was marked is "
-            "what it finds; none: no correction. [default: find_nano for track_small, none for others]",
         ),
     ] = None,
     merged: Annotated[
@@ -276,54 +166,11 @@ def track(
             "often better masks. Try 30 for track_small and track_nano, 2000 for slowfast_maskrcnn. [default: off]",
         ),
     ] = None,
-    snap: Annotated[
-        bool, typer.Option(help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first.")
-    ] = False,
-    overlay: Overlay = True,
-    audio: Audio = True,
-    export: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT,...",
-            help="Also write the masks as coco, youtube-vis, davis, youtube-vos, yolo-seg, cvat or labelme; several "
-            "with commas. They go into exports/.",
-        ),
-    ] = None,
-    export_images: Annotated[
-        bool, typer.Option("--export-images", help="Also write the frames as JPEG into exports/images/.")
-    ] = False,
-    matte: Annotated[
-        Literal["prores4444", "webm", "png", "exr"] | None,
-        typer.Option(
-            help="Also write the objects with transparency around them: matte.mov for editors, matte.webm for web "
-            "pages, or images in matte/. [default: none]"
-        ),
-    ] = None,
-    matte_alpha: Annotated[
-        Literal["straight", "premultiplied"] | None,
-        typer.Option(help="Whether a matte's colours are multiplied by alpha. [default: straight; exr premultiplied]"),
-    ] = None,
-    matte_layers: Annotated[
-        bool, typer.Option("--matte-layers", help="One matte for each object, in matte/, instead of one for all.")
-    ] = False,
-    blur: Annotated[
-        bool, typer.Option("--blur", help="Also write blurred.mp4, the video with all objects blurred.")
-    ] = False,
-    pixelate: Annotated[
-        bool, typer.Option("--pixelate", help="Also write pixelated.mp4, the video with all objects as large squares.")
-    ] = False,
-    remove_background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLOUR|IMAGE",
-            help="Also write background.mp4, the objects before a colour (green, #00b140) or an image file.",
-        ),
-    ] = None,
-    json_output: Json = False,
-    quiet: Quiet = False,
+    outputs: MaskOutputOptions,
+    job: JobOptions,
 ) -> dict[str, Any]:
     """Track objects through a video, from masks, boxes or points of any frames, or without any."""
-    arguments = dict(locals())
+    arguments = ungrouped(locals())
     if len(video or []) != 1 or prompts is not None:
         from twospeed.cli.track_many import track_clips
 
@@ -332,16 +179,10 @@ def track(
         track_clips(arguments, track)
         return {}
     (clip,) = video or [""]
-    from twospeed.output.folder import ResultFolder
-    from twospeed.video.sources import find_source
     from twospeed.weights.catalog import find
 
-    source = find_source(clip)
-    check_resume(resume, source)
-    check_range(start, end)
-    given = Prompts(
-        source, masks=mask, boxes=box, points=point, background_points=background_point, polygons=polygon, gone=gone
-    )
+    source = job.source(clip)
+    given = Prompts(source, marks)
     chosen = {name: value for name, value in QUALITIES.get(quality or "", {}).items() if not _was_typed(context, name)}
     prompted = bool(given)
     if not _was_typed(context, "model") and weights != "default":
@@ -351,8 +192,8 @@ def track(
         model = DEFAULT_FINDER
     elif weights == "default":  # others belong to the model that was named
         model = chosen.get("model", model)
-    size, memory_every = chosen.get("size", size), chosen.get("memory_every", memory_every)
-    max_memory_frames = chosen.get("max_memory_frames", max_memory_frames)
+    chosen.pop("model", None)
+    memory = replace(memory, **chosen)
     entry = find(model)
     if entry.task != "track":
         raise InputError(f"{model} does not track; `twospeed models --task track` lists the models that do")
@@ -373,49 +214,38 @@ def track(
             _refuse(context, model, "finds objects without prompts", (*_PROMPTS, "quality"), ", or add --finetune 200")
         elif not prompted:
             raise InputError(f"--finetune fine-tunes on the first frame's mask; {_NO_PROMPT}")
-        elif direction != "forward" or gone:
+        elif direction != "forward" or marks.gone:
             raise InputError(f"{model} tracks forward alone, without corrections; leave --direction and --gone out")
     if direction != "forward" and not source.stored:
         raise InputError(f"{source.name} is read once, forward; --direction {direction} needs a file or a folder")
     check_weights([weights])
-    folder_path = default_output(output, source, "track")
     if preview:
         write_preview(
-            given, source, folder_path / "preview", start, end, direction, snap, overwrite=overwrite, quiet=quiet
+            given,
+            source,
+            job.place(source, "track") / "preview",
+            job.start,
+            job.end,
+            direction,
+            snap,
+            overwrite=job.overwrite,
+            quiet=job.quiet,
         )
         return {}
-    from twospeed.output.mask_outputs import MaskOutputs, MaskOutputSettings
-
-    wanted = MaskOutputSettings(
-        exports=tuple(filter(None, (export or "").split(","))),
-        export_images=export_images,
-        matte=matte,
-        matte_alpha=matte_alpha,
-        matte_layers=matte_layers,
-        blur=blur,
-        pixelate=pixelate,
-        remove_background=remove_background,
-    )
-    names = ["masks/*.png", "confidence.png", *(["overlay.mp4"] if overlay else []), *wanted.patterns]
-    with ResultFolder(
-        folder_path,
-        names,
-        inputs=[*given.paths, *wanted.inputs, *files_of(source)],
-        overwrite=overwrite,
-        resume=resume,
-    ) as folder:
+    wanted = outputs.settings()
+    names = ["masks/*.png", "confidence.png", *(["overlay.mp4"] if job.overlay else []), *wanted.patterns]
+    with job.folder(source, "track", names, [*given.paths, *wanted.inputs]) as folder:
+        from twospeed.output.mask_outputs import MaskOutputs
         from twospeed.output.overlay import draw_masks
         from twospeed.output.run import Run
         from twospeed.pipelines.track import make_tracker
         from twospeed.video.reader import frame_range, open_video
         from twospeed.weights.store import weights_sha256
 
-        options: dict[str, Any] = {"box": box, "point": point, "background_point": background_point}
-        options |= {"polygon": polygon, "gone": gone, "direction": direction, "snap": snap, "finetune": finetune}
-        options |= {"start": start, "end": end, "damaged": damaged, "overlay": overlay}
-        options |= {"audio": audio, **wanted.options}
-        with show_progress(quiet) as on_progress:
-            settings: dict[str, Any] = {"weights": weights, "device": device, "on_progress": on_progress}
+        options: dict[str, Any] = {name: value for name, value in vars(marks).items() if name != "mask"}
+        options |= {"direction": direction, "snap": snap, "finetune": finetune, **job.recorded, **wanted.options}
+        with show_progress(job.quiet) as on_progress:
+            settings: dict[str, Any] = {"weights": weights, "device": job.device, "on_progress": on_progress}
             if finetune is not None:
                 settings["finetune"] = finetune
             shared = context.meta.setdefault(SHARED, {})
@@ -423,33 +253,29 @@ def track(
             if tracker is not None:
                 tracker.reset()
             if entry.needs_masks:
-                memory: dict[str, Any] = {
-                    "memory_every": memory_every,
-                    "include_last": include_last,
-                    "top_k": top_k or None,
-                    "max_memory_frames": max_memory_frames,
-                    "size": 480 if size is None else size or None,
-                    "precision": precision,
-                    "finder": "default" if finder is None else None if finder == "none" else finder,
+                kept = vars(memory) | {
+                    "top_k": memory.top_k or None,
+                    "size": 480 if memory.size is None else memory.size or None,
+                    "finder": {None: "default", "none": None}.get(memory.finder, memory.finder),
                 }
                 settings["max_objects"] = max_objects or MAX_OBJECTS
-                tracker = tracker or make_tracker(model, **memory, **settings)
-                options |= memory | {"precision": tracker.precision}
+                tracker = tracker or make_tracker(model, **kept, **settings)
+                options |= kept | {"precision": tracker.precision}
             else:
                 settings |= {"merged": merged, "min_score": min_score}
-                options |= {"size": size, "merged": merged, "min_score": min_score}
+                options |= {"size": memory.size, "merged": merged, "min_score": min_score}
                 if max_objects is not None:
                     settings["max_objects"] = options["max_objects"] = max_objects
                 if entry.finder:
                     options["follower"] = DEFAULT_TRACKER
-                if size != 0 and tracker is None:  # the video's own size is known only with its first frame
-                    tracker = make_tracker(model, size=size, **settings)
+                if memory.size != 0 and tracker is None:  # the video's own size is known only with its first frame
+                    tracker = make_tracker(model, size=memory.size, **settings)
             if finetune is None and tracker is not None:
                 shared[model] = tracker
-            with open_video(source, start, end, damaged=damaged) as reader:
+            with open_video(source, **job.span) as reader:
                 frames = iter(reader)
                 first = next(frames)
-                part = frame_range(source, start, end) if direction != "forward" else None
+                part = frame_range(source, job.start, job.end) if direction != "forward" else None
                 begin = part[-1] if part and direction == "backward" else first.index
                 marked = given.read(begin, first.image.shape[:2], snap=snap)
                 if tracker is None:
@@ -462,9 +288,9 @@ def track(
                         raise InputError(
                             f"--finetune fine-tunes on the first frame's mask; leave a mask of frame {later[0]} out"
                         )
-                job = TrackJob(tracker, marked, source, part, direction, whole=wanted.needs_probabilities)
-                job.check()
-                if not quiet and (silence := job.silence(first.index)):
+                tracking = TrackJob(tracker, marked, source, part, direction, whole=wanted.needs_probabilities)
+                tracking.check()
+                if not job.quiet and (silence := tracking.silence(first.index)):
                     print_note(silence)
                 roles = {
                     f"mask of frame {begin if index is None else index}": path for index, path in given.files.items()
@@ -479,14 +305,14 @@ def track(
                     folder=folder,
                     total=reader.info.frame_count,
                     on_progress=on_progress,
-                    audio_from=sound_of(source) if audio else None,
+                    audio_from=job.sound_of(source),
                 )
                 run.colours = reader.info.colours
                 if run.finished_frames is None:
                     areas = Areas(run)
                     run.at_end(areas.summarise)
-                    results = job.results(chain([first], frames), run)
-                    if quality is not None and not quiet:
+                    results = tracking.results(chain([first], frames), run)
+                    if quality is not None and not job.quiet:
                         how = getattr(tracker, "precision", "fp32")
                         what = f"quality {quality} ({model}, size {options['size']}, {how})"
                         results = timed(results, what, run.total)
@@ -494,26 +320,28 @@ def track(
 
                     def on_result(frame: Frame, result: ObjectMasks) -> None:
                         areas.add(frame, result)
-                        outputs.add(frame, result)
+                        written.add(frame, result)
 
                     with MaskOutputs(
                         wanted, run, video=source.stem or "video", rate=rate, image_suffix=suffix
-                    ) as outputs:
+                    ) as written:
                         run.label_frames(
                             "masks",
                             results,
                             on_result,
-                            draw=(lambda frame, result: draw_masks(frame.image, result.labels)) if overlay else None,
+                            draw=(lambda frame, result: draw_masks(frame.image, result.labels))
+                            if job.overlay
+                            else None,
                             rate=rate,
                         )
     summary = run.summary()
-    if json_output:
+    if job.json_output:
         print_json(summary)
-    elif not quiet or run.finished_frames is not None:
+    elif not job.quiet or run.finished_frames is not None:
         already = "finished already, " if run.finished_frames is not None else ""
         speed, count = f"{summary['frames_per_second']:.1f} frames/s", len(summary["objects"])
         objects = "1 object" if count == 1 else f"{count} objects"
-        hint = "; mark one with --point to follow it alone" if entry.finder and not json_output else ""
+        hint = "; mark one with --point to follow it alone" if entry.finder and not job.json_output else ""
         found = f"found {objects}" if entry.finder else objects
         print_note(f"{folder.path}: {already}{summary['frames']} frames, {found}, {speed}{hint}")
     return summary
