@@ -30,7 +30,7 @@ from twospeed.evaluation.recognition import score_videos
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.classify import Classifier
 from twospeed.recipes.slowfast_kinetics import SlowFastKineticsConfig, train
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.entries import Preprocessing
 
 SIDE = 24  # pixels
 SHARED: dict[str, Any] = {

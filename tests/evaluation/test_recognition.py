@@ -20,7 +20,8 @@ from twospeed.evaluation.score_files import read_scores, write_scores
 from twospeed.models.slowfast.builders import slow_r50_4x16
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.classify import Classifier
-from twospeed.weights.catalog import CATALOG, Preprocessing, find
+from twospeed.weights.catalog import CATALOG, find
+from twospeed.weights.entries import Preprocessing
 
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), short_side=32, crop=32)
 

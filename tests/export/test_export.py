@@ -32,7 +32,7 @@ from twospeed.pipelines.segment import Segmenter
 from twospeed.pipelines.tracker import Tracker
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import VideoWriter
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.entries import Preprocessing
 from twospeed.weights.exported import read_exported
 
 pytest.importorskip("onnx")

@@ -16,7 +16,7 @@ import torch
 from twospeed import InputError, WeightsUnavailable, create_model
 from twospeed.results import Progress
 from twospeed.weights import store
-from twospeed.weights.catalog import Entry, PublishedFile, WeightsFile
+from twospeed.weights.entries import Entry, PublishedFile, WeightsFile
 from twospeed.weights.store import default_weights, local_file
 
 Answer = Callable[["Handler", int], None]

@@ -19,7 +19,7 @@ from twospeed.errors import InputError
 from twospeed.models.memory import read_memory
 from twospeed.models.protocol import CLIP_NETWORK, MASK_MEMORY, VIDEO_SEGMENTATION, lacks, sees_last_frame
 from twospeed.ops.masks import one_hot, soft_aggregate
-from twospeed.weights.catalog import Preprocessing, Task
+from twospeed.weights.entries import Preprocessing, Task
 
 STRIDE = 16
 _TOP_K = 20  # of the reads that are checked

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twospeed.errors import CheckpointError
 from twospeed.export.engines import Call, open_graph
 from twospeed.ops import on_numpy
-from twospeed.weights.exported import ExportedModel
+from twospeed.weights.entries import ExportedModel
 from twospeed.weights.store import sha256
 
 Array = NDArray[Any]

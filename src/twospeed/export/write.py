@@ -26,8 +26,7 @@ from twospeed.errors import InputError
 from twospeed.export.engines import open_graph
 from twospeed.export.examples import Clip, PartExamples, examples_of
 from twospeed.models.protocol import CLIP_NETWORK
-from twospeed.weights.catalog import Preprocessing, Task
-from twospeed.weights.exported import ExportedModel, GraphFile
+from twospeed.weights.entries import ExportedModel, GraphFile, Preprocessing, Task
 from twospeed.weights.store import sha256
 
 OPSET = 18

@@ -29,7 +29,7 @@ from twospeed.pipelines.inputs import (
 from twospeed.results import OnProgress
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, scale_only
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.entries import Preprocessing
 
 AVA = Preprocessing(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), short_side=256)
 SMALLEST = 16  # pixels: one position of a detector's features

@@ -45,7 +45,7 @@ from twospeed.video.containers import Damaged
 from twospeed.video.reader import open_video
 from twospeed.video.sampling import LEAST_STEP_S
 from twospeed.video.sources import PositionLike, Source, SourceLike, find_source
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.entries import Preprocessing
 
 DEFAULT_MODEL = "slowfast_r50_8x8"
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv"}

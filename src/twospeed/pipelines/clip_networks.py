@@ -11,7 +11,7 @@ from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.inputs import Model, autocast_type, network_for, one_or_several, optimised
 from twospeed.results import OnProgress
-from twospeed.weights.catalog import Preprocessing, Task
+from twospeed.weights.entries import Preprocessing, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)

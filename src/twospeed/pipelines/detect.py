@@ -35,7 +35,7 @@ from twospeed.video.containers import Damaged
 from twospeed.video.reader import VideoReader, frame_times, open_video
 from twospeed.video.sampling import LEAST_STEP_S, LONGEST_PAUSE_S, TRAINED_RATE
 from twospeed.video.sources import PositionLike, Source, SourceLike, find_source
-from twospeed.weights.catalog import Preprocessing
+from twospeed.weights.entries import Preprocessing
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from twospeed.models.protocol import lacks
 from twospeed.ops import on_numpy
 from twospeed.ops.clicks import Box, Point
 from twospeed.results import OnProgress
-from twospeed.weights.catalog import Entry, Task, find
+from twospeed.weights.catalog import find
+from twospeed.weights.entries import Entry, Task
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ from twospeed.files import read_json
 from twospeed.ops.boxes import clip_boxes, xywh_to_xyxy
 from twospeed.results import OnProgress
 from twospeed.weights import store
-from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.entries import Entry, WeightsFile
 
 Found: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]  # boxes (n, 4) in pixels, scores (n,)
 PersonDetector: TypeAlias = Callable[[NDArray[np.uint8]], Found]

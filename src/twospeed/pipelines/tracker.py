@@ -229,7 +229,7 @@ class Tracker(VideoTracker):
             return self._finished(unpad(probabilities, padding), size, time_s)
 
     def annotate(self, image: Image, masks: Labels) -> None:
-        """Remember a frame of the video, of any time, with its masks, without going on to the next frame.
+        """Remember a frame of the video, of any time, with its masks, without moving to the next frame.
 
         image, masks: as `step`; objects that masks do not hold stay unknown on this frame. Where masks differ from what
         the memory says, they win as in `step`: give the frames that matter most last. Raises as `step`.

@@ -10,96 +10,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from twospeed.errors import InputError
-
-if TYPE_CHECKING:
-    from twospeed.weights.exported import ExportedModel
-
-Task = Literal["classify", "detect", "track", "segment", "click"]
-TASKS: tuple[Task, ...] = ("classify", "detect", "track", "segment", "click")
+from twospeed.weights.entries import TASKS, Entry, Preprocessing, PublishedFile, Task, WeightsFile
+from twospeed.weights.exported import read_exported
 
 DEFAULT_TRACKER = "track_small"  # of everything that follows given masks; `--quality fast` takes FAST_TRACKER
 FAST_TRACKER = "track_nano"
 DEFAULT_FINDER = "find_nano"  # where nothing is marked; DEFAULT_TRACKER follows what it finds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How pixels must be brought to a network: mean and std in RGB order and 0..1 units, channel order, sampling.
-
-    short_side, crop: pixels. frames, stride: of a clip (frames of the fastest pathway, source frames between them).
-    average: how views become scores, "probabilities" (softmax, then mean) or "logits" (mean, then softmax).
-    """
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    input_order: Literal["rgb", "bgr"] = "rgb"
-    short_side: int | None = None
-    crop: int | None = None
-    frames: int | None = None
-    stride: int | None = None
-    average: Literal["probabilities", "logits"] = "probabilities"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsFile:
-    """Where a model's default weights are: inside the package, or at its authors' published address.
-
-    file: name inside the package or in the cache. url: None for shipped files. sha256: of the whole file (or its first
-    digits), None where it is not published. licence, trained_on: of the weights, not of the code. options: of the
-    builder, where the file is of another variant than the model's name alone (they are read from the file's shapes).
-    start: made to start a training from; what it finds in a video by itself is of little use.
-    """
-
-    file: str
-    url: str | None = None
-    sha256: str | None = None
-    licence: str = ""
-    trained_on: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    start: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedFile:
-    """A published file of weights that is no default: another score, a start for a training, or downloaded by hand.
-
-    models: catalogue names that it fits, or starts. url: of the file, or of the page in a browser that offers it.
-    """
-
-    what: str
-    url: str
-    models: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the catalogue.
-
-    needs_masks: of a tracker, whether it must be given the masks of objects. finder: of one that need not, whether it
-    is a `PrimaryFinder`, whose finds another tracker follows. person_score: of a detector of actions, the least score
-    of people's boxes in its published test. exported: what a folder of graphs says of itself, for models that are no
-    part of the catalogue.
-    """
-
-    name: str
-    task: Task
-    summary: str
-    builder: str
-    converter: str
-    paper: str
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    labels: str | None = None
-    needs_masks: bool = False
-    finder: bool = False
-    person_score: float = 0.8
-    weights: WeightsFile | None = None
-    scores: Mapping[str, str] = field(default_factory=dict)
-    exported: ExportedModel | None = None
 
 
 def _entry(name: str, facts: Mapping[str, Any], papers: Mapping[str, str], licences: Mapping[str, str]) -> Entry:
@@ -157,8 +77,6 @@ def find(name: str) -> Entry:
     if name in CATALOG:
         return CATALOG[name]
     if Path(name).is_dir():
-        from twospeed.weights.exported import read_exported
-
         return read_exported(Path(name)).entry
     near = difflib.get_close_matches(name, CATALOG, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`twospeed models` lists what exists"

@@ -9,7 +9,7 @@ from torch import nn
 from twospeed.errors import CheckpointError, WeightsUnavailable
 from twospeed.models.slowfast_maskrcnn.convert import to_ours
 from twospeed.weights import store
-from twospeed.weights.catalog import Entry, WeightsFile
+from twospeed.weights.entries import Entry, WeightsFile
 from twospeed.weights.imports import read_state
 
 COCO = WeightsFile(

@@ -6,78 +6,16 @@ DIR/encode_key.onnx ... one file for each graph; OpenVINO has two, .xml and .bin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from twospeed.errors import CheckpointError, InputError
-from twospeed.files import read_json, write_json
-from twospeed.weights.catalog import TASKS, Entry, Preprocessing, Task
+from twospeed.files import read_json
+from twospeed.weights.entries import FILE, FORMAT, TASKS, ExportedModel, GraphFile, Preprocessing
 
-FORMAT = "twospeed export 1"
-FILE = "model.json"
 ENGINES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphFile:
-    """One graph: its file, and the names of what goes in and comes out, in order."""
-
-    file: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedModel:
-    """What `model.json` says.
-
-    folder: where it lies. model: the catalogue name, or the class of a network of the user's own. graphs: by name.
-    files: the SHA-256 of each file, by name. attributes: of the network, those that its pipeline reads. labels: names
-    of the classes. opset: of ONNX. check: the largest differences between torch and the graphs on real frames, see
-    `export.write`. origin: weights, their licence, and versions.
-    """
-
-    folder: Path
-    model: str
-    task: Task
-    engine: str
-    precision: str
-    graphs: Mapping[str, GraphFile]
-    files: Mapping[str, str]
-    attributes: Mapping[str, Any]
-    preprocessing: Preprocessing
-    labels: tuple[str, ...] | None
-    opset: int
-    check: Mapping[str, Any]
-    origin: Mapping[str, Any]
-
-    @property
-    def path(self) -> Path:
-        """Where `model.json` is."""
-        return self.folder / FILE
-
-    @property
-    def entry(self) -> Entry:
-        """The model as a line of the catalogue."""
-        return Entry(
-            name=str(self.folder),
-            task=self.task,
-            summary=f"{self.model}, exported for {self.engine} in {self.precision}",
-            builder="",
-            converter="",
-            paper="",
-            preprocessing=self.preprocessing,
-            needs_masks=self.task == "track",
-            exported=self,
-        )
-
-    def write(self) -> None:
-        """Write `model.json` into the folder. Raises OutputError."""
-        content = {name: value for name, value in asdict(self).items() if name != "folder"}
-        write_json(self.path, {"format": FORMAT, **content})
 
 
 def read_exported(folder: Path) -> ExportedModel:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from twospeed.errors import CheckpointError
 from twospeed.weights.pickles import Damaged, Ignored, Name, load_pickle, printable
-from twospeed.weights.store import check_there
 
 # What authors wrap their state dicts in: PySlowFast and PyTorchVideo, STCN's resume files, Lightning and GSVNet, Caffe2
 _WRAPPERS = ("model_state", "network", "state_dict", "model", "blobs", "model_state_dict")
@@ -44,6 +43,13 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "ComplexDoubleStorage": torch.complex128,
 }
 _ARRAY_DTYPES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
+
+
+def check_there(path: Path) -> None:
+    """Raise CheckpointError when there is no such file."""
+    if not path.is_file():
+        what = "it is a folder; " if path.is_dir() else ""
+        raise CheckpointError(f"no checkpoint at {path}; {what}give a file, or weights='default'")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -20,7 +20,8 @@ from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedEr
 from twospeed.files import atomic_file
 from twospeed.results import OnProgress
 from twospeed.weights import store
-from twospeed.weights.catalog import CATALOG, Entry, find
+from twospeed.weights.catalog import CATALOG, find
+from twospeed.weights.entries import Entry
 from twospeed.weights.imports import read_state, unwrap
 from twospeed.weights.pickles import printable
 
@@ -353,7 +354,7 @@ def save_model(
     source: Mapping[str, str] | None = None,
     half_precision: bool = False,
 ) -> None:
-    """Write a network's weights as `.safetensors` with its name and provenance in the metadata, whole or not at all.
+    """Write a network's weights as `.safetensors` with its name and origin in the metadata, whole or not at all.
 
     model_name: its catalogue name; recognised from the names of the weights if left out. Options that weights do
     not show are kept too, where the network states them in `recorded_options`, and `class_names` where it has them.

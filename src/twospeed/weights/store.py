@@ -26,7 +26,8 @@ from typing import Any
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError, WeightsUnavailable
 from twospeed.files import lock_file, make_folder, write_json
 from twospeed.results import OnProgress, Progress
-from twospeed.weights.catalog import CATALOG, PUBLISHED, Entry, WeightsFile, find, published_for
+from twospeed.weights.catalog import CATALOG, PUBLISHED, find, published_for
+from twospeed.weights.entries import Entry, WeightsFile
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -89,13 +90,6 @@ def local_file(source: str | Path) -> Path:
         ) from error
 
 
-def check_there(path: Path) -> None:
-    """Raise CheckpointError when there is no such file."""
-    if not path.is_file():
-        what = "it is a folder; " if path.is_dir() else ""
-        raise CheckpointError(f"no checkpoint at {path}; {what}give a file, or weights='default'")
-
-
 def weights_sha256(name: str, weights: Any, *, on_progress: OnProgress | None = None) -> str | None:
     """Checksum of the file that `create_model(name, weights)` reads; None when it reads none.
 
@@ -109,6 +103,8 @@ def weights_sha256(name: str, weights: Any, *, on_progress: OnProgress | None = 
         return sha256(default_weights(entry, on_progress=on_progress))
     if not isinstance(weights, str | Path):
         return None
+    from twospeed.weights.imports import check_there  # imports torch
+
     path = local_file(weights)
     check_there(path)
     return sha256(path)

@@ -15,7 +15,8 @@ from twospeed.app.messages import NewJob
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
 from twospeed.errors import InputError
-from twospeed.weights.catalog import Entry, find
+from twospeed.weights.catalog import find
+from twospeed.weights.entries import Entry
 
 
 def job_routes(routes: APIRouter, desk: Desk) -> None:
