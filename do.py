@@ -4,7 +4,7 @@
     python3 do.py demo       set up what is missing, then render a clip and track its objects
     python3 do.py test       the whole test suite
     python3 do.py hostile    all hostile inputs, thousands of damaged files, hundreds of interruptions (an hour or more)
-    python3 do.py coverage   the whole test suite, and which lines of the package it does not run
+    python3 do.py coverage   the whole test suite; then the share of the package's lines that ran, and files below 80 %
     python3 do.py check      format, lint, types
     python3 do.py docs       build the documentation into site/
     python3 do.py wheel      build the wheel into dist/, install it in an empty environment, run its demo there
@@ -33,13 +33,17 @@ CHORES: dict[str, list[list[str]]] = {
     # corrupts memory, and a later one ends in a segmentation fault; without forks it does not
     "test": [["pytest", "--ignore=tests/export"], ["pytest", "tests/export"]],
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
-    "coverage": [["pytest", "--cov", "--cov-report=term:skip-covered"]],
+    "coverage": [
+        ["pytest", "--cov", "--cov-report=", "--ignore=tests/export"],
+        ["pytest", "--cov", "--cov-report=", "--cov-append", "tests/export"],
+    ],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
     "bench": [["python", f"benchmarks/{name}.py"] for name in ("track", "jf", "classify", "segment", "ava", "app")],
     "docs": [["mkdocs", "build", "--strict", "--quiet"]],
     "run": [["twospeed"]],
     "setup": [["twospeed", "--version"]],
 }
+LEAST_COVERED = 80  # percent of a file's lines: files below are listed
 GROUPS = {"bench": "bench", "docs": "docs"}  # of packages that one chore needs beside the usual ones
 
 
@@ -81,6 +85,16 @@ def try_wheel() -> int:
     return 0
 
 
+def report_coverage(run: list[str]) -> int:
+    """Print the files of which the tests ran few lines, and how much of the whole package they ran."""
+    found = subprocess.run([*run, "coverage", "report", "--sort=cover"], cwd=HERE, stdout=subprocess.PIPE, text=True)
+    for line in found.stdout.splitlines():
+        share = next((word for word in line.split() if word.endswith("%")), "100%")
+        if float(share[:-1]) < LEAST_COVERED or line.startswith("TOTAL"):
+            print(line)
+    return found.returncode
+
+
 def main() -> int:
     """Run one chore; returns the exit code of the first command that fails."""
     if sys.version_info < (3, 11):  # noqa: UP036 (the one file that an older Python may start)
@@ -94,15 +108,14 @@ def main() -> int:
         return 2
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "UV_PYTHON": os.environ.get("UV_PYTHON", sys.executable)}
     groups = ["--all-extras", *(["--group", GROUPS[chore]] if chore in GROUPS else [])]
+    run = [find_uv(), "run", "--project", str(HERE), "--locked", "--quiet", *groups]
+    failed = 0
     for command in CHORES[chore]:
-        code = subprocess.run(
-            [find_uv(), "run", "--project", str(HERE), "--locked", "--quiet", *groups, *command, *rest],
-            env=environment,
-            cwd=None if chore in ("demo", "run") else HERE,
-        ).returncode
-        if code:
-            return code
-    return 0
+        where = None if chore in ("demo", "run") else HERE
+        failed = subprocess.run([*run, *command, *rest], env=environment, cwd=where).returncode or failed
+        if failed and chore != "coverage":  # which is reported all the same
+            return failed
+    return (report_coverage(run) if chore == "coverage" else 0) or failed
 
 
 if __name__ == "__main__":
