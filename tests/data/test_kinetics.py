@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.motion_set import write_clip
 from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.data.clips import actions as kinetics
-from twospeed.data.clips.actions import ClipShape, CountBroken, TrainClips
+from twospeed.data.clips.actions import ClipShape, TrainClips
 from twospeed.data.samples import collate_clips
 from twospeed.errors import VideoError
 from twospeed.video.reader import read_frames
@@ -99,7 +99,7 @@ def test_a_broken_video_raises_and_is_counted_where_asked(videos, tmp_path):
     for index in (3, 4):
         with pytest.raises(VideoError, match=str(broken[index].path)):
             clips[index]
-    counted = CountBroken(clips)
+    counted = TrainClips(broken, PLAIN, short_side=(24, 32), crop=20, count_broken=True)
     batch = collate_clips([counted[(0, i)] for i in range(5)])
     assert len(batch) == 3
     assert batch.views.shape == (3, 1, 3, 4, 20, 20)

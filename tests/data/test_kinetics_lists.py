@@ -13,8 +13,6 @@ from twospeed.data.benchmarks.video_lists import (
     find_videos,
     read_class_folders,
     read_class_names,
-    read_hmdb_split,
-    read_ucf_split,
     read_video_list,
 )
 from twospeed.errors import DatasetError, InputError
@@ -124,27 +122,9 @@ def test_class_folders_hold_files_and_frame_folders(tmp_path):
         read_class_folders(write(tmp_path / "empty" / "sit" / "readme.txt").parents[1])
 
 
-def test_ucf_splits(tmp_path):
-    write(tmp_path / "splits/classInd.txt", "1 Archery", "2 Yo Yo", "10 Zumba")
-    train = write(tmp_path / "splits/trainlist01.txt", "Yo Yo/v_1.avi 2", "Archery/v_2.avi 1")
-    test = write(tmp_path / "splits/testlist01.txt", "Zumba/v_3.avi")
-    assert read_class_names(tmp_path / "splits/classInd.txt") == ["Archery", "Yo Yo", "Zumba"]
-    assert [v.label for v in read_ucf_split(train, tmp_path)] == [1, 0]
-    assert read_ucf_split(test, tmp_path) == [LabelledVideo(tmp_path / "Zumba/v_3.avi", 2)]
-    with pytest.raises(DatasetError, match=r"list02\.txt:1: 'Chess' is not one of the 3 classes"):
-        read_ucf_split(write(tmp_path / "splits/list02.txt", "Chess/v.avi"), tmp_path)
-
-
-def test_hmdb_splits(tmp_path):
-    write(tmp_path / "s/wave_test_split1.txt", "a b.avi 1", "c.avi 2", "d.avi 0")
-    write(tmp_path / "s/brush_hair_test_split1.txt", "e.avi 2")
-    assert read_hmdb_split(tmp_path / "s", "/v") == [LabelledVideo(Path("/v/wave/a b.avi"), 1)]
-    assert [v.path.name for v in read_hmdb_split(tmp_path / "s", "/v", train=False)] == ["e.avi", "c.avi"]
-    with pytest.raises(DatasetError, match=r"_test_split2\.txt"):
-        read_hmdb_split(tmp_path / "s", "/v", split=2)
-    write(tmp_path / "s/wave_test_split1.txt", "a.avi 7")
-    with pytest.raises(DatasetError, match=r"split1\.txt:1"):
-        read_hmdb_split(tmp_path / "s", "/v")
+def test_class_names_of_a_numbered_list(tmp_path):
+    names = write(tmp_path / "classInd.txt", "1 Archery", "2 Yo Yo", "10 Zumba")
+    assert read_class_names(names) == ["Archery", "Yo Yo", "Zumba"]
 
 
 def test_a_data_set_is_found_however_it_is_kept(tmp_path):

@@ -35,3 +35,11 @@ def soft_aggregate(probabilities: Tensor) -> Tensor:
     background = (1 - probabilities).prod(dim=1, keepdim=True)
     stacked = torch.cat([background, probabilities], dim=1).clamp(1e-7, 1 - 1e-7)
     return torch.log(stacked / (1 - stacked))
+
+
+def soft_jaccard(logits: Tensor, masks: Tensor) -> Tensor:
+    """Overlap of probabilities with masks, smoothed by one pixel. Shapes: float (B, H, W) twice -> (B,), 0..1."""
+    probabilities = logits.sigmoid()
+    inside = (probabilities * masks).sum((1, 2))
+    union = (probabilities + masks).sum((1, 2)) - inside
+    return (inside + 1) / (union + 1)

@@ -31,14 +31,14 @@ from twospeed.models.click.builders import click_nano
 from twospeed.models.click.network import SHARED_STAGES, ClickNetwork
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.ops.clicks import Point, next_click, prompt_planes
+from twospeed.ops.masks import soft_jaccard
 from twospeed.pipelines.click import ClickSegmenter
 from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
 from twospeed.training.optim import encoder_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, Stage, StageSettings
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes")
@@ -47,15 +47,14 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClickNanoConfig(StageSettings):
+class ClickNanoConfig(SingleStageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     coco: Path | None = None  # instances.json and images/
     davis: Path | None = None  # JPEGImages/*/SEQUENCE and Annotations/*/SEQUENCE
     validation: Path | None = None  # DAVIS' validation sequences, of which some are scored
     out: Path = Path("runs/click_nano")
-    minutes: float | None = 35.0  # training time; the schedule spans it
-    iterations: int | None = None  # instead of minutes: exactly reproducible
+    minutes: float | None = 35.0
     crop: int = 256  # pixels; a multiple of 32
     encoder_rate: float = 0.3  # of `lr`, for the encoder after the stages that are kept as ImageNet taught them
     ema_decay: float = 0.998
@@ -64,11 +63,9 @@ class ClickNanoConfig(StageSettings):
     validate_step: int = 20  # frames between those that are scored
     replicas: int = 2
     workers: int = 1
-    device: str | None = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_length(self.minutes, self.iterations)
         if self.crop % 32 or self.crop < 64:
             raise InputError(f"crop is {self.crop} pixels; it must be a multiple of 32, at least 64")
 
@@ -127,10 +124,7 @@ def step_loss(model: ClickNetwork, images: Tensor, masks: Tensor, planes: Tensor
     for round_ in range(2):
         logits = model.decode(f4, planes)
         pixels = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-        probability = logits.sigmoid()
-        inside = (probability * masks).sum((1, 2))
-        union = (probability + masks).sum((1, 2)) - inside
-        jaccard = (inside + 1) / (union + 1)
+        jaccard = soft_jaccard(logits, masks)
         loss = loss + pixels.mean() + config.overlap_weight * (1 - jaccard).mean()
         parts[f"jaccard_{round_ + 1}"] = float(jaccard.detach().mean())
         if round_ == 0:
@@ -166,7 +160,7 @@ def _jaccard(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def parts_to_train(model: ClickNetwork, config: ClickNanoConfig) -> list[dict[str, Any]]:
-    """Return the groups of an optimiser; what images share keeps ImageNet's weights."""
+    """Return the groups of an optimizer; what images share keeps ImageNet's weights."""
     model.encoder.freeze_stages(SHARED_STAGES)
     return encoder_groups(model, "encoder", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay)
 
@@ -190,11 +184,7 @@ def train(config: ClickNanoConfig, *, resume: bool = False, on_progress: OnProgr
         if not run.resumes:
             model.encoder.load_state_dict(imagenet_weights(model.encoder))
         model.to(memory_format=torch.channels_last)
-        groups = parts_to_train(model, config)
-        stage = Stage(
-            run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
-        )  # fmt: skip
-        run.total_steps = config.iterations
+        stage = single_stage(run, config, model, parts_to_train(model, config))
 
         def loss(replica: ClickNetwork, number: int, batch: tuple[Tensor, Tensor, Tensor]) -> Loss:
             images, masks, planes = (tensor[number :: config.replicas] for tensor in batch)

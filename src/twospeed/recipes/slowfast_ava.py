@@ -75,7 +75,8 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.weights.catalog import KINETICS_600, Preprocessing, find
+from twospeed.weights.catalog import KINETICS_600, find
+from twospeed.weights.entries import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

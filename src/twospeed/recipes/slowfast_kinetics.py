@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
-from twospeed.data.clips.actions import ClipShape, CountBroken, TrainClips
+from twospeed.data.clips.actions import ClipShape, TrainClips
 from twospeed.data.samples import ClipBatch, collate_clips
 from twospeed.errors import InputError
 from twospeed.evaluation.recognition import report_videos, score_videos
@@ -55,7 +55,8 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.weights.catalog import KINETICS_600, Preprocessing
+from twospeed.weights.catalog import KINETICS_600
+from twospeed.weights.entries import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +204,7 @@ def train(
             short_side=config.short_side,
             crop=config.crop,
             flip_probability=config.flip_probability,
+            count_broken=True,
             seed=config.seed,
         )
         steps_per_epoch = len(videos) // config.batch
@@ -292,7 +294,7 @@ def load(
     config: SlowFastKineticsConfig, clips: TrainClips, process: Process, epoch: int, skip_steps: int = 0
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's batches of one epoch."""
-    return epoch_loader(config, CountBroken(clips), collate_clips, process, epoch, skip_steps)
+    return epoch_loader(config, clips, collate_clips, process, epoch, skip_steps)
 
 
 def on_device(batch: ClipBatch, shape: ClipShape, crop: int, process: Process) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,12 @@ five times an epoch, DAVIS five times, YouTube-VOS and BL30K once, and generated
 `--davis DIR --davis-year 2016`; frames of any size are found (JPEGImages/480p, JPEGImages/288p). Sequences named in
 `held_out` are never trained on, only scored.
 
-The defaults are the authors' stage 3: Adam at 1e-5, 8 samples a step, 150K iterations (stage 0: 16 samples, 300K;
-stage 1: 500K; stage 2: 300K), frames further apart as training goes on and close again at its end; 85.4 J&F on
+The defaults are the authors' stage 3: Adam at 1e-5, 8 samples a step, 150K iterations (stage 0: 16 samples, 300K; stage
+1: 500K; stage 2: 300K), frames further apart in the course of the training and close again at its end; 85.4 J&F on
 DAVIS-2017 val after stages 0 and 3 (85.1 to 85.5 from run to run); about 30 hours on two GPUs of 11 GB. Their finding:
 without stage 0 the later ones do not reach their scores. Where their paper and code differ, the code's way is the
-default, since it made the released weights; the paper's: `--frame-choice paper --crop-aspect 0.75,1.25
---small-objects paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/papers/stcn.md,
-docs/track_nano.md.
+default, since it made the released weights; the paper's: `--frame-choice paper --crop-aspect 0.75,1.25 --small-objects
+paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/papers/stcn.md, docs/track_nano.md.
 
 In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, checkpoints, latest.safetensors
 after each validation, and weights.safetensors: the best in validation, or the last ones where nothing is held out; the

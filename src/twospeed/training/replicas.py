@@ -38,11 +38,11 @@ class ThreadedReplicas(Generic[Model]):
         work: (replica, replica number) -> loss, numbers to report. Returns the means of these.
         """
 
-        def run(lane: int) -> Mapping[str, float]:
-            replica = self.replicas[lane]
+        def run(number: int) -> Mapping[str, float]:
+            replica = self.replicas[number]
             self.prepare(replica)
             replica.zero_grad(set_to_none=True)
-            loss, parts = work(replica, lane)
+            loss, parts = work(replica, number)
             (loss / len(self.replicas)).backward()
             return parts
 

@@ -1,6 +1,6 @@
 """The loop of trainings of small networks on a CPU, for minutes or iterations; recipes fill in data, losses and checks.
 
-    stage = Stage(run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations)
+    stage = single_stage(run, config, model, groups)
     stage.fit(batches, loss, check)
 
 AdamW; the learning rate rises, then falls along half a cosine to the end of the stage. Replicas of one thread each
@@ -24,7 +24,7 @@ from twospeed.training.clock import StepClock
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run
-from twospeed.training.schedule import half_cosine, progress_of, with_warm_up
+from twospeed.training.schedule import check_length, half_cosine, progress_of, with_warm_up
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -52,6 +52,19 @@ class StageSettings:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch % self.replicas:
             raise InputError(f"batch {self.batch} cannot be shared by {self.replicas} replicas: make it a multiple")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleStageSettings(StageSettings):
+    """Settings of a recipe that is one `Stage`."""
+
+    minutes: float | None = 30.0  # training time; the schedule spans it
+    iterations: int | None = None  # instead of minutes: exactly reproducible
+    device: str | None = "cpu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_length(self.minutes, self.iterations)
 
 
 class Stage(Generic[Model]):
@@ -163,3 +176,9 @@ class Stage(Generic[Model]):
             warm_up=self.config.warm_up,
             start=0.01 * self.lr,
         )
+
+
+def single_stage(run: Run, config: SingleStageSettings, model: Model, groups: Sequence[dict[str, Any]]) -> Stage[Model]:
+    """Return the only stage of a run. groups: as `Stage` takes them."""
+    run.total_steps = config.iterations
+    return Stage(run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations)

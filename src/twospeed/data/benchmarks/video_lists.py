@@ -1,8 +1,8 @@
 """Which videos exist and what they show: the lists in which data sets are published.
 
 `read_video_list` takes a Kinetics list (a path and a label per line, as PySlowFast and others write it) or
-the official csv; `read_class_folders` a folder of class folders; `read_ucf_split` and `read_hmdb_split` the
-official splits. Videos are files or folders of images; whether they exist is found out when they are read.
+the official csv; `read_class_folders` a folder of class folders. Videos are files or folders of images; whether
+they exist is found out when they are read.
 """
 
 from __future__ import annotations
@@ -167,49 +167,6 @@ def _instead(folder: Path) -> str:
     if deeper:
         return f"holds folders of videos ({deeper[0].name}, ...), not videos; is {folder} the folder to give"
     return f"holds no video ({inside[0].name}, ...)"
-
-
-def read_ucf_split(path: Path | str, root: Path | str, *, labels: Sequence[str] | None = None) -> list[LabelledVideo]:
-    """Read a UCF-101 split (trainlist01.txt, testlist01.txt): lines of `Class/video.avi`, with or without a number.
-
-    The class is the folder; its number, the place of the name in `labels`, in classInd.txt beside the list,
-    or among the sorted class folders of `root`. Raises DatasetError with the line number.
-    """
-    path, root = Path(path), Path(root)
-    index = path.with_name("classInd.txt")
-    names = list(labels) if labels is not None else read_class_names(index) if index.exists() else class_folders(root)
-    videos = []
-    for number, line in read_lines(path):
-        match = re.fullmatch(r"(.*\S)\s+\d+", line)
-        relative = match[1] if match else line
-        name = Path(relative).parent.name
-        if name not in names:
-            raise DatasetError(f"{path}:{number}: {name!r} is not one of the {len(names)} classes; is root right?")
-        videos.append(LabelledVideo(root / relative, names.index(name)))
-    return videos
-
-
-def read_hmdb_split(
-    folder: Path | str, root: Path | str, *, split: int = 1, train: bool = True, labels: Sequence[str] | None = None
-) -> list[LabelledVideo]:
-    """Read an HMDB-51 split: files `<class>_test_split<n>.txt` with lines `video.avi 0/1/2` (unused, train, test)."""
-    folder, root = Path(folder), Path(root)
-    ending = f"_test_split{split}.txt"
-    files = {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
-    if not files:
-        raise DatasetError(f"{folder}: holds no *{ending}")
-    names = list(labels) if labels is not None else sorted(files)
-    videos = []
-    for name, path in files.items():
-        if name not in names:
-            raise DatasetError(f"{path}: {name!r} is not one of the {len(names)} given classes")
-        for number, line in read_lines(path):
-            video, _, use = line.rpartition(" ")
-            if use not in ("0", "1", "2") or not video:
-                raise DatasetError(f"{path}:{number}: expected `video 0`, `1` or `2`, got {line!r}")
-            if use == ("1" if train else "2"):
-                videos.append(LabelledVideo(root / name / video.strip(), names.index(name)))
-    return videos
 
 
 def class_folders(root: Path) -> list[str]:

@@ -1,8 +1,7 @@
 """Labelled videos: Kinetics lists and csv files, folders of class folders (UCF-101, HMDB-51), frame folders.
 
 Lists say which videos exist; `TrainClips` decodes only the frames that a clip needs. A video
-that is missing or damaged raises; `CountBroken` turns that into a counted `BrokenSample` where a recipe
-chooses so.
+that is missing or damaged raises, or comes out as a `BrokenSample` where a recipe counts them.
 """
 
 from __future__ import annotations
@@ -68,13 +67,13 @@ class _Facts:
         return self.known[path]
 
 
-class TrainClips(Dataset[ClipSample]):
+class TrainClips(Dataset[ClipSample | BrokenSample]):
     """A random clip of each video: random start, scale jitter, random crop, flip, colour, normalised.
 
     Ask with (epoch, index): what is drawn depends on (seed, epoch, index) alone, so the same clips come
     whatever the order, the number of workers or an interruption. A plain index means epoch 0. short_side: the
-    jitter's range in pixels. colour: draws a change of colours, or None. Raises VideoError for a video that
-    cannot be read.
+    jitter's range in pixels. colour: draws a change of colours, or None. count_broken: a video that cannot be read
+    comes out as `BrokenSample`, which nothing replaces, instead of a VideoError.
     """
 
     def __init__(
@@ -86,6 +85,7 @@ class TrainClips(Dataset[ClipSample]):
         crop: int = 224,
         flip_probability: float = 0.5,
         colour: Callable[[np.random.Generator], ColourTransform] | None = None,
+        count_broken: bool = False,
         seed: int = 0,
     ) -> None:
         self.videos = videos
@@ -94,14 +94,23 @@ class TrainClips(Dataset[ClipSample]):
         self.crop = crop
         self.flip_probability = flip_probability
         self.colour = colour
+        self.count_broken = count_broken
         self.seed = seed
         self._facts = _Facts()
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: Key) -> ClipSample:
+    def __getitem__(self, key: Key) -> ClipSample | BrokenSample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        try:
+            return self._draw(epoch, index)
+        except VideoError as error:
+            if not self.count_broken:
+                raise
+            return BrokenSample(index, self.videos[index].path, str(error))
+
+    def _draw(self, epoch: int, index: int) -> ClipSample:
         rng = np.random.default_rng([self.seed, epoch, index])
         video = self.videos[index]
         count, rate, short = self._facts.of(video.path)
@@ -119,26 +128,6 @@ class TrainClips(Dataset[ClipSample]):
             clip = self.colour(rng).frames(clip.transpose(0, 1)).transpose(0, 1)
         clip = normalise(clip, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=0)
         return ClipSample(clip[None], video.label, index)
-
-
-class CountBroken(Dataset[ClipSample | BrokenSample]):
-    """A data set of clips whose unreadable videos come out as `BrokenSample` instead of an exception.
-
-    Nothing takes their place: whoever iterates counts and reports them.
-    """
-
-    def __init__(self, clips: TrainClips) -> None:
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, key: Key) -> ClipSample | BrokenSample:
-        video = key[1] if isinstance(key, tuple) else key
-        try:
-            return self.clips[key]
-        except VideoError as error:
-            return BrokenSample(video, self.clips.videos[video].path, str(error))
 
 
 def decode(path: Path, indices: NDArray[np.int64], short_side: int, wanted_short_side: int) -> Tensor:
