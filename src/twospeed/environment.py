@@ -30,7 +30,7 @@ WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Variables that say how libgomp's threads wait."""
 
 
-def use_threads_well(environment: MutableMapping[str, str] = os.environ) -> None:
+def use_threads_well(environment: MutableMapping[str, str] = os.environ, system: Path = Path("/")) -> None:
     """Set how the threads of torch wait and how many there are, in variables that are read when torch is loaded.
 
     To be called before torch is imported; processes that are started later inherit it. What is set already stays.
@@ -38,17 +38,14 @@ def use_threads_well(environment: MutableMapping[str, str] = os.environ) -> None
     threads that have work; here it spins for `SPIN_COUNT` rounds, and for fewer where other programs keep half of the
     cores busy already. The runtimes of other systems do not read this. Number: where a container's CPU quota allows
     fewer cores than there are, as many threads as it allows, rounded up; torch alone would start one for every core,
-    and the system would stop them all for most of the time.
+    and the system would stop them all for most of the time. system: as `usable_cores`.
     """
+    cores = usable_cores(system)
     if not any(name in environment for name in WAITING):
-        environment["GOMP_SPINCOUNT"] = str(BUSY_SPIN_COUNT if _is_busy() else SPIN_COUNT)
-    if "OMP_NUM_THREADS" not in environment and usable_cores() < _cores():
-        environment["OMP_NUM_THREADS"] = str(usable_cores())
-
-
-def _is_busy() -> bool:
-    """Return whether, in the last minute, other programs wanted half of the cores or more."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= usable_cores() / 2
+        is_busy = hasattr(os, "getloadavg") and os.getloadavg()[0] >= cores / 2  # in the last minute
+        environment["GOMP_SPINCOUNT"] = str(BUSY_SPIN_COUNT if is_busy else SPIN_COUNT)
+    if "OMP_NUM_THREADS" not in environment and cores < _cores():
+        environment["OMP_NUM_THREADS"] = str(cores)
 
 
 def usable_cores(system: Path = Path("/")) -> int:

@@ -133,7 +133,7 @@ class LabelMap:
 
 
 class Result:
-    """What all results share: they leave the program as JSON, as pictures and files, and for other packages.
+    """What all results share: they leave the program as JSON, as images and files, and for other packages.
 
     The writers know colours and file formats, which no module of this layer may; they are `twospeed.output.adapters`,
     imported when a method is called.

@@ -52,11 +52,6 @@ class Jobs:
         self._count = 0
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The worker's process id."""
-        return None if self._process is None else self._process.pid
-
     async def start(self) -> None:
         """Start the worker, idle, so that its imports do not delay the first job."""
         await self._spawn()

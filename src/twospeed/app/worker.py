@@ -95,7 +95,7 @@ class Worker:
             os._exit(0)
 
     def _report(self, job: dict[str, Any], text: str, done: int = 0, total: int | None = None) -> None:
-        """Report what is going on, four times a second at most."""
+        """Report what is being done, four times a second at most."""
         if time.monotonic() - self._reported > 0.25:
             self._reported = time.monotonic()
             self._tell(t="progress", job=job["id"], text=text, done=done, total=total)

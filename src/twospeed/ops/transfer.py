@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device. To CUDA from pinned memory, so that the host goes on while the copy is made."""
+    """Copy a tensor to a device. To CUDA from pinned memory, so that the host works on while the copy is made."""
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned memory until the copy is made

@@ -37,7 +37,7 @@ figcaption{color:#aaa}.warning{background:#4d4118}.failure{background:#5a2328}a{
 
 
 @dataclass
-class _Picture:
+class _Thumbnail:
     """A frame as a small JPEG."""
 
     index: int | None
@@ -67,11 +67,11 @@ class Report:
     links: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._pictures: list[_Picture] = []
+        self._images: list[_Thumbnail] = []
         self._stride = self._frames = 0
         self._points: list[_Point] = []
         self._merged = 1  # frames that one point stands for
-        self._worst: list[tuple[float, int, _Picture]] = []  # a heap, the surest of them first
+        self._worst: list[tuple[float, int, _Thumbnail]] = []  # a heap, the surest of them first
         self._best: dict[str, float] = {}
         self._colours: dict[str, str] = {}
 
@@ -104,9 +104,9 @@ class Report:
         """Take a frame without labels, for the thumbnails."""
         stride = max(1, self._stride)
         if self._frames % stride == 0:
-            self._pictures.append(_picture(index, time_s, image))
-            if len(self._pictures) >= 2 * _MOST_THUMBNAILS:
-                self._pictures = self._pictures[::2]
+            self._images.append(_thumbnail(index, time_s, image))
+            if len(self._images) >= 2 * _MOST_THUMBNAILS:
+                self._images = self._images[::2]
                 self._stride = 2 * stride
         self._frames += 1
 
@@ -126,7 +126,7 @@ class Report:
                 lowest, note = 0.0, f"{name} is no longer seen"
         if not note or (len(self._worst) >= _WORST_HELD and -lowest <= self._worst[0][0]):
             return
-        entry = (-lowest, -self._frames, _picture(frame.index, frame.time_s, image, note))
+        entry = (-lowest, -self._frames, _thumbnail(frame.index, frame.time_s, image, note))
         if len(self._worst) < _WORST_HELD:
             heapq.heappush(self._worst, entry)
         else:
@@ -136,11 +136,11 @@ class Report:
         """Return the frames to look at first, worst first: index, time in seconds, and why."""
         return [(one.index, one.time_s, one.note) for one in self._chosen()]
 
-    def _chosen(self) -> list[_Picture]:
-        chosen: list[_Picture] = []
-        for _, _, picture in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1])):
-            if all(abs(picture.time_s - other.time_s) >= _LEAST_GAP_S for other in chosen):
-                chosen.append(picture)
+    def _chosen(self) -> list[_Thumbnail]:
+        chosen: list[_Thumbnail] = []
+        for _, _, image in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1])):
+            if all(abs(image.time_s - other.time_s) >= _LEAST_GAP_S for other in chosen):
+                chosen.append(image)
         return chosen[:_WORST_SHOWN]
 
     def html(self, title: str, facts: Mapping[str, object], *, failure: str = "") -> str:
@@ -151,10 +151,10 @@ class Report:
         body.append(_table((), facts.items()))
         if chosen := self._chosen():
             body.append("<h2>Frames worth a look</h2><p>Where confidence is lowest, compared within this video.</p>")
-            body += [_figure(picture) for picture in chosen]
-        if self._pictures:
+            body += [_figure(image) for image in chosen]
+        if self._images:
             body.append("<h2>Overview</h2>")
-            body += [_figure(picture) for picture in self._pictures]
+            body += [_figure(image) for image in self._images]
         names = list(dict.fromkeys(name for point in self._points for name in point.areas))
         body.append(self._plot("Share of the frame over time", names, "areas"))
         names = list(dict.fromkeys(name for point in self._points for name in point.confidence))
@@ -197,18 +197,18 @@ class Report:
         return f"<h2>{escape(heading)}</h2>{svg}<p>{caption}{''.join(keys)}</p>"
 
 
-def _picture(index: int | None, time_s: float, image: NDArray[np.uint8], note: str = "") -> _Picture:
+def _thumbnail(index: int | None, time_s: float, image: NDArray[np.uint8], note: str = "") -> _Thumbnail:
     height, width = image.shape[:2]
     size = (min(_THUMBNAIL_WIDTH, width), max(1, round(height * min(_THUMBNAIL_WIDTH, width) / width)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return _Picture(index, time_s, jpeg.tobytes(), note)
+    return _Thumbnail(index, time_s, jpeg.tobytes(), note)
 
 
-def _figure(picture: _Picture) -> str:
-    source = base64.b64encode(picture.jpeg).decode()
-    words = f"{picture.time_s:.2f} s" if picture.index is None else f"frame {picture.index}, {picture.time_s:.2f} s"
-    words += f": {picture.note}" if picture.note else ""
+def _figure(image: _Thumbnail) -> str:
+    source = base64.b64encode(image.jpeg).decode()
+    words = f"{image.time_s:.2f} s" if image.index is None else f"frame {image.index}, {image.time_s:.2f} s"
+    words += f": {image.note}" if image.note else ""
     image = f'<img src="data:image/jpeg;base64,{source}" alt="{escape(words)}">'
     return f"<figure>{image}<figcaption>{escape(words)}</figcaption></figure>"
 

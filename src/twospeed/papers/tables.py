@@ -147,7 +147,7 @@ def _document(path: Path) -> dict[str, Any] | None:
         return None
     content = read_json(path)
     if not isinstance(content, dict) or "benchmark" not in content:
-        raise InputError(f"{path}: is not an evaluation's JSON; write it with `twospeed evaluate ... --json`")
+        raise InputError(f"{path}: is not the JSON of an evaluation, as `twospeed evaluate` writes it")
     return content
 
 

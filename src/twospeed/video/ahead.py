@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 JOIN_SECONDS = 2.0
 
 
-class _Replica(Generic[T]):
+class _Buffer(Generic[T]):
     """What producer and consumer share. The producer holds only this, so that a forgotten consumer can be collected."""
 
     def __init__(self, ahead: int, keep_newest: bool) -> None:
@@ -35,7 +35,7 @@ class _Replica(Generic[T]):
         self.error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Hand over one item, waiting while the replica is full; False when nobody wants any more."""
+        """Hand over one item, waiting while the buffer is full; False when nobody wants any more."""
         with self.changed:
             if self.keep_newest and self.begun:
                 while len(self.ready) >= self.ahead:
@@ -49,32 +49,32 @@ class _Replica(Generic[T]):
             return True
 
 
-def _produce(lane: _Replica[T], items: Generator[T, None, None]) -> None:
+def _produce(buffer: _Buffer[T], items: Generator[T, None, None]) -> None:
     try:
-        while not lane.stopped:
-            # No name holds the item: while the replica is full, only `put` keeps it alive.
-            if not lane.put(next(items)):
+        while not buffer.stopped:
+            # No name holds the item: while the buffer is full, only `put` keeps it alive.
+            if not buffer.put(next(items)):
                 break
     except StopIteration:
         pass
     except BaseException as error:  # carried over to the consumer's thread, whatever it is
-        lane.error = error
+        buffer.error = error
     finally:
         try:
             items.close()
         finally:
-            with lane.changed:
-                lane.finished = True
-                lane.changed.notify_all()
+            with buffer.changed:
+                buffer.finished = True
+                buffer.changed.notify_all()
 
 
-def _stop(lane: _Replica[T], thread: threading.Thread) -> None:
-    if lane.process != os.getpid():
+def _stop(buffer: _Buffer[T], thread: threading.Thread) -> None:
+    if buffer.process != os.getpid():
         return  # the thread, which may have held the lock, is not in this child
-    with lane.changed:
-        lane.stopped = True
-        lane.ready.clear()
-        lane.changed.notify_all()
+    with buffer.changed:
+        buffer.stopped = True
+        buffer.ready.clear()
+        buffer.changed.notify_all()
     if thread is not threading.current_thread():
         thread.join(JOIN_SECONDS)
 
@@ -88,32 +88,32 @@ class DecodeAhead(Generic[T]):
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int, *, keep_newest: bool = False) -> None:
-        self._lane: _Replica[T] = _Replica(ahead, keep_newest)
-        thread = threading.Thread(target=_produce, args=(self._lane, items), name="twospeed-decode", daemon=True)
-        self.close = weakref.finalize(self, _stop, self._lane, thread)
+        self._buffer: _Buffer[T] = _Buffer(ahead, keep_newest)
+        thread = threading.Thread(target=_produce, args=(self._buffer, items), name="twospeed-decode", daemon=True)
+        self.close = weakref.finalize(self, _stop, self._buffer, thread)
         thread.start()
 
     def hold(self, ahead: int) -> None:
         """Hold at most so many items in front from now on."""
-        self._lane.ahead = ahead
+        self._buffer.ahead = ahead
 
     def __iter__(self) -> DecodeAhead[T]:
         return self
 
     def __next__(self) -> T:
-        lane = self._lane
-        if lane.process != os.getpid():
+        buffer = self._buffer
+        if buffer.process != os.getpid():
             raise InputError(
                 "a video opened before the process forked is read by the parent alone; open it in the child"
             )
-        with lane.changed:
-            lane.changed.wait_for(lambda: lane.ready or lane.finished or lane.stopped)
-            if lane.ready:
-                item = lane.ready.popleft()
-                lane.begun = True
-                lane.changed.notify_all()
+        with buffer.changed:
+            buffer.changed.wait_for(lambda: buffer.ready or buffer.finished or buffer.stopped)
+            if buffer.ready:
+                item = buffer.ready.popleft()
+                buffer.begun = True
+                buffer.changed.notify_all()
                 return item
-            error, lane.error = lane.error, None
+            error, buffer.error = buffer.error, None
         if error is not None:
             raise error
         raise StopIteration

@@ -63,7 +63,7 @@ class AudioTrack:
             yield from resampler.resample(frame)
 
     def packets(self, start_s: float, end_s: float) -> Iterator[Any]:
-        """Yield the packets to mux of the source's time from start_s to end_s; later calls go on at end_s.
+        """Yield the packets to mux of the source's time from start_s to end_s; later calls continue at end_s.
 
         Times are seconds from the source's first image; start_s becomes time 0 of the output. Sound that cannot be
         read ends the track.

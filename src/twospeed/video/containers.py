@@ -40,7 +40,7 @@ class Clock:
     """Seconds from the first frame, from pts; never runs backwards.
 
     Where pts are missing, frames follow each other at `rate`; also where they lie a few frames back, as stamps of
-    decoding do. Where they jump back further (joined recordings, a wrapped counter), time goes on from the frame
+    decoding do. Where they jump back further (joined recordings, a wrapped counter), time continues from the frame
     before.
     """
 
@@ -136,7 +136,7 @@ def images(
 
     What comes before the first keyframe is passed over, as a recording may begin between two. From there on,
     damaged="error" raises VideoError with the index of the first image that is missing or incomplete, having
-    yielded those before it; "stop" ends there; "skip" goes on. A file that is cut off counts as damaged at its end,
+    yielded those before it; "stop" ends there; "skip" continues. A file that is cut off counts as damaged at its end,
     and so do images that the decoder drops, as it does where recordings of two codecs are joined.
     Only damage that FFmpeg notices counts: in Matroska it jumps over a hole to the next cluster without a word.
     first: index of the first image, for messages. path: the file, whose length is checked at the end.

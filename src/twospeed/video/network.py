@@ -33,7 +33,7 @@ def read_network(
     small_side: int | None = None,
     damaged: Damaged = "error",
 ) -> Generator[Frame | VideoInfo, None, None]:
-    """Yield the VideoInfo, then every Frame of an address; indices and times go on over a lost connection.
+    """Yield the VideoInfo, then every Frame of an address; indices and times continue over a lost connection.
 
     What has a length (a file on a web server) is read once. Other streams are opened again after 0.5 s, then 1, 2, 4
     and 8 s, until `reconnect_s` have passed without a frame (None: 30): then VideoError. Over http that is done only

@@ -63,7 +63,7 @@ def opened(target: Target, name: str, *, format: str | None = None, threads: int
         images = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not images:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(f"{name}: has no image stream, only {kinds}; no picture can be read")
+            raise VideoError(f"{name}: has no image stream, only {kinds}; no image can be read")
         best = container.streams.best("video")
         stream = best if best in images else images[0]
         context = stream.codec_context

@@ -117,7 +117,7 @@ def open_video(
     short_side: scale every frame to this shorter side, in pixels, while converting it (not images from Python).
     small_side: deliver `Frame.small` too, at this shorter side, for who needs both; the file is decoded once.
     damaged: what to do at a frame that cannot be decoded, or a file that is cut off: "error" raises VideoError after
-    delivering the frames before it, "stop" ends quietly there, "skip" goes on (later indices then shift in files).
+    delivering the frames before it, "stop" ends quietly there, "skip" continues (later indices then shift in files).
     live: "newest" drops the oldest frame instead of falling behind (the default of cameras and rtsp), which shows as a
     gap in the indices; "every" delivers all (the default of everything else).
     reconnect_s: seconds without a frame after which a broken network stream is given up (see `read_network`).
