@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,12 +47,24 @@ def test_devices_that_cannot_be_used(name):
 QUIET = {"PATH": "/bin"}
 
 
+def cores_are(monkeypatch, count: int) -> None:
+    """Let this process run on so many cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(count)), raising=False)
+
+
+def quota_is(system: Path, text: str) -> None:
+    """Let the container have this CPU quota."""
+    for name, content in {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": text}.items():
+        (system / name).parent.mkdir(parents=True, exist_ok=True)
+        (system / name).write_text(content)
+
+
 @pytest.mark.parametrize(("load", "count"), [(0.2, SPIN_COUNT), (1.9, SPIN_COUNT), (2.0, BUSY_SPIN_COUNT)])
-def test_waiting_threads_sleep_soon_and_sooner_on_a_busy_machine(monkeypatch, load, count):
-    monkeypatch.setattr("twospeed.environment.usable_cores", lambda: 4)
+def test_waiting_threads_sleep_soon_and_sooner_on_a_busy_machine(monkeypatch, tmp_path, load, count):
+    cores_are(monkeypatch, 4)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     environment = dict(QUIET)
-    use_threads_well(environment)
+    use_threads_well(environment, tmp_path)
     assert environment["GOMP_SPINCOUNT"] == str(count)
 
 
@@ -62,19 +75,18 @@ def test_what_says_how_to_wait_stays(name):
     assert {key: value for key, value in environment.items() if key in WAITING} == {name: "77"}
 
 
-def test_threads_follow_the_quota_unless_their_number_is_set(monkeypatch):
-    monkeypatch.setattr("twospeed.environment._cores", lambda: 64)
-    monkeypatch.setattr("twospeed.environment._cpu_quotas", lambda system: [2.5])
+def test_threads_follow_the_quota_unless_their_number_is_set(monkeypatch, tmp_path):
+    cores_are(monkeypatch, 64)
+    quota_is(tmp_path, "250000 100000\n")
     environment, chosen = dict(QUIET), {**QUIET, "OMP_NUM_THREADS": "5"}
-    use_threads_well(environment)
-    use_threads_well(chosen)
+    use_threads_well(environment, tmp_path)
+    use_threads_well(chosen, tmp_path)
     assert (environment["OMP_NUM_THREADS"], chosen["OMP_NUM_THREADS"]) == ("3", "5")
 
 
-def test_without_a_quota_torch_decides_how_many_threads_there_are(monkeypatch):
-    monkeypatch.setattr("twospeed.environment._cpu_quotas", lambda system: [])
+def test_without_a_quota_torch_decides_how_many_threads_there_are(tmp_path):
     environment = dict(QUIET)
-    use_threads_well(environment)
+    use_threads_well(environment, tmp_path)
     assert "OMP_NUM_THREADS" not in environment
 
 
@@ -116,7 +128,7 @@ def test_without_a_quota_torch_decides_how_many_threads_there_are(monkeypatch):
     ],
 )
 def test_usable_cores(tmp_path, monkeypatch, files, cores):
-    monkeypatch.setattr("twospeed.environment._cores", lambda: 64)
+    cores_are(monkeypatch, 64)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

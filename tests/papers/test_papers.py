@@ -206,5 +206,5 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path):
     paper = read_paper("stcn")
     for content in ("[1]", "{", '{"a": 1}'):
         (tmp_path / "stm-dot.json").write_text(content)
-        with pytest.raises(InputError, match=r"stm-dot\.json(: is not an evaluation's JSON|:1: not JSON)"):
+        with pytest.raises(InputError, match=r"stm-dot\.json(: is not the JSON of an evaluation|:1: not JSON)"):
             fill(paper, paper.table("table1"), tmp_path)
