@@ -205,10 +205,10 @@ def _thumbnail(index: int | None, time_s: float, image: NDArray[np.uint8], note:
     return _Thumbnail(index, time_s, jpeg.tobytes(), note)
 
 
-def _figure(image: _Thumbnail) -> str:
-    source = base64.b64encode(image.jpeg).decode()
-    words = f"{image.time_s:.2f} s" if image.index is None else f"frame {image.index}, {image.time_s:.2f} s"
-    words += f": {image.note}" if image.note else ""
+def _figure(shown: _Thumbnail) -> str:
+    source = base64.b64encode(shown.jpeg).decode()
+    words = f"{shown.time_s:.2f} s" if shown.index is None else f"frame {shown.index}, {shown.time_s:.2f} s"
+    words += f": {shown.note}" if shown.note else ""
     image = f'<img src="data:image/jpeg;base64,{source}" alt="{escape(words)}">'
     return f"<figure>{image}<figcaption>{escape(words)}</figcaption></figure>"
 
