@@ -1,9 +1,11 @@
 """A simulated camera through all four jobs for a long time: memory, open files and threads must stay flat.
 
     python benchmarks/soak.py --minutes 30             30 minutes of each job
-    python benchmarks/soak.py --minutes 1 --csv docs/images/soak.csv --plot docs/images/soak.png
+    python benchmarks/soak.py --minutes 120 --rate 2 --together --every 30 \
+        --csv docs/images/soak.csv --plot docs/images/soak.png
 
-The camera gives images of moving discs without end, 25 a second by their times, as fast as they are taken. Every few
+The camera gives images of moving discs without end, 25 a second by their times, as fast as they are taken, or `--rate`
+of them a second. The jobs run in turn, each in a process of its own, or `--together`. Every few
 seconds a row is written: job, seconds, frames, resident memory once the allocator has given back what is free, open
 files, threads. A job fails where in the last
 third of its time the median memory is more than 5 % and 20 MB above that of the second third, or files or threads are
@@ -17,12 +19,14 @@ import argparse
 import csv
 import ctypes
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,17 @@ WIDTH, HEIGHT, RATE = 160, 120, 25.0
 COLUMNS = ("job", "seconds", "frames", "memory_mb", "files", "threads")
 
 
-def camera(seconds: float) -> Iterator[Frame]:
-    """Yield frames for so long, from the first on: a disc goes round over a drifting gradient."""
+def camera(seconds: float, rate: float | None = None) -> Iterator[Frame]:
+    """Yield frames for so long, from the first on: a disc goes round over a drifting gradient.
+
+    rate: frames a second, no more are given; None: as fast as they are taken.
+    """
     index, until = 0, time.monotonic() + seconds
+    started: float | None = None
     while time.monotonic() < until:
+        if rate is not None:
+            started = time.monotonic() if started is None else started
+            time.sleep(max(0.0, started + index / rate - time.monotonic()))
         image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         image[:] = ((np.arange(WIDTH) + index) % 200)[None, :, None]
         centre = (int(80 + 40 * np.cos(index / 20)), int(60 + 30 * np.sin(index / 20)))
@@ -117,10 +128,10 @@ def state() -> tuple[float, int, int]:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, threading.active_count()
 
 
-def soak(job: str, minutes: float, every_s: float) -> list[tuple[Any, ...]]:
+def soak(job: str, minutes: float, every_s: float, rate: float | None) -> list[tuple[Any, ...]]:
     """Run one job; returns the rows."""
     rows: list[tuple[Any, ...]] = []
-    JOBS[job](watched(camera(60 * minutes), job, rows, every_s))
+    JOBS[job](watched(camera(60 * minutes, rate), job, rows, every_s))
     return rows
 
 
@@ -164,19 +175,26 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="of each job")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two rows")
     parser.add_argument("--jobs", default=",".join(JOBS))
+    parser.add_argument("--rate", type=float, help="frames a second (default: as many as the job takes)")
+    parser.add_argument("--together", action="store_true", help="run the jobs at the same time")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    jobs = options.jobs.split(",")
     rows: list[tuple[Any, ...]] = []
     grown = False
-    for job in options.jobs.split(","):
-        own = soak(job, options.minutes, options.every)
-        rows += own
-        problem = growth(own)
-        grown |= bool(problem)
-        last = own[-1]
-        facts = f"{last[2]} frames in {last[1] / 60:.1f} min, {last[3]:.0f} MB, {last[4]} files, {last[5]} threads"
-        print(f"{job}: {facts}: {problem or 'flat'}", flush=True)
+    # Spawned: a forked process would inherit the parent's memory, and what it measures is its own
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(jobs) if options.together else 1, context, max_tasks_per_child=1) as pool:
+        running = [pool.submit(soak, job, options.minutes, options.every, options.rate) for job in jobs]
+        for job, result in zip(jobs, running, strict=True):
+            own = result.result()
+            rows += own
+            problem = growth(own)
+            grown |= bool(problem)
+            last = own[-1]
+            facts = f"{last[2]} frames in {last[1] / 60:.1f} min, {last[3]:.0f} MB, {last[4]} files, {last[5]} threads"
+            print(f"{job}: {facts}: {problem or 'flat'}", flush=True)
     if options.csv:
         with options.csv.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
