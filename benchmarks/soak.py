@@ -1,16 +1,14 @@
 """A simulated camera through all four jobs for a long time: memory, open files and threads must stay flat.
 
     python benchmarks/soak.py --minutes 30             30 minutes of each job
-    python benchmarks/soak.py --minutes 120 --rate 2 --together --every 30 \
-        --csv docs/images/soak.csv --plot docs/images/soak.png
+    python benchmarks/soak.py --minutes 120 --rate 2 --every 30 --together --csv FILE --plot FILE
 
 The camera gives images of moving discs without end, 25 a second by their times, as fast as they are taken, or `--rate`
-of them a second. The jobs run in turn, each in a process of its own, or `--together`. Every few
-seconds a row is written: job, seconds, frames, resident memory once the allocator has given back what is free, open
-files, threads. A job fails where in the last
-third of its time the median memory is more than 5 % and 20 MB above that of the second third, or files or threads are
-more than in the second third. Networks are small ones, with random weights for classify and detect: what is tested is
-what holds frames and results, not the networks.
+of them a second. The jobs run in turn, each in a process of its own, or `--together`. Every few seconds a row is
+written: job, seconds, frames, resident memory once the allocator has given back what is free, open files, threads. A
+job fails where in the last third of its time the median memory is more than 5 % and 20 MB above that of the second
+third, or files or threads are more than in the second third. Networks are small ones, with random weights for classify
+and detect: what is tested is what holds frames and results, not the networks.
 """
 
 from __future__ import annotations
