@@ -579,12 +579,13 @@ class Tracker(VideoTracker):
     def _working_size(self, size: Sequence[int]) -> tuple[int, int]:
         """The height and width at which the network works, before padding, for images of this one."""
         height, width = size
-        if self.size is None:
-            return height, width
-        scale = self.size / min(height, width)
-        if not self.upscale:
-            scale = min(scale, MOST_ENLARGED if min(height, width) >= THUMBNAIL else 1)
-        scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
+        scale = 1.0
+        if self.size is not None:
+            scale = self.size / min(height, width)
+            if not self.upscale:
+                scale = min(scale, MOST_ENLARGED if min(height, width) >= THUMBNAIL else 1)
+            scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
+        scale *= getattr(self._given, "input_scale", 1.0)
         return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
     def _finished(self, scores: Array, size: tuple[int, int], time_s: float) -> ObjectMasks:

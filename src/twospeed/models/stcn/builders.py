@@ -38,25 +38,20 @@ def stcn(
 
 
 def track_nano(*, similarity: Similarity = "l2") -> STCN:
-    """Build the small STCN whose weights ship with twospeed.
-
-    The stems stride by 4 instead of pooling: at 480p the first layers would otherwise cost more than all the rest.
-    """
-    return STCN(
-        ResNetFeatures("basic", (1, 2, 2), width=32, stem_width=32, stem_stride=4),
-        ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
-        key_channels=64,
-        value_channels=96,
-        thin_channels=64,
-        decoder_channels=(64, 32, 32),
-        similarity=similarity,
-    )
+    """Build the fast tracker: `track_small` without the features at stride 32, on images two thirds as large."""
+    return _with_lite0(EfficientNetLite(), similarity, input_scale=2 / 3)
 
 
 def track_small(*, similarity: Similarity = "l2") -> STCN:
     """Build the default tracker: an ImageNet encoder for the keys, and the frame before as a guide to where to look."""
-    network = STCN(
-        EfficientNetLite(stride=32, context=True),
+    network = _with_lite0(EfficientNetLite(stride=32, context=True), similarity)
+    network.finder = "find_nano"
+    return network
+
+
+def _with_lite0(encoder: EfficientNetLite, similarity: Similarity, *, input_scale: float = 1.0) -> STCN:
+    return STCN(
+        encoder,
         ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
         key_channels=64,
         value_channels=128,
@@ -64,8 +59,7 @@ def track_small(*, similarity: Similarity = "l2") -> STCN:
         decoder_channels=(96, 32, 32),
         similarity=similarity,
         recent=True,
+        input_scale=input_scale,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
     )
-    network.finder = "find_nano"
-    return network

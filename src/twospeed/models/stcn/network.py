@@ -62,6 +62,7 @@ class STCN(nn.Module):
         similarity: Similarity = "l2",
         aspp: bool = False,
         recent: bool = False,
+        input_scale: float = 1.0,
         pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
         pixel_std: tuple[float, float, float] = IMAGENET_STD,
     ):
@@ -70,6 +71,7 @@ class STCN(nn.Module):
             raise ValueError(f"similarity is {similarity!r}; choose 'l2' (STCN) or 'dot' (STM)")
         c4, c8, c16 = key_backbone.channels
         self.similarity: Similarity = similarity
+        self.input_scale = input_scale
         self.recorded_options: dict[str, object] = {"similarity": similarity}  # not determined by the weights
         self.key_encoder = key_backbone
         self.aspp = ASPP(c16) if aspp else None
