@@ -214,7 +214,7 @@ def test_hostile_runs_are_refused(tmp_path, change):
 
     video = write_clip(tmp_path / "clip.mp4", 3)
     run = run_folder(tmp_path / "run", "classify", video)
-    record = json.loads((run / "run.json").read_text()) | {"command": "track", "model": "track_nano"}
+    record = json.loads((run / "run.json").read_text()) | {"command": "track", "model": "track_tiny"}
     (run / "run.json").write_text(json.dumps(record))
     (run / "masks").mkdir()
     table = "output_index,source_index,file_name,time_s,pts,keyframe,confidence\n"

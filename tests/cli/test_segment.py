@@ -80,7 +80,7 @@ def test_bad_input_is_one_line(scene, tmp_path, capsys):
     out = tmp_path / "out"
     none = fails(capsys, "segment", clip, "--model", "gsvnet_swiftnet_r18", "-o", out)
     assert "no weights are shipped or published for gsvnet_swiftnet_r18; pass --weights FILE" in none
-    assert "track_nano does not segment" in fails(capsys, "segment", clip, "--model", "track_nano")
+    assert "track_tiny does not segment" in fails(capsys, "segment", clip, "--model", "track_tiny")
     assert "no checkpoint at" in fails(capsys, "segment", clip, "--weights", tmp_path / "gone.pt")
     assert "does not fit" in fails(capsys, "segment", clip, "--model", "swiftnet_r18", "--weights", weights)
     assert "gone.mp4" in fails(capsys, "segment", tmp_path / "gone.mp4", "--weights", weights)

@@ -22,7 +22,7 @@ from PIL import Image
 from tests.cli.commands import SIZE, fails, twospeed
 from tests.conftest import heed_ctrl_c
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_nano, track_small
+from twospeed.models.stcn.builders import track_tiny, track_small
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.load import create_model
@@ -150,7 +150,7 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
         "two masks for a frame": [clip, "--mask", mask, "--mask", f"0={mask}"],
         "two masks named for a frame": [clip, "--mask", folder / "twice"],
         "a frame of 5000 digits": [clip, "--mask", "9" * 5000 + f"={mask}"],
-        "no mask at all": [clip, "--model", "track_nano"],
+        "no mask at all": [clip, "--model", "track_tiny"],
         "wrong checkpoint": [clip, "--mask", mask, "--weights", folder / "wrong.pth"],
         "NaN weights": [clip, "--mask", mask, "--weights", folder / "nan.pth"],
         "unknown model": [clip, "--mask", mask, "--model", "stnc"],
@@ -199,10 +199,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(scene, tmp_path, capsys, what)
 
 
 def test_a_file_of_weights_says_its_model(scene, tmp_path):
-    torch.save(create_model("track_nano").state_dict(), tmp_path / "w.pth")
+    torch.save(create_model("track_tiny").state_dict(), tmp_path / "w.pth")
     arguments = (scene / "clip.mp4", "--mask", scene / "mask0.png", "--weights", tmp_path / "w.pth", "--end", 2)
     assert twospeed("track", *arguments, "--size", 64, "--no-overlay", "-q", "-o", tmp_path / "out") == 0
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"] == "track_nano"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["model"] == "track_tiny"
 
 
 def test_a_mask_for_a_frame_beyond_the_end_is_said(scene, tmp_path, capsys):
@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_what_is_done(scene, tmp_path):
 @pytest.mark.slow
 def test_what_corrects_masks_is_chosen_and_noted(scene, tmp_path, capsys):
     first = ["track", scene / "clip.mp4", "--mask", scene / "mask0.png"]
-    assert "find_nano" in fails(capsys, *first, "--finder", "track_nano", "-o", tmp_path / "out")
+    assert "find_nano" in fails(capsys, *first, "--finder", "track_tiny", "-o", tmp_path / "out")
     assert "--finder" in fails(capsys, "track", scene / "clip.mp4", "--finder", "none", "-o", tmp_path / "out")
     assert twospeed(*first, "--finder", "none", "-o", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out/run.json").read_text())["options"]["finder"] is None
@@ -288,14 +288,14 @@ def test_demo_scores_itself(tmp_path, capsys):
 
 
 def test_convert_recognises_and_keeps_every_weight(tmp_path, capsys):
-    state = track_nano().state_dict()
+    state = track_tiny().state_dict()
     torch.save({"network": state, "it": 3}, tmp_path / "checkpoint.pth")
     target = tmp_path / "nano.safetensors"
     assert twospeed("convert", tmp_path / "checkpoint.pth", "-o", target) == 0
-    assert "track_nano" in capsys.readouterr().err
+    assert "track_tiny" in capsys.readouterr().err
     from twospeed import create_model
 
-    assert all(torch.equal(v, state[k]) for k, v in create_model("track_nano", target).state_dict().items())
+    assert all(torch.equal(v, state[k]) for k, v in create_model("track_tiny", target).state_dict().items())
     assert "must end in .safetensors" in fails(capsys, "convert", target, "-o", tmp_path / "a.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     assert "name the model (--model)" in fails(capsys, "convert", tmp_path / "other.pth", "-o", target)
@@ -309,12 +309,12 @@ def test_models_lists_and_tells(capsys):
     assert "54,434,180" in text
     assert "multiply-adds" in text
     assert twospeed("models", "--task", "track", "--json") == 0
-    assert {"stcn", "track_nano"} <= {line["name"] for line in json.loads(capsys.readouterr().out)}
+    assert {"stcn", "track_tiny"} <= {line["name"] for line in json.loads(capsys.readouterr().out)}
     assert "did you mean" in fails(capsys, "models", "stcnn")
 
 
 def test_bench_says_what_the_clock_counts(capsys):
-    assert twospeed("bench", "track_nano", "--size", "64x48", "--frames", 3, "--memory-frames", 2, "--json") == 0
+    assert twospeed("bench", "track_tiny", "--size", "64x48", "--frames", 3, "--memory-frames", 2, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["clock_counts"] == "Tracker.step"
     assert facts["per_second"] > 0

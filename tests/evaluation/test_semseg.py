@@ -260,7 +260,7 @@ def test_bad_requests_are_one_clear_line(tmp_path):
         ({}, "give either predictions .* or a model .*, not neither"),
         ({"model": Colours(), "resume": True}, "to resume, give the folder"),
         ({"predictions": tmp_path, "output": tmp_path}, "belong to a run of a model"),
-        ({"model": "track_nano"}, "track_nano is made for the task track; choose a network for the task segment"),
+        ({"model": "track_tiny"}, "track_tiny is made for the task track; choose a network for the task segment"),
         ({"model": Colours(cityscapes.CLASSES.colours)}, "11 class names were given, the network has 19 classes"),
         ({"model": Colours(), "split": "dev"}, "split 'dev' of CamVid"),
         ({"model": Colours(), "list_file": root / "x.txt"}, "CamVid is read without a list"),

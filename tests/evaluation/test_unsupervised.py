@@ -172,8 +172,8 @@ def test_the_command_line(davis16: Path, tmp_path: Path, capsys):
     assert "--memory-every has no meaning" in fails(capsys, *command, "--memory-every", 3)
     assert "--size 0: this network works at one size" in fails(capsys, *command, "--size", 0)
     assert "give --model" not in fails(capsys, *command, "--min-score", 2)
-    stcn = ["evaluate", "davis16", "--data", davis16, "--model", "track_nano", "--min-score", 0.5]
-    assert "--min-score has no meaning for track_nano; leave it out" in fails(capsys, *stcn)
+    stcn = ["evaluate", "davis16", "--data", davis16, "--model", "track_tiny", "--min-score", 0.5]
+    assert "--min-score has no meaning for track_tiny; leave it out" in fails(capsys, *stcn)
 
 
 def test_each_first_mask_is_learned_and_every_frame_predicted(network, davis16: Path):

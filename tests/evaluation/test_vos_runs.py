@@ -298,7 +298,7 @@ def test_withheld_annotations_give_masks_for_the_server(tmp_path: Path):
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return create_model("track_nano", None)
+    return create_model("track_tiny", None)
 
 
 def test_the_tracker_of_users_runs_and_its_files_are_its_results(network: torch.nn.Module, tmp_path: Path):

@@ -167,7 +167,7 @@ def test_what_is_refused_before_anything_runs(davis, weights, tmp_path):
         ({"grid": {"momentun": [0.9]}}, InputError, "'momentun' is no setting of the fine-tuning; it has freeze, "),
         ({"grid": {"freeze": ["all"]}}, InputError, "freeze='all': choose none, slow_fast, backbone"),
         ({"grid": {"lr": [-1]}}, InputError, "lr is -1"),
-        ({"models": ("track_nano",)}, InputError, "track_nano is no SlowFast Mask R-CNN"),
+        ({"models": ("track_tiny",)}, InputError, "track_tiny is no SlowFast Mask R-CNN"),
         ({"models": ("slowfast_maskrcnn_3_3",)}, CheckpointError, "no checkpoint at .*slowfast_maskrcnn_3_3"),
         ({"sequences": ("emu",)}, DatasetError, "has no folder for emu"),
         ({"stage": "training", "grid": {"rate": [1]}}, InputError, "'rate' is no setting of the training"),

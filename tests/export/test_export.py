@@ -308,14 +308,14 @@ def test_bad_arguments_end_with_one_line(tracker_folder, tmp_path, capsys):
     new, there, folder = str(tmp_path / "new"), str(tmp_path / "there"), str(tracker_folder)
     video = str(tmp_path / "no.mp4")
     for arguments, word in (
-        (["export", "track_nano", "-o", there], "exists"),
-        (["export", "track_nano", "-o", new, "--format", "coreml"], "coreml"),
-        (["export", "track_nano", "-o", new, "--precision", "int4"], "int4"),
+        (["export", "track_tiny", "-o", there], "exists"),
+        (["export", "track_tiny", "-o", new, "--format", "coreml"], "coreml"),
+        (["export", "track_tiny", "-o", new, "--precision", "int4"], "int4"),
         (["export", "no_such_model", "-o", new], "no_such_model"),
         (["export", "click_nano", "-o", new], "cannot be exported"),
         (["export", folder, "-o", new], "exported already"),
-        (["export", "track_nano", "-o", new, "--frames", video], "no.mp4"),
-        (["export", "track_nano", "-o", new, "--allow-loss", "2"], "2"),
+        (["export", "track_tiny", "-o", new, "--frames", video], "no.mp4"),
+        (["export", "track_tiny", "-o", new, "--allow-loss", "2"], "2"),
     ):
         assert exit_code(arguments) == 2, arguments
         printed = capsys.readouterr().err.strip()

@@ -60,7 +60,7 @@ def track(name: str, video: object, mask: object = MASK, *more: object, **kwargs
     case(f"track {name}", "track", video, "--mask", mask, *SMALL, "-o", "out", "-q", *more, **kwargs)
 
 
-SMALL = ("--model", "track_nano", "--size", 64)
+SMALL = ("--model", "track_tiny", "--size", 64)
 
 
 def count(pattern: str, wanted: int) -> Callable[[Path], str]:

@@ -44,12 +44,12 @@ class Job:
 
 SMALL = ("--size", "64", "-q", "-o", "out")
 JOBS = {
-    "track": Job(("track", str(GOOD), "--mask", str(MASK), "--model", "track_nano", *SMALL)),
-    "track box": Job(("track", str(GOOD), "--box", "30,20,30,30", "--model", "track_nano", "--no-overlay", *SMALL)),
+    "track": Job(("track", str(GOOD), "--mask", str(MASK), "--model", "track_tiny", *SMALL)),
+    "track box": Job(("track", str(GOOD), "--box", "30,20,30,30", "--model", "track_tiny", "--no-overlay", *SMALL)),
     "segment": Job(("segment", str(GOOD), "-q", "-o", "out")),
     "classify": Job(("classify", str(GOOD), "--model", "slow_r50_4x16", "--weights", str(CHECKPOINTS / "small_action.safetensors"), "--timeline", "-q", "-o", "out")),
     "detect": Job(("detect", str(GOOD), "--model", "slow_r50_4x16_ava", "--weights", str(CHECKPOINTS / "small_ava.safetensors"), "--box", "1,1,40,40", "--every", "0.1", *SMALL)),
-    "evaluate davis17": Job(("evaluate", "davis17", "--data", str(SETS / "davis17/good"), "--model", "track_nano", *SMALL)),
+    "evaluate davis17": Job(("evaluate", "davis17", "--data", str(SETS / "davis17/good"), "--model", "track_tiny", *SMALL)),
     "evaluate kinetics": Job(("evaluate", "kinetics", "--data", str(SETS / "kinetics/good"), "--model", "slow_r50_4x16", "--weights",
                               str(CHECKPOINTS / "small_action.safetensors"), "--clips", "1", "--crops", "1", "-q", "-o", "out")),
     "convert": Job(("convert", str(CHECKPOINTS / "good.pth"), "-o", "out/w.safetensors"), ()),

@@ -226,7 +226,7 @@ def coco_set(folder: Path) -> None:
 
 @cache
 def tracker_state() -> bytes:
-    tracker = Tracker("track_nano", size=None)
+    tracker = Tracker("track_tiny", size=None)
     labels = np.zeros((32, 32), np.uint8)
     labels[4:20, 4:20] = 1
     tracker.step(np.full((32, 32, 3), 60, np.uint8), labels)
@@ -247,7 +247,7 @@ def checkpoint() -> bytes:
 FRAMES_CSV = (b"output_index,source_index,file_name,time_s,pts,keyframe,confidence\n0,0,,0.0,0,1,1:0.9000;2:0.5000\n"
               b"1,1,,0.04,512,0,1:0.9000;2:0.5000\n")  # fmt: skip
 PROMPTS_CSV = b'video,frame,object,kind,value\nv.mp4,0,1,box,"1,2,30,40"\nv.mp4,5,,point,3 4\nw.mp4,,,mask,m.png\n'
-RECORD = json.dumps({"command": "track", "model": "track_nano", "weights_sha256": "0" * 64, "options": {"size": 64}, "frames": 2, "finished": False, "seconds": 1.0,
+RECORD = json.dumps({"command": "track", "model": "track_tiny", "weights_sha256": "0" * 64, "options": {"size": 64}, "frames": 2, "finished": False, "seconds": 1.0,
                      "inputs": {"video": {"bytes": 3, "sha256": "1"}}, "files": {"masks/00000.png": {"bytes": 3, "sha256": "2"}}, "summary": {}}).encode()  # fmt: skip
 JOURNAL = b"".join(
     json.dumps(
@@ -302,7 +302,7 @@ PARSERS = {
     "weights .safetensors": Parser(lambda: saved(lambda path: save_file(tensors(), path, {"model": "stcn"})), "x.safetensors", read_state),
     "weights of a model": Parser(lambda: saved(lambda path: save_model(small_model(), path, model_name="slow_r50_4x16"), "x.safetensors"), "x.safetensors",
                                  lambda path: create_model("slow_r50_4x16", path), share=0.1),
-    "tracker state": Parser(tracker_state, "x.safetensors", lambda path: Tracker("track_nano", size=None).load_state(path), share=0.1),
+    "tracker state": Parser(tracker_state, "x.safetensors", lambda path: Tracker("track_tiny", size=None).load_state(path), share=0.1),
     "checkpoint": Parser(checkpoint, "checkpoint_00000003.pt", lambda path: load_checkpoint(path, Process(0, 1, torch.device("cpu")), restore_random=False)),
     "config.json": Parser(lambda: b'{"batch": [4], "lr": 0.001, "davis": "x", "rates": {"a": 0.5}, "precision": "fp32", "aspp": true}', "config.json",
                           lambda path: read_config(path, StcnConfig)),

@@ -18,7 +18,7 @@ SMALL = {"backbone": "nano", "min_size": 48, "max_size": 80}
 
 
 @pytest.mark.parametrize(("name", "options", "kind"), [
-    ("track_nano", {}, FusedSTCN),
+    ("track_tiny", {}, FusedSTCN),
     ("slow_r50_4x16", {"width": 8}, FusedSlowFast),
     ("slow_r50_4x16_ava", {"width": 8}, FusedSlowFast),
     ("slowfast_maskrcnn_1_1", SMALL, FusedMaskRCNN),
@@ -48,7 +48,7 @@ def test_what_is_not_known_comes_back_in_eval_mode():
     assert optimise(segmenter, torch.bfloat16) is segmenter, "for autocast"
 
 
-@pytest.mark.parametrize("name", ["track_nano", "track_small"])
+@pytest.mark.parametrize("name", ["track_tiny", "track_small"])
 def test_bfloat16_has_weights_of_its_own_and_agrees(name):
     network = create_model(name).eval()
     fast = optimise(network, torch.bfloat16)

@@ -18,7 +18,7 @@ NAMES = ("masks/*.png", "overlay.mp4")
 
 def run(path: Path, *, resume: bool = False) -> None:
     """Write one mask, as a run does."""
-    record = RunRecord("track", "track_nano", None, {}, {}, frames=1, finished=True)
+    record = RunRecord("track", "track_tiny", None, {}, {}, frames=1, finished=True)
     with ResultFolder(path, NAMES, resume=resume) as folder:
         if resume and folder.earlier is not None and folder.earlier["finished"]:
             return

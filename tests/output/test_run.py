@@ -38,7 +38,7 @@ def test_an_interruption_waits_until_a_frame_is_whole(tmp_path: Path):
 
     def label() -> None:
         with ResultFolder(out, ["masks/*.png", "overlay.mp4"]) as folder:
-            run = Run("track", model="track_nano", weights_sha256=None, options={}, folder=folder)
+            run = Run("track", model="track_tiny", weights_sha256=None, options={}, folder=folder)
             run.label_frames("masks", results(), draw=draw, rate=10)
 
     try:

@@ -274,7 +274,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(options,
 
 def test_networks_for_other_tasks_are_refused():
     with pytest.raises(twospeed.InputError, match="network of the task 'track', not one that recognises"):
-        Classifier("track_nano", weights=None)
+        Classifier("track_tiny", weights=None)
     with pytest.raises(
         twospeed.InputError, match="Linear is not a network that recognises the action in a clip: it has no `frames`"
     ):

@@ -9,7 +9,7 @@ import torch
 from tests.models.stm.test_network import small_stm
 from twospeed import MaskError, Tracker
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_tiny
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def clip() -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def tracker() -> Tracker:
-    return Tracker("track_nano", size=160)
+    return Tracker("track_tiny", size=160)
 
 
 def iou(result, truth, label) -> float:
@@ -68,7 +68,7 @@ def test_only_the_object_that_was_wrong_is_forgotten(tracker, clip):
     assert iou(after, clip[9][1], 1) > iou(before, clip[7][1], 1) - 0.1
 
 
-@pytest.mark.parametrize("build", [track_nano, small_stm])
+@pytest.mark.parametrize("build", [track_tiny, small_stm])
 @pytest.mark.parametrize("options", [{}, {"include_last": True}, {"max_memory_frames": 2}], ids=str)
 def test_where_all_objects_were_wrong_it_is_a_fresh_start(build, clip, options):
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_where_all_objects_were_wrong_it_is_a_fresh_start(build, clip, options):
         np.testing.assert_allclose(corrected[t].probabilities, fresh[t].probabilities, atol=1e-6)
 
 
-@pytest.mark.parametrize("build", [track_nano, small_stm])
+@pytest.mark.parametrize("build", [track_tiny, small_stm])
 def test_a_saved_tracker_continues_exactly_after_a_correction(build, clip, tmp_path):
     torch.manual_seed(0)
     first, second = (Tracker(network, size=64, memory_every=2) for network in [build()] * 2)
@@ -94,7 +94,7 @@ def test_a_saved_tracker_continues_exactly_after_a_correction(build, clip, tmp_p
 
 def test_a_cut_ends_the_memory_of_the_old_scene(clip):
     torch.manual_seed(0)
-    network = track_nano()
+    network = track_tiny()
     other = list(render_clip(9, frames=3, height=160, width=208, objects=1))
     bright = [np.clip(255 - image.astype(int) // 3, 0, 255).astype(np.uint8) for image, _ in other]
     dark = [image // 4 for image, _ in clip[:6]]
@@ -115,13 +115,13 @@ def test_sixty_clean_labels_are_tracked(clip):
     for k in range(60):
         top, left = 16 * (k // 10), 20 * (k % 10)
         labels[top + 3 : top + 13, left + 3 : left + 15] = k + 1
-    tracker = Tracker(track_nano(), size=64)
+    tracker = Tracker(track_tiny(), size=64)
     assert len(tracker.step(clip[0][0], labels).object_ids) == 60
     assert len(tracker.step(clip[1][0]).object_ids) == 60
 
 
 def test_no_more_objects_than_allowed_at_once(clip):
-    tracker = Tracker(track_nano(), size=64, max_objects=2)
+    tracker = Tracker(track_tiny(), size=64, max_objects=2)
     labels = np.zeros((160, 208), np.uint8)
     labels[20:60, 20:60], labels[20:60, 100:140] = 1, 2
     assert tracker.step(clip[0][0], labels).object_ids == (1, 2)
@@ -135,4 +135,4 @@ def test_no_more_objects_than_allowed_at_once(clip):
 def test_more_objects_than_memory_holds_are_refused_with_the_number(clip, monkeypatch):
     monkeypatch.setattr("twospeed.pipelines.given_masks.physical_memory", lambda device: 10 << 20)
     with pytest.raises(MaskError, match="2 objects so far; 1 are the most for which memory is enough at 208x160"):
-        Tracker(track_nano(), size=160).step(*clip[0])
+        Tracker(track_tiny(), size=160).step(*clip[0])

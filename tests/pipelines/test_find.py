@@ -210,7 +210,7 @@ def test_a_video_of_nothing_is_an_error(tmp_path, capsys):
     [
         (["--direction", "both"], "find_nano finds objects without prompts; leave --direction out, or mark an object"),
         (["--memory-every", "3"], "find_nano chooses the frames in memory itself; leave --memory-every out"),
-        (["--model", "track_nano"], "track_nano tracks objects that are given; give --mask"),
+        (["--model", "track_tiny"], "track_tiny tracks objects that are given; give --mask"),
         (["--model", "find_nano", "--point", "3,3"], "find_nano finds objects without prompts; leave --point out"),
     ],
 )

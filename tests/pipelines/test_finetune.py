@@ -25,11 +25,11 @@ FAST = FineTuning(iterations=50, lr=0.05, clip_gradient=5.0)
 
 
 def build(fast_frames: int) -> SlowFastMaskRCNN:
-    """A small network with some sense of images (track_nano's) and none of objects."""
+    """A small network with some sense of images (track_tiny's) and none of objects."""
     torch.manual_seed(0)
     options = {"min_size": 64, "max_size": 96, "proposals": 30, "sampled_regions": 16}
     model = SlowFastMaskRCNN(1, fast_frames, backbone="nano", pyramid_channels=16, **options)
-    stages = create_model("track_nano", "default").key_encoder.state_dict()
+    stages = create_model("track_tiny", "default").key_encoder.state_dict()
     model.detector.backbone.body.load_state_dict(stages, strict=False)
     return model.eval()
 
@@ -129,8 +129,8 @@ def test_bad_masks_and_settings(network, clip):
         next(OneShotTracker(network).run(frames, np.zeros(SIZE, np.uint8)))
     with pytest.raises(MaskError, match="the mask is 64x96, its frame 96x64"):
         next(OneShotTracker(network).run(frames, labels[0].T.copy()))
-    with pytest.raises(InputError, match="track_nano is fine-tuned by Tracker"):
-        OneShotTracker("track_nano")
+    with pytest.raises(InputError, match="track_tiny is fine-tuned by Tracker"):
+        OneShotTracker("track_tiny")
     for wrong, message in (({"iterations": 0}, "iterations=0"), ({"lr": 0}, "lr is 0"), ({"scale": 1}, "scale is 1")):
         with pytest.raises(InputError, match=message):
             FineTuning(**wrong)

@@ -23,9 +23,9 @@ QUICK = TrackerFineTuning(iterations=40, batch=2, crop=96, lr=1e-3)
 
 @pytest.fixture(scope="module")
 def network() -> STCN:
-    """track_nano that has forgotten how a mask is drawn."""
+    """track_tiny that has forgotten how a mask is drawn."""
     torch.manual_seed(0)
-    model = create_model("track_nano", "default")
+    model = create_model("track_tiny", "default")
     torch.nn.init.normal_(model.decoder.predict.weight, std=0.02)
     return model.eval()
 
@@ -109,7 +109,7 @@ def test_the_benchmark_learns_every_first_mask(clip, tmp_path):
         for t, (image, labels) in enumerate(clip[:4]):
             cv2.imwrite(str(tmp_path / f"davis/JPEGImages/480p/{name}/{t:05d}.jpg"), image[..., ::-1])
             cv2.imwrite(str(tmp_path / f"davis/Annotations/480p/{name}/{t:05d}.png"), (labels > 0) * np.uint8(255))
-    command = ["evaluate", "davis16", "--data", tmp_path / "davis", "--model", "track_nano", "--sequences", "ant,bee"]
+    command = ["evaluate", "davis16", "--data", tmp_path / "davis", "--model", "track_tiny", "--sequences", "ant,bee"]
     assert exit_code([str(a) for a in (*command, "--finetune", 1, "--json", tmp_path / "scores.json")]) == 0
     document = json.loads((tmp_path / "scores.json").read_text())
     assert document["settings"]["finetune"] == 1

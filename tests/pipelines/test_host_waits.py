@@ -134,7 +134,7 @@ def images(count: int, height: int = 64, width: int = 80) -> list[np.ndarray]:
     return [np.roll(first, i, axis=1) for i in range(count)]
 
 
-@pytest.mark.parametrize("model", ["track_nano", "stm"])
+@pytest.mark.parametrize("model", ["track_tiny", "stm"])
 def test_a_tracked_frame_waits_for_its_result_alone(model: str):
     tracker = Tracker(model, memory_every=2, max_memory_frames=3, weights=None, device="cpu")
     frames = images(9)

@@ -39,5 +39,5 @@ def test_what_is_asked_for_is_used():
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_tracker_says_which_precision_auto_is(monkeypatch, wide):
     monkeypatch.setattr("twospeed.ops.bf16.multiplies_bf16", lambda device: wide)
-    tracker = Tracker("track_nano", weights=None, precision="auto", device="cpu")
+    tracker = Tracker("track_tiny", weights=None, precision="auto", device="cpu")
     assert tracker.precision == ("bf16" if wide else "fp32")

@@ -8,7 +8,7 @@ import torch
 
 from twospeed import InputError, Tracker, track
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_tiny
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 from twospeed.pipelines.propagate import absent_at, frames_of, plan, propagate, track_segments
 from twospeed.video.writer import VideoWriter
@@ -31,7 +31,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return track_nano()
+    return track_tiny()
 
 
 def covered(segments):

@@ -170,11 +170,11 @@ def test_a_replayed_video_continues_with_the_same_agreement(tmp_path: Path):
 
 
 def test_the_default_is_the_networks_own():
-    small, nano = Tracker("track_small"), Tracker("track_nano")
+    small, nano = Tracker("track_small"), Tracker("track_tiny")
     assert small.needs_every_frame
     assert not nano.needs_every_frame
     assert small.finder is not None
     assert Tracker("track_small", finder=None).finder is None
-    assert Tracker("track_nano", finder="find_nano").finder is not None
-    with pytest.raises(InputError, match="track_nano"):
-        Tracker("track_small", finder="track_nano")
+    assert Tracker("track_tiny", finder="find_nano").finder is not None
+    with pytest.raises(InputError, match="track_tiny"):
+        Tracker("track_small", finder="track_tiny")

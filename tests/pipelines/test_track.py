@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from twospeed import InputError, MaskError, Segmenter, Tracker, UnsupervisedTracker, classify, detect, track
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_tiny
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 from twospeed.pipelines.track import TrackOptions
 from twospeed.results import Frame
@@ -22,7 +22,7 @@ from twospeed.results import Frame
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return track_nano()
+    return track_tiny()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_given_mask_comes_back(model, clip):
 
 
 def test_the_shipped_network_follows_moving_objects():
-    tracker = Tracker("track_nano")
+    tracker = Tracker("track_tiny")
     frames = list(render_clip(5, frames=12, height=240, width=320, objects=2))
     for index, (image, truth) in enumerate(frames):
         masks = tracker.step(image, truth if index == 0 else None)
@@ -384,7 +384,7 @@ def test_states_of_other_trackers_are_refused(model, clip, tmp_path):
     tracker.save_state(path)
     torch.manual_seed(1)
     for other, message in (
-        (Tracker(track_nano(), size=64), "was written by a tracker with another network"),
+        (Tracker(track_tiny(), size=64), "was written by a tracker with another network"),
         (Tracker(model, size=80), "with size=64, not 80"),
         (Tracker(model, size=64, memory_every=3), "with memory_every=5, not 3"),
     ):
@@ -420,12 +420,12 @@ def test_the_size_at_which_the_network_works(height, width, options, expected, a
     """`size` on the shorter side, at most 4 size^2 pixels; small videos are enlarged at most twice, thumbnails not."""
     seen = []
 
-    class Seeing(type(track_nano())):
+    class Seeing(type(track_tiny())):
         def encode_key(self, frames):
             seen.append(frames.shape[-2:])
             raise InputError("enough")
 
-    network = track_nano()
+    network = track_tiny()
     network.__class__ = Seeing
     with pytest.raises(InputError, match="enough"):
         Tracker(network, **options).step(np.zeros((height, width, 3), np.uint8), np.ones((height, width), np.uint8))
@@ -443,12 +443,12 @@ def test_options_of_track_are_those_of_the_trackers():
     (lambda: Tracker("slowfast_maskrcnn_1_1"), "finds objects without masks; use UnsupervisedTracker"),
     (lambda: Tracker(precision="fp16"), "precision is 'fp16'; choose 'fp32', 'bf16' or 'auto'"),
     (lambda: UnsupervisedTracker("segment_nano"), "network of the task 'segment'"),
-    (lambda: Segmenter("track_nano"), "track_nano is a network of the task 'track', not one that labels every pixel"),
-    (lambda: Segmenter(track_nano()), "STCN is not a network that labels every pixel"),
+    (lambda: Segmenter("track_tiny"), "track_tiny is a network of the task 'track', not one that labels every pixel"),
+    (lambda: Segmenter(track_tiny()), "STCN is not a network that labels every pixel"),
     (lambda: classify("clip.mp4", "stcn"), "stcn is a network of the task 'track'"),
-    (lambda: classify("clip.mp4", track_nano()), "STCN is not a network that recognises the action in a clip"),
+    (lambda: classify("clip.mp4", track_tiny()), "STCN is not a network that recognises the action in a clip"),
     (lambda: detect("clip.mp4", "stcn", boxes=[[0, 0, 9, 9]]), "stcn is a network of the task 'track'"),
-    (lambda: track([], np.ones((9, 9), int), "track_nano", merged=True), "merged is no option of Tracker"),
+    (lambda: track([], np.ones((9, 9), int), "track_tiny", merged=True), "merged is no option of Tracker"),
 ])  # fmt: skip
 def test_a_network_of_another_job_is_refused(call, message):
     with pytest.raises(InputError, match=message):

@@ -237,8 +237,8 @@ def test_what_is_refused(model, clip):
         track(clip, np.ones(SIZE, np.uint8), model)
     with pytest.raises(InputError, match="memory_every is no option of UnsupervisedTracker"):
         track(clip, None, model, memory_every=5)
-    with pytest.raises(InputError, match="track_nano follows masks that are given"):
-        UnsupervisedTracker("track_nano")
+    with pytest.raises(InputError, match="track_tiny follows masks that are given"):
+        UnsupervisedTracker("track_tiny")
     with pytest.raises(InputError, match="size is 64, but the network is built already"):
         UnsupervisedTracker(model, size=64)
     with pytest.raises(InputError, match="min_score is 3"):

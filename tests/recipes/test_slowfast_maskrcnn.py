@@ -140,8 +140,8 @@ def test_several_processes_are_refused(davis, tmp_path, monkeypatch):
 def test_what_is_refused(davis, tmp_path):
     with pytest.raises(DatasetError, match="bee is both trained on and validated on"):
         train(tiny(davis, tmp_path / "run", train_sequences=("bee", "cat"), val_sequences=("bee",)))
-    with pytest.raises(InputError, match="'track_nano' is not a SlowFast Mask R-CNN"):
-        train(tiny(davis, tmp_path / "run", model="track_nano", model_options={}))
+    with pytest.raises(InputError, match="'track_tiny' is not a SlowFast Mask R-CNN"):
+        train(tiny(davis, tmp_path / "run", model="track_tiny", model_options={}))
     with pytest.raises(InputError, match="stretch=3 is no multiple of frames_per_step=2"):
         tiny(davis, tmp_path, stretch=3)
     with pytest.raises(InputError, match="'neck' is not a part of the network"):

@@ -217,7 +217,7 @@ def test_sparse_quantised_and_meta_tensors_are_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def nano():
-    return create_model("track_nano").state_dict()
+    return create_model("track_tiny").state_dict()
 
 
 @pytest.mark.parametrize(
@@ -234,18 +234,18 @@ def nano():
 )
 def test_values_that_no_network_can_have(nano, change, message):
     with pytest.raises(CheckpointError, match=message):
-        create_model("track_nano", {**nano, "decoder.predict.weight": change(nano["decoder.predict.weight"])})
+        create_model("track_tiny", {**nano, "decoder.predict.weight": change(nano["decoder.predict.weight"])})
 
 
 def test_negative_variances_are_refused(nano):
     name = next(key for key in nano if key.endswith("running_var"))
     with pytest.raises(CheckpointError, match="running_var holds a variance of -1"):
-        create_model("track_nano", {**nano, name: torch.full_like(nano[name], -1.0)})
+        create_model("track_tiny", {**nano, name: torch.full_like(nano[name], -1.0)})
 
 
 def test_other_shapes_are_one_error_in_every_family():
     for name in (
-        "track_nano",
+        "track_tiny",
         "stm",
         "slowfast_r50_4x16",
         "slow_r50_4x16_ava",
@@ -281,12 +281,12 @@ def test_options_in_a_file_are_checked(tmp_path, options):
 def test_names_are_escaped_before_they_are_shown(tmp_path):
     torch.save({"a\x1b[31m\nb": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError) as error:
-        create_model("track_nano", tmp_path / "w.pth")
+        create_model("track_tiny", tmp_path / "w.pth")
     assert str(error.value).isprintable()
 
 
 def test_damaged_weights_are_never_written(nano, tmp_path):
-    model = create_model("track_nano")
+    model = create_model("track_tiny")
     model.decoder.predict.bias.data.fill_(float("inf"))
     with pytest.raises(
         CheckpointError, match=r"was not written: 1 of \d+ tensors are damaged; decoder.predict.bias holds"
@@ -296,10 +296,10 @@ def test_damaged_weights_are_never_written(nano, tmp_path):
 
 
 def test_files_are_told_apart_by_content_not_by_name(nano, tmp_path):
-    model = create_model("track_nano")
+    model = create_model("track_tiny")
     save_model(model, str(tmp_path / "weights.safetensors"))
     (tmp_path / "weights.safetensors").rename(tmp_path / "weights")
-    assert read_state(tmp_path / "weights")[1]["model"] == "track_nano"
+    assert read_state(tmp_path / "weights")[1]["model"] == "track_tiny"
     torch.save(nano, tmp_path / "torch.safetensors")
     assert read_state(tmp_path / "torch.safetensors")[0].keys() == nano.keys()
 

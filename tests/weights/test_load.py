@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twospeed import CheckpointError, InputError, WeightsUnavailable, create_model, list_models
-from twospeed.models.stcn.builders import track_nano
+from twospeed.models.stcn.builders import track_tiny
 from twospeed.models.stcn.convert import to_ours
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import recognise, save_model
@@ -19,7 +19,7 @@ from twospeed.weights.store import weights_sha256
 @pytest.fixture(scope="module")
 def nano_state() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    return track_nano().state_dict()
+    return track_tiny().state_dict()
 
 
 def test_list_models_by_task():
@@ -31,7 +31,7 @@ def test_list_models_by_task():
 
 
 def test_an_unknown_model_names_its_neighbours():
-    with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_nano"):
+    with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_tiny"):
         create_model("track_nanno")
 
 
@@ -39,11 +39,11 @@ def test_an_unknown_option_is_one_clear_line():
     with pytest.raises(InputError, match="unexpected keyword argument 'wings'"):
         create_model("stcn", None, wings=2)
     with pytest.raises(InputError, match="similarity is 'cosine'; choose 'l2'"):
-        create_model("track_nano", None, similarity="cosine")
+        create_model("track_tiny", None, similarity="cosine")
 
 
 def test_default_weights_are_the_default(caplog):
-    default, again = (create_model("track_nano", *source).state_dict() for source in ((), ("default",)))
+    default, again = (create_model("track_tiny", *source).state_dict() for source in ((), ("default",)))
     assert all(torch.equal(value, again[key]) for key, value in default.items())
     assert not caplog.records
     with pytest.raises(
@@ -53,9 +53,9 @@ def test_default_weights_are_the_default(caplog):
 
 
 def test_random_weights_are_asked_for_and_named(caplog):
-    create_model("track_nano", None)
+    create_model("track_tiny", None)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "track_nano has random weights" in caplog.text
+    assert "track_tiny has random weights" in caplog.text
 
 
 def test_keyframe_weights_need_weights_of_the_propagation(tmp_path):
@@ -65,8 +65,8 @@ def test_keyframe_weights_need_weights_of_the_propagation(tmp_path):
 
 
 def test_models_come_in_eval_mode(nano_state):
-    assert not create_model("track_nano", None).training
-    assert not create_model("track_nano", nano_state).training
+    assert not create_model("track_tiny", None).training
+    assert not create_model("track_tiny", nano_state).training
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"network": s, "it": 7}, lambda s: {"state_dict": s}])
@@ -74,28 +74,28 @@ def test_models_come_in_eval_mode(nano_state):
 def test_wrappers_and_prefixes_are_taken_off(nano_state, tmp_path, wrap, prefix):
     path = tmp_path / "a.pth"
     torch.save(wrap({prefix + key: value for key, value in nano_state.items()}), path)
-    model = create_model("track_nano", path)
+    model = create_model("track_tiny", path)
     assert all(torch.equal(value, nano_state[key]) for key, value in model.state_dict().items())
 
 
 def test_safetensors_round_trip_keeps_provenance(nano_state, tmp_path):
     path = tmp_path / "nano.safetensors"
-    save_model(create_model("track_nano", nano_state), path, model_name="track_nano", source={"source": "x.pth"})
+    save_model(create_model("track_tiny", nano_state), path, model_name="track_tiny", source={"source": "x.pth"})
     state, metadata = read_state(path)
-    assert metadata["model"] == "track_nano"
+    assert metadata["model"] == "track_tiny"
     assert metadata["source"] == "x.pth"
     assert all(torch.equal(value, nano_state[key]) for key, value in state.items())
-    assert len(weights_sha256("track_nano", path)) == 64
+    assert len(weights_sha256("track_tiny", path)) == 64
 
 
 def test_half_precision_halves_the_file_and_comes_back_as_single(nano_state, tmp_path):
-    network = track_nano()
+    network = track_tiny()
     network.load_state_dict(nano_state)
     for half in (False, True):
         save_model(network, tmp_path / f"{half}.safetensors", half_precision=half)
     sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
     assert 1.8 < sizes[0] / sizes[1] < 2.05
-    read = create_model("track_nano", tmp_path / "True.safetensors").state_dict()
+    read = create_model("track_tiny", tmp_path / "True.safetensors").state_dict()
     for name, value in network.state_dict().items():
         assert read[name].dtype == value.dtype, name
         assert torch.allclose(read[name].float(), value.float(), rtol=1e-3, atol=1e-6), name
@@ -108,7 +108,7 @@ def test_every_wrong_key_is_listed_at_once(nano_state):
     state["extra.weight"] = torch.zeros(3)
     state["thin_projection.bias"] = torch.zeros(5)
     with pytest.raises(CheckpointError) as error:
-        create_model("track_nano", state)
+        create_model("track_tiny", state)
     text = str(error.value)
     assert "2 missing: key_projection.bias, decoder.predict.bias" in text
     assert "1 unknown: extra.weight" in text
@@ -119,7 +119,7 @@ def test_nan_weights_are_refused(nano_state):
     state = {key: value.clone() for key, value in nano_state.items()}
     state["decoder.predict.bias"][0] = float("nan")
     with pytest.raises(CheckpointError, match=r"decoder\.predict\.bias holds NaN or infinity"):
-        create_model("track_nano", state)
+        create_model("track_tiny", state)
 
 
 def test_an_option_that_disagrees_with_the_weights_is_an_error():
@@ -146,12 +146,12 @@ def test_damaged_files(tmp_path, content, message):
     path = tmp_path / "weights.bin"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        create_model("track_nano", path)
+        create_model("track_tiny", path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*gone\.pth"):
-        create_model("track_nano", tmp_path / "gone.pth")
+        create_model("track_tiny", tmp_path / "gone.pth")
 
 
 class Evil:

@@ -252,13 +252,13 @@ def test_files_of_the_hub(monkeypatch, tmp_path):
 
     def download(repository, name, *, revision):
         asked.append((repository, name, revision))
-        path = tmp_path / "track_nano.safetensors"
-        path.write_bytes(default_weights_of("track_nano"))
+        path = tmp_path / "track_tiny.safetensors"
+        path.write_bytes(default_weights_of("track_tiny"))
         return str(path)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
-    model = create_model("track_nano", "hf://me/nets/small/track.safetensors")
-    assert torch.equal(model.key_projection.weight, create_model("track_nano").key_projection.weight)
+    model = create_model("track_tiny", "hf://me/nets/small/track.safetensors")
+    assert torch.equal(model.key_projection.weight, create_model("track_tiny").key_projection.weight)
     local_file("hf://me/nets@v1/track.safetensors")
     assert asked == [("me/nets", "small/track.safetensors", None), ("me/nets", "track.safetensors", "v1")]
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

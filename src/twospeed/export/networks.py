@@ -86,6 +86,9 @@ class MaskMemory(ExportedNetwork):
         self.similarity = attributes["similarity"]
         self.keys_per_object = bool(attributes["keys_per_object"])
         self.masks_as_given = bool(attributes["masks_as_given"])
+        self.input_scale = float(attributes.get("input_scale", 1.0))
+        if not 0 < self.input_scale <= 1:
+            raise CheckpointError(f"{exported.path}: input_scale is {self.input_scale}; it is above 0 and at most 1")
         self.sees_last_frame = "recall_recent" in exported.graphs
         self._features = namedtuple("Features", exported.graphs["encode_key"].outputs)  # type: ignore[misc]
 

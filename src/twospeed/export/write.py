@@ -25,7 +25,7 @@ from twospeed.environment import installed_versions
 from twospeed.errors import InputError
 from twospeed.export.engines import open_graph
 from twospeed.export.examples import Clip, PartExamples, examples_of
-from twospeed.models.protocol import CLIP_NETWORK
+from twospeed.models.protocol import CLIP_NETWORK, input_scale
 from twospeed.weights.entries import ExportedModel, GraphFile, Preprocessing, Task
 from twospeed.weights.store import sha256
 
@@ -108,7 +108,8 @@ def write_graphs(
 
 def _attributes(network: Any, task: Task) -> dict[str, Any]:
     if task == "track":
-        return {name: getattr(network, name) for name in ("similarity", "keys_per_object", "masks_as_given")}
+        own = {name: getattr(network, name) for name in ("similarity", "keys_per_object", "masks_as_given")}
+        return own | {"input_scale": input_scale(network)}
     if task == "segment":
         return {"align_corners": bool(getattr(network, "align_corners", False))}
     average = getattr(network, "average", "probabilities")

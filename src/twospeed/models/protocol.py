@@ -38,6 +38,8 @@ class MaskMemoryNetwork(Protocol):
     frame's key (STCN), True where each has its own (STM). masks_as_given: False where given masks pass soft aggregation
     before they are remembered (STCN), True where they are remembered as they are, with nothing in the border that pads
     the frame (STM).
+
+    A network may also have `input_scale` (0 to 1): it is given frames of that share of the size that was asked for.
     """
 
     similarity: Similarity
@@ -119,6 +121,11 @@ CLIP_NETWORK = ("frames", "frame_stride", "num_classes")
 def sees_last_frame(network: MaskMemoryNetwork) -> TypeGuard[LastFrameNetwork]:
     """Return whether a network is shown the frame before, too."""
     return bool(getattr(network, "sees_last_frame", False))
+
+
+def input_scale(network: object) -> float:
+    """Return at which share of the size that was asked for a network is to see frames: 1 for most."""
+    return float(getattr(network, "input_scale", 1.0))
 
 
 def lacks(model: object, members: tuple[str, ...]) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError, MaskError
 from twospeed.models.banks import MemoryBank, ObjectBanks
-from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, sees_last_frame
+from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, input_scale, sees_last_frame
 from twospeed.ops import on_numpy
 from twospeed.ops.pad import Padding, padding_for, unpad
 from twospeed.pipelines.given_masks import STRIDE, VOID, GivenMasks, check_count, checked_labels, given_masks
@@ -585,7 +585,7 @@ class Tracker(VideoTracker):
             if not self.upscale:
                 scale = min(scale, MOST_ENLARGED if min(height, width) >= THUMBNAIL else 1)
             scale = min(scale, (MOST_PIXELS * self.size**2 / (height * width)) ** 0.5)
-        scale *= getattr(self._given, "input_scale", 1.0)
+        scale *= input_scale(self._given)
         return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
     def _finished(self, scores: Array, size: tuple[int, int], time_s: float) -> ObjectMasks:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-FORMER_NAMES = {"stcn_static": ("stcn", "static"), "stcn_video": ("stcn", "video"), "track_nano": ("stcn", "nano")}
+FORMER_NAMES = {"stcn_static": ("stcn", "static"), "stcn_video": ("stcn", "video"), "track_nano": ("stcn", "tiny")}
 """What recipes of earlier versions are today: a recipe and the preset to start from."""
 
 

@@ -58,12 +58,12 @@ class StcnConfig:
     workers: int = 8  # loading processes for each training process
 
     # Network
-    network: str = "stcn"  # stcn, stm, track_nano, track_small
+    network: str = "stcn"  # stcn, stm, track_tiny, track_nano, track_small
     backbone: Literal["resnet50", "wide_resnet50"] | None = None
     similarity: Similarity | None = None  # l2 or dot; none: as published, l2 for stcn, dot for stm
     aspp: bool | None = None
     width: int | None = None  # channels of the first stage; fewer than 64 for trials
-    weights: Path | None = Path("runs/stcn_static/weights.safetensors")  # of the stage before; "default": the shipped
+    weights: Path | None = Path("runs/stcn_static/weights.safetensors")  # of the stage before; a model's name: its default ones
     key_backbone_weights: Path | None = None  # ImageNet file: resnet50, wide_resnet50_2; for track_small Lite0
     value_backbone_weights: Path | None = None  # resnet18 (stm: resnet50)
     norm_batches: int = 16  # without any of them: batch norm is measured over so many batches, then frozen
@@ -203,16 +203,16 @@ def video_trial() -> StcnConfig:
     )  # fmt: skip
 
 
-def nano() -> StcnConfig:
-    """track_nano from scratch, on two CPU cores: generated clips first, then half of them frames of DAVIS-2016."""
+def tiny() -> StcnConfig:
+    """track_tiny from scratch, on two CPU cores: generated clips first, then half of them frames of DAVIS-2016."""
     return StcnConfig(
         davis_year=2016, generated=150, generated_first=True, views="objects", frame_choice="paper",
         gap_borders=tuple(0.35 + 0.65 * border for border in BORDERS), cache=Path("runs/cache"), workers=1,
-        network="track_nano", weights=None, norm_batches=0, freeze_norm=0.85, iterations=None, minutes=90.0,
+        network="track_tiny", weights=None, norm_batches=0, freeze_norm=0.85, iterations=None, minutes=90.0,
         crop=(192, 224), phase_borders=(0.35,), objects=(1, 2), optimizer="adamw", lr=1e-3, schedule="cosine",
         warm_up=0.02, weight_decay=1e-2, clip_gradient=1.0, ema_decay=0.998, bootstrap_from=0.2, bootstrap_to=0.7,
         bootstrap_keep=0.25, overlap_weight=0.5, match_weight=0.3, replicas=2, validate_every=300,
-        held_out=("blackswan", "cows", "goat", "paragliding-launch"), out=Path("runs/track_nano"), device="cpu",
+        held_out=("blackswan", "cows", "goat", "paragliding-launch"), out=Path("runs/track_tiny"), device="cpu",
         half_precision=True, log_every=20, checkpoint_minutes=3.0,
     )  # fmt: skip
 
@@ -222,14 +222,23 @@ def small() -> StcnConfig:
     # The first stages stay as ImageNet taught them: at half of the resolution, their gradients are a third of a step
     kept = dict.fromkeys(("key_encoder.stem", "key_encoder.stages.0", "key_encoder.stages.1"), 0.0)
     return dataclasses.replace(
-        nano(), network="track_small", generated=100, look_alikes=0.35, near=0.5, view_scale=(0.6, 1.9), minutes=80.0,
+        tiny(), network="track_small", generated=100, look_alikes=0.35, near=0.5, view_scale=(0.6, 1.9), minutes=80.0,
         gap_borders=tuple(0.08 + 0.92 * border for border in BORDERS), crop=(192, 224, 288), batch=(4,),
         phase_borders=(0.08, 0.8), objects=(1, 2, 1, 3), rates={"key_encoder": 0.2, **kept}, lr=6e-4, freeze_norm=0.8,
         spoil_last=0.45, out=Path("runs/track_small"),
     )  # fmt: skip
 
 
+def nano() -> StcnConfig:
+    """track_nano, on a CPU, from track_small's weights: crops of the size at which it sees frames, from the start."""
+    return dataclasses.replace(
+        small(), network="track_nano", weights=Path("track_small"), near=0.4, minutes=95.0,
+        gap_borders=(0.0, 0.01, 0.02, 0.03, 0.85), crop=(304,), phase_borders=(), generated_first=False, lr=4e-4,
+        freeze_norm=0.1, bootstrap_from=0.0, bootstrap_to=0.1, out=Path("runs/track_nano"),
+    )  # fmt: skip
+
+
 PRESETS = {
     "static": static, "stage1": stage1, "stage2": stage2, "video": video, "static_stm": static_stm,
-    "video_stm": video_stm, "static_trial": static_trial, "video_trial": video_trial, "nano": nano, "small": small,
+    "video_stm": video_stm, "static_trial": static_trial, "video_trial": video_trial, "tiny": tiny, "small": small, "nano": nano,
 }  # fmt: skip

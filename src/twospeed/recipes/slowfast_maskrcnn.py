@@ -10,7 +10,7 @@
 The defaults are the report's ("Applying SlowFast Networks to Video Object Segmentation"): torchvision's COCO weights
 (from its cache, fetched, or `--coco FILE`), 15 epochs of single frames, then 20 epochs of sequences in which backbone,
 pyramid and proposals are frozen. Its J&F of 0.676 on DAVIS-2016 needs those weights. `small` is for a CPU: a narrow
-backbone that starts from track_nano; docs/papers/slowfast_vos.md says what it reaches.
+backbone that starts from track_tiny; docs/papers/slowfast_vos.md says what it reaches.
 
 Differs from the authors' code: gradients of a sequence's last odd frame do not leak into the next one; what is frozen
 keeps its batch-norm statistics; frames without an object are learned from as background; nothing needs ground truth at
@@ -86,7 +86,7 @@ class SlowFastMaskRCNNDavisConfig:
     coco: str = "auto"  # start of the detector: torchvision's COCO weights; a file; or none
     weights: Path | None = None  # start of the whole network, instead
     detector_weights: Path | None = None  # a finished detector stage (detector.safetensors of another run): skip it
-    nano_start: bool = False  # with backbone "nano": its first stages from track_nano
+    nano_start: bool = False  # with backbone "nano": its first stages from track_tiny
 
     # Detector first: single frames
     detector_epochs: int = 15
@@ -145,7 +145,7 @@ class SlowFastMaskRCNNDavisConfig:
 
 
 def small() -> SlowFastMaskRCNNDavisConfig:
-    """For two CPU cores: a narrow backbone that starts from track_nano, frames of 160 pixels, everything varied."""
+    """For two CPU cores: a narrow backbone that starts from track_tiny, frames of 160 pixels, everything varied."""
     backbone = {"backbone": "nano", "min_size": 160, "max_size": 288, "proposals": 150, "sampled_regions": 96}
     return SlowFastMaskRCNNDavisConfig(
         year="2016", load_side=160, workers=1, model_options=backbone, coco="none", nano_start=True, frozen_stages=2,
@@ -241,10 +241,10 @@ def build(config: SlowFastMaskRCNNDavisConfig, note: Callable[[str], object] = l
         file = start_from_coco(network, None if config.coco == "auto" else config.coco)
         note(f"detector starts from {file}")
     if config.weights is None and config.nano_start:
-        stages = cast(Any, create_model("track_nano", "default")).key_encoder.state_dict()
+        stages = cast(Any, create_model("track_tiny", "default")).key_encoder.state_dict()
         missing, unknown = network.detector.backbone.body.load_state_dict(stages, strict=False)
         if unknown or any(not name.startswith("layer4.") for name in missing):
-            raise CheckpointError(f"track_nano does not fit the backbone: {unknown[:3]}, {missing[:3]}")
+            raise CheckpointError(f"track_tiny does not fit the backbone: {unknown[:3]}, {missing[:3]}")
     if config.detector_weights is not None:
         state, _ = read_state(config.detector_weights)
         detector = {name.removeprefix("detector."): value for name, value in state.items() if "slow_fast." not in name}

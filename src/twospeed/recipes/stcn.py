@@ -5,8 +5,9 @@
     twospeed train stcn --preset video --davis DAVIS/2017/trainval --youtube-vos YouTube   stage 3, after stage 0
     twospeed train stcn --preset stage1 --bl30k BL30K                                      stage 1, after stage 0
     twospeed train stcn --preset stage2 --davis ... --youtube-vos ...                      stage 2, after stage 1
-    twospeed train stcn --preset nano --davis DAVIS --minutes 96                           track_nano, on a CPU
+    twospeed train stcn --preset tiny --davis DAVIS --minutes 96                           track_tiny, on a CPU
     twospeed train stcn --preset small --davis TRAIN --validation DAVIS --coco COCO --key-backbone-weights lite0.pth
+    twospeed train stcn --preset nano --davis TRAIN --validation DAVIS --coco COCO         track_nano, from track_small
     torchrun --nproc-per-node 2 -m twospeed.cli.main train stcn ...
 
 Presets that end in `_stm` train STM (the baseline of the supplement's Table 1), those in `_trial` a narrow STCN for a
@@ -20,7 +21,8 @@ The defaults are the authors' stage 3: Adam at 1e-5, 8 samples a step, 150K iter
 DAVIS-2017 val after stages 0 and 3 (85.1 to 85.5 from run to run); about 30 hours on two GPUs of 11 GB. Their finding:
 without stage 0 the later ones do not reach their scores. Where their paper and code differ, the code's way is the
 default, since it made the released weights; the paper's: `--frame-choice paper --crop-aspect 0.75,1.25 --small-objects
-paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/papers/stcn.md, docs/track_nano.md.
+paper`, and in stage 1 `--lr-boundaries 0.9`. What was trained here: docs/papers/stcn.md,
+docs/track_tiny.md, docs/track_small.md, docs/track_nano.md.
 
 In the run folder: config.json, origin.json, train.csv, validation.csv, metrics.jsonl, checkpoints, latest.safetensors
 after each validation, and weights.safetensors: the best in validation, or the last ones where nothing is held out; the
@@ -78,7 +80,7 @@ from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.weights.catalog import find
+from twospeed.weights.catalog import CATALOG, find
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import build as build_model
 from twospeed.weights.load import create_model, save_model
@@ -106,21 +108,27 @@ def start(network: nn.Module, config: StcnConfig) -> str:
 
     Raises CheckpointError for files that cannot be read or do not fit.
     """
-    if config.weights == Path("default"):
-        network.load_state_dict(create_model(config.network).state_dict())
-        return f"the default weights of {config.network}"
     if config.weights is not None:
-        state, metadata = read_state(config.weights)
+        named = config.network if str(config.weights) == "default" else str(config.weights)
+        if named in CATALOG:
+            state, what = create_model(named).state_dict(), f"the default weights of {named}"
+        else:
+            state, metadata = read_state(config.weights)
+            what = f"weights of {config.weights} ({metadata.get('stage', 'stage not recorded')})"
         if isinstance(network, STCN):
             state = stcn_names.for_training(state, mask_channels=network.value_encoder.mask_channels)
         else:
             state = stm_names.to_ours(state)
+        own = network.state_dict()
+        if config.network == "track_nano" and own.keys() < state.keys():
+            what += f", without the {len(state) - len(own)} tensors that only the larger network has"
+            state = {name: state[name] for name in own}
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
-            what = " ".join(str(error).split())[:500]
-            raise CheckpointError(f"{config.weights}: does not fit this {config.network}: {what}") from error
-        return f"weights of {config.weights} ({metadata.get('stage', 'stage not recorded')})"
+            why = " ".join(str(error).split())[:500]
+            raise CheckpointError(f"{config.weights}: does not fit this {config.network}: {why}") from error
+        return what
     files = {"key": config.key_backbone_weights, "value": config.value_backbone_weights}
     if all(path is None for path in files.values()):
         return ""
@@ -325,7 +333,7 @@ def _fit(
     network = build(config)
     source = "a checkpoint" if run.resumes else start(network, config)
     network.to(process.device)
-    if process.device.type == "cuda" or config.network in ("track_nano", "track_small"):
+    if process.device.type == "cuda" or config.network in ("track_tiny", "track_nano", "track_small"):
         # Elsewhere not: on CPUs, oneDNN's backward of 4 channels that lie last writes out of bounds
         network.to(memory_format=torch.channels_last)
     # By default the whole network stays in eval mode: batch norm keeps its statistics, while its scale and shift learn.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from twospeed.models.protocol import sees_last_frame
+from twospeed.models.protocol import input_scale, sees_last_frame
 from twospeed.ops.clicks import PLANES
 from twospeed.weights.catalog import find
 from twospeed.weights.load import build
@@ -110,7 +110,8 @@ def _run_segmenter(model: Any) -> str:
 
 def _run_tracker(model: Any) -> str:
     """Run a network that is given masks on one frame and object: STCN, or STM, which has a key for each object."""
-    frame, mask = torch.empty(1, 3, 480, 864), torch.empty(1, 1, 480, 864)
+    height, width = round(480 * input_scale(model)), round(864 * input_scale(model))
+    frame, mask = torch.empty(1, 3, height, width), torch.empty(1, 1, height, width)
     features = model.encode_key(frame)
     _, value = model.encode_memory(frame, features, mask)
     if sees_last_frame(model):

@@ -184,11 +184,18 @@ def model_of(weights: str | Path) -> str:
     """
     path = store.local_file(weights)
     state, metadata = read_state(path)
-    name = metadata.get("model") or recognise(state)
+    name = _recorded_model(state, metadata) or recognise(state)
     if name is None or name not in CATALOG:
         what = f"records the model {printable(name)}" if name else f"has {len(state)} keys ({next(iter(state))!r}, ...)"
         raise CheckpointError(f"{path}: {what}, which is none that twospeed has; name the model", option="model")
     return name
+
+
+def _recorded_model(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return today's name of the model that a file records, "" for none."""
+    name = metadata.get("model", "")
+    # Its first two versions are another network, which is `track_tiny` since the third
+    return "track_tiny" if name == "track_nano" and recognise(state) == "track_tiny" else name
 
 
 def _parts(entry: Entry, weights: WeightsSource, keyframe_weights: WeightsSource) -> Mapping[str, Any] | None:
@@ -221,7 +228,7 @@ def _read(
     default = weights == "default"
     path = store.default_weights(entry, on_progress=on_progress) if default else store.local_file(weights)
     state, metadata = read_state(path)
-    made_for = metadata.get("model", "")
+    made_for = _recorded_model(state, metadata)
     if made_for not in CATALOG and hasattr(_converter(entry), "mistaken"):
         made_for = _converter(entry).mistaken(state, entry.name) or ""
     if made_for in CATALOG and made_for != entry.name:

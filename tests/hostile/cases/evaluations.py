@@ -69,7 +69,7 @@ def add_cases() -> None:
         )
         ev(f"{year} json into a folder", year, *score[:-1], ".", want="refuse")
         ev(f"{year} json nowhere", year, *score[:-1], "a/b/s.json", want="any")
-        run = (year, "--data", "DATA", "--model", "track_nano", "--size", 64, "-q", "-o", "out")
+        run = (year, "--data", "DATA", "--model", "track_tiny", "--size", 64, "-q", "-o", "out")
         ev(f"{year} run", year, *run, want="ok", check=count("out/*/*.png", 12))
         ev(f"{year} run, picture cut", year, *run, change=lambda s: (s / "good/JPEGImages/480p/dog/00002.jpg").write_bytes(
             (s / "good/JPEGImages/480p/dog/00002.jpg").read_bytes()[:500]), want="refuse", keeps=True)  # fmt: skip
@@ -114,7 +114,7 @@ def add_cases() -> None:
         "--data",
         "DATA",
         "--model",
-        "track_nano",
+        "track_tiny",
         "--size",
         64,
         "-q",
@@ -146,7 +146,7 @@ def add_cases() -> None:
     ev("camvid run", "camvid", *run, want="ok")
     for option in ("--keyframe-every=0", "--frame-step=0", "--image-scales=0", "--image-scales=nan", "--image-scales=x",
                    "--image-scales=1e-9", "--image-scales=-1", "--split=x", "--plot=a/b/c.png", "--plot=p.txt", "--plot=.",
-                   "--model=track_nano", "--weights=nowhere"):  # fmt: skip
+                   "--model=track_tiny", "--weights=nowhere"):  # fmt: skip
         ev(
             f"camvid run {option}",
             "camvid",

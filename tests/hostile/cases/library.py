@@ -33,7 +33,7 @@ def refused(function: Callable[[], object]) -> None:
 def tracker(**options: Any) -> Any:
     import twospeed
 
-    return twospeed.Tracker("track_nano", size=None, **options)
+    return twospeed.Tracker("track_tiny", size=None, **options)
 
 
 def add_cases() -> None:
@@ -82,7 +82,7 @@ def add_cases() -> None:
 def option_used(name: str, value: Any) -> None:
     import twospeed
 
-    twospeed.Tracker("track_nano", **{"size": None, name: value}).step(IMAGE, LABELS)
+    twospeed.Tracker("track_tiny", **{"size": None, name: value}).step(IMAGE, LABELS)
 
 
 def segmenter() -> Any:

@@ -47,7 +47,7 @@ def add_cases() -> None:
     # segment, classify, detect
     seg = ("segment", GOOD, "-o", "out", "-q")
     for option in ("--keyframe-every=0", "--keyframe-every=-1", "--keyframe-every=x", "--drift=0", "--drift=-1", "--drift=nan",
-                   "--model=track_nano", "--model=nonsense", "--model=bisenet_r18", "--weights=nowhere", "--device=meta",
+                   "--model=track_tiny", "--model=nonsense", "--model=bisenet_r18", "--weights=nowhere", "--device=meta",
                    "--keyframe-weights=nowhere"):  # fmt: skip
         case(f"segment {option}", *seg, option, want="refuse")
     case("segment --drift inf", *seg, "--drift", "inf", want="any")
@@ -74,7 +74,7 @@ def add_cases() -> None:
     here = (*det, "--box", "10,10,30,30", "--size", 64)
     for option in ("--every=0", "--every=-1", "--every=nan", "--threshold=-1", "--threshold=nan", "--threshold=2",
                    "--size=0", "--size=-1", "--scales=", "--scales=a,b", "--scales=0", "--top=0", "--precision=x", "--device=meta",
-                   "--labels=nowhere", "--boxes=nowhere.csv", "--model=track_nano"):  # fmt: skip
+                   "--labels=nowhere", "--boxes=nowhere.csv", "--model=track_tiny"):  # fmt: skip
         case(f"detect {option}", *here, option, want="any" if option == "--scales=" else "refuse")
     case("detect --every inf", *here, "--every", "inf", want="any")
     case("detect --every 1e-9", *here, "--every", "1e-9", want="any")

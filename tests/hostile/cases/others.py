@@ -24,8 +24,8 @@ def add_cases() -> None:
     case("models nonsense", "models", "nonsense", want="refuse")
     case("models ''", "models", "", want="refuse")
     case("models --task x", "models", "--task", "x", want="refuse")
-    case("models track_nano --json", "models", "track_nano", "--json", want="ok")
-    small = ("bench", "track_nano", "--frames", 2, "--memory-frames", 1)
+    case("models track_tiny --json", "models", "track_tiny", "--json", want="ok")
+    small = ("bench", "track_tiny", "--frames", 2, "--memory-frames", 1)
     case("bench good", *small, "--size", "64x48", want="ok")
     for size in ("0x0", "-5x5", "x", "64", "64x48x3", "nanxnan", "1e3x1e3", "100000x100000", "99999999999x99999999999"):
         case(f"bench --size {size}", *small, f"--size={size}", want="refuse")

@@ -80,7 +80,7 @@ def add_cases() -> None:
          want="refuse", must=("tiny",))  # fmt: skip
     case("disk full: demo", "demo", "--frames", 4, "-q", "-o", "tiny/out", before=tiny_disk, after=no_disk, want="refuse",
          keeps=True, must=("out",))  # fmt: skip
-    case("disk full: evaluate", "evaluate", "davis17", "--data", S / "davis17/good", "--model", "track_nano", "--size", 64, "-q",
+    case("disk full: evaluate", "evaluate", "davis17", "--data", S / "davis17/good", "--model", "track_tiny", "--size", 64, "-q",
          "-o", "tiny/out", before=tiny_disk, after=no_disk, want="refuse", keeps=True, must=("out",))  # fmt: skip
     case("disk full: train", *TRAINING, "--out", "tiny/out", before=tiny_disk, after=no_disk, want="refuse", keeps=True,
          must=("out",))  # fmt: skip

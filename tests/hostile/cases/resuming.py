@@ -32,7 +32,7 @@ def add_cases() -> None:
             **{"check": check if want != "refuse" else None, **kwargs})  # fmt: skip
 
     resume("undamaged", lambda p: None, want="ok")
-    case("resume: nothing there", "track", GOOD, "--mask", MASK, "--model", "track_nano", "--size", 64, "-q", "-o", "out", "--resume",
+    case("resume: nothing there", "track", GOOD, "--mask", MASK, "--model", "track_tiny", "--size", 64, "-q", "-o", "out", "--resume",
          want="ok", check=count("out/masks/*.png", 8))  # fmt: skip
     case("resume: finished", *TRACK, "--resume", before=lambda p: shutil.copytree(RUNS / "finished", p, dirs_exist_ok=True), want="ok",
          check=lambda p: same_masks(p / "out"), lines=1)  # fmt: skip

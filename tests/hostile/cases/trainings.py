@@ -82,13 +82,13 @@ def add_cases() -> None:
     case(
         "train --copy onto a file",
         "train",
-        "track_nano",
+        "track_tiny",
         "--copy",
         "x.py",
         before=lambda p: (p / "x.py").touch(),
         want="refuse",
     )
-    case("train --copy nowhere", "train", "track_nano", "--copy", "a/b/x.py", want="refuse")
+    case("train --copy nowhere", "train", "track_tiny", "--copy", "a/b/x.py", want="refuse")
     for name, text in {"not json": "{", "a list": "[1]", "null": "null", "a number": "3", "text": '"x"', "unknown": '{"x": 1}', "type": '{"batch": "x"}',
                        "nested": '{"batch": {"a": 1}}', "null field": '{"batch": null}', "binary": b"\xff\xfe", "float": '{"batch": 2.5}', "bool": '{"batch": true}',
                        "deep": "[" * 100_000, "empty": ""}.items():  # fmt: skip

@@ -30,11 +30,11 @@ def checkpoints() -> None:
 
     c = A / "ckpt"
     c.mkdir()
-    shipped = default_weights(find("track_nano"))
-    model = twospeed.create_model("track_nano", "default")
+    shipped = default_weights(find("track_tiny"))
+    model = twospeed.create_model("track_tiny", "default")
     state = {k: v.clone() for k, v in model.state_dict().items()}
     floats = [k for k, v in state.items() if v.is_floating_point()]
-    meta = {"model": "track_nano"}
+    meta = {"model": "track_tiny"}
 
     def st(name: str, tensors=None, metadata=meta) -> None:
         save_file(tensors or state, str(c / name), metadata)

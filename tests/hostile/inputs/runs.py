@@ -8,9 +8,9 @@ import shutil
 from tests.hostile.inputs import GOOD, MASK, RUNS, VIDEOS
 from tests.hostile.inputs.drawing import encode
 
-TRACK = ("track", "v.mp4", "--mask", "m.png", "--model", "track_nano", "--size", "64", "-q", "-o", "out")
+TRACK = ("track", "v.mp4", "--mask", "m.png", "--model", "track_tiny", "--size", "64", "-q", "-o", "out")
 TRAINING = (
-    "train", "stcn", "--preset", "nano", "--iterations", "3", "--minutes", "none", "--batch", "2", "--workers", "0",
+    "train", "stcn", "--preset", "tiny", "--iterations", "3", "--minutes", "none", "--batch", "2", "--workers", "0",
     "--crop", "64", "--phase-borders", "", "--generated-first", "false", "--generated", "4", "--held-out", "",
     "--cache", "none", "--log-every", "1", "--out", "run", "--device", "cpu",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import nn
 
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.fused import WinogradConv
-from twospeed.models.stcn.builders import track_nano, track_small
+from twospeed.models.stcn.builders import track_tiny, track_small
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.tracker import Tracker
@@ -40,7 +40,7 @@ def bottlenecks(**options) -> STCN:
     )
 
 
-@pytest.fixture(params=["nano", "small", "bottlenecks", "aspp", "same_width"])
+@pytest.fixture(params=["tiny", "small", "bottlenecks", "aspp", "same_width"])
 def network(request) -> STCN:
     torch.manual_seed(1)
     if request.param == "same_width":  # blocks whose skip is the identity, on a concatenation too
@@ -54,7 +54,7 @@ def network(request) -> STCN:
             )
         )
     makers = {
-        "nano": track_nano,
+        "tiny": track_tiny,
         "small": track_small,
         "bottlenecks": bottlenecks,
         "aspp": lambda: bottlenecks(aspp=True),
@@ -87,7 +87,7 @@ def test_wide_convolutions_run_by_winograd():
 
 
 def test_the_trainable_network_is_untouched():
-    network = trained(track_nano())
+    network = trained(track_tiny())
     before = copy.deepcopy(network.state_dict())
     frame = (torch.rand(64, 96, 3) * 255).to(torch.uint8).numpy()
     labels = torch.zeros(64, 96, dtype=torch.uint8)
@@ -113,4 +113,4 @@ def test_the_trainable_network_is_untouched():
 
 
 def test_nothing_of_the_copy_is_trainable():
-    assert not any(p.requires_grad for p in for_inference(trained(track_nano())).parameters())
+    assert not any(p.requires_grad for p in for_inference(trained(track_tiny())).parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from twospeed.models.stcn.builders import track_nano, track_small
+from twospeed.models.stcn.builders import track_tiny, track_small
 from twospeed.models.stcn.network import RecentMasks
 from twospeed.pipelines.tracker import Tracker
 
@@ -47,7 +47,7 @@ def test_places_keep_their_cells_in_half_precision():
 
 
 def test_networks_without_it_pass_a_readout_on():
-    network = track_nano().eval()
+    network = track_tiny().eval()
     readout, key = torch.rand(1, 2, 96, 3, 4), torch.rand(1, 64, 3, 4)
     assert not network.sees_last_frame
     assert network.recall_recent(readout, key, key, torch.rand(1, 2, 48, 64)) is readout

@@ -56,7 +56,7 @@ def resnet50_pyramid(out_channels: int, *, frozen_batch_norm: bool) -> Pyramid:
 def nano_pyramid(out_channels: int) -> Pyramid:
     """A ResNet of 7 blocks and half of ResNet-18's width, its stem striding by 4.
 
-    Its first three stages are those of `track_nano`'s key encoder, so that its weights give a start.
+    Its first three stages are those of `track_tiny`'s key encoder, so that its weights give a start.
     """
     body = ResNetFeatures("basic", (1, 2, 2, 2), width=32, stem_width=32, stem_stride=4)
     return Pyramid(body, body.channels, out_channels)

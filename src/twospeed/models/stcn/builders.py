@@ -37,6 +37,22 @@ def stcn(
     )
 
 
+def track_tiny(*, similarity: Similarity = "l2") -> STCN:
+    """Build the smallest STCN whose weights ship with twospeed, trained from scratch.
+
+    The stems stride by 4 instead of pooling: at 480p the first layers would otherwise cost more than all the rest.
+    """
+    return STCN(
+        ResNetFeatures("basic", (1, 2, 2), width=32, stem_width=32, stem_stride=4),
+        ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
+        key_channels=64,
+        value_channels=96,
+        thin_channels=64,
+        decoder_channels=(64, 32, 32),
+        similarity=similarity,
+    )
+
+
 def track_nano(*, similarity: Similarity = "l2") -> STCN:
     """Build the fast tracker: `track_small` without the features at stride 32, on images two thirds as large."""
     return _with_lite0(EfficientNetLite(), similarity, input_scale=2 / 3)

@@ -74,7 +74,7 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
     """Constructor options that the shapes of a state in our naming determine."""
-    if name in ("track_nano", "track_small"):
+    if name in ("track_tiny", "track_nano", "track_small"):
         return {}
     options: dict[str, object] = {"aspp": any(key.startswith("aspp.") for key in state)}
     stem, inner = state.get("key_encoder.conv1.weight"), state.get("key_encoder.layer1.0.conv1.weight")
@@ -85,11 +85,11 @@ def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Return "stcn", "track_nano" or "track_small" when the keys are theirs, in either naming."""
+    """Return "stcn", "track_tiny", "track_nano" or "track_small" when the keys are theirs, in either naming."""
     ours = to_ours(state)
     projection = ours.get("key_projection.weight")
     if projection is None or "decoder.predict.weight" not in ours:
         return None
     if "key_encoder.stem.weight" in ours:
-        return "track_small"
-    return "stcn" if projection.shape[1] == 1024 else "track_nano"
+        return "track_small" if "key_encoder.context.weight" in ours else "track_nano"
+    return "stcn" if projection.shape[1] == 1024 else "track_tiny"

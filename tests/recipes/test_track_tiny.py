@@ -18,7 +18,7 @@ from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import stack_clips
 from twospeed.data.clips.videos import max_gap
 from twospeed.errors import CheckpointError, DatasetError, InputError
-from twospeed.models.stcn.builders import track_nano, track_small
+from twospeed.models.stcn.builders import track_tiny, track_small
 from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
 from twospeed.recipes.stcn import PRESETS, StcnConfig, train
@@ -34,7 +34,7 @@ def davis(tmp_path_factory):
 @pytest.fixture
 def tiny(davis, tmp_path) -> StcnConfig:
     return dataclasses.replace(
-        PRESETS["nano"](), davis=davis, davis_repeats=1, generated=3, minutes=None, iterations=4, batch=(2,),
+        PRESETS["tiny"](), davis=davis, davis_repeats=1, generated=3, minutes=None, iterations=4, batch=(2,),
         crop=(64,), phase_borders=(0.2,), held_out=("ant", "eel"), workers=0, log_every=1, replicas=1, validate_every=0,
         cache=None, out=tmp_path / "run",
     )  # fmt: skip
@@ -52,7 +52,7 @@ def test_a_run_leaves_usable_weights_scores_and_its_configuration(tiny, tmp_path
     assert [(event.done, event.total) for event in seen if event.task == "train"] == [(n, 4) for n in range(1, 5)]
     with safe_open(weights, "pt") as file:  # what ships takes half the space
         assert file.get_slice("key_encoder.conv1.weight").get_dtype() == "F16"
-    model = track_nano()
+    model = track_tiny()
     model.load_state_dict(load_file(weights))
     assert weights.stat().st_size < 20e6
     assert [row["step"] for row in rows(config.out / "train.csv")] == ["1", "2", "3", "4"]
@@ -115,7 +115,7 @@ def test_the_time_of_a_pause_does_not_count(tiny, monkeypatch):
 
 
 def test_training_can_begin_from_weights_that_are_there(tiny, tmp_path):
-    shipped = create_model("track_nano").state_dict()
+    shipped = create_model("track_tiny").state_dict()
     config = dataclasses.replace(
         tiny, davis=None, held_out=(), weights=Path("default"), lr=1e-9, weight_decay=0.0, iterations=1
     )
@@ -132,7 +132,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(tiny):
     torch.manual_seed(0)
     clips = [MovingObjects().draw(np.random.default_rng(seed), size=64) for seed in range(2)]
     batch = stack_clips(clips)
-    model = UnrolledPropagation(track_nano())
+    model = UnrolledPropagation(track_tiny())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):
@@ -146,7 +146,7 @@ def test_a_few_steps_on_the_same_samples_bring_the_loss_down(tiny):
 
 
 def test_parts_of_a_network_can_learn_at_a_rate_of_their_own(tiny):
-    network = track_nano()
+    network = track_tiny()
     optimizer = recipe.make_optimizer(dataclasses.replace(tiny, rates={"key_encoder": 0.2}), network)
     recipe.set_learning_rate(optimizer, 1.0)
     of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -154,7 +154,7 @@ def test_parts_of_a_network_can_learn_at_a_rate_of_their_own(tiny):
     encoder, decoder = of[id(network.key_encoder.conv1.weight)], of[id(network.decoder.compress.conv1.weight)]
     assert (encoder["lr"], encoder["weight_decay"]) == (0.2, 0.0)
     assert (decoder["lr"], decoder["weight_decay"]) == (1.0, tiny.weight_decay)
-    with pytest.raises(InputError, match="rates name trunk; the parts of track_nano are key_encoder"):
+    with pytest.raises(InputError, match="rates name trunk; the parts of track_tiny are key_encoder"):
         recipe.make_optimizer(dataclasses.replace(tiny, rates={"trunk": 0.2}), network)
 
 
@@ -197,7 +197,7 @@ def test_the_damage_changes_what_is_learned_and_is_drawn_the_same_again(tiny, tm
 
 
 def test_schedules():
-    config = dataclasses.replace(PRESETS["nano"](), lr=1.0, warm_up=0.1)
+    config = dataclasses.replace(PRESETS["tiny"](), lr=1.0, warm_up=0.1)
     rates = [recipe.learning_rate(config, p) for p in np.linspace(0, 1, 101)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0, abs=0.03)
