@@ -22,7 +22,7 @@ from PIL import Image
 from tests.cli.commands import SIZE, fails, twospeed
 from tests.conftest import heed_ctrl_c
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.models.stcn.builders import track_tiny, track_small
+from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.load import create_model

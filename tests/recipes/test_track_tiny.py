@@ -18,7 +18,7 @@ from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import stack_clips
 from twospeed.data.clips.videos import max_gap
 from twospeed.errors import CheckpointError, DatasetError, InputError
-from twospeed.models.stcn.builders import track_tiny, track_small
+from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
 from twospeed.recipes.stcn import PRESETS, StcnConfig, train

@@ -31,7 +31,7 @@ def test_list_models_by_task():
 
 
 def test_an_unknown_model_names_its_neighbours():
-    with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_tiny"):
+    with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_nano"):
         create_model("track_nanno")
 
 

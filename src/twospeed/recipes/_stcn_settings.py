@@ -63,7 +63,7 @@ class StcnConfig:
     similarity: Similarity | None = None  # l2 or dot; none: as published, l2 for stcn, dot for stm
     aspp: bool | None = None
     width: int | None = None  # channels of the first stage; fewer than 64 for trials
-    weights: Path | None = Path("runs/stcn_static/weights.safetensors")  # of the stage before; a model's name: its default ones
+    weights: Path | None = Path("runs/stcn_static/weights.safetensors")  # of the stage before; or a model's name
     key_backbone_weights: Path | None = None  # ImageNet file: resnet50, wide_resnet50_2; for track_small Lite0
     value_backbone_weights: Path | None = None  # resnet18 (stm: resnet50)
     norm_batches: int = 16  # without any of them: batch norm is measured over so many batches, then frozen
@@ -240,5 +240,6 @@ def nano() -> StcnConfig:
 
 PRESETS = {
     "static": static, "stage1": stage1, "stage2": stage2, "video": video, "static_stm": static_stm,
-    "video_stm": video_stm, "static_trial": static_trial, "video_trial": video_trial, "tiny": tiny, "small": small, "nano": nano,
+    "video_stm": video_stm, "static_trial": static_trial, "video_trial": video_trial, "tiny": tiny,
+    "small": small, "nano": nano,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from torch import nn
 
 from twospeed.models.encoders.resnet import ResNetFeatures
 from twospeed.models.fused import WinogradConv
-from twospeed.models.stcn.builders import track_tiny, track_small
+from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.tracker import Tracker

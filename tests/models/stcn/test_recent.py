@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from twospeed.models.stcn.builders import track_tiny, track_small
+from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.models.stcn.network import RecentMasks
 from twospeed.pipelines.tracker import Tracker
 

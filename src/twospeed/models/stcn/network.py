@@ -41,7 +41,8 @@ class STCN(nn.Module):
     V of the values (512). thin_channels: V' (512). decoder_channels: widths at strides 16, 8, 4 (the last two equal, as
     published). similarity: how keys are compared, used by `read_memory`. aspp: atrous spatial pyramid pooling on f16
     before the key and the thin feature. recent: the decoder also sees what the frame before shows near each cell
-    (`RecentMasks`). input_scale: as `MaskMemoryNetwork`. pixel_mean, pixel_std: of RGB in 0..1, what the key encoder expects.
+    (`RecentMasks`). input_scale: as `MaskMemoryNetwork`. pixel_mean, pixel_std: of RGB in
+    0..1, what the key encoder expects.
     """
 
     keys_per_object = False
