@@ -41,7 +41,7 @@ pytest.importorskip("onnxruntime")
 CLIP = Preprocessing(mean=(0.45,) * 3, std=(0.225,) * 3, short_side=64, crop=64)
 
 
-def tracking_network() -> STCN:
+def tracking_network(input_scale: float = 1.0) -> STCN:
     torch.manual_seed(3)
     return STCN(
         ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, stem_stride=4),
@@ -51,6 +51,7 @@ def tracking_network() -> STCN:
         thin_channels=16,
         decoder_channels=(24, 16, 16),
         recent=True,
+        input_scale=input_scale,
     ).eval()
 
 
@@ -95,6 +96,19 @@ def test_a_tracker_gives_the_masks_of_torch_at_odd_sizes(tracker_folder, clip, o
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
         np.testing.assert_allclose(found.confidence, expected.confidence, atol=2e-3)
         assert (found.labels != expected.labels).mean() < 2e-3
+
+
+def test_a_tracker_that_asks_for_smaller_frames_is_given_them(clip, tmp_path):
+    network = tracking_network(input_scale=2 / 3)
+    export_model(network, tmp_path / "tracker")
+    reference, exported = Tracker(network), Tracker(tmp_path / "tracker")
+    for index, (image, labels) in enumerate(clip[:4]):
+        expected, found = (tracker.step(image, labels if index == 0 else None) for tracker in (reference, exported))
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
+    whole = Tracker(tracking_network())
+    for index, (image, labels) in enumerate(clip[:4]):
+        expected = whole.step(image, labels if index == 0 else None)
+    assert abs(found.probabilities - expected.probabilities).max() > 0.01  # else the scale would make no difference
 
 
 def test_a_saved_state_continues_exactly(tracker_folder, clip, tmp_path):
@@ -285,11 +299,14 @@ def damage(folder: Path, how: str) -> None:
             content["task"] = "fly"
         elif how == "an attribute missing":
             del content["attributes"]["similarity"]
+        elif how == "a scale above 1":
+            content["attributes"]["input_scale"] = 1e6
         path.write_text(json.dumps(content))
 
 
 DAMAGES = ["no model.json", "cut off", "a graph changed", "a graph missing", "another format", "a path outside",
-           "no graphs", "a list", "an unknown task", "an attribute missing"]  # fmt: skip
+           "no graphs", "a list", "an unknown task", "an attribute missing",
+           "a scale above 1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", DAMAGES)

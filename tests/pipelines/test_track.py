@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from twospeed import InputError, MaskError, Segmenter, Tracker, UnsupervisedTracker, classify, detect, track
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_tiny
+from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 from twospeed.pipelines.track import TrackOptions
 from twospeed.results import Frame
@@ -49,8 +52,35 @@ def test_the_given_mask_comes_back(model, clip):
     assert (Tracker(model, size=None).step(image, truth).labels == truth).all()
 
 
-def test_the_shipped_network_follows_moving_objects():
-    tracker = Tracker("track_tiny")
+class Watching(nn.Module):
+    """A network of one's own that wants frames of two thirds of the size, and keeps the sizes that it is given."""
+
+    similarity, keys_per_object, masks_as_given, input_scale = "l2", False, False, 2 / 3
+    seen: ClassVar[set[tuple[int, int]]] = set()  # of the class, since trackers copy networks
+
+    def __init__(self, inner: STCN):
+        super().__init__()
+        self.inner = inner
+        self.normalise, self.encode_memory, self.decode = inner.normalise, inner.encode_memory, inner.decode
+
+    def encode_key(self, frames):
+        self.seen.add(tuple(frames.shape[-2:]))
+        return self.inner.encode_key(frames)
+
+
+@pytest.mark.parametrize(("size", "seen"), [(None, (64, 96)), (60, (48, 64))])  # 64x86 and 40x54, padded
+def test_a_network_may_ask_for_smaller_frames(model, clip, size, seen):
+    Watching.seen.clear()
+    tracker = Tracker(Watching(model), size=size)
+    masks = [tracker.step(image, truth if index == 0 else None) for index, (image, truth) in enumerate(clip[:3])]
+    assert Watching.seen == {seen}
+    assert {one.labels.shape for one in masks} == {clip[0][0].shape[:2]}
+    assert (masks[0].labels != clip[0][1]).mean() < 0.05  # the given mask, at the size at which the network works
+
+
+@pytest.mark.parametrize("name", ["track_tiny", "track_nano"])
+def test_the_shipped_networks_follow_moving_objects(name):
+    tracker = Tracker(name)
     frames = list(render_clip(5, frames=12, height=240, width=320, objects=2))
     for index, (image, truth) in enumerate(frames):
         masks = tracker.step(image, truth if index == 0 else None)

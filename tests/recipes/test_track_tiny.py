@@ -128,6 +128,22 @@ def test_training_can_begin_from_weights_that_are_there(tiny, tmp_path):
     assert not other.out.exists()
 
 
+def test_track_nano_starts_from_track_small_without_its_deepest_features(tiny, tmp_path):
+    small = create_model("track_small").state_dict()
+    config = dataclasses.replace(
+        PRESETS["nano"](), davis=tiny.davis, validation=None, coco=None, held_out=(), generated=0, iterations=1,
+        minutes=None, crop=(64,), batch=(1,), replicas=1, workers=0, cache=None, lr=1e-9, out=tmp_path / "nano",
+    )  # fmt: skip
+    begun = load_file(train(config) / "weights.safetensors")
+    assert begun.keys() < small.keys()
+    assert not any("context" in name for name in begun)
+    for name, value in begun.items():
+        if "num_batches" not in name and "running" not in name:
+            torch.testing.assert_close(value.float(), small[name], atol=1e-3, rtol=1e-3)
+    with pytest.raises(CheckpointError, match="does not fit this track_nano"):
+        train(dataclasses.replace(config, weights=Path("track_tiny"), out=tmp_path / "other"))
+
+
 def test_a_few_steps_on_the_same_samples_bring_the_loss_down(tiny):
     torch.manual_seed(0)
     clips = [MovingObjects().draw(np.random.default_rng(seed), size=64) for seed in range(2)]

@@ -12,7 +12,7 @@ from twospeed import CheckpointError, InputError, WeightsUnavailable, create_mod
 from twospeed.models.stcn.builders import track_tiny
 from twospeed.models.stcn.convert import to_ours
 from twospeed.weights.imports import read_state
-from twospeed.weights.load import recognise, save_model
+from twospeed.weights.load import model_of, recognise, save_model
 from twospeed.weights.store import weights_sha256
 
 
@@ -86,6 +86,16 @@ def test_safetensors_round_trip_keeps_provenance(nano_state, tmp_path):
     assert metadata["source"] == "x.pth"
     assert all(torch.equal(value, nano_state[key]) for key, value in state.items())
     assert len(weights_sha256("track_tiny", path)) == 64
+
+
+def test_files_of_the_first_track_nano_are_those_of_track_tiny(nano_state, tmp_path):
+    path = tmp_path / "old.safetensors"
+    save_model(create_model("track_tiny", nano_state), path, model_name="track_nano")
+    assert model_of(path) == "track_tiny"
+    loaded = create_model("track_tiny", path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in nano_state.items())
+    with pytest.raises(CheckpointError, match="holds weights of track_tiny; choose that model"):
+        create_model("track_nano", path)
 
 
 def test_half_precision_halves_the_file_and_comes_back_as_single(nano_state, tmp_path):
