@@ -198,7 +198,7 @@ def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
     assert "quality fast (track_nano, size 360, fp32): " in (err := capsys.readouterr().err)
     assert "frames/s on this machine" in err
     options = json.loads((tmp_path / "run.json").read_text())["options"]
-    assert (options["size"], options["max_memory_frames"], options["memory_every"]) == (240, 10, 4)
+    assert (options["size"], options["max_memory_frames"], options["memory_every"]) == (360, 10, 4)
     assert twospeed(*command, "--quality", "fast", "--size", 64, "-q") == 0
     assert json.loads((tmp_path / "run.json").read_text())["options"]["size"] == 64
 
