@@ -1,7 +1,8 @@
 """The table of docs/results.md: our speed beside a plain way and beside what this machine can do, in one run.
 
     twospeed bench --all                    measure, print, append to benchmarks/history/all.csv, write the page's table
-    python benchmarks/all.py --only track   some of the jobs (track, segment, classify, jf)
+    python benchmarks/all.py --only track   some of the jobs (track, segment, classify, jf, models); the page stays
+    python benchmarks/all.py --only jf --join   the same, as a further part of the history's last run, and on the page
     python benchmarks/all.py --page         write the page's table anew from the history, without measuring
 
 | column | what |
@@ -10,9 +11,10 @@
 | plain | of the published formulas, layer by layer; classify: of PyTorchVideo where installed, else as trained |
 | limit | multiply-adds of the job, as the network states them, at the rate of this machine's large matrix products |
 | share | limit / ours. Winograd's algorithm multiplies less than the network states: more than 100 % is possible |
+| peak | memory that `twospeed bench NAME`, a process of its own, held at most |
 
 The scripts of the jobs (`track.py`, `segment.py`, `classify.py`, `jf.py`) check that both ways agree, and stop where
-they do not. About two minutes on two quiet cores.
+they do not. Some minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -36,14 +40,16 @@ import segment
 import track
 from record import HISTORY, append, stamp
 from twospeed.data.samples import SequenceSample
-from twospeed.evaluation.speed import tracker_steps
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.weights.cost import cost_of, segmenter_cost
 from twospeed.weights.load import create_model
 
-COLUMNS = ("run", "date", "machine", "load", "threads", "commit", "job", "ours_s", "plain", "plain_s", "limit_s")
+COLUMNS = (
+    *("run", "date", "machine", "load", "threads", "commit"),
+    *("job", "ours_s", "plain", "plain_s", "limit_s", "peak_mb"),
+)
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- table of `twospeed bench --all` -->", "<!-- end of the table -->"
 FORMULAS = "published formulas"
@@ -62,7 +68,7 @@ def product_rate(dtype: torch.dtype, side: int = 2048) -> float:
 
 
 def row(job: str, ours: float, plain: tuple[str, float] | None = None, gmacs: float = 0, rate: float = 0) -> Row:
-    values: Row = {"job": job, "ours_s": f"{ours:.4g}", "plain": "", "plain_s": "", "limit_s": ""}
+    values: Row = {"job": job, "ours_s": f"{ours:.4g}", "plain": "", "plain_s": "", "limit_s": "", "peak_mb": ""}
     if plain is not None:
         values |= {"plain": plain[0], "plain_s": f"{plain[1]:.4g}"}
     if gmacs:
@@ -71,16 +77,12 @@ def row(job: str, ours: float, plain: tuple[str, float] | None = None, gmacs: fl
 
 
 def of_track() -> Iterator[Row]:
-    """STCN beside its formulas, and the tracker that ships."""
+    """STCN beside its formulas."""
     rate = product_rate(torch.float32)
     for line in track.measure(480, 864, [10], 3):
         if str(line["what"]).startswith("frame"):
             times = float(str(line["ours_s"])), (FORMULAS, float(str(line["plain_s"])))
             yield row("stcn, 480p frame, 10 in memory", *times, cost_of("stcn").gmacs, rate)
-    for name in ("track_nano", "track_small"):
-        laps = tracker_steps(name, 854, 480, memory_frames=10, objects=1, device="cpu")
-        seconds = float(np.median(list(islice(laps, 20))))
-        yield row(f"{name}, 480p frame with its masks, 10 in memory", seconds, None, cost_of(name).gmacs, rate)
 
 
 def of_segment() -> Iterator[Row]:
@@ -163,8 +165,24 @@ def generated_masks(folder: Path, sequences: int = 4, frames: int = 30) -> Itera
         yield SequenceSample(name, tuple(annotations), {}, annotations, foreground=True)
 
 
+def of_models() -> Iterator[Row]:
+    """What ships and what the papers name, with random weights, each in a process of its own: speed and memory."""
+    rate = product_rate(torch.float32)
+    for name, frames in (
+        *(("track_nano", 20), ("track_small", 20), ("stcn", 6), ("stm", 4)),
+        *(("segment_nano", 24), ("gsvnet_swiftnet_r18", 24), ("slowfast_lite0", 6), ("slowfast_r50_8x8", 3)),
+    ):
+        command = [sys.executable, "-m", "twospeed", "bench", name, "--frames", str(frames), "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        facts = json.loads(done.stdout)
+        gmacs = 0.0 if "Segmenter" in facts["clock_counts"] else cost_of(name).gmacs
+        size = "" if "view" in facts["clock_counts"] else " of 854x480"
+        line = row(f"{name}, {facts['clock_counts']}{size}", facts["median_s"], None, gmacs, rate)
+        yield line | {"peak_mb": f"{facts['peak_memory_mb']:.0f}"}
+
+
 JOBS: dict[str, Callable[[], Iterator[Row]]] = {
-    "track": of_track, "segment": of_segment, "classify": of_classify, "jf": of_jf,
+    "track": of_track, "segment": of_segment, "classify": of_classify, "jf": of_jf, "models": of_models,
 }  # fmt: skip
 
 
@@ -176,12 +194,12 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         f"{first['commit'][:7] or 'unknown'}.",
         "Seconds; `limit` is what the job's multiply-adds take at the rate of this machine's large matrix products.",
         "",
-        "| job | ours | plain | ratio | limit | share of the limit |",
-        "|---|---|---|---|---|---|",
+        "| job | ours | plain | ratio | limit | share of the limit | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for values in rows:
         ours = float(values["ours_s"])
-        cells = [values["job"], values["ours_s"], "", "", "", ""]
+        cells = [values["job"], values["ours_s"], "", "", "", "", values["peak_mb"]]
         if values["plain_s"]:
             cells[2:4] = [f"{values['plain_s']} ({values['plain']})", f"{float(values['plain_s']) / ours:.2f}"]
         if values["limit_s"]:
@@ -197,6 +215,14 @@ def last_run(history: Path) -> list[dict[str, str]]:
     return [values for values in rows if values["run"] == rows[-1]["run"]]
 
 
+def as_part_of(last: Mapping[str, str], facts: Row) -> Row:
+    """The facts of new lines that join a run. Raises SystemExit where another machine or code measured that."""
+    for name in ("machine", "threads", "commit"):
+        if last[name] != str(facts[name]):
+            raise SystemExit(f"the last run has {name} {last[name]}, this one {facts[name]}; they make no table")
+    return {**facts, "run": last["run"]}
+
+
 def write_page(page: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Put the table between its two marks. Raises ValueError for a page without them."""
     text = page.read_text()
@@ -210,21 +236,24 @@ def write_page(page: Path, rows: Sequence[Mapping[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(JOBS), action="append", help="this job alone; may be repeated")
+    parser.add_argument("--join", action="store_true", help="add to the history's last run, and write the page's table")
     parser.add_argument("--page", action="store_true", help="write the page's table from the history, measure nothing")
     parser.add_argument("--no-history", action="store_true", help="only print")
     options = parser.parse_args()
     history = HISTORY / "all.csv"
     if not options.page:
         torch.set_grad_enabled(False)
-        facts = {"run": f"{time.time():.0f}", **stamp(), "threads": torch.get_num_threads()}
+        facts: Row = {"run": f"{time.time():.0f}", **stamp(), "threads": torch.get_num_threads()}
+        if options.join:
+            facts = as_part_of(last_run(history)[0], facts)
         rows = []
         for name in options.only or JOBS:
-            rows += [{key: str(value) for key, value in (facts | line).items()} for line in JOBS[name]()]
+            measured = [{key: str(value) for key, value in (facts | line).items()} for line in JOBS[name]()]
+            if not options.no_history:
+                append("all", COLUMNS, measured)  # at once: --join completes a run that was stopped
+            rows += measured
         print(table(rows))
-        if options.no_history:
-            return
-        append("all", COLUMNS, rows)
-        if options.only:
+        if options.no_history or (options.only and not options.join):
             return
     write_page(PAGE, last_run(history))
     print(f"\n{PAGE}: has the table of the last run")

@@ -7,10 +7,11 @@
 `throughput` segments generated clips (64 x 48, 8 frames) by `twospeed batch` and by as many processes that each run
 `twospeed segment` over their share in a loop, with their network held: no manifest, no tables, no report. The clock of
 both counts everything, starts of processes among it; `ratio` is plain seconds by batch seconds. `memory` is that of a
-worker after its first tenth of videos and after its last. `simulate` runs the driver and its manifest with work that
-only waits, drawn around the given length: `efficiency` is the time that workers without a driver would take by the time
-taken, `driver_ms` the processor time of the driver for each video; their quotient says how many workers of such work
-keep one driver busy. Lines are appended to benchmarks/history/batch.csv.
+worker after its first tenth of videos and after its last, `peak` the most that one ever held until then (Linux).
+`simulate` runs the driver and its manifest with work that only waits, drawn around the given length: `efficiency` is
+the time that workers without a driver would take by the time taken, `driver_ms` the processor time of the driver for
+each video; their quotient says how many workers of such work keep one driver busy. Lines are appended to
+benchmarks/history/batch.csv.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from twospeed.video.writer import VideoWriter
 
 COLUMNS = (
     "date", "machine", "load", "commit", "what", "videos", "workers", "seconds", "plain_seconds", "ratio",
-    "memory_begin_mb", "memory_end_mb", "efficiency", "driver_ms",
+    "memory_begin_mb", "memory_end_mb", "efficiency", "driver_ms", "peak_begin_mb", "peak_end_mb",
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def render(folder: Path, count: int) -> list[str]:
 def measure(folder: Path, clips: Sequence[str], workers: int, what: str) -> dict[str, object]:
     out = folder / f"out{workers}"
     begun = time.perf_counter()
-    memory: list[int] = []
+    memory: list[tuple[int, int]] = []
     with Batch(open_storage(str(out)), "segment", []) as batch:
         batch.add(find_videos(clips, lambda cells: []))
         work = Work("segment", run_job, [], str(out), batch.batch_id)
@@ -94,6 +95,7 @@ def measure(folder: Path, clips: Sequence[str], workers: int, what: str) -> dict
         share.join()
     plain_seconds = time.perf_counter() - begun
     tenth = max(1, len(memory) // 10)
+    held, peaks = zip(*memory, strict=True)
     return {
         "what": what,
         "videos": len(clips),
@@ -101,23 +103,35 @@ def measure(folder: Path, clips: Sequence[str], workers: int, what: str) -> dict
         "seconds": round(seconds, 1),
         "plain_seconds": round(plain_seconds, 1),
         "ratio": round(plain_seconds / seconds, 3),
-        "memory_begin_mb": round(max(memory[:tenth]) / 1e6),
-        "memory_end_mb": round(max(memory[-tenth:]) / 1e6),
+        "memory_begin_mb": round(max(held[:tenth]) / 1e6),
+        "memory_end_mb": round(max(held[-tenth:]) / 1e6),
+        "peak_begin_mb": round(max(peaks[:tenth]) / 1e6) or "",
+        "peak_end_mb": round(max(peaks[-tenth:]) / 1e6) or "",
     }
 
 
 class Watched(LocalEngine):
-    """Collects what its workers say of their memory."""
+    """Collects, after each video, what its worker holds and the most that any worker has held."""
 
-    def __init__(self, work: Work, devices: Sequence[str | None], memory: list[int]) -> None:
+    def __init__(self, work: Work, devices: Sequence[str | None], memory: list[tuple[int, int]]) -> None:
         super().__init__(work, devices)
         self._memory = memory
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return what has ended since."""
         outcomes = super().wait(timeout_s)
-        self._memory += [outcome.memory for outcome in outcomes]
+        peak = max(peak_memory(worker.process.pid) for worker in self._workers.values()) if outcomes else 0
+        self._memory += [(outcome.memory, peak) for outcome in outcomes]
         return outcomes
+
+
+def peak_memory(pid: int | None) -> int:
+    """Return the most bytes that a process has held; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def plain(clips: Sequence[str], out: str) -> None:

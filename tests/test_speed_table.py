@@ -14,10 +14,10 @@ from twospeed.cli.main import exit_code
 ROOT = Path(__file__).parents[1]
 
 HISTORY = """\
-run,date,machine,load,threads,commit,job,ours_s,plain,plain_s,limit_s
-1,2026-01-01,"A, 2 cores",0.1,2,0123456789,old,9,,,
-2,2026-01-02,"A, 2 cores",0.2,2,0123456789,one,0.5,formulas,1.25,0.4
-2,2026-01-02,"A, 2 cores",0.2,2,0123456789,two,0.25,,,
+run,date,machine,load,threads,commit,job,ours_s,plain,plain_s,limit_s,peak_mb
+1,2026-01-01,"A, 2 cores",0.1,2,0123456789,old,9,,,,
+2,2026-01-02,"A, 2 cores",0.2,2,0123456789,one,0.5,formulas,1.25,0.4,
+2,2026-01-02,"A, 2 cores",0.2,2,0123456789,two,0.25,,,,812
 """
 
 
@@ -42,11 +42,21 @@ def test_the_page_gets_the_last_run_and_keeps_all_else(script: ModuleType, tmp_p
     for _ in range(2):  # a second time changes nothing
         script.write_page(page, script.last_run(tmp_path / "all.csv"))
         text = page.read_text()
-        assert "| one | 0.5 | 1.25 (formulas) | 2.50 | 0.4 | 80 % |\n| two | 0.25 |  |  |  |  |\n" in text
+        assert "| one | 0.5 | 1.25 (formulas) | 2.50 | 0.4 | 80 % |  |\n| two | 0.25 |  |  |  |  | 812 |\n" in text
         assert "old" not in text
         assert "2026-01-02, commit 0123456" in text
         assert text.startswith(f"above\n\n{script.BEGIN}\n")
         assert text.endswith(f"\n{script.END}\n\nbelow\n")
+
+
+def test_parts_join_the_last_run_of_the_same_machine_and_code(script: ModuleType, tmp_path: Path):
+    (tmp_path / "all.csv").write_text(HISTORY)
+    last = script.last_run(tmp_path / "all.csv")[0]
+    facts = {"run": "3", "machine": "A, 2 cores", "threads": 2, "commit": "0123456789"}
+    assert script.as_part_of(last, facts)["run"] == "2"
+    for name, other in (("machine", "B, 2 cores"), ("threads", 4), ("commit", "9876543210")):
+        with pytest.raises(SystemExit, match=f"the last run has {name} .*; they make no table"):
+            script.as_part_of(last, facts | {name: other})
 
 
 def test_a_page_without_marks_is_refused(script: ModuleType, tmp_path: Path):

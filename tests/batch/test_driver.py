@@ -69,6 +69,25 @@ def test_every_ending_of_a_video(tmp_path):
     assert ended(tmp_path / "in")["good"] == 1
 
 
+def test_memory_of_a_worker_stays_flat(tmp_path):
+    """What a video leaves in reference cycles is freed before the next; Python alone lets dozens pile up."""
+    one = 50_000_000
+    videos = write_videos(tmp_path / "in", **{f"v{number:02d}": f"cycle {one}" for number in range(8)})
+    engine = LocalEngine(Work("segment", run, [], str(tmp_path / "out"), "batch", prepare), [None])
+    memory = []
+    try:
+        for video in videos:
+            engine.submit(Task(Path(video.source).stem, video.source))
+            ended = []
+            while not ended:
+                ended = engine.wait(60)
+            assert [outcome.ending for outcome in ended] == ["done"]
+            memory += [outcome.memory for outcome in ended]
+    finally:
+        engine.close()
+    assert max(memory[1:]) - memory[0] < one / 2
+
+
 def test_a_worker_that_hangs_is_replaced(tmp_path):
     counts, _ = run_batch(str(tmp_path / "out"), write_videos(tmp_path / "in", stuck="hang", other="ok"), lease_s=8.0)
     assert counts["done"] == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +52,13 @@ def test_default_weights_are_the_default(caplog):
         WeightsUnavailable, match=r"no weights are published for slow_r50_8x8_ava; pass weights=FILE.*weights=None"
     ):
         create_model("slow_r50_8x8_ava")
+
+
+def test_building_a_network_loads_no_compiler():
+    """The sizes of weights are checked on torch's meta device, where drawing numbers would load its compiler."""
+    code = "import sys, twospeed; twospeed.create_model('segment_nano'); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_random_weights_are_asked_for_and_named(caplog):

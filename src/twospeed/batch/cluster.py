@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from twospeed.batch.local import thread_settings
-from twospeed.batch.worker import Outcome, Task, Work, execute
+from twospeed.batch.worker import Outcome, Task, Work, execute_one_of_many
 from twospeed.errors import InputError
 
 
@@ -113,4 +113,4 @@ class _Actor:
 
     def execute(self, task: Task) -> Outcome:
         """Run one attempt."""
-        return execute(self._work, task, self._device)
+        return execute_one_of_many(self._work, task, self._device)

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from twospeed.batch.worker import Outcome, Task, Work, execute
+from twospeed.batch.worker import Outcome, Task, Work, execute_one_of_many
 from twospeed.environment import WAITING, use_threads_well
 
 _SECONDS_BETWEEN_SIGNS = 2.0
@@ -166,7 +166,7 @@ def serve(pipe: Connection, work: Work, device: str | None, threads: int) -> Non
         except (EOFError, OSError):
             return
         working.set()
-        outcome = execute(work, task, device)
+        outcome = execute_one_of_many(work, task, device)
         working.clear()
         with lock:
             pipe.send(outcome)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import gc
 import io
 import json
 import os
@@ -11,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,8 +82,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. facts: of a done video, its line of results.parquet. memory: of the worker, in bytes.
-    part, parts: as of `Task`."""
+    """How an attempt ended. facts: of a done video, its line of results.parquet. memory: that the worker holds after
+    it, in bytes, 0 where that is not known. part, parts: as of `Task`."""
 
     key: str
     ending: Ending
@@ -105,7 +108,7 @@ def execute(work: Work, task: Task, device: str | None = None) -> Outcome:
 
     def ended(ending: Ending, error: str = "", facts: dict[str, Any] | None = None, parts: int = task.parts) -> Outcome:
         seconds = round(time.monotonic() - begun, 3)
-        return Outcome(task.key, ending, error, seconds, facts or {}, memory_used(), task.part, parts)
+        return Outcome(task.key, ending, error, seconds, facts or {}, part=task.part, parts=parts)
 
     storage = open_storage(work.out)
     place = work_folder(storage, work.batch_id, task)
@@ -125,6 +128,25 @@ def execute(work: Work, task: Task, device: str | None = None) -> Outcome:
         return ended("fault", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
     finally:
         shutil.rmtree(place, ignore_errors=True)  # what a killed worker leaves there is removed by the next attempt
+
+
+def execute_one_of_many(work: Work, task: Task, device: str | None = None) -> Outcome:
+    """Run one attempt as `execute`, in a process that gets more tasks; free what it has left, and measure the rest.
+
+    Jobs leave reference cycles, and some of them hold a network. Python searches for cycles by how many objects there
+    are, however large, so that several networks would pile up before it does.
+    """
+    outcome = execute(work, task, device)
+    gc.collect()
+    _freeze_what_stays()
+    return replace(outcome, memory=memory_used())
+
+
+@functools.cache
+def _freeze_what_stays() -> None:
+    """Take what is there after the first video, most of it modules, out of later searches: they take milliseconds."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries that count what is left when the process ends would print it
 
 
 def _run(work: Work, task: Task, device: str | None, storage: Storage, place: Path) -> dict[str, Any] | int:

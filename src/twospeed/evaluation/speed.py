@@ -13,6 +13,7 @@ from itertools import count
 import numpy as np
 import torch
 
+from twospeed.models.optimise import optimise
 from twospeed.pipelines.segment import Segmenter
 from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
@@ -55,8 +56,8 @@ def segmenter_steps(model: str, width: int, height: int, *, keyframe_every: int,
 
 
 def clip_scores(model: str, frames: int, side: int, *, device: str) -> Iterator[float]:
-    """Time a network for classify on clips of `frames` x `side` x `side` pixels, from tensor to scores."""
-    network = create_model(model, None, device=device)
+    """Time a network for classify, as `Classifier` runs it, on clips of `frames` x `side` x `side` pixels."""
+    network = optimise(create_model(model, None, device=device))
     clip = torch.randn(1, 3, frames, side, side, device=device)
     with torch.inference_mode():
         network(clip)

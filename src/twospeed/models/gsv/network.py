@@ -184,7 +184,7 @@ class GSVNet(nn.Module):
             self.mix = nn.Conv2d(2 * num_classes, num_classes, 1)
         for module in (self.intra, self.guide):
             for layer in module.modules() if module is not None else ():
-                if isinstance(layer, nn.Conv2d):
+                if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:  # torch loads its compiler for that
                     nn.init.xavier_normal_(layer.weight)
         if self.mix is not None:  # both count alike at first
             half = 0.5 * torch.eye(num_classes)
