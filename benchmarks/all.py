@@ -1,14 +1,15 @@
 """The table of docs/results.md: our speed beside a plain way and beside what this machine can do, in one run.
 
     twospeed bench --all                    measure, print, append to benchmarks/history/all.csv, write the page's table
-    python benchmarks/all.py --only track   some of the jobs (track, segment, classify, jf, models); the page stays
+    python benchmarks/all.py --only track   some of the jobs (`--help` lists them); the page stays
     python benchmarks/all.py --only jf --join   the same, as a further part of the history's last run, and on the page
     python benchmarks/all.py --page         write the page's table anew from the history, without measuring
 
 | column | what |
 |---|---|
 | ours | seconds of the fastest form that ships, from `optimise`, median or best as the job's own script has it |
-| plain | of the published formulas, layer by layer; classify: of PyTorchVideo where installed, else as trained |
+| plain | of the published formulas, layer by layer; classify: of PyTorchVideo where installed, else as trained; |
+|       | beside whole commands, which decode and write files: the network alone, on generated images |
 | limit | multiply-adds of the job, as the network states them, at the rate of this machine's large matrix products |
 | share | limit / ours. Winograd's algorithm multiplies less than the network states: more than 100 % is possible |
 | peak | memory that `twospeed bench NAME`, a process of its own, held at most |
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -39,10 +41,13 @@ import jf
 import segment
 import track
 from record import HISTORY, append, stamp
+from twospeed.data.clips.synthetic import render_clip
 from twospeed.data.samples import SequenceSample
+from twospeed.evaluation.speed import segmenter_steps, tracker_steps
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
 from twospeed.video.indexed_png import write_indexed_png
+from twospeed.video.writer import VideoWriter
 from twospeed.weights.cost import cost_of, segmenter_cost
 from twospeed.weights.load import create_model
 
@@ -169,7 +174,7 @@ def of_models() -> Iterator[Row]:
     """What ships and what the papers name, with random weights, each in a process of its own: speed and memory."""
     rate = product_rate(torch.float32)
     for name, frames in (
-        *(("track_nano", 20), ("track_small", 20), ("stcn", 6), ("stm", 4)),
+        *(("track_tiny", 20), ("track_nano", 20), ("track_small", 20), ("stcn", 6), ("stm", 4)),
         *(("segment_nano", 24), ("gsvnet_swiftnet_r18", 24), ("slowfast_lite0", 6), ("slowfast_r50_8x8", 3)),
     ):
         command = [sys.executable, "-m", "twospeed", "bench", name, "--frames", str(frames), "--json"]
@@ -181,8 +186,31 @@ def of_models() -> Iterator[Row]:
         yield line | {"peak_mb": f"{facts['peak_memory_mb']:.0f}"}
 
 
+def of_commands() -> Iterator[Row]:
+    """Whole commands on a rendered clip, as they say of themselves in run.json, beside the network alone."""
+    alone = {
+        "track": tracker_steps("track_nano", 854, 480, memory_frames=10, objects=1, device="cpu"),
+        "segment": segmenter_steps("segment_nano", 480, 360, keyframe_every=4, device="cpu"),
+    }
+    for name, width, height, frames in (("track", 854, 480, 60), ("segment", 480, 360, 120)):
+        network_s = float(np.median(list(islice(alone[name], 20))))
+        with tempfile.TemporaryDirectory() as folder:
+            clip, mask, out = (Path(folder) / part for part in ("clip.mp4", "first.png", "out"))
+            with VideoWriter(clip, 25) as writer:
+                for image, labels in render_clip(0, frames=frames, height=height, width=width, objects=1):
+                    if not writer.frames_written:
+                        write_indexed_png(mask, labels)
+                    writer.write(image)
+            options = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
+            command = [sys.executable, "-m", "twospeed", name, clip, *options, "-o", out, "--quiet"]
+            subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+            seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
+        yield row(f"`twospeed {name}`, {name}_nano, {width}x{height}", seconds, ("network alone", network_s))
+
+
 JOBS: dict[str, Callable[[], Iterator[Row]]] = {
-    "track": of_track, "segment": of_segment, "classify": of_classify, "jf": of_jf, "models": of_models,
+    "track": of_track, "segment": of_segment, "classify": of_classify, "jf": of_jf,
+    "models": of_models, "commands": of_commands,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/track.py            one object, 480x854, fp32, 1, 5, 10 and 50 remembered frames
     python benchmarks/track.py --quick    a quarter of the size, fewer repetitions, 1 and 5 remembered frames
+    python benchmarks/track.py --formats  a frame with 10 remembered frames in fp32, bf16 and int8, beside plain fp32
     python benchmarks/track.py --memory   peak memory at frames 100 and 1,000, frames per second of `track_nano`
 
 | part | ours | plain |
@@ -15,8 +16,14 @@
 Weights are random but equal on both sides; `difference` is the largest between the logits, of the largest logit; query
 cells whose 20th and 21st best match are equal to rounding, so that either may be read, are given the same readout. Both
 ways take turns; medians are kept. Seconds are of the wall clock and (`cpu`) of all threads together: on a machine that
-others use too, compare the latter. Decoding and writing of video are not counted. Lines are appended to
-benchmarks/history/track.csv; with `--memory`, `ours_s` is seconds a frame, and `peak_mb` what the process held at most.
+others use too, compare the latter. Decoding and writing of video are not counted.
+
+`--formats` leaves bf16 out where the processor has no instructions for it; int8 is what `twospeed export --precision
+int8` writes, calibrated on its rendered clip, run by ONNX Runtime. What a format costs in masks says
+benchmarks/precision.py; the largest difference of logits, with equal matches not set alike, says little of it.
+
+Lines are appended to benchmarks/history/track.csv; with `--memory`, `ours_s` is seconds a frame, and `peak_mb` what the
+process held at most.
 """
 
 from __future__ import annotations
@@ -25,10 +32,12 @@ import argparse
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +45,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from record import append, stamp
+from twospeed.evaluation.export import export_model
+from twospeed.export.networks import open_network
 from twospeed.models.banks import MemoryBank
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.inference import for_inference
+from twospeed.ops.bf16 import autocast, multiplies_bf16
 from twospeed.pipelines.tracker import Tracker
 from twospeed.weights.load import create_model
 
@@ -251,6 +263,52 @@ def measure(height: int, width: int, memories: list[int], repeat: int) -> Iterat
             sys.exit(f"logits differ by {difference:.1e} of the largest; one of the two ways is wrong")
 
 
+def measure_formats(height: int, width: int, count: int, repeat: int) -> Iterator[dict[str, object]]:
+    """Time a whole frame of STCN in each number format, all in turn with the plain formulas in fp32."""
+    network = random_network()
+    plain = PlainSTCN(network.state_dict())
+    frame, _, keys, values = scene(plain, height, width, count)
+    last = frame.contiguous(memory_format=torch.channels_last)
+    plain_keys, plain_values = (x.transpose(0, 1).flatten(1).contiguous() for x in (keys, values))
+
+    def published() -> Tensor:
+        key, thin, _, f8, f4 = plain.encode_key(frame)
+        return plain.decode(plain.read(key, plain_keys, plain_values), thin, f8, f4)
+
+    def in_torch(ours: Any, bank: MemoryBank, dtype: torch.dtype) -> Tensor:
+        with autocast("cpu", dtype):
+            features = ours.encode_key(last)
+            return ours.decode(bank.read(features.key[0])[None], features).float()
+
+    def filled(arrays: list[Any], **options: Any) -> MemoryBank:
+        bank = MemoryBank(top_k=20, **options)
+        for k, v in zip(*arrays, strict=True):
+            bank.add(k, v[None])
+        return bank
+
+    ways: dict[str, Callable[[], Any]] = {}
+    for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        if dtype == torch.float32 or multiplies_bf16(torch.device("cpu")):
+            ours: Any = for_inference(network, dtype=dtype)  # type: ignore[arg-type]
+            with autocast("cpu", dtype):
+                kind = ours.encode_key(last).key.dtype
+            ways[name] = partial(in_torch, ours, filled([keys.to(kind), values.to(kind)]), dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        graphs: Any = open_network(export_model(network, Path(folder) / "int8", precision="int8", allow_loss=1.0))
+        bank = filled([keys.numpy(), values.numpy()], read=graphs.read)
+
+        def in_graphs() -> Tensor:
+            features = graphs.encode_key(frame.numpy())
+            return torch.from_numpy(graphs.decode(bank.read(features.key[0])[None], features))
+
+        ways["int8"] = in_graphs
+        expected = published()
+        times = medians(repeat, published, *ways.values())
+        for (name, way), own in zip(ways.items(), times[1:], strict=True):
+            difference = float((way().flatten() - expected.flatten()).abs().max() / expected.abs().max())
+            yield line(f"frame {width}x{height}, memory {count}, {name}", times[0], own, difference=f"{difference:.1e}")
+
+
 def measure_memory(quick: bool) -> Iterator[dict[str, object]]:
     """Peak memory of a long video with a bounded memory, and frames per second of the shipped network."""
     network = create_model("track_nano", None)
@@ -290,6 +348,7 @@ def _now() -> Times:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter; tells that both ways agree")
+    parser.add_argument("--formats", action="store_true", help="a frame in fp32, bf16 and int8")
     parser.add_argument("--memory", action="store_true", help="peak memory and frames per second of track_nano")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if left out")
@@ -300,6 +359,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     if arguments.memory:
         lines = measure_memory(arguments.quick)
+    elif arguments.formats:
+        lines = measure_formats(*((240, 432, 5, 2) if arguments.quick else (480, 864, 10, arguments.repeat)))
     elif arguments.quick:
         lines = measure(240, 432, [1, 5], 2)
     else:

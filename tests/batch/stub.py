@@ -112,14 +112,25 @@ def run_batch(out: str, videos: list[Video], workers: int = 2, **policy: float) 
         return counts, batch
 
 
+def run_on_cluster(out: str, videos: list[Video], address: str) -> dict[str, int]:
+    """Run stub jobs to the end with two actors of a Ray cluster."""
+    from twospeed.batch.cluster import RayEngine
+
+    with Batch(open_storage(out), "segment", [], Policy(backoff_s=0.01)) as batch:
+        batch.add(videos)
+        work = Work("segment", run, [], out, batch.batch_id, prepare)
+        return batch.run(RayEngine(work, slots=2, address=address))
+
+
 def ended(folder: Path) -> dict[str, int]:
     """How often each video of a folder was worked on to the end."""
     return {log.stem: log.read_text().split("\n").count(f"end {log.stem}") for log in sorted(folder.glob("*.log"))}
 
 
 if __name__ == "__main__":  # a driver of its own, for tests that kill it
-    place, out, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    place, out, workers = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     if len(sys.argv) > 4:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
     found = [Video(str(path)) for path in sorted(place.glob("*.mp4"))]
-    print(json.dumps(run_batch(out, found, workers)[0]))
+    there = run_on_cluster(out, found, workers) if ":" in workers else run_batch(out, found, int(workers))[0]
+    print(json.dumps(there))

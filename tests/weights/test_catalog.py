@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+
 from twospeed.weights.catalog import CATALOG, PUBLISHED, published_for
 from twospeed.weights.cost import cost_of
 
 
 def test_a_model_is_counted_in_the_variant_of_its_default_weights():
     assert cost_of("slowfast_r101_8x8").parameters == 62_826_968  # PyTorchVideo's: temporal kernels in all of res4
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in CATALOG.items() if entry.weights and entry.task != "classify"]
+)
+def test_every_model_that_ships_is_counted(name):
+    cost = cost_of(name)
+    assert cost.parameters > 10_000
+    assert cost.gmacs > 0.1
 
 
 def test_published_files_fit_models_that_exist():

@@ -40,6 +40,8 @@ class RayEngine:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
             except (ConnectionError, ValueError) as error:
                 raise InputError(f"no Ray cluster answers at {address} ({error})", option="address") from error
+            except Exception as error:  # as Ray does where its own processes do not start in time
+                raise InputError(f"Ray cannot start here ({' '.join(str(error).split())[:300]}); try again") from error
         room = ray.cluster_resources()
         most = int(room.get("CPU", 1) // cpus) if cpus else 1
         most = min(most, int(room.get("GPU", 0) // gpus)) if gpus else most

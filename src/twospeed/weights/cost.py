@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.models.protocol import input_scale, sees_last_frame
 from twospeed.ops.clicks import PLANES
+from twospeed.ops.motion import OFFSETS
+from twospeed.ops.motion import PLANES as MOTION_PLANES
 from twospeed.weights.catalog import find
 from twospeed.weights.load import build
 
@@ -35,7 +37,10 @@ def cost_of(name: str) -> Cost:
         model = build(entry, entry.weights.options if entry.weights else {}).eval()
         parameters = sum(p.numel() for p in model.parameters())
         with FlopCounterMode(display=False) as counter:
-            if entry.task == "track":
+            if entry.finder:
+                model(torch.empty(1, 3, 256, 448), torch.empty(1, len(OFFSETS) * MOTION_PLANES, 128, 224))
+                what = "one 480x854 frame at 256x448, and its motion"
+            elif entry.task == "track":
                 what = _run_unsupervised_tracker(model) if hasattr(model, "slow_fast") else _run_tracker(model)
             elif entry.task == "click":
                 model(torch.empty(1, 3, 320, 320), torch.empty(1, PLANES, 320, 320))

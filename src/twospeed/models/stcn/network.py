@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -152,7 +153,8 @@ class RecentMasks(nn.Module):
         queries = torch.cat([2 * scale * key.flatten(2), place / spread], 1).transpose(-1, -2)  # (B, P, C + 2)
         keys = torch.cat([last_key.flatten(2), place], 1)  # (B, C + 2, N)
         bias = -scale * last_key.flatten(2).square().sum(1) - place.square().sum(1) / (2 * spread)
-        with torch.autocast(key.device.type, enabled=False):  # in half precision, places would be rounded to cells
+        # In half precision, places would be rounded to cells. The meta device, where costs are counted, has no autocast
+        with nullcontext() if key.is_meta else torch.autocast(key.device.type, enabled=False):
             affinity = torch.baddbmm(bias[:, None].float(), queries.float(), keys.float()).softmax(-1)  # (B, P, N)
         own = F.pixel_unshuffle(F.avg_pool2d(last_masks, 16 // self.parts).flatten(0, 1).unsqueeze(1), self.parts)
         own = split_batch(own, *last_masks.shape[:2])  # (B, K, 16, h, w)
