@@ -88,7 +88,7 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
     """Return "stcn", "track_tiny", "track_nano" or "track_small" when the keys are theirs, in either naming."""
     ours = to_ours(state)
     projection = ours.get("key_projection.weight")
-    if projection is None or "decoder.predict.weight" not in ours:
+    if projection is None or projection.ndim != 4 or "decoder.predict.weight" not in ours:
         return None
     if "key_encoder.stem.weight" in ours:
         return "track_small" if "key_encoder.context.weight" in ours else "track_nano"

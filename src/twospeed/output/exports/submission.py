@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import pickle
+import tempfile
 import zipfile
-from typing import ClassVar
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -23,7 +27,10 @@ class DavisExport(Export):
     def __init__(self, files: Files, image_suffix: str = ".jpg") -> None:
         super().__init__(files, image_suffix)
         path = self._path(self.patterns[0])
+        # What zipfile keeps of each entry is 400 bytes: 40 MB for an hour of video, if it stayed in memory
+        entries = self._open.enter_context(_EntriesOnDisk(path.parent))
         self._zip = self._open.enter_context(zipfile.ZipFile(path, "w"))  # PNGs are compressed already
+        self._zip.filelist, self._zip.NameToInfo = entries, _Forgetful()  # type: ignore[assignment]
 
     def add(self, frame: AnnotatedFrame) -> None:
         """As `Export.add`."""
@@ -38,6 +45,39 @@ class DavisExport(Export):
         self._zip.writestr(entry, buffer.getvalue())
 
     def _finish(self) -> None:
+        pass
+
+
+class _EntriesOnDisk:
+    """The list of a zip's entries, kept in a temporary file of a folder until the zip's own list is written."""
+
+    def __init__(self, folder: PathLike[str]) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._count = 0
+
+    def __enter__(self) -> _EntriesOnDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[zipfile.ZipInfo]:
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield pickle.load(self._file)  # written by this object
+
+    def append(self, entry: zipfile.ZipInfo) -> None:
+        pickle.dump(entry, self._file, pickle.HIGHEST_PROTOCOL)
+        self._count += 1
+
+
+class _Forgetful(dict[str, Any]):
+    """Entries by name, which are only ever looked up in archives that are read."""
+
+    def __setitem__(self, name: str, entry: Any) -> None:
         pass
 
 
