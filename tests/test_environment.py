@@ -149,3 +149,15 @@ except SystemExit:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-2] in (str(SPIN_COUNT), str(BUSY_SPIN_COUNT))
     assert done.stdout.split()[-1] == "False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say")
+def test_peak_memory_is_of_this_process_alone():
+    """Not of the program that started it, and what was given back counts."""
+    held = b"x" * 200_000_000
+    code = "from twospeed.environment import peak_memory as p; a = p(); b'x' * 100_000_000; print(a, p())"
+    before, after = map(
+        int, subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    )
+    assert before < len(held)
+    assert 90_000_000 < after - before < 150_000_000

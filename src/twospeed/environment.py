@@ -121,6 +121,21 @@ def physical_memory(device: torch.device | str | None = None) -> int:
         return 8 << 30
 
 
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has held; None where the system does not say."""
+    try:  # Linux: what getrusage gives there begins with the peak of the program that started this one
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can move a score."""
     versions = {"python": platform.python_version()}

@@ -5,7 +5,6 @@ Each function gives the seconds of one frame or clip after another, without end;
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -13,6 +12,7 @@ from itertools import count
 import numpy as np
 import torch
 
+from twospeed.environment import peak_memory
 from twospeed.models.optimise import optimise
 from twospeed.pipelines.segment import Segmenter
 from twospeed.pipelines.tracker import Tracker
@@ -72,9 +72,5 @@ def peak_mb(device: str) -> float | None:
     """Most memory used so far in megabytes: of the graphics card, else of this process; None where that is unknown."""
     if device.startswith("cuda"):
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kilobytes
+    peak = peak_memory()
+    return None if peak is None else round(peak / 1e6, 1)
