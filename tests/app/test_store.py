@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twospeed.app import wire
+from twospeed.app.database import Conflict
 from twospeed.app.plan import count, plan, plan_stale
-from twospeed.app.store import Conflict, Project
+from twospeed.app.store import Project
 from twospeed.errors import InputError, TwospeedError
 
 SIZE = (6, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ _SOUND = {
     "job": "typeof(options)='text'",
 }
 """What every row of a table fulfils; the ? is the number of frames."""
+
+
+class Conflict(InputError):
+    """Somebody else, in another tab, changed the same meanwhile."""
 
 
 class Database:
@@ -133,18 +137,20 @@ class Database:
         """The number of the last change."""
         return int(self.get("rev", 0))
 
-    def undo(self, *, redo: bool = False) -> list[int] | None:
+    def undo(self, *, redo: bool = False, others: Collection[str] = ()) -> list[int] | None:
         """Exchange the last change (redo: the last one undone) with what was before.
 
-        Returns the frames whose masks changed, or None where there is nothing to undo. Raises InputError while that
-        change is still being made.
+        others: tabs whose changes are not touched. Returns the frames whose masks changed, or None where there is
+        nothing to undo. Raises InputError while that change is still being made, Conflict where it is of the others.
         """
         with self._lock:
             order = "undone=1 ORDER BY seq" if redo else "undone=0 ORDER BY seq DESC"
-            row = self._one(f"SELECT seq FROM op WHERE {order}")
+            row = self._one(f"SELECT seq, tab, kind FROM op WHERE {order}")
             if row is None:
                 return None
-            op = row[0]
+            op, tab, kind = row
+            if tab in others:
+                raise Conflict(f"the last change ({kind}) was made in another tab that is still open")
             if self._one("SELECT id FROM job WHERE op=? AND state IN ('running', 'queued')", op):
                 raise InputError("this change is still being made; stop it first")
             with self._changes():

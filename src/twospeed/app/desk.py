@@ -23,6 +23,8 @@ class Desk:
         self.hub = Hub()
         self.jobs = Jobs(self._on_job)
         self.decoding = ThreadPoolExecutor(2, "frames")
+        self.nearby = ThreadPoolExecutor(1, "nearby frames")  # they are shown until those that are decoded come
+        self.thumbnails = ThreadPoolExecutor(1, "thumbnails")
         self.prompting = ThreadPoolExecutor(1, "prompts")
         self.prompter = clicks.Prompter()
         self.exports: dict[str, dict[str, Any]] = {}

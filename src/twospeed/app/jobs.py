@@ -87,6 +87,10 @@ class Jobs:
                         self._process.stdin.write(pipe.json_message(t="stop", job=job.serial))
                     asyncio.get_running_loop().create_task(self._insist(job))
 
+    def holds(self, project: Project) -> bool:
+        """Whether a job of a project is running or waiting."""
+        return any(job.project is project for job in [*self._waiting, *([self._current] if self._current else [])])
+
     async def _insist(self, job: Job) -> None:
         """End the worker where it does not stop by itself."""
         for wait, number in ((STOP_S, signal.SIGTERM), (3.0, signal.SIGKILL)):

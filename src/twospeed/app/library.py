@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app.frames import FrameSource, JpegCache
-from twospeed.app.probe import fingerprint, probe
+from twospeed.app.probe import fingerprint, probe, thumbnail
 from twospeed.app.runs import RECORD, FinishedRun, copy_results, frame_times, read_run
 from twospeed.app.sound import extract_sound
 from twospeed.app.store import Project
 from twospeed.errors import InputError, VideoError
-from twospeed.files import atomic_folder, make_folder
+from twospeed.files import atomic_file, atomic_folder, make_folder
 from twospeed.video.folders import IMAGE_SUFFIXES
 
 SUFFIXES = frozenset(
@@ -155,15 +155,49 @@ class Library:
         found = [path for path in self.folder.iterdir() if path.suffix.lower() in WEIGHTS and path.is_file()]
         return sorted(path for path in found if self._is_inside(path))
 
+    def video(self, video_id: str) -> Video:
+        """Return an entry of the listing. Raises InputError where there is none."""
+        for one in self.videos():
+            if one.id == video_id:
+                return one
+        raise InputError("there is no such video in the folder any more")
+
+    def thumbnail(self, video_id: str) -> bytes | None:
+        """Return the first image of a video as a small JPEG; None where it cannot be decoded, or is not to be opened.
+
+        It is made once, and anew where the file has changed.
+        """
+        video = self.video(video_id)
+        if video.outside:
+            return None
+        path = self.checked(video.path)
+        status = path.stat()
+        folder = make_folder(self.folder / ".twospeed" / "thumbnails")
+        file = folder / f"{video.id}-{status.st_size}-{status.st_mtime_ns}.jpg"
+        if not file.exists():
+            for old in folder.glob(f"{video.id}-*.jpg"):
+                old.unlink(missing_ok=True)
+            try:
+                data = thumbnail(path)
+            except VideoError:
+                data = b""  # it is not tried again
+            with atomic_file(file) as temporary:
+                temporary.write_bytes(data)
+        return file.read_bytes() or None
+
     def open_video(self, video_id: str) -> Project:
         """Open the project of a video, or make one. Raises VideoError for what cannot be read as a video."""
-        video = next((one for one in self.videos() if one.id == video_id), None)
-        if video is None:
-            raise InputError("there is no such video in the folder any more")
+        video = self.video(video_id)
         path = self.checked(video.path)
         project_id = f"{_stem(video.path.stem)}-{video.id[:6]}"
         if self._exists(project_id):
-            return self.project(project_id)
+            project = self.project(project_id)
+            if project.get("path") == self._relative(video.path):
+                return project
+            # Its video was renamed, and this one took the name
+            project_id = f"{_stem(video.path.stem)}-{fingerprint(path)[:6]}"
+            if self._exists(project_id):
+                return self.project(project_id)
         known = probe(path)
         times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
         source = {"name": video.name, "path": self._relative(video.path), "width": known["width"]}
@@ -229,9 +263,7 @@ class Library:
 
         anyway: also where it is not the same file but has the same frames. Raises VideoError where it does not fit.
         """
-        video = next((one for one in self.videos() if one.id == video_id), None)
-        if video is None:
-            raise InputError("there is no such video in the folder any more")
+        video = self.video(video_id)
         path = self.checked(video.path)
         found = fingerprint(path)
         if found != project.get("fingerprint"):
@@ -253,7 +285,7 @@ class Library:
         with self._lock:
             if (source := self._sources.pop(project.id, None)) is not None:
                 source.close()
-            project.relocate(self._relative(video.path), found)
+            project.relocate(self._relative(video.path), found, None if project.get("run") else video.name)
 
     def _exists(self, project_id: str) -> bool:
         return project_id in self._projects or (self.folder / PROJECTS / project_id / "project.db").exists()
@@ -277,7 +309,7 @@ class Library:
             return self._projects[project_id]
 
     def projects(self) -> list[dict[str, Any]]:
-        """List the projects with the share of frames that have masks."""
+        """List the projects: the share of frames that have masks, and the id of the video, None where it is gone."""
         found = []
         for folder in sorted((self.folder / PROJECTS).glob("*/project.db")):
             try:
@@ -285,8 +317,11 @@ class Library:
             except InputError:
                 continue
             masks = sum(last - first + 1 for first, last in project.changed_since(-1))
+            path = self.folder / project.get("path")
+            here = path.is_relative_to(self.folder) and path.exists()
             entry = {"id": project.id, "name": project.get("name"), "frames": project.frames, "run": project.get("run")}
-            found.append({**entry, "share": masks / max(1, project.frames), "objects": len(project.objects())})
+            entry |= {"share": masks / max(1, project.frames), "objects": len(project.objects())}
+            found.append({**entry, "video": self._identity(path) if here else None})
         return found
 
     def path_of(self, project: Project) -> Path:

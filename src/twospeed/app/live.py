@@ -60,6 +60,10 @@ class Hub:
     def __init__(self) -> None:
         self._tabs: dict[str, set[Tab]] = {}
 
+    def names(self, project: str) -> frozenset[str]:
+        """Return the names of a project's open tabs."""
+        return frozenset(tab.name for tab in self._tabs.get(project, ()))
+
     def tell(self, project: str, text: dict[str, Any] | None, masks: Iterable[WireMask] = ()) -> None:
         """Send to every tab of a project."""
         held = list(masks)

@@ -1,11 +1,13 @@
-"""`python -m twospeed.app.probe PATH`: what a video is, as JSON, in a process whose end harms nobody.
+"""`python -m twospeed.app.probe PATH [--thumbnail]`: what a video is, as JSON, or its first image as JPEG.
 
-A file from elsewhere is decoded here for the first time, with bounds on time and memory.
+A file from elsewhere is decoded here for the first time, in a process whose end harms nobody, with bounds on time and
+memory.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -17,23 +19,39 @@ from typing import Any
 from twospeed.errors import TwospeedError, VideoError
 
 MOST_SECONDS = 60  # also where the machine is busy and starting Python takes long
+THUMBNAIL = 108  # pixels of its shorter side, twice what the page shows, for screens of fine pixels
 MOST_MEMORY = 4 << 30  # bytes of address space: shared libraries and thread stacks count, too
 
 
 def probe(path: Path) -> dict[str, Any]:
     """Return width, height, times_s (base64 of float64), codec. Raises VideoError for what is no video."""
-    command = [sys.executable, "-m", "twospeed.app.probe", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise VideoError(f"{path.name}: was not read within {MOST_SECONDS} s; re-encode the video") from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
+    lines = _run(path).strip().splitlines()
+    if not lines:
         raise VideoError(f"{path.name}: reading it failed; is it a complete video file?")
     found: dict[str, Any] = json.loads(lines[-1])
     if "error" in found:
         raise VideoError(found["error"].replace(str(path), path.name))
     return found
+
+
+def thumbnail(path: Path) -> bytes:
+    """Return a video's first image as a small JPEG. Raises VideoError for what is no video."""
+    data = _run(path, "--thumbnail")
+    if not data.startswith(b"\xff\xd8"):
+        raise VideoError(f"{path.name}: its first image cannot be decoded")
+    return data
+
+
+def _run(path: Path, *options: str) -> bytes:
+    """Return what this module prints of a file. Raises VideoError where it fails or takes too long."""
+    command = [sys.executable, "-m", "twospeed.app.probe", str(path), *options]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise VideoError(f"{path.name}: was not read within {MOST_SECONDS} s; re-encode the video") from None
+    if done.returncode:
+        raise VideoError(f"{path.name}: reading it failed; is it a complete video file?")
+    return done.stdout
 
 
 def fingerprint(path: Path) -> str:
@@ -81,5 +99,25 @@ def _main(path: str) -> None:
     print(json.dumps(found))
 
 
+def _thumbnail(path: str) -> None:
+    limit_memory(MOST_SECONDS // 3)
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(10)  # nobody waits for it
+    import cv2
+
+    from twospeed.video.reader import open_video
+
+    with open_video(path, ahead=0, damaged="stop", short_side=THUMBNAIL) as reader:
+        image = next(reader).image
+    width = THUMBNAIL * 16 // 9
+    left = max(0, (image.shape[1] - width) // 2)  # the middle of wide images, as the list shows it
+    done, data = cv2.imencode(".jpg", image[:THUMBNAIL, left : left + width, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    if done:
+        sys.stdout.buffer.write(data.tobytes())
+
+
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    if "--thumbnail" in sys.argv[2:]:
+        _thumbnail(sys.argv[1])
+    else:
+        _main(sys.argv[1])

@@ -17,11 +17,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 
+from twospeed.app.database import Conflict
 from twospeed.app.desk import Desk
 from twospeed.app.library import Library
 from twospeed.app.routes import make_routes
 from twospeed.app.security import Guard, Keys
-from twospeed.app.store import Conflict
 from twospeed.app.uploads import Offset
 from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import lock_file, make_folder, read_text

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app import wire
-from twospeed.app.database import ranges_of
+from twospeed.app.database import Conflict, ranges_of
 from twospeed.app.records import Records
 from twospeed.app.wire import EDITED, GIVEN, STALE, TRACKED, WireMask
 from twospeed.errors import InputError
@@ -19,10 +19,6 @@ from twospeed.errors import InputError
 MOST_OBJECTS = 50  # as many as are tracked at once
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")  # Okabe and Ito
 _DESCRIBED = ("name", "width", "height", "frames", "times_s", "fingerprint", "run")
-
-
-class Conflict(InputError):
-    """Somebody else changed the same frame meanwhile."""
 
 
 class Project(Records):
@@ -45,9 +41,11 @@ class Project(Records):
         """Every frame's time in seconds."""
         return np.frombuffer(base64.b64decode(self.get("times_s")), "<f8")
 
-    def relocate(self, path: str, fingerprint: str) -> None:
-        """Write down where the source is now. path: relative to the open folder."""
+    def relocate(self, path: str, fingerprint: str, name: str | None = None) -> None:
+        """Write down where the source is now. path: relative to the open folder. name: a new one, if any."""
         with self._changes():
+            if name is not None:
+                self._put("name", name)
             self._put("path", path)
             self._put("fingerprint", fingerprint)
 
@@ -193,9 +191,11 @@ class Project(Records):
                 self._set_row(op, "mark", f"{frame}:{object_id}", None)
             return self._paint(op, frame, object_id, region, EDITED)
 
-    def put_labels(self, labels: Mapping[int, NDArray[np.uint8]], tab: str = "") -> None:
+    def put_labels(self, labels: Mapping[int, NDArray[np.uint8]], tab: str = "", base_rev: int | None = None) -> None:
         """Take whole label maps, by frame, as given masks (import); objects that are new are added."""
         with self._op("import", tab) as op:
+            for frame in labels:
+                self._check_unchanged(frame, base_rev)
             known = {entry["id"] for entry in self.objects()}
             found = sorted({int(i) for one in labels.values() for i in np.unique(one)} - {0, 255} - known)
             if found and (found[-1] > MOST_OBJECTS or len(known) + len(found) > MOST_OBJECTS):
@@ -209,9 +209,10 @@ class Project(Records):
             for frame in labels:
                 self._make_stale(op, frame)
 
-    def clear_mask(self, frame: int, object_id: int, tab: str = "") -> WireMask:
+    def clear_mask(self, frame: int, object_id: int, tab: str = "", base_rev: int | None = None) -> WireMask:
         """Delete an object's mask here: the object is gone from this frame on, until it is marked again."""
         with self._op("gone", tab) as op:
+            self._check_unchanged(frame, base_rev)
             mask = self._paint(op, frame, object_id, np.zeros(self.size, bool), EDITED)
             marks: dict[str, Any] = {"points": [], "box": None, "polygon": [], "start": None, "gone": True}
             self._set_row(op, "mark", f"{frame}:{object_id}", [marks])
@@ -230,9 +231,10 @@ class Project(Records):
                 found.setdefault(frame, []).append(object_id)
         return found
 
-    def remove_keyframe(self, frame: int, tab: str = "") -> None:
+    def remove_keyframe(self, frame: int, tab: str = "", base_rev: int | None = None) -> None:
         """Forget a frame's mask and marks altogether."""
         with self._op("remove keyframe", tab) as op:
+            self._check_unchanged(frame, base_rev)
             for (object_id,) in self._all("SELECT object FROM mark WHERE frame=?", frame):
                 self._set_row(op, "mark", f"{frame}:{object_id}", None)
             was_key = frame in self.keyframes()

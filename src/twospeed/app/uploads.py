@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twospeed.app.library import SUFFIXES
 from twospeed.errors import InputError, OutputError
-from twospeed.files import make_folder
+from twospeed.files import disk_errors, make_folder
 
 KEPT_FREE = 1 << 30
 MOST_AT_ONCE = 3
@@ -55,7 +55,7 @@ def add_chunk(folder: Path, name: str, offset: int, size: int, data: bytes, most
             old.unlink()
     if not part.exists() and len(list(parts.glob("*.part"))) >= MOST_AT_ONCE:
         raise InputError(f"{MOST_AT_ONCE} uploads are under way; finish one of them first")
-    with part.open("ab") as file:
+    with disk_errors(folder / base), part.open("ab") as file:
         if file.tell() != offset:
             raise Offset(file.tell())
         if offset + len(data) > size:

@@ -69,35 +69,38 @@ def edit_routes(routes: APIRouter, desk: Desk) -> None:
         return binary(found.to_bytes())
 
     @routes.put("/p/{p}/import/{index}")
-    async def import_mask(p: str, index: int, request: Request, snap: bool = False, tab: str = "") -> dict[str, Any]:
+    async def import_mask(
+        p: str, index: int, request: Request, snap: bool = False, base_rev: int | None = None, tab: str = ""
+    ) -> dict[str, Any]:
         project = await desk.project(p)
         check_frame(project, index)
         labels = await asyncio.to_thread(_read_mask, project, await request.body(), snap)
-        await asyncio.to_thread(project.put_labels, {index: labels}, tab)
+        await asyncio.to_thread(project.put_labels, {index: labels}, tab, base_rev)
         desk.changed(project, [index])
         return {"objects": [int(i) for i in np.unique(labels) if i]}
 
     @routes.delete("/p/{p}/mask/{index}", status_code=204)
-    async def remove(p: str, index: int, object: int | None = None, tab: str = "") -> None:
+    async def remove(p: str, index: int, object: int | None = None, base_rev: int | None = None, tab: str = "") -> None:
         project = await desk.project(p)
         check_frame(project, index)
         if object is None:
-            await asyncio.to_thread(project.remove_keyframe, index, tab)
+            await asyncio.to_thread(project.remove_keyframe, index, tab, base_rev)
         else:
-            await asyncio.to_thread(project.clear_mask, index, object, tab)
+            await asyncio.to_thread(project.clear_mask, index, object, tab, base_rev)
         desk.changed(project, [index])
 
     @routes.post("/p/{p}/undo")
-    async def undo(p: str) -> dict[str, Any]:
-        return await _undo(p, redo=False)
+    async def undo(p: str, tab: str = "", anyway: bool = False) -> dict[str, Any]:
+        return await _undo(p, tab, anyway, redo=False)
 
     @routes.post("/p/{p}/redo")
-    async def redo(p: str) -> dict[str, Any]:
-        return await _undo(p, redo=True)
+    async def redo(p: str, tab: str = "", anyway: bool = False) -> dict[str, Any]:
+        return await _undo(p, tab, anyway, redo=True)
 
-    async def _undo(p: str, redo: bool) -> dict[str, Any]:
+    async def _undo(p: str, tab: str, anyway: bool, redo: bool) -> dict[str, Any]:
         project = await desk.project(p)
-        frames = await asyncio.to_thread(lambda: project.undo(redo=redo))
+        others = frozenset() if anyway else desk.hub.names(p) - {tab}
+        frames = await asyncio.to_thread(lambda: project.undo(redo=redo, others=others))
         if frames is not None:
             desk.changed(project, frames)
         return {"frames": frames}

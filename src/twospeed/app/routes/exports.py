@@ -44,10 +44,18 @@ def export_routes(routes: APIRouter, desk: Desk) -> None:
         if desk.exports.get(key, {}).get("state") == "running":
             raise InputError("this export is being written already")
         desk.exports[key] = {"t": "export", "as": message.kind, "file": name, "state": "running", "done": 0, "total": 0}
-        task = asyncio.create_task(_export(desk, project, key, asked))
+        task = asyncio.create_task(_export(desk, project, key, asked), name=key)
         desk.tasks.add(task)
         task.add_done_callback(desk.tasks.discard)
         return {"file": name}
+
+    @routes.delete("/p/{p}/exports/{file}", status_code=204)
+    async def cancel(p: str, file: str) -> None:
+        """Stop writing an export; an older file of the same name stays."""
+        await desk.project(p)
+        for task in list(desk.tasks):
+            if task.get_name() == f"{p}/{file}":
+                task.cancel()
 
     @routes.get("/p/{p}/exports")
     async def exports(p: str) -> dict[str, dict[str, Any]]:
@@ -91,6 +99,10 @@ async def _export(desk: Desk, project: Project, key: str, asked: dict[str, Any])
             state["error"] = f"writing ended with code {code}"
         state["state"] = "failed" if "error" in state else "done"
         desk.hub.tell(project.id, dict(state))
+    except asyncio.CancelledError:
+        state["state"] = "stopped"
+        desk.hub.tell(project.id, dict(state))
+        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -64,6 +64,12 @@ def folder_routes(routes: APIRouter, desk: Desk) -> None:
             "open_run": desk.settings.pop("open_run", None),
         }
 
+    @routes.get("/videos/{v}/thumbnail")
+    async def thumbnail(v: str) -> Response:
+        data = await desk.on_thread(desk.thumbnails, desk.library.thumbnail, v)
+        headers = {"cache-control": "no-store"}
+        return Response(status_code=204) if data is None else Response(data, media_type="image/jpeg", headers=headers)
+
     @routes.put("/uploads/{name}")
     async def upload(name: str, offset: int, size: int, request: Request) -> dict[str, Any]:
         data = await request.body()

@@ -41,17 +41,28 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
         desk.changed(project, [])
 
     @routes.delete("/p/{p}", status_code=204)
-    async def delete(p: str) -> None:
+    async def delete(p: str, tab: str = "") -> None:
+        project = await desk.project(p)
+        if desk.jobs.holds(project):
+            raise InputError(f"{project.get('name')}: a job of this project is running or waiting; stop it first")
+        if desk.hub.names(p) - {tab}:
+            raise InputError(f"{project.get('name')}: is open in another tab; close that first")
         await asyncio.to_thread(desk.library.delete, p)
 
     @routes.get("/p/{p}/frame/{index}")
-    async def frame(p: str, index: int, h: int = 540) -> Response:
+    async def frame(p: str, index: int, h: int = 540, near: bool = False) -> Response:
+        """Return a frame; near: the one at or near it that is there soonest. The header x-frame says which it is."""
         project = await desk.project(p)
         begun = time.perf_counter()
         source = await asyncio.to_thread(desk.library.source, project)
-        data = await desk.on_thread(desk.decoding, source.jpeg, index, max(16, min(h, 4320)))
+        height, shown = max(16, min(h, 4320)), index
+        if near:
+            shown, data = await desk.on_thread(desk.nearby, source.near, index, height)
+        else:
+            data = await desk.on_thread(desk.decoding, source.jpeg, index, height)
         headers = {
-            "cache-control": "private, max-age=31536000, immutable",
+            "cache-control": "no-store" if near else "private, max-age=31536000, immutable",
+            "x-frame": str(shown),
             "server-timing": f"frame;dur={1000 * (time.perf_counter() - begun):.1f}",
         }
         return Response(data, media_type="image/jpeg", headers=headers)

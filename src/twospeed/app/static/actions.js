@@ -53,8 +53,7 @@ export function makeActions(editor) {
     },
     hide: () => patch({ hidden: !store.selected?.hidden }),
     lock: () => patch({ locked: !store.selected?.locked }),
-    clear: () => store.selected && !edits.locked()
-      && request("DELETE", `${base}/mask/${store.frame}`, { query: { object: store.object } }),
+    clear: () => edits.clear(),
     trackForward: track("forward"), trackBackward: track("backward"), trackBoth: track("both"),
     undo: async () => {
       await edits.queue;
@@ -65,9 +64,9 @@ export function makeActions(editor) {
         stage.draft = store.preview = null;
         return stage.draw();
       }
-      return post(`${base}/undo`);
+      return edits.undo("undo");
     },
-    redo: () => post(`${base}/redo`),
+    redo: () => edits.undo("redo"),
     masks: () => {
       stage.showMasks = !stage.showMasks;
       stage.draw();

@@ -5,6 +5,7 @@ import { makeActions } from "./actions.js";
 import { Edits } from "./edits.js";
 import { actionOf } from "./keys.js";
 import { Player } from "./player.js";
+import { tokenForm } from "./login.js";
 import { Live, Store } from "./store.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
@@ -33,12 +34,26 @@ class Editor {
     this.actions = makeActions(this);
     this.build();
     store.addEventListener("frame", () => this.onFrame());
-    store.addEventListener("leave", (event) => this.edits.keepPreview(event.detail));
-    store.addEventListener("scrub", () => (this.follow = false));
+    store.addEventListener("leave", (event) => {
+      this.stage.finishDrag();
+      this.edits.keepPreview(event.detail);
+    });
+    store.addEventListener("scrub", () => {
+      this.follow = false;
+      this.player.pause();
+    });
+    store.addEventListener("problem", async () => {
+      if (store.state.problem) return;
+      await store.load().catch(() => null); // the connection says so itself
+      this.showProblem();
+    });
+    store.addEventListener("rest", () => this.stage.seek());
     store.addEventListener("mask", () => this.drawSoon());
     store.addEventListener("state", () => this.render());
     this.onKey = (event) => this.key(event);
+    this.onUnload = (event) => this.edits.unsaved.length && event.preventDefault();
     addEventListener("keydown", this.onKey);
+    addEventListener("beforeunload", this.onUnload);
   }
 
   start() {
@@ -53,14 +68,18 @@ class Editor {
     this.render();
     this.stage.seek();
     this.store.need(0);
-    if (this.store.state.problem) {
-      notify(this.store.state.problem, { error: true,
-        action: h("button", { text: "Locate file…", onclick: () => this.locate() }) });
-    }
+    this.showProblem();
     const shown = { classify: "classify", detect: "detect", segment: "segment" }[this.store.state.run];
     if (shown) this.panel.choose(shown);
     this.stage.canvas.focus({ preventScroll: true });
     this.player.load();
+  }
+
+  /** The video is not there, or another one. */
+  showProblem() {
+    const { problem } = this.store.state;
+    if (!problem) return;
+    notify(problem, { error: true, action: h("button", { text: "Locate file…", onclick: () => this.locate() }) });
   }
 
   close() {
@@ -70,6 +89,7 @@ class Editor {
     this.player.pause();
     clearTimeout(this.loading);
     removeEventListener("keydown", this.onKey);
+    removeEventListener("beforeunload", this.onUnload);
   }
 
   // --- layout ---
@@ -78,11 +98,13 @@ class Editor {
     const act = (name, label, title, extra = {}) =>
       h("button", { ...extra, title, "aria-label": title, onclick: () => this.run(name) }, label);
     this.saved = h("span", { class: "quiet", text: "saved" });
+    this.others = h("span", { class: "others", hidden: true,
+      title: "Each tab shows what the other changes. Where both change the same frame, the second is asked which to keep." });
     this.undo = act("undo", "Undo", "Undo (Ctrl+Z)");
     this.redo = act("redo", "Redo", "Redo (Ctrl+Shift+Z)");
     const header = h("header", { class: "bar" },
       h("button", { class: "plain", title: "All videos", onclick: () => this.leave() }, h("strong", { text: "twospeed" })),
-      h("span", { class: "name", text: this.store.state.name }), this.saved, h("span", { class: "grow" }),
+      h("span", { class: "name", text: this.store.state.name }), this.saved, this.others, h("span", { class: "grow" }),
       this.undo, this.redo, h("button", { class: "main", text: "Export…", onclick: () => exportDialog(this) }),
       act("help", "?", "Shortcuts (?)"));
     this.toolButtons = new Map(TOOLS.map(([name, label, key]) => [name,
@@ -126,13 +148,21 @@ class Editor {
     this.renderWhere();
     const worst = store.worst(8);
     this.worst.hidden = this.panel.tab !== "track" && this.panel.tab !== "find";
-    this.worst.replaceChildren(h("span", { class: "quiet", text: worst.length
-      ? `Least certain frames of ${store.selected?.name ?? ""}, to look at and correct (keys , and .):`
-      : "Confidence appears here when an object has been tracked." }),
+    this.worst.replaceChildren(h("span", { class: "quiet", text: this.worstHint(worst) }),
       ...worst.map((frame) => h("button", { class: "small", text: frame, onclick: () => store.seek(frame) })));
     this.panel.render();
     this.timeline.draw();
     this.stage.draw();
+  }
+
+  worstHint(worst) {
+    const { store } = this, name = store.selected?.name ?? "";
+    if (worst.length) return `Least certain frames of ${name}, to look at and correct (keys , and .):`;
+    if (store.job && ["track", "stale", "resume", "find"].includes(store.job.kind)) {
+      return "The least certain frames are listed here as soon as the confidence dips.";
+    }
+    if (store.curves.get(store.object)?.some((value) => value > 0)) return `No frame of ${name} is less certain than those beside it.`;
+    return "Confidence appears here when an object has been tracked.";
   }
 
   renderWhere() {
@@ -157,6 +187,7 @@ class Editor {
     delete this.progress.dataset.job;
     this.note = null;
     const job = this.store.state.jobs.find((entry) => entry.id === id);
+    if (this.follow) this.stage.seek(); // at its own size
     this.follow = false;
     if (!job) return;
     const text = job.state === "done" ? `done: ${job.done ? `${job.done} frames ` : ""}in ${job.seconds.toFixed(1)} s`
@@ -166,15 +197,20 @@ class Editor {
     if (job.state === "failed") notify(job.error, { error: true });
   }
 
+  /** Say at the top whether everything is on the disk. */
+  showSaved() {
+    this.saved.textContent = this.edits.unsaved.length ? "not saved" : this.lost ? "not connected" : "saved";
+    this.saved.classList.toggle("wrong", this.edits.unsaved.length > 0 || !!this.lost);
+  }
+
   drawSoon() {
     this.stage.draw();
     this.timeline.draw();
   }
 
   onFrame() {
-    this.stage.polygon = [];
     this.stage.draft = null;
-    this.stage.seek({ playing: !!this.player.playing });
+    this.stage.seek({ moving: !!this.player.playing || this.follow, dragging: this.timeline.dragging });
     this.timeline.draw();
     this.renderWhere();
     this.panel.onFrame();
@@ -217,20 +253,54 @@ class Editor {
       if (message.state === "done") announce(`${message.file} is written`);
     } else if (message.t === "result") {
       this.panel.onResult(message);
+    } else if (message.t === "presence") {
+      this.showPresence(message.tabs);
     }
   }
 
-  onConnection(state) {
+  /** Another tab on this project: both edit, and both should know. */
+  showPresence(tabs) {
+    const others = tabs - 1, text = others ? `open in ${tabs} tabs` : "";
+    if (this.others.textContent !== text) announce(others ? `This project is ${text}.` : "No other tab has this project open any more.");
+    this.others.textContent = text;
+    this.others.hidden = !others;
+  }
+
+  async onConnection(state) {
     if (state === "open") {
-      this.saved.textContent = "saved";
       if (this.lost) notify("Connected again.");
       this.lost = false;
-    } else if (!this.lost) {
+      if (this.edits.unsaved.length) this.edits.saveAgain();
+      if (!this.stage.exact) this.stage.seek();
+      this.showSaved();
+      return;
+    }
+    if (!this.lost) {
       this.lost = true;
-      this.saved.textContent = "not connected";
       notify("The connection is lost; trying again. If `twospeed app` was started anew, open its new address.",
         { error: true });
     }
+    this.showSaved();
+    if (this.asking) return;
+    // A server that was started anew at the same address answers, but does not know this tab any more
+    await getJson(this.base).catch((error) => error.status === 401 && this.logIn());
+  }
+
+  /** Log in to a server that was started anew, without leaving what is on the screen. Asks once; the banner stays. */
+  logIn(done = () => {}) {
+    if (this.asking) return;
+    this.asking = true;
+    const ask = () => {
+      const box = dialog("Log in again", tokenForm("`twospeed app` was started anew. Paste the address that it printed.", () => {
+        box.close();
+        $("banner").hidden = true;
+        this.asking = false;
+        this.live.retry();
+        done();
+      }));
+    };
+    notify("Log in again: `twospeed app` was started anew.", { error: true, action: h("button", { text: "Log in…", onclick: ask }) });
+    ask();
   }
 
   /** Fetch the state, soon and once for many changes. */
@@ -240,7 +310,7 @@ class Editor {
       try {
         await this.store.load();
       } catch (error) {
-        if (error.status === 401) notify("Log in again: open the address that `twospeed app` printed.", { error: true });
+        if (error.status === 401) this.logIn();
       }
     }, 60);
   }

@@ -5,21 +5,22 @@ import { encode, parse } from "./wire.js";
 
 export class Edits {
   constructor(editor) {
-    this.editor = editor;
-    this.store = editor.store;
-    this.base = editor.base;
+    Object.assign(this, { editor, store: editor.store, path: editor.base, unsaved: [] });
+    this.own = new Map(); // frame -> revision of the last edit of this tab
   }
 
   get stage() {
     return this.editor.stage;
   }
 
+  /** The chosen object; a new one where there is none. */
   async ensureObject() {
-    if (this.store.object !== null) return true;
-    const { id } = await post(`${this.base}/objects`);
-    this.store.object = id;
-    await this.store.load();
-    return true;
+    if (this.store.object === null) {
+      const { id } = await post(`${this.path}/objects`);
+      this.store.object = id;
+      await this.store.load();
+    }
+    return this.store.object;
   }
 
   locked() {
@@ -28,37 +29,74 @@ export class Edits {
     return true;
   }
 
+  /**
+   * A tool was used. What it makes belongs to the frame and the object of this moment, whenever its turn comes; and only
+   * to a frame that is on the screen.
+   */
   onTool(name, data) {
+    if (name === "stroke-end") {
+      const { painting } = this.stage;
+      return this.add(() => this.endStroke(painting));
+    }
+    if (!this.stage.exact) {
+      notify(this.stage.shown.bitmap ? `Frame ${this.store.frame} is still being decoded; mark it when it is shown.`
+        : "This frame cannot be shown, and so not be marked.");
+      return false;
+    }
+    if (name === "ready") return !this.locked();
     if (name === "stroke-begin") return this.beginStroke();
-    this.queue = (this.queue ?? Promise.resolve()).then(() => this.apply(name, data)).catch((error) => this.editor.fail(error));
+    if (this.locked()) return false;
+    const { frame, object } = this.store, base = this.revOf(frame);
+    return this.add(async () => {
+      const marks = { frame, object: object ?? await this.ensureObject(), base };
+      if (name === "point") await this.addPoint(marks, data);
+      else await this.sendMarks({ ...marks, ...data });
+    });
+  }
+
+  /** One edit after the other. */
+  add(edit) {
+    this.queue = (this.queue ?? Promise.resolve()).then(edit).catch((error) => this.editor.fail(error));
     return true;
   }
 
-  async apply(name, data) {
-    if (this.locked()) return;
-    await this.ensureObject();
-    if (name === "point") await this.addPoint(data);
-    else if (name === "stroke-end") await this.endStroke();
-    else await this.sendMarks({ ...data, frame: this.store.frame, object: this.store.object });
+  /** The revision of a frame as it is on the screen. */
+  revOf(frame) {
+    return this.store.masks.get(frame)?.rev ?? this.store.rev;
   }
 
-  marksHere() {
-    const { frame, object, state } = this.store;
-    return state.marks.find((mark) => mark.frame === frame && mark.object === object);
+  /** What an edit that began at revision `base` is compared with: this tab's own edits are no surprise to it. */
+  base(frame, base) {
+    return Math.max(base, this.own.get(frame) ?? 0);
   }
 
-  async addPoint({ x, y, sign }) {
-    const { frame, object } = this.store;
-    const before = this.stage.draft?.frame === frame ? this.stage.draft : this.marksHere();
-    const points = [...(before?.points ?? []), [x, y, sign]];
-    this.stage.draft = { frame, object, points, box: before?.box ?? null, polygon: before?.polygon ?? [] };
+  /** An edit was saved: `mask` is the frame's now. */
+  took(mask) {
+    this.own.set(mask.frame, mask.rev);
+    this.store.put(mask);
     this.stage.draw();
-    await this.previewMarks();
+  }
+
+  marksOf(frame, object) {
+    return this.store.state.marks.find((mark) => mark.frame === frame && mark.object === object);
+  }
+
+  /** Add a point, or take away the one that is there. */
+  async addPoint({ frame, object, base }, { x, y, sign }) {
+    const { draft } = this.stage, open = draft?.frame === frame && draft.object === object;
+    const before = open ? draft : this.marksOf(frame, object), known = before?.points ?? [];
+    const reach = this.stage.reach, left = known.filter(([px, py]) => Math.hypot(px - x, py - y) > reach);
+    const marks = { frame, object, points: left.length < known.length ? left : [...known, [x, y, sign]],
+      box: before?.box ?? null, polygon: before?.polygon ?? [], base: open ? draft.base : base };
+    if (this.store.frame !== frame) return this.sendMarks(marks); // leaving a frame keeps its marks
+    this.stage.draft = marks;
+    this.stage.draw();
+    return this.previewMarks();
   }
 
   async previewMarks() {
-    const { draft } = this.stage;
-    const response = await request("POST", `${this.base}/marks`, { json: { ...draft, preview: true } });
+    const { draft } = this.stage, { base, ...marks } = draft;
+    const response = await request("POST", `${this.path}/marks`, { json: { ...marks, preview: true } });
     const mask = parse(await response.arrayBuffer());
     if (this.stage.draft !== draft || this.store.frame !== draft.frame) return;
     this.store.preview = mask;
@@ -77,64 +115,84 @@ export class Edits {
     }
   }
 
-  async sendMarks(marks, { overwrite = false } = {}) {
-    const known = this.store.masks.get(marks.frame);
-    const json = { points: [], box: null, polygon: [], ...marks, base_rev: overwrite ? null : known?.rev ?? this.store.rev };
+  async sendMarks({ base, ...marks }, { overwrite = false } = {}) {
+    const json = { points: [], box: null, polygon: [], ...marks, base_rev: overwrite ? null : this.base(marks.frame, base) };
+    const again = (options) => this.sendMarks({ base, ...marks }, options);
     try {
-      const response = await request("POST", `${this.base}/marks`, { json });
-      this.store.put(parse(await response.arrayBuffer()));
-      this.stage.draw();
+      const response = await request("POST", `${this.path}/marks`, { json });
+      this.took(parse(await response.arrayBuffer()));
     } catch (error) {
-      if (error.body?.conflict) this.conflict(error, () => this.sendMarks(marks, { overwrite: true }));
-      else if (!this.offerAgain(error, () => this.sendMarks(marks, { overwrite }))) throw error;
+      if (!this.offer(error, marks.frame, again, { overwrite })) throw error;
     }
   }
 
   beginStroke() {
     if (this.locked()) return false;
     if (this.store.object === null) {
-      this.ensureObject().then(() => notify("An object was added; paint it now."));
+      this.ensureObject().then(() => notify("An object was added; paint it now."), (error) => this.editor.fail(error));
       return false;
     }
-    const { width, height } = this.store.state, { frame } = this.store;
-    const now = this.stage.labels();
-    this.stage.painting = { frame, labels: now ? now.slice() : new Uint8Array(width * height), base: this.store.masks.get(frame)?.rev ?? null };
+    const { width, height } = this.store.state, { frame, object } = this.store, now = this.stage.labels();
+    this.stage.painting = { frame, object, labels: now ? now.slice() : new Uint8Array(width * height), base: this.revOf(frame) };
     return true;
   }
 
-  async endStroke({ overwrite = false } = {}) {
-    const { painting } = this.stage, { width, height } = this.store.state, object = this.store.object;
-    const body = encode(painting.labels, height, width, painting.frame);
-    const query = { object, base_rev: overwrite ? null : painting.base ?? this.store.rev };
-    try {
-      const response = await request("PUT", `${this.base}/mask/${painting.frame}`, { body, query });
-      this.store.put(parse(await response.arrayBuffer()));
+  async endStroke(painting, { overwrite = false } = {}) {
+    const { width, height } = this.store.state, { frame, object, labels, base } = painting;
+    const query = { object, base_rev: overwrite ? null : this.base(frame, base) };
+    const done = () => {
       if (this.stage.painting === painting) this.stage.painting = null;
+    };
+    try {
+      const body = encode(labels, height, width, frame);
+      const response = await request("PUT", `${this.path}/mask/${frame}`, { body, query });
+      done();
+      this.took(parse(await response.arrayBuffer()));
     } catch (error) {
-      const again = (options) => {
-        this.stage.painting = painting;
-        return this.endStroke(options);
-      };
-      if (this.offerAgain(error, () => again({ overwrite }))) return; // the stroke stays on the screen
-      this.stage.painting = null;
-      if (!error.body?.conflict) throw error;
-      this.conflict(error, () => again({ overwrite: true }));
+      const offered = this.offer(error, frame, (options) => this.endStroke(painting, options), { overwrite });
+      if (offered !== "kept") done(); // else the stroke stays on the screen
+      if (!offered) throw error;
     }
     this.stage.draw();
   }
 
-  /** An edit could not be saved, as the disk is full or the server gone: keep it, to save it again. */
-  offerAgain(error, again) {
-    if (error.status !== 507 && error.status !== 0) return false;
-    notify(error.message, { error: true, action: h("button", { text: "Save again", onclick: () => {
-      $("banner").hidden = true;
-      again().catch((failure) => this.editor.fail(failure));
-    } }) });
-    return true;
+  /** The object is gone from this frame on. */
+  async clear() {
+    const { frame, object } = this.store;
+    if (object === null || this.locked()) return;
+    if (!this.stage.exact) {
+      notify(`Frame ${frame} is still being decoded.`);
+      return;
+    }
+    const send = (base_rev) => request("DELETE", `${this.path}/mask/${frame}`, { query: { object, base_rev } });
+    await send(this.base(frame, this.revOf(frame))).catch((error) => {
+      if (!this.offer(error, frame, () => send(null), {})) throw error;
+    });
+  }
+
+  /** An edit was refused: offer to repeat it where that can help. Returns whether, and how. */
+  offer(error, frame, again, options) {
+    if (error.body?.conflict) {
+      this.conflict(error, frame, () => again({ overwrite: true }));
+      return "conflict";
+    }
+    if (![0, 401, 507].includes(error.status)) return null;
+    this.unsaved.push(() => again(options)); // the disk is full, the server gone or started anew
+    this.editor.showSaved();
+    if (error.status === 401) this.editor.logIn(); // connected again, it is saved by itself
+    else notify(error.message, { error: true, action: h("button", { text: "Save again", onclick: () => this.saveAgain() }) });
+    return "kept";
+  }
+
+  /** Repeat the edits that could not be saved, in their order. */
+  saveAgain() {
+    $("banner").hidden = true;
+    for (const edit of this.unsaved.splice(0)) this.add(edit);
+    return this.add(async () => this.editor.showSaved());
   }
 
   /** Two edits met: mine or theirs. */
-  conflict(error, again) {
+  conflict(error, frame, again) {
     const box = dialog("This frame was changed meanwhile", h("p", { text: error.message }),
       h("div", { class: "row" },
         h("button", { text: "Keep mine", onclick: () => {
@@ -143,22 +201,43 @@ export class Edits {
         } }),
         h("button", { text: "Keep theirs", onclick: async () => {
           box.close();
-          await this.store.refetch([this.store.frame]);
+          await this.store.refetch([frame]);
         } })));
   }
 
+  /** Undo or redo; a change of another tab only after asking. */
+  async undo(which, { anyway = false } = {}) {
+    try {
+      await request("POST", `${this.path}/${which}`, { json: {}, query: { anyway } });
+    } catch (error) {
+      if (!error.body?.conflict) throw error;
+      const box = dialog("The last change is of another tab", h("p", { text: error.message }),
+        h("div", { class: "row" }, h("button", { text: which === "undo" ? "Undo it" : "Redo it", onclick: () => {
+          box.close();
+          this.undo(which, { anyway: true }).catch((failure) => this.editor.fail(failure));
+        } })));
+    }
+  }
+
   async importMask(input) {
-    const [file] = input.files;
+    const [file] = input.files, { frame } = this.store, base = this.revOf(frame);
     input.value = "";
     if (!file) return;
-    const put = (snap) => request("PUT", `${this.base}/import/${this.store.frame}`, { body: file, query: { snap } });
-    try {
-      await put(false);
-    } catch (error) {
-      if (error.body?.option !== "snap") return this.editor.fail(error);
-      notify(error.message, { error: true, action: h("button", { text: "Clean and import", onclick: () => put(true)
-        .then(() => ($("banner").hidden = true), (failure) => this.editor.fail(failure)) }) });
-    }
+    const put = async (snap, { overwrite = false } = {}) => {
+      const query = { snap, base_rev: overwrite ? null : this.base(frame, base) };
+      try {
+        await request("PUT", `${this.path}/import/${frame}`, { body: file, query });
+        $("banner").hidden = true;
+      } catch (error) {
+        if (error.body?.conflict) this.conflict(error, frame, () => put(snap, { overwrite: true }));
+        else if (error.body?.option !== "snap") throw error;
+        else {
+          notify(error.message, { error: true, action: h("button", { text: "Clean and import",
+            onclick: () => put(true).catch((failure) => this.editor.fail(failure)) }) });
+        }
+      }
+    };
+    await put(false).catch((error) => this.editor.fail(error));
   }
 
   setBrush(size) {

@@ -1,6 +1,6 @@
 // The dialog of exports.
 import { dialog, h, notify } from "./dom.js";
-import { post } from "./api.js";
+import { post, request } from "./api.js";
 
 export function exportDialog(editor) {
   const { store, home } = editor, { state } = store;
@@ -22,13 +22,18 @@ export function exportDialog(editor) {
   const row = ({ as, text }) => {
     const status = h("span", { class: "quiet" }), button = h("button", { text: "Write", "aria-label": `Write ${text}` });
     const item = h("li", { "data-export": as }, h("span", { class: "grow", text }), status, button);
-    // A disabled button would lose the focus, and with it where the keyboard is
-    const busy = (running) => button.setAttribute("aria-disabled", String(running));
+    let running = false;
+    const busy = (now) => {
+      running = now;
+      button.textContent = now ? "Stop" : "Write";
+      button.setAttribute("aria-label", now ? `Stop writing ${text}` : `Write ${text}`);
+    };
     const show = (message) => {
       if (message.file !== item.dataset.file) return;
       busy(message.state === "running");
       if (message.state === "running") status.textContent = message.total ? `${message.done} of ${message.total}` : "starting";
       else if (message.state === "failed") status.textContent = message.error;
+      else if (message.state === "stopped") status.textContent = "stopped";
       else {
         const address = `/api/${editor.base}/exports/${encodeURIComponent(message.file)}`;
         status.replaceChildren(h("a", { href: address, download: message.file, text: `Download ${message.file}` }));
@@ -36,7 +41,13 @@ export function exportDialog(editor) {
     };
     store.addEventListener("export", (event) => show(event.detail));
     button.addEventListener("click", async () => {
-      if (button.getAttribute("aria-disabled") === "true") return;
+      if (running) {
+        if (item.dataset.file) {
+          request("DELETE", `${editor.base}/exports/${encodeURIComponent(item.dataset.file)}`).catch((error) => editor.fail(error));
+        }
+        return;
+      }
+      delete item.dataset.file;
       busy(true);
       try {
         await editor.edits.keepPreview();

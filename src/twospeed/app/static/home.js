@@ -1,10 +1,11 @@
 // The home page: videos of the folder, projects, upload.
-import { $, h, notify } from "./dom.js";
+import { $, dialog, h, notify } from "./dom.js";
 import { getJson, post, request } from "./api.js";
 
 const CHUNK = 4 << 20;
 
 export function showHome(home, go) {
+  const again = async () => showHome(await getJson("home"), go);
   const open = async (wanted, button) => {
     button.disabled = true;
     button.textContent = "Opening…";
@@ -16,32 +17,37 @@ export function showHome(home, go) {
       button.textContent = "Open";
     }
   };
-  const byName = new Map(home.projects.map((project) => [project.name, project]));
+  const byVideo = new Map(); // the project of a video with the most in it
+  for (const project of [...home.projects].sort((a, b) => a.share - b.share)) {
+    if (project.video && !project.run) byVideo.set(project.video, project);
+  }
+  const thumbnails = new Thumbnails();
   const rows = home.videos.map((video) => {
-    const project = byName.get(video.name);
+    const project = byVideo.get(video.id);
     const button = h("button", { class: "main", text: "Open", "aria-label": `Open ${video.name}` });
     button.addEventListener("click", () => (project ? go(project.id) : open({ video: video.id }, button)));
     return h("li", { class: video.outside ? "outside" : "" },
-      project ? h("img", { src: `/api/p/${project.id}/frame/0?h=96`, alt: "", width: 96 }) : h("div", { class: "thumb" }),
+      video.outside ? h("div", { class: "thumb" }) : thumbnails.of(video),
       h("div", { class: "grow" },
-        h("div", { class: "name", text: video.name }),
+        h("div", { class: "name", text: video.name, title: video.name }),
         h("div", { class: "quiet", text: describe(video, project) })),
-      video.outside ? null : button);
+      project ? deleteButton(project, again) : null, video.outside ? null : button);
   });
   const runs = home.runs.map((run) => {
     const button = h("button", { text: "Show", "aria-label": `Show ${run.name}` });
     button.addEventListener("click", () => open({ run: run.id }, button));
-    return h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: run.name }),
+    return h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: run.name, title: run.name }),
       h("div", { class: "quiet", text: `${run.command} of ${run.video} · ${run.model} · ${run.frames} frames${run.finished ? "" : " · not finished"}` })), button);
   });
-  const names = new Set(home.videos.map((video) => video.name));
-  const lost = home.projects.filter((project) => !project.run && !names.has(project.name)).map((project) =>
-    h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: project.name }),
-      h("div", { class: "quiet", text: `its video is not there any more · ${describeProject(project)}` })),
+  const videos = new Map(home.videos.map((video) => [video.id, video.name]));
+  const others = home.projects.filter((project) => !project.run && byVideo.get(project.video) !== project).map((project) =>
+    h("li", {}, h("div", { class: "grow" }, h("div", { class: "name", text: project.name, title: project.name }),
+      h("div", { class: "quiet", text: `${videos.has(project.video) ? `of ${videos.get(project.video)}`
+        : "its video is not there any more: open it to say where that is"} · ${describeProject(project)}` })),
+    deleteButton(project, again),
     h("button", { text: "Open", "aria-label": `Open ${project.name}`, onclick: () => go(project.id) })));
   const section = (title, rows) => rows.length ? [h("h2", { text: title }), h("ul", { class: "videos" }, rows)] : [];
   const picker = h("input", { type: "file", accept: "video/*,.mkv,.mts,.ts", hidden: true, multiple: true });
-  const again = async () => showHome(await getJson("home"), go);
   picker.addEventListener("change", () => uploadAll([...picker.files], again));
   const page = h("main", { class: "home" },
     h("header", { class: "bar" }, h("strong", { text: "twospeed" }), h("span", { class: "quiet", text: home.folder })),
@@ -52,7 +58,7 @@ export function showHome(home, go) {
         h("button", { text: "Upload a video…", onclick: () => picker.click() }), picker),
       rows.length ? h("ul", { class: "videos" }, rows)
         : h("p", { class: "empty", text: "There is no video in this folder. Drop one here, or upload it." }),
-      section("Results of the command line", runs), section("Projects without their video", lost),
+      section("Results of the command line", runs), section("Other projects", others),
       h("p", { class: "quiet", text: "Open a video, mark an object, track it, export it. Everything is saved as you go; the "
         + "video itself is never changed." })));
   page.addEventListener("dragover", (event) => event.preventDefault());
@@ -61,6 +67,64 @@ export function showHome(home, go) {
     uploadAll([...event.dataTransfer.files], again);
   });
   $("page").replaceChildren(page);
+  thumbnails.start();
+}
+
+/** First images of the videos that are in view, one request at a time: what somebody clicks on never waits for them. */
+class Thumbnails {
+  waiting = new Set();
+
+  constructor() {
+    this.observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) this.waiting.add(target);
+        else this.waiting.delete(target);
+      }
+      this.pump();
+    }, { rootMargin: "200px" });
+    this.images = [];
+  }
+
+  of(video) {
+    const image = h("img", { alt: "", width: 96, height: 54, "data-video": video.id });
+    this.images.push(image);
+    return image;
+  }
+
+  start() {
+    for (const image of this.images) this.observer.observe(image);
+  }
+
+  async pump() {
+    if (this.busy) return;
+    const [image] = this.waiting;
+    if (!image) return;
+    this.waiting.delete(image);
+    this.observer.unobserve(image);
+    if (!image.isConnected) return this.observer.disconnect(); // another page is shown
+    this.busy = true;
+    image.src = `/api/videos/${image.dataset.video}/thumbnail`;
+    await image.decode().catch(() => image.removeAttribute("src")); // a video without one keeps its grey box
+    this.busy = false;
+    this.pump();
+  }
+}
+
+function deleteButton(project, again) {
+  return h("button", { text: "Delete…", "aria-label": `Delete the project of ${project.name}`, onclick: () => {
+    const box = dialog(`Delete the project of ${project.name}?`,
+      h("p", { text: `Its marks and masks (${describeProject(project)}) go to the folder twospeed_projects/.trash, and are `
+        + "removed from there after 7 days. The video stays." }),
+      h("div", { class: "row" }, h("button", { text: "Delete the project", onclick: async () => {
+        box.close();
+        try {
+          await request("DELETE", `p/${project.id}`);
+          await again();
+        } catch (error) {
+          notify(error.message, { error: true });
+        }
+      } })));
+  } });
 }
 
 function describe(video, project) {

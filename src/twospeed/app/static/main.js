@@ -1,6 +1,7 @@
 // Log in, then show the home page or a project, as the address says.
 import { $, h, notify } from "./dom.js";
 import { getJson, login, post } from "./api.js";
+import { tokenForm } from "./login.js";
 import { showHome } from "./home.js";
 import { openEditor } from "./editor.js";
 
@@ -41,23 +42,10 @@ function go(project) {
 const leave = () => go(null);
 
 function askToken() {
-  const field = h("input", { type: "password", "aria-label": "Token", autocomplete: "off" });
-  const send = async (event) => {
-    event.preventDefault();
-    try {
-      await post("login", { token: field.value.trim().replace(/^.*token=/, "") });
-      route();
-    } catch (error) {
-      notify(error.message, { error: true });
-    }
-  };
-  $("page").replaceChildren(
-    h("form", { class: "token", onsubmit: send },
-      h("h1", { text: "twospeed" }),
-      h("p", { text: "Open the address that `twospeed app` printed in the terminal, or paste it here." }),
-      field, h("button", { class: "main", text: "Log in" })),
-  );
-  field.focus();
+  const form = tokenForm("Open the address that `twospeed app` printed in the terminal, or paste it here.", route);
+  form.prepend(h("h1", { text: "twospeed" }));
+  $("page").replaceChildren(h("main", { class: "center" }, form));
+  form.querySelector("input").focus();
 }
 
 addEventListener("popstate", route);

@@ -14,7 +14,7 @@ const WORDS = {
 
 const HINTS = {
   move: "Drag to move the image; the wheel zooms, Ctrl+0 fits it.",
-  points: "Click on the object; right click or Alt+click on what is not part of it. Enter keeps the preview.",
+  points: "Click on the object; right click or Alt+click on what is not part of it; click on a point to remove it. Enter keeps the preview.",
   box: "Drag a box around the object.",
   brush: "Paint the object; the right button erases. [ and ] change the size.",
   eraser: "Wipe off what is not part of the object. [ and ] change the size.",
@@ -47,6 +47,7 @@ export class Panel {
     this.tab = name;
     stage.overlay = stage.palette = null;
     stage.onPaint = this.view ? (context, scale) => this.view?.draw(context, (devicePixelRatio || 1) / scale) : null;
+    stage.nameAt = name === "segment" ? (at) => this.view.nameAt(at) : null;
     if (name === "segment") this.view.shownFrame = null;
     timeline.show(this.view && !this.view.empty ? this.view : null);
     this.loadResults();

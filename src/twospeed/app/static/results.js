@@ -346,6 +346,12 @@ export class ClassesView extends View {
       this.hidden.size ? h("button", { class: "wide", text: solo ? "Show all classes" : "Show all", onclick: () => change(null) }) : null];
   }
 
+  /** The class of a pixel (x, y) of the image, null where there is none. */
+  nameAt([x, y]) {
+    const { overlay, exact } = this.editor.stage, label = overlay?.[Math.floor(y) * this.store.state.width + Math.floor(x)];
+    return exact && label ? this.classes.names[label - 1] : null;
+  }
+
   async onFrame() {
     const { store } = this, { stage, panel } = this.editor, { frame } = store;
     stage.palette = this.order?.map((i) => ({ id: i + 1, hidden: this.hidden.has(i), colour: this.hex(i) }));

@@ -1,66 +1,12 @@
 // The image: frame, masks and marks on a canvas, and the tools that work on it.
 import { h } from "./dom.js";
+import { Frames } from "./frames.js";
 import { labelsOf } from "./wire.js";
 
 const SCRUB_HEIGHT = 540;
 const REST_MS = 300;
-const MOST_BITMAPS = 48;
-
-/** Frames as bitmaps by index: one request at a time, the newest wish wins. */
-export class Frames {
-  constructor(store, onFrame) {
-    Object.assign(this, { store, onFrame, bitmaps: new Map(), busy: false, wanted: null, ahead: [] });
-  }
-
-  key(index, height) {
-    return `${index}@${height}`;
-  }
-
-  want(index, height) {
-    this.wanted = [index, height];
-    this.pump();
-  }
-
-  prefetch(indices, height) {
-    this.ahead = indices.filter((i) => i < this.store.state.frames && !this.bitmaps.has(this.key(i, height)))
-      .map((i) => [i, height]);
-    this.pump();
-  }
-
-  async pump() {
-    if (this.busy) return;
-    const next = this.wanted ?? this.ahead.shift();
-    if (!next) return;
-    const asked = next === this.wanted;
-    if (asked) this.wanted = null;
-    const [index, height] = next, key = this.key(index, height);
-    this.busy = true;
-    try {
-      let bitmap = this.bitmaps.get(key);
-      if (!bitmap) {
-        const { project, state } = this.store;
-        const response = await fetch(`/api/p/${project}/frame/${index}?h=${height}&v=${state.fingerprint.slice(0, 12)}`);
-        if (!response.ok) throw new Error((await response.json()).error);
-        bitmap = await createImageBitmap(await response.blob());
-        this.bitmaps.set(key, bitmap);
-        if (this.bitmaps.size > MOST_BITMAPS) {
-          const [old, dropped] = this.bitmaps.entries().next().value;
-          this.bitmaps.delete(old);
-          if (dropped !== this.shown) dropped.close();
-        }
-      }
-      if (asked) {
-        this.shown = bitmap;
-        this.onFrame(index, bitmap, null);
-      }
-    } catch (error) {
-      if (asked) this.onFrame(index, null, error.message);
-    } finally {
-      this.busy = false;
-      if (this.wanted || this.ahead.length) this.pump();
-    }
-  }
-}
+const DRAG_REST_MS = 120; // a pointer that rests so long wants the exact frame
+const NEAR_MS = 60; // an exact frame that takes longer is announced by one near it
 
 export class Stage {
   constructor(store, tools) {
@@ -78,7 +24,9 @@ export class Stage {
     this.polygon = [];
     this.canvas = h("canvas", { class: "stage", tabindex: 0, role: "application",
       "aria-label": "Image. K shows a crosshair that the arrow keys move; Enter marks." });
-    this.element = h("div", { class: "stage-box" }, this.canvas);
+    this.badge = h("div", { class: "badge", hidden: true });
+    this.under = h("div", { class: "badge under", hidden: true }); // what the pointer is on
+    this.element = h("div", { class: "stage-box" }, this.canvas, this.badge, this.under);
     this.frames = new Frames(store, (index, bitmap, problem) => this.take(index, bitmap, problem));
     this.listen();
     this.observer = new ResizeObserver(() => this.resize());
@@ -95,27 +43,61 @@ export class Stage {
     return Math.min(SCRUB_HEIGHT, Math.min(width, height));
   }
 
-  /** Ask for the frame at the playhead: small at once, at its own size when the playhead rests. */
-  seek({ playing = false } = {}) {
-    const { frame, state } = this.store;
-    this.frames.want(frame, this.scrubHeight);
-    clearTimeout(this.rest);
-    const whole = Math.min(state.width, state.height);
-    if (!playing && whole > this.scrubHeight) {
-      this.rest = setTimeout(() => this.frames.want(this.store.frame, whole), REST_MS);
-    }
-    if (!playing) {
-      const step = Math.sign(frame - (this.last ?? frame));
-      if (step > 0) this.frames.prefetch([frame + 1, frame + 2], this.scrubHeight);
-    }
-    this.last = frame;
+  /** Whether the image is that of the playhead's frame: marks are made on no other. */
+  get exact() {
+    return this.shown.bitmap !== null && this.shown.index === this.store.frame;
   }
 
+  /**
+   * Ask for the frame at the playhead: small at once, at its own size when the playhead rests. Where it is not there
+   * soon, and while somebody drags along the time line, a frame near it is shown, which the badge names.
+   * moving: it is played, or follows the tracking, and moves on by itself.
+   */
+  seek({ moving = false, dragging = false } = {}) {
+    const { frame, state } = this.store, height = this.scrubHeight;
+    this.moving = moving;
+    for (const timer of [this.rest, this.pause, this.slow]) clearTimeout(timer);
+    if (dragging) {
+      this.frames.wantNear(frame, height);
+      this.pause = setTimeout(() => this.seek(), DRAG_REST_MS);
+      this.last = frame;
+      return this.nameFrame();
+    }
+    this.frames.want(frame, height);
+    if (!moving) {
+      this.slow = setTimeout(() => this.exact || this.frames.wantNear(this.store.frame, height), NEAR_MS);
+      const whole = Math.min(state.width, state.height);
+      if (whole > height) this.rest = setTimeout(() => this.frames.want(this.store.frame, whole), REST_MS);
+      if (frame > (this.last ?? frame)) this.frames.prefetch([frame + 1, frame + 2], height);
+    }
+    this.last = frame;
+    return this.nameFrame();
+  }
+
+  /** Show a frame that has come, unless the one on the screen is nearer to the playhead. */
   take(index, bitmap, problem) {
+    const { frame } = this.store, away = Math.abs(index - frame);
+    if (away && (!bitmap || (this.shown.bitmap && away >= Math.abs(this.shown.index - frame)))) return;
     this.problem = problem;
+    if (problem) this.store.emit("problem");
     this.shown = { index, bitmap };
+    this.frames.shown = bitmap;
     this.canvas.dataset.frame = index;
+    this.nameFrame();
     this.draw();
+  }
+
+  /** Say which frame is on the screen where it is not the playhead's, unless that is about to come. */
+  nameFrame() {
+    clearTimeout(this.naming);
+    const show = () => {
+      const { frame } = this.store, other = !this.moving && this.shown.bitmap && this.shown.index !== frame;
+      this.badge.hidden = !other && !this.problem;
+      if (this.problem) this.badge.textContent = this.problem;
+      else if (other) this.badge.textContent = `≈ frame ${this.shown.index} is shown, ${frame} is being decoded`;
+    };
+    if (this.exact || this.problem || !this.badge.hidden) show();
+    else this.naming = setTimeout(show, NEAR_MS);
   }
 
   resize() {
@@ -176,23 +158,17 @@ export class Stage {
       context.fillRect(0, 0, width, height);
     }
     const exact = this.shown.index === this.store.frame;
-    if (exact && this.showMasks) this.paintMask(context);
+    if (this.showMasks) this.paintMask(context);
     if (exact) this.onPaint?.(context, scale);
     if (exact) this.paintMarks(context, scale);
-    if (this.problem) {
-      context.setTransform(1, 0, 0, 1, 0, 0);
-      context.fillStyle = "#fff";
-      context.font = `${14 * (devicePixelRatio || 1)}px system-ui`;
-      context.fillText(this.problem, 12, 24);
-    }
   }
 
-  /** The mask that is shown: what is being painted, else a preview, else the stored one. */
+  /** The mask of the frame on the screen: what is being painted, else a preview, else the stored one. */
   current() {
-    const { frame, preview, masks } = this.store;
-    if (this.painting?.frame === frame) return this.painting;
-    if (preview && preview.frame === frame) return preview;
-    return masks.get(frame) ?? null;
+    const { preview, masks } = this.store, { index } = this.shown;
+    if (this.painting?.frame === index) return this.painting;
+    if (preview && preview.frame === index) return preview;
+    return masks.get(index) ?? null;
   }
 
   labels() {
@@ -204,7 +180,8 @@ export class Stage {
   }
 
   paintMask(context) {
-    const labels = this.overlay ?? this.labels();
+    const exact = this.shown.index === this.store.frame;
+    const labels = this.overlay ? exact && this.overlay : this.labels(); // the overlay is the playhead's
     if (!labels) return;
     const { width, height } = this.store.state;
     if (this.layer.width !== width || this.layer.height !== height) {
@@ -337,6 +314,7 @@ export class Stage {
     canvas.addEventListener("pointerup", (event) => this.up(event));
     canvas.addEventListener("pointerleave", () => {
       this.pointer = null;
+      this.under.hidden = true;
       this.draw();
     });
     canvas.addEventListener("dblclick", () => this.tool === "polygon" && this.closePolygon());
@@ -355,14 +333,15 @@ export class Stage {
     const at = this.toImage(event), negative = event.button === 2 || event.altKey;
     if (event.button === 1 || this.tool === "move") {
       this.drag = { pan: [event.clientX, event.clientY], view: this.placed() };
-    } else if (this.shown.index !== this.store.frame) {
-      return; // marks belong to exact frames only
-    } else if (this.tool === "points") {
+      return;
+    }
+    this.store.emit("scrub"); // tracking no longer moves the playhead
+    if (this.tool === "points") {
       if (this.inside(at)) this.tools("point", { x: at[0], y: at[1], sign: negative ? -1 : 1 });
     } else if (this.tool === "box") {
-      this.drag = { box: [...at, ...at] };
+      if (this.tools("ready")) this.drag = { box: [...at, ...at] };
     } else if (this.tool === "polygon") {
-      this.polygon.push(this.clamped(at));
+      if (this.tools("ready")) this.polygon.push(this.clamped(at));
       this.draw();
     } else if (this.tool === "brush" || this.tool === "eraser") {
       if (!this.tools("stroke-begin")) return;
@@ -371,9 +350,20 @@ export class Stage {
     }
   }
 
+  /** The playhead is about to move: what is being drawn belongs to the frame that it leaves. */
+  finishDrag() {
+    const { drag } = this;
+    this.drag = null;
+    this.polygon = [];
+    if (drag?.stroke) this.tools("stroke-end");
+  }
+
   move(event) {
     const at = this.toImage(event), { drag } = this;
     this.pointer = at;
+    const name = this.nameAt && this.inside(at) ? this.nameAt(at) : null;
+    this.under.hidden = !name;
+    this.under.textContent = name ?? "";
     if (drag?.pan) {
       const ratio = this.canvas.width / this.canvas.clientWidth;
       this.view = { ...drag.view, x: drag.view.x + (event.clientX - drag.pan[0]) * ratio,
@@ -399,6 +389,11 @@ export class Stage {
     this.draw();
   }
 
+  /** How far a pointer may be from a point to mean it, in pixels of the image. */
+  get reach() {
+    return (8 * (devicePixelRatio || 1)) / this.placed().scale;
+  }
+
   inside([x, y]) {
     return x >= 0 && y >= 0 && x < this.store.state.width && y < this.store.state.height;
   }
@@ -416,8 +411,8 @@ export class Stage {
 
   /** Paint or erase along a line, at once and locally. */
   dab([x0, y0], [x1, y1]) {
-    const { width, height } = this.store.state, { labels } = this.painting, radius = this.brush;
-    const id = this.store.object, locked = new Set(this.store.objects.filter((o) => o.locked).map((o) => o.id));
+    const { width, height } = this.store.state, { labels, object: id } = this.painting, radius = this.brush;
+    const locked = new Set(this.store.objects.filter((o) => o.locked).map((o) => o.id));
     const steps = Math.max(1, Math.ceil(Math.hypot(x1 - x0, y1 - y0) / Math.max(1, radius / 2)));
     for (let step = 0; step <= steps; step++) {
       const cx = x0 + ((x1 - x0) * step) / steps, cy = y0 + ((y1 - y0) * step) / steps;

@@ -183,9 +183,16 @@ export class Live {
     this.socket.onclose = () => {
       if (this.closed) return;
       this.on.state("closed");
-      setTimeout(() => this.closed || this.connect(), this.delay);
+      this.timer = setTimeout(() => this.closed || this.connect(), this.delay);
       this.delay = Math.min(4000, 2 * this.delay);
     };
+  }
+
+  /** Try again at once. */
+  retry() {
+    if (this.socket.readyState !== WebSocket.CLOSED) return;
+    clearTimeout(this.timer);
+    this.connect();
   }
 
   close() {

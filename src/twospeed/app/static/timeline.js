@@ -17,7 +17,12 @@ export class Timeline {
       this.jump(event);
     });
     this.canvas.addEventListener("pointermove", (event) => this.dragging && this.jump(event));
-    this.canvas.addEventListener("pointerup", () => (this.dragging = false));
+    for (const end of ["pointerup", "pointercancel"]) {
+      this.canvas.addEventListener(end, () => {
+        this.dragging = false;
+        this.store.emit("rest");
+      });
+    }
     this.canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.zoom(Math.exp(event.deltaY / 400), event);

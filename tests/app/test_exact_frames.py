@@ -1,0 +1,134 @@
+"""Which frame is on the screen, and which one is marked: never another than the page says."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+from PIL import Image
+
+from tests.app.client import number_in
+from tests.app.page import until
+
+
+def frame_of(client, project, index, query=""):
+    """The number that the server states, and the one in the image."""
+    status, headers, content = client.raw("GET", f"/api/p/{project}/frame/{index}?h=96{query}")
+    assert status == 200
+    return int(headers["x-frame"]), number_in(np.array(Image.open(io.BytesIO(content)))), headers["cache-control"]
+
+
+def number_on(page):
+    """The number in the image on the canvas."""
+    return page.stage.evaluate(
+        """(canvas, [height, width]) => {
+          const scale = Math.min(canvas.width / width, canvas.height / height), context = canvas.getContext("2d");
+          const left = (canvas.width - width * scale) / 2, top = (canvas.height - height * scale) / 2;
+          let number = 0;
+          for (let bit = 0; bit < 16; bit++) {
+            const at = [left + (bit + 0.5) * 8 * scale, top + 92 * scale];
+            if (context.getImageData(...at, 1, 1).data[0] > 127) number |= 1 << bit;
+          }
+          return number;
+        }""",
+        page.size,
+    )
+
+
+def drag_to(page, frame, last=23):
+    slider = page.page.get_by_role("slider", name="Frame").bounding_box()
+    page.page.mouse.move(slider["x"] + 6 + frame / last * (slider["width"] - 12), slider["y"] + 8)
+    page.page.mouse.down()
+
+
+def slow(page, pattern, seconds):
+    """Answer requests that match late; returns how to end that."""
+
+    def held(route):
+        time.sleep(0 if "near=1" in route.request.url else seconds)
+        route.continue_()
+
+    page.page.route(pattern, held)
+    return lambda: page.page.unroute(pattern)
+
+
+def test_a_near_frame_says_which_it_is(client, clip):
+    project = client.open(clip)
+    stated, seen, kept = frame_of(client, project, 20, "&near=1")
+    assert (stated, kept) == (0, "no-store")  # the only keyframe
+    assert seen == 0
+    assert frame_of(client, project, 17)[:2] == (17, 17)
+    assert frame_of(client, project, 20, "&near=1")[:2] == (17, 17)
+    assert frame_of(client, project, 5, "&near=1")[:2] == (0, 0)
+    assert frame_of(client, project, 17, "&near=1")[:2] == (17, 17)
+    assert "immutable" in frame_of(client, project, 20)[2]
+
+
+def test_the_whole_image_of_a_frame_that_was_seen_small_is_the_same_frame(client, clip):
+    project = client.open(clip)
+    for index in (12, 13, 4, 3, 3, 20):
+        for height in (48, 96):
+            content = client("GET", f"p/{project}/frame/{index}?h={height}")
+            assert number_in(np.array(Image.open(io.BytesIO(content)))) == index
+
+
+def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    quick = slow(page, "**/frame/**", 2)
+    drag_to(page, 20)
+    badge = page.page.locator(".badge")
+    badge.get_by_text("≈ frame 0 is shown, 20 is being decoded").wait_for()
+    page.page.mouse.up()
+    page.key("b")
+    page.drag((100, 20), (110, 20))
+    page.page.get_by_text("Frame 20 is still being decoded; mark it when it is shown.").wait_for()
+    assert (page.stage.get_attribute("data-frame"), number_on(page)) == ("0", 0)
+    quick()
+    page.shows(20)
+    until(lambda: number_on(page) == 20, 5)
+    assert badge.is_hidden()
+    page.drag((100, 20), (110, 20))
+    until(lambda: client("GET", f"p/{project}")["keyframes"] == [20])
+
+
+def test_marks_stay_on_the_frame_on_which_they_were_made(open_page, client, clip):
+    """However long the first click takes, and wherever the playhead is by then."""
+    page = open_page(clip)
+    project = client.open(clip)
+    page.page.route("**/marks**", lambda route: (time.sleep(0.5), route.continue_()))
+    page.key("p")
+    page.page.mouse.click(*page.at(30, 48))
+    page.page.mouse.click(*page.at(34, 52))
+    page.key("ArrowRight")
+    page.shows(1)
+    page.key("ArrowRight")
+
+    def points():
+        return {mark["frame"]: len(mark["points"]) for mark in client("GET", f"p/{project}")["marks"]}
+
+    until(lambda: points() == {0: 2}, 30)
+    page.page.wait_for_timeout(700)
+    assert points() == {0: 2}
+    # A click on a point takes it away again
+    page.key("ArrowLeft", "ArrowLeft")
+    page.shows(0)
+    page.page.mouse.click(*page.at(34, 52))
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=30_000)
+    page.key("Enter")
+    until(lambda: points() == {0: 1}, 30)
+    page.page.unroute_all(behavior="wait")
+
+
+def test_two_strokes_in_a_row_are_both_kept(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    page.key("n", "b")
+    page.page.get_by_label("Name of object 1").wait_for()
+    page.page.route("**/mask/0**", lambda route: (time.sleep(0.4), route.continue_()))
+    for row in (20, 50, 80):
+        page.drag((90, row), (110, row))
+    until(lambda: (mask := client.mask(project, 0)) is not None and all(mask[row, 100] for row in (20, 50, 80)), 20)
+    assert page.page.get_by_role("dialog").count() == 0
+    page.page.unroute_all(behavior="wait")
