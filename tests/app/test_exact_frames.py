@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 
 import numpy as np
 from PIL import Image
@@ -42,15 +41,32 @@ def drag_to(page, frame, last=23):
     page.page.mouse.down()
 
 
-def slow(page, pattern, seconds):
-    """Answer requests that match late; returns how to end that."""
+def hold(page, pattern, but=None):
+    """Hold requests that match, but for those with `but` in the address; returns how to let them pass."""
+    held = []
 
-    def held(route):
-        time.sleep(0 if "near=1" in route.request.url else seconds)
-        route.continue_()
+    def holding(route):
+        if but is not None and but in route.request.url:
+            route.continue_()
+        else:
+            held.append(route)
 
-    page.page.route(pattern, held)
-    return lambda: page.page.unroute(pattern)
+    def release():
+        page.page.unroute(pattern)
+        for route in held:
+            route.continue_()
+
+    page.page.route(pattern, holding)
+    return release
+
+
+def seen(page, condition, seconds=30):
+    """`until`, while the browser's requests go on to be routed."""
+    for _ in range(seconds * 20):
+        if condition():
+            return
+        page.page.wait_for_timeout(50)
+    raise AssertionError("this did not happen in time")
 
 
 def test_a_near_frame_says_which_it_is(client, clip):
@@ -76,7 +92,7 @@ def test_the_whole_image_of_a_frame_that_was_seen_small_is_the_same_frame(client
 def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_page, client, clip):
     page = open_page(clip)
     project = client.open(clip)
-    quick = slow(page, "**/frame/**", 2)
+    release = hold(page, "**/frame/**", but="near=1")
     drag_to(page, 20)
     badge = page.page.locator(".badge")
     badge.get_by_text("≈ frame 0 is shown, 20 is being decoded").wait_for()
@@ -85,7 +101,7 @@ def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_
     page.drag((100, 20), (110, 20))
     page.page.get_by_text("Frame 20 is still being decoded; mark it when it is shown.").wait_for()
     assert (page.stage.get_attribute("data-frame"), number_on(page)) == ("0", 0)
-    quick()
+    release()
     page.shows(20)
     until(lambda: number_on(page) == 20, 5)
     assert badge.is_hidden()
@@ -97,28 +113,29 @@ def test_marks_stay_on_the_frame_on_which_they_were_made(open_page, client, clip
     """However long the first click takes, and wherever the playhead is by then."""
     page = open_page(clip)
     project = client.open(clip)
-    page.page.route("**/marks**", lambda route: (time.sleep(0.5), route.continue_()))
+    release = hold(page, "**/marks**")
     page.key("p")
     page.page.mouse.click(*page.at(30, 48))
-    page.page.mouse.click(*page.at(34, 52))
+    page.page.mouse.click(*page.at(50, 60))
     page.key("ArrowRight")
     page.shows(1)
     page.key("ArrowRight")
+    page.shows(2)
+    release()
 
     def points():
         return {mark["frame"]: len(mark["points"]) for mark in client("GET", f"p/{project}")["marks"]}
 
-    until(lambda: points() == {0: 2}, 30)
+    seen(page, lambda: points() == {0: 2})
     page.page.wait_for_timeout(700)
     assert points() == {0: 2}
     # A click on a point takes it away again
     page.key("ArrowLeft", "ArrowLeft")
     page.shows(0)
-    page.page.mouse.click(*page.at(34, 52))
+    page.page.mouse.click(*page.at(50, 60))
     page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=30_000)
     page.key("Enter")
-    until(lambda: points() == {0: 1}, 30)
-    page.page.unroute_all(behavior="wait")
+    seen(page, lambda: points() == {0: 1})
 
 
 def test_two_strokes_in_a_row_are_both_kept(open_page, client, clip):
@@ -126,9 +143,9 @@ def test_two_strokes_in_a_row_are_both_kept(open_page, client, clip):
     project = client.open(clip)
     page.key("n", "b")
     page.page.get_by_label("Name of object 1").wait_for()
-    page.page.route("**/mask/0**", lambda route: (time.sleep(0.4), route.continue_()))
+    release = hold(page, "**/mask/0**")
     for row in (20, 50, 80):
         page.drag((90, row), (110, row))
-    until(lambda: (mask := client.mask(project, 0)) is not None and all(mask[row, 100] for row in (20, 50, 80)), 20)
+    release()
+    seen(page, lambda: (mask := client.mask(project, 0)) is not None and all(mask[row, 100] for row in (20, 50, 80)))
     assert page.page.get_by_role("dialog").count() == 0
-    page.page.unroute_all(behavior="wait")

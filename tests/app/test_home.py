@@ -97,6 +97,7 @@ def test_an_export_can_be_stopped(client, app_folder):
 
 
 def test_an_upload_onto_a_full_disk_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("twospeed.app.uploads._OLD_S", float("inf"))  # the device is older than any part
     (tmp_path / ".twospeed" / "uploads").mkdir(parents=True)
     part = tmp_path / ".twospeed" / "uploads" / "clip.mp4.10.part"
     part.symlink_to("/dev/full")

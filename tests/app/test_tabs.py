@@ -44,7 +44,7 @@ def test_a_preview_does_not_overwrite_what_came_meanwhile(open_page, client, cli
     page.page.mouse.click(*page.at(30, 48))
     page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
     client.import_mask(project, 0, disc(20))
-    page.page.get_by_text("marked").wait_for()
+    page.page.get_by_text("marked", exact=True).wait_for()
     page.page.wait_for_timeout(300)
     page.key("Enter")
     page.page.get_by_role("dialog", name="This frame was changed meanwhile").wait_for()

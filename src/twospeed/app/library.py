@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import re
@@ -190,14 +191,11 @@ class Library:
         video = self.video(video_id)
         path = self.checked(video.path)
         project_id = f"{_stem(video.path.stem)}-{video.id[:6]}"
-        if self._exists(project_id):
-            project = self.project(project_id)
-            if project.get("path") == self._relative(video.path):
+        for project in sorted(self._all_projects(), key=lambda one: one.id != project_id):
+            if project.get("path") == self._relative(video.path) and not project.get("run"):
                 return project
-            # Its video was renamed, and this one took the name
+        if self._exists(project_id):  # its video was renamed, and this one has taken the name
             project_id = f"{_stem(video.path.stem)}-{fingerprint(path)[:6]}"
-            if self._exists(project_id):
-                return self.project(project_id)
         known = probe(path)
         times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
         source = {"name": video.name, "path": self._relative(video.path), "width": known["width"]}
@@ -311,17 +309,20 @@ class Library:
     def projects(self) -> list[dict[str, Any]]:
         """List the projects: the share of frames that have masks, and the id of the video, None where it is gone."""
         found = []
-        for folder in sorted((self.folder / PROJECTS).glob("*/project.db")):
-            try:
-                project = self.project(folder.parent.name)
-            except InputError:
-                continue
+        for project in self._all_projects():
             masks = sum(last - first + 1 for first, last in project.changed_since(-1))
             path = self.folder / project.get("path")
             here = path.is_relative_to(self.folder) and path.exists()
             entry = {"id": project.id, "name": project.get("name"), "frames": project.frames, "run": project.get("run")}
             entry |= {"share": masks / max(1, project.frames), "objects": len(project.objects())}
             found.append({**entry, "video": self._identity(path) if here else None})
+        return found
+
+    def _all_projects(self) -> list[Project]:
+        found = []
+        for file in sorted((self.folder / PROJECTS).glob("*/project.db")):
+            with contextlib.suppress(InputError):  # no project, or a damaged one
+                found.append(self.project(file.parent.name))
         return found
 
     def path_of(self, project: Project) -> Path:

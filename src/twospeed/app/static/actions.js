@@ -46,9 +46,8 @@ export function makeActions(editor) {
     cancel: async () => {
       if (stage.polygon.length || stage.draft || stage.cross) {
         stage.polygon = [];
-        stage.draft = stage.cross = store.preview = null;
-        editor.progress.textContent = "";
-        stage.draw();
+        stage.cross = null;
+        await edits.dropPreview();
       } else if (store.job) await request("DELETE", `${base}/jobs/${store.job.id}`);
     },
     hide: () => patch({ hidden: !store.selected?.hidden }),
@@ -57,13 +56,7 @@ export function makeActions(editor) {
     trackForward: track("forward"), trackBackward: track("backward"), trackBoth: track("both"),
     undo: async () => {
       await edits.queue;
-      const { draft } = stage;
-      if (draft?.points.length) {
-        stage.draft = { ...draft, points: draft.points.slice(0, -1) };
-        if (stage.draft.points.length) return edits.previewMarks();
-        stage.draft = store.preview = null;
-        return stage.draw();
-      }
+      if (edits.undoPoint()) return undefined;
       return edits.undo("undo");
     },
     redo: () => edits.undo("redo"),

@@ -47,7 +47,10 @@ class Editor {
       await store.load().catch(() => null); // the connection says so itself
       this.showProblem();
     });
-    store.addEventListener("rest", () => this.stage.seek());
+    store.addEventListener("rest", () => {
+      this.stage.seek();
+      this.panel.onFrame();
+    });
     store.addEventListener("mask", () => this.drawSoon());
     store.addEventListener("state", () => this.render());
     this.onKey = (event) => this.key(event);
@@ -67,7 +70,6 @@ class Editor {
     this.stage.setTool("box");
     this.render();
     this.stage.seek();
-    this.store.need(0);
     this.showProblem();
     const shown = { classify: "classify", detect: "detect", segment: "segment" }[this.store.state.run];
     if (shown) this.panel.choose(shown);
@@ -83,6 +85,7 @@ class Editor {
   }
 
   close() {
+    this.edits.keepPreview();
     this.live.close();
     this.stage.close();
     this.timeline.close();
@@ -209,11 +212,10 @@ class Editor {
   }
 
   onFrame() {
-    this.stage.draft = null;
     this.stage.seek({ moving: !!this.player.playing || this.follow, dragging: this.timeline.dragging });
     this.timeline.draw();
     this.renderWhere();
-    this.panel.onFrame();
+    if (!this.timeline.dragging) this.panel.onFrame();
   }
 
   // --- the server's word ---
@@ -345,7 +347,6 @@ class Editor {
   // --- actions ---
 
   async startJob(job) {
-    await this.edits.queue;
     await this.edits.keepPreview();
     const { model, size, finetune } = this.panel.trackOptions();
     await post(`${this.base}/jobs`, { frame: this.store.frame, model, size, finetune, ...job });

@@ -7,6 +7,7 @@ export class Edits {
   constructor(editor) {
     Object.assign(this, { editor, store: editor.store, path: editor.base, unsaved: [] });
     this.own = new Map(); // frame -> revision of the last edit of this tab
+    this.pending = new Map(); // frame:object -> marks that are not kept yet; stage.draft is the one on the screen
   }
 
   get stage() {
@@ -54,10 +55,10 @@ export class Edits {
     });
   }
 
-  /** One edit after the other. */
+  /** One edit after the other; returns when this one is done. */
   add(edit) {
     this.queue = (this.queue ?? Promise.resolve()).then(edit).catch((error) => this.editor.fail(error));
-    return true;
+    return this.queue;
   }
 
   /** The revision of a frame as it is on the screen. */
@@ -83,36 +84,67 @@ export class Edits {
 
   /** Add a point, or take away the one that is there. */
   async addPoint({ frame, object, base }, { x, y, sign }) {
-    const { draft } = this.stage, open = draft?.frame === frame && draft.object === object;
-    const before = open ? draft : this.marksOf(frame, object), known = before?.points ?? [];
-    const reach = this.stage.reach, left = known.filter(([px, py]) => Math.hypot(px - x, py - y) > reach);
-    const marks = { frame, object, points: left.length < known.length ? left : [...known, [x, y, sign]],
-      box: before?.box ?? null, polygon: before?.polygon ?? [], base: open ? draft.base : base };
-    if (this.store.frame !== frame) return this.sendMarks(marks); // leaving a frame keeps its marks
-    this.stage.draft = marks;
-    this.stage.draw();
-    return this.previewMarks();
+    const open = this.pending.get(`${frame}:${object}`), before = open ?? this.marksOf(frame, object);
+    const known = before?.points ?? [], { reach } = this.stage;
+    const left = known.filter(([px, py]) => Math.hypot(px - x, py - y) > reach);
+    await this.preview({ frame, object, points: left.length < known.length ? left : [...known, [x, y, sign]],
+      box: before?.box ?? null, polygon: before?.polygon ?? [], base: open ? open.base : base });
   }
 
-  async previewMarks() {
-    const { draft } = this.stage, { base, ...marks } = draft;
-    const response = await request("POST", `${this.path}/marks`, { json: { ...marks, preview: true } });
+  /** Show what marks give, without keeping it. */
+  async preview(marks) {
+    this.pending.set(`${marks.frame}:${marks.object}`, marks);
+    const shown = () => this.store.frame === marks.frame && this.store.object === marks.object;
+    if (!shown()) return; // leaving a frame keeps its marks: that is next
+    this.stage.draft = marks;
+    this.stage.draw();
+    const { base, ...json } = marks;
+    const response = await request("POST", `${this.path}/marks`, { json: { ...json, preview: true } });
     const mask = parse(await response.arrayBuffer());
-    if (this.stage.draft !== draft || this.store.frame !== draft.frame) return;
+    if (this.stage.draft !== marks || !shown()) return;
     this.store.preview = mask;
     this.editor.progress.textContent = "preview: Enter keeps it, Esc drops it, Ctrl+Z takes the last point back";
     this.stage.draw();
   }
 
-  /** Keep the preview of a frame, if there is one. */
-  async keepPreview(frame = this.store.frame) {
+  /** Take the last point of a preview back; returns whether there was one. */
+  undoPoint() {
     const { draft } = this.stage;
-    this.stage.draft = null;
-    this.store.preview = null;
-    if (draft && draft.frame === frame) {
-      this.editor.progress.textContent = "";
-      await this.sendMarks(draft).catch((error) => this.editor.fail(error));
-    }
+    if (!draft?.points.length) return false;
+    const points = draft.points.slice(0, -1);
+    if (points.length) this.add(() => this.preview({ ...draft, points }));
+    else this.dropPreview();
+    return true;
+  }
+
+  hidePreview() {
+    if (this.store.preview || this.stage.draft) this.editor.progress.textContent = "";
+    this.stage.draft = this.store.preview = null;
+    this.stage.draw();
+  }
+
+  dropPreview() {
+    const { frame } = this.store;
+    this.hidePreview();
+    return this.add(() => {
+      this.take(frame);
+      this.hidePreview();
+    });
+  }
+
+  /** Keep the previews of a frame, if there are any. */
+  keepPreview(frame = this.store.frame) {
+    this.hidePreview();
+    return this.add(async () => {
+      for (const marks of this.take(frame)) await this.sendMarks(marks);
+    });
+  }
+
+  /** The marks of a frame that are not kept yet; they are no longer here. */
+  take(frame) {
+    const found = [...this.pending].filter(([, marks]) => marks.frame === frame);
+    for (const [key] of found) this.pending.delete(key);
+    return found.map(([, marks]) => marks);
   }
 
   async sendMarks({ base, ...marks }, { overwrite = false } = {}) {
@@ -120,6 +152,8 @@ export class Edits {
     const again = (options) => this.sendMarks({ base, ...marks }, options);
     try {
       const response = await request("POST", `${this.path}/marks`, { json });
+      const others = this.store.state.marks.filter((one) => one.frame !== marks.frame || one.object !== marks.object);
+      this.store.state.marks = [...others, { points: [], box: null, polygon: [], ...marks }];
       this.took(parse(await response.arrayBuffer()));
     } catch (error) {
       if (!this.offer(error, marks.frame, again, { overwrite })) throw error;

@@ -59,10 +59,11 @@ export class Stage {
     for (const timer of [this.rest, this.pause, this.slow]) clearTimeout(timer);
     if (dragging) {
       this.frames.wantNear(frame, height);
-      this.pause = setTimeout(() => this.seek(), DRAG_REST_MS);
+      this.pause = setTimeout(() => this.store.emit("rest"), DRAG_REST_MS);
       this.last = frame;
       return this.nameFrame();
     }
+    this.store.need(frame);
     this.frames.want(frame, height);
     if (!moving) {
       this.slow = setTimeout(() => this.exact || this.frames.wantNear(this.store.frame, height), NEAR_MS);

@@ -73,7 +73,6 @@ export class Store extends EventTarget {
     this.frame = frame;
     this.emit("leave", left);
     this.emit("frame");
-    this.need(frame);
   }
 
   select(id) {
