@@ -1,16 +1,16 @@
-"""What somebody waits for in `twospeed app`: frames, clicks, first masks, answers while it tracks; and its memory.
+"""What somebody waits for in `twospeed app`: frames, jumps, clicks, first masks, answers while it tracks; its memory.
 
-    python benchmarks/app.py [--seconds 20] [--json FILE]
+    python benchmarks/app.py [--seconds 20]
 
-Requests are made as the page makes them, without a browser: what the page adds is drawing. The clip is rendered, 480
-lines. The clock of "first tracked mask" begins with the request and ends when the store has the mask. Budgets are those
-of a quiet machine with two cores; the load of the machine is printed beside the numbers.
+Requests are made as the page makes them, without a browser: what the page adds is drawing. The clips are rendered, 480
+lines and 1080, the latter with a keyframe at its beginning alone. The clock of "first tracked mask" begins with the
+request and ends when the store has the mask. Budgets are those of a quiet machine with two cores; the load of the
+machine is printed beside the numbers. Lines are appended to benchmarks/history/app.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,22 +18,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
+
+from record import append, machine_load, stamp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.app.client import App, Client
+from tests.app.test_server import worker_of
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
 
-BUDGETS = {  # milliseconds, p50 and p95
+BUDGETS = {  # at most: p50 and p95, in milliseconds
+    "page after Enter": (1500, 1500),
     "step to the next frame": (25, 50),
     "random seek": (40, 80),
+    "step to the next frame, 1080p": (25, 50),
+    "jump in 1080p, a near frame": (80, 80),
+    "jump in 1080p, the exact frame": (700, 700),
+    "the same frame at its own size": (80, 80),
     "click to mask": (300, 500),
     "first tracked mask": (600, 1500),
     "API answer while tracking": (15, 50),
     "frame while tracking": (25, 50),
 }
+MEMORY = {"server": 250, "worker": 1500}  # at most, in megabytes
+COLUMNS = ["date", "machine", "load", "commit", "what", "p50", "p95", "budget_p50", "budget_p95", "unit"]
+LARGE_SECONDS = 10
 
 
 def times(repeats: int, do: Callable[[int], object]) -> list[float]:
@@ -52,18 +64,48 @@ def memory_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(seconds: int) -> dict[str, object]:
-    """Run everything once."""
-    results: dict[str, object] = {"load": os.getloadavg()[0]}
+def write_clips(folder: Path, seconds: int) -> np.ndarray:
+    """Render both clips; return the labels of the first frame of the small one."""
+    first = None
+    with VideoWriter(folder / "clip.mp4", 24) as small, VideoWriter(folder / "large.mp4", 24) as large:
+        for index, (image, labels) in enumerate(render_clip(1, frames=24 * seconds, height=480, width=854)):
+            small.write(image)
+            if index < 24 * LARGE_SECONDS:
+                large.write(cv2.resize(image, (1920, 1080)))
+            first = labels if first is None else first
+    assert first is not None
+    return first
+
+
+def jumps(client: Client, rng: np.random.Generator) -> dict[str, list[float]]:
+    """Measure the large clip."""
+    project = client.open("large.mp4")
+
+    def frame(index: int, query: str = "h=540") -> object:
+        return client("GET", f"p/{project}/frame/{index}?{query}")
+
+    frame(0)
+    waits = {"step to the next frame, 1080p": times(30, lambda i: frame(i + 1))}
+    places = rng.integers(40, 24 * LARGE_SECONDS, 20).tolist()
+    waits["jump in 1080p, a near frame"] = times(20, lambda i: frame(places[i], "h=540&near=1"))
+    exact, whole = [], []
+    for place in places:
+        exact += times(1, lambda _, place=place: frame(place))
+        whole += times(1, lambda _, place=place: frame(place, "h=1080"))
+    return {**waits, "jump in 1080p, the exact frame": exact, "the same frame at its own size": whole}
+
+
+def measure(seconds: int) -> tuple[dict[str, list[float]], dict[str, float], float]:
+    """Run everything once; return milliseconds by row, megabytes by process, and frames per second of tracking."""
     with tempfile.TemporaryDirectory() as name:
-        folder, first = Path(name), None
-        with VideoWriter(folder / "clip.mp4", 24) as writer:
-            for image, labels in render_clip(1, frames=24 * seconds, height=480, width=854):
-                writer.write(image)
-                first = labels if first is None else first
+        folder = Path(name)
+        first = write_clips(folder, seconds)
+        begun = time.perf_counter()
         app = App(folder, quick=False)
         try:
             client = Client(app)
+            waits = {"page after Enter": times(1, lambda _: client("GET", "home"))}
+            waits["page after Enter"][0] = 1000 * (time.perf_counter() - begun)
             project = client.open("clip.mp4")
             count = 24 * seconds
             rng = np.random.default_rng(0)
@@ -72,8 +114,9 @@ def measure(seconds: int) -> dict[str, object]:
                 return client("GET", f"p/{project}/frame/{index}?h=480")
 
             frame(0)
-            waits = {"step to the next frame": times(60, lambda i: frame(i + 1))}
+            waits["step to the next frame"] = times(60, lambda i: frame(i + 1))
             waits["random seek"] = times(40, lambda i: frame(int(rng.integers(count))))
+            waits |= jumps(client, rng)
             rows, columns = np.nonzero(first == 1)
             k = client("POST", f"p/{project}/objects", {})["id"]
             point = [float(np.median(columns)), float(np.median(rows)), 1]
@@ -91,28 +134,39 @@ def measure(seconds: int) -> dict[str, object]:
             waits["frame while tracking"] = times(60, lambda i: frame(i + 100))
             time.sleep(5)
             state = client.job(project)
-            results["frames per second"] = state["done"] / (time.perf_counter() - begun)
-            results["server MB"] = memory_mb(app.process.pid)
+            rate = state["done"] / (time.perf_counter() - begun)
+            memory = {"server": memory_mb(app.process.pid), "worker": memory_mb(worker_of(app))}
             client("DELETE", f"p/{project}/jobs/{job}")
             client.finished(project)
         finally:
             app.close()
-    results["ms"] = {name: np.percentile(values, [50, 95]).round(1).tolist() for name, values in waits.items()}
-    return results
+    return waits, memory, rate
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=20, help="length of the clip")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    found = measure(arguments.seconds)
-    print(f"load {found['load']:.1f}, server {found['server MB']:.0f} MB, {found['frames per second']:.1f} frames/s")
-    for name, (middle, high) in found["ms"].items():  # type: ignore[attr-defined]
-        print(f"{name:28} p50 {middle:7.1f} ms  p95 {high:7.1f} ms   budget {BUDGETS[name][0]} / {BUDGETS[name][1]}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    load = machine_load()
+    waits, memory, rate = measure(parser.parse_args().seconds)
+    lines = []
+    for name, values in waits.items():
+        middle, high = np.percentile(values, [50, 95]).round(1).tolist()
+        lines.append({"what": name, "p50": middle, "p95": high, "unit": "ms"})
+        lines[-1] |= dict(zip(("budget_p50", "budget_p95"), BUDGETS[name], strict=True))
+    for name, megabytes in memory.items():
+        lines.append(
+            {"what": f"memory of the {name}", "p50": round(megabytes), "budget_p50": MEMORY[name], "unit": "MB"}
+        )
+    lines.append({"what": "tracking", "p50": round(rate, 2), "unit": "frames/s"})
+    append("app", COLUMNS, [{**dict.fromkeys(COLUMNS, ""), **stamp(load), **line} for line in lines])
+    print(f"load {load:.1f}")
+    for line in lines:
+        budget = " / ".join(str(line[key]) for key in ("budget_p50", "budget_p95") if key in line)
+        high = f"p95 {line['p95']:7}" if "p95" in line else ""
+        print(
+            f"{line['what']:34} p50 {line['p50']:7} {high:12} {line['unit']:9}{'at most ' + budget if budget else ''}"
+        )
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ def overlap(a, b):
 
 
 def worker_of(app: App) -> int:
-    """The process id of the server's worker."""
+    """The process id of the server's worker that runs jobs."""
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
             try:
-                if b"twospeed.app.worker" in (path / "cmdline").read_bytes():
+                command = (path / "cmdline").read_bytes()
+                if b"twospeed.app.worker" in command and b"--prompts" not in command:
                     parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
                     if int(parent) == app.process.pid:
                         return int(path.name)
