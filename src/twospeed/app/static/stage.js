@@ -78,7 +78,9 @@ export class Stage {
   /** Show a frame that has come, unless the one on the screen is nearer to the playhead. */
   take(index, bitmap, problem) {
     const { frame } = this.store, away = Math.abs(index - frame);
-    if (away && (!bitmap || (this.shown.bitmap && away >= Math.abs(this.shown.index - frame)))) return;
+    const known = this.shown.bitmap;
+    if (away && (!bitmap || (known && away >= Math.abs(this.shown.index - frame)))) return;
+    if (known && bitmap && index === this.shown.index && bitmap.width < known.width) return; // it is there, and larger
     this.problem = problem;
     if (problem) this.store.emit("problem");
     this.shown = { index, bitmap };
