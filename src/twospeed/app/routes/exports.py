@@ -75,6 +75,15 @@ def export_routes(routes: APIRouter, desk: Desk) -> None:
 
 async def _export(desk: Desk, project: Project, key: str, asked: dict[str, Any]) -> None:
     state = desk.exports[key]
+    try:
+        await _write(desk, project, state, asked)
+    except asyncio.CancelledError:
+        state["state"] = "stopped"
+        desk.hub.tell(project.id, dict(state))
+        raise
+
+
+async def _write(desk: Desk, project: Project, state: dict[str, Any], asked: dict[str, Any]) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -99,10 +108,6 @@ async def _export(desk: Desk, project: Project, key: str, asked: dict[str, Any])
             state["error"] = f"writing ended with code {code}"
         state["state"] = "failed" if "error" in state else "done"
         desk.hub.tell(project.id, dict(state))
-    except asyncio.CancelledError:
-        state["state"] = "stopped"
-        desk.hub.tell(project.id, dict(state))
-        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
