@@ -18,7 +18,7 @@ from twospeed.app import export_masks, export_results
 from twospeed.app.export_masks import Export
 from twospeed.app.store import Project
 from twospeed.errors import InputError, TwospeedError
-from twospeed.files import atomic_file, make_folder, remove_leftovers
+from twospeed.files import atomic_file, make_folder
 
 MASKS, VIDEOS, CUTS = "Masks and annotations", "Videos", "Cut-outs"
 ACTIONS, PEOPLE, PIXELS = "Actions", "People", "Pixels"
@@ -99,7 +99,6 @@ def _main() -> None:
             raise InputError("there is nothing of this kind to export; run its job first")
         folder = make_folder(project.folder / "exports")
         target = folder / asked["file"]
-        remove_leftovers(target)  # of exports that were stopped
         export = Export(project, Path(asked["source"]), asked["first"], asked["last"], objects, asked["options"])
         with atomic_file(target) as temporary:
             kind.write(export, temporary)

@@ -18,6 +18,7 @@ from twospeed.app.exporting import FORMATS, file_of
 from twospeed.app.messages import NewExport
 from twospeed.app.store import Project
 from twospeed.errors import InputError
+from twospeed.files import remove_leftovers
 
 
 def export_routes(routes: APIRouter, desk: Desk) -> None:
@@ -109,5 +110,8 @@ async def _write(desk: Desk, project: Project, state: dict[str, Any], asked: dic
         state["state"] = "failed" if "error" in state else "done"
         desk.hub.tell(project.id, dict(state))
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            remove_leftovers(project.folder / "exports" / asked["file"])
