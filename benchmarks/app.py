@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=20, help="length of the clip")
     load = machine_load()
     waits, memory, rate = measure(parser.parse_args().seconds)
-    lines = []
+    lines: list[dict[str, object]] = []
     for name, values in waits.items():
         middle, high = np.percentile(values, [50, 95]).round(1).tolist()
         lines.append({"what": name, "p50": middle, "p95": high, "unit": "ms"})
