@@ -25,8 +25,7 @@ from record import append, machine_load, stamp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.app.client import App, Client
-from tests.app.test_server import worker_of
+from tests.app.client import App, Client, worker_of
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
 

@@ -169,3 +169,18 @@ class Client:
                 return content
             time.sleep(0.1)
         raise AssertionError(f"{name} was not written")
+
+
+def worker_of(app: App) -> int:
+    """The process id of the server's worker that runs jobs."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                command = (path / "cmdline").read_bytes()
+                if b"twospeed.app.worker" in command and b"--prompts" not in command:
+                    parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                    if int(parent) == app.process.pid:
+                        return int(path.name)
+            except OSError:
+                continue
+    raise AssertionError("no worker runs")

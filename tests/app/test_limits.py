@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.app.client import App, Client, disc, number_in, write_clip
+from tests.app.client import App, Client, disc, number_in, worker_of, write_clip
 from tests.app.page import Page
-from tests.app.test_server import worker_of
 from twospeed.app.store import Project
 from twospeed.errors import OutputError
 

@@ -16,28 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.client import SIZE, App, Client, disc, image, number_in, write_clip
+from tests.app.client import SIZE, App, Client, disc, image, number_in, worker_of, write_clip
 from tests.cli.commands import twospeed
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
 
 
 def overlap(a, b):
     return (a & b).sum() / max(1, (a | b).sum())
-
-
-def worker_of(app: App) -> int:
-    """The process id of the server's worker that runs jobs."""
-    for path in Path("/proc").iterdir():
-        if path.name.isdecimal():
-            try:
-                command = (path / "cmdline").read_bytes()
-                if b"twospeed.app.worker" in command and b"--prompts" not in command:
-                    parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
-                    if int(parent) == app.process.pid:
-                        return int(path.name)
-            except OSError:
-                continue
-    raise AssertionError("no worker runs")
 
 
 def is_running(pid: int) -> bool:
