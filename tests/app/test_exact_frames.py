@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.app.client import number_in
+from tests.app.client import number_in, write_clip
 from tests.app.page import until
+from twospeed.app.frames import FrameSource, JpegCache
+from twospeed.app.proxy import is_slow
+from twospeed.errors import VideoError
+from twospeed.video.seeking import index_packets
 
 
 def frame_of(client, project, index, query=""):
@@ -149,3 +154,42 @@ def test_two_strokes_in_a_row_are_both_kept(open_page, client, clip):
     release()
     seen(page, lambda: (mask := client.mask(project, 0)) is not None and all(mask[row, 100] for row in (20, 50, 80)))
     assert page.page.get_by_role("dialog").count() == 0
+
+
+def test_a_slow_video_gets_a_copy_to_jump_in(open_page, client, app_folder):
+    """With it every frame is there at once, and is the one that was asked for."""
+    write_clip(app_folder / "slow.mp4", 60)
+    try:
+        project = client.open("slow.mp4")
+        assert not client("GET", f"p/{project}")["quick"]
+        page = open_page("slow.mp4")
+        seen(page, lambda: client("GET", f"p/{project}")["quick"])
+        (copy,) = (app_folder / "twospeed_projects" / project).glob("proxy-*.mp4")
+        assert len(index_packets(copy).keyframes) == 5
+        for index in (59, 13, 0, 30, 31, 29, 12):
+            assert frame_of(client, project, index, "&near=1")[:2] == (index, index)
+        drag_to(page, 40, 59)
+        page.shows(40)
+        assert page.page.locator(".badge").is_hidden()
+        seen(page, lambda: number_on(page) == 40, 5)
+        page.page.mouse.up()
+        page.key("b")
+        page.drag((100, 20), (110, 20))
+        seen(page, lambda: client("GET", f"p/{project}")["keyframes"] == [40])
+        page.key("ArrowRight")
+        page.shows(41)
+    finally:
+        (app_folder / "slow.mp4").unlink()
+
+
+def test_a_copy_of_another_length_is_not_used(tmp_path):
+    cache = JpegCache()
+    source = FrameSource("clip", write_clip(tmp_path / "clip.mp4", 6), 6, cache)
+    with pytest.raises(VideoError, match="has not the 6 frames"):
+        source.use_proxy(write_clip(tmp_path / "proxy.mp4", 5))
+    assert not source.has_proxy
+
+
+@pytest.mark.parametrize(("frames", "slow"), [(20, False), (40, True)])
+def test_which_videos_are_slow(tmp_path, frames, slow):
+    assert is_slow(write_clip(tmp_path / "clip.mp4", frames)) is slow

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from twospeed.app import clicks
+from twospeed.app import clicks, proxy
 from twospeed.app.jobs import Jobs
 from twospeed.app.library import Library
 from twospeed.app.live import Hub
 from twospeed.app.security import Keys
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
+from twospeed.errors import VideoError
 
 
 class Desk:
@@ -29,6 +31,7 @@ class Desk:
         self.prompter = clicks.Prompter()
         self.exports: dict[str, dict[str, Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self._proxies = asyncio.Lock()
 
     async def _on_job(self, project: Project, text: dict[str, Any], masks: list[WireMask]) -> None:
         self.hub.tell(project.id, text, masks)
@@ -40,6 +43,22 @@ class Desk:
     def changed(self, project: Project, frames: list[int]) -> None:
         """Tell all tabs that masks, or only other things, changed."""
         self.hub.tell(project.id, {"t": "changed", "frames": frames, "rev": project.rev})
+
+    def make_proxy(self, project: Project) -> None:
+        """Make a copy of a project's video that is quick to jump in, one after the other, where that helps."""
+        name = f"proxy {project.id}"
+        if any(task.get_name() == name for task in self.tasks):
+            return
+        task = asyncio.create_task(self._make_proxy(project), name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _make_proxy(self, project: Project) -> None:
+        with contextlib.suppress(VideoError):  # it shows where the video is looked at
+            async with self._proxies:
+                await asyncio.to_thread(self.library.source, project)  # whether it is the project's video
+                if await proxy.make_proxy(project, self.library.path_of(project), lambda: self.jobs.busy):
+                    self.changed(project, [])
 
     async def on_thread(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
         """Run a function on a thread of a pool."""

@@ -55,6 +55,7 @@ class FrameSource:
         self._project, self.path, self._frames, self._cache = project, path, frames, cache
         self._lock = threading.Lock()
         self._key_lock = threading.Lock()
+        self._proxy: FrameSource | None = None
         self._reader: VideoReader | None = None
         self._next, self._height = 0, 0
         self._last: Frame | None = None  # the one before `_next`, at its own size
@@ -85,10 +86,13 @@ class FrameSource:
     def near(self, index: int, height: int) -> tuple[int, bytes]:
         """Return (its index, JPEG) of the frame at or near `index` that is there soonest. Raises VideoError.
 
-        That is the frame itself where it is known, else the nearer of the nearest known one and the nearest keyframe,
-        which decodes alone. Another thread may decode the exact frame meanwhile: this does not wait for it.
+        That is the frame itself where it is known, or there is a copy to jump in (`use_proxy`); else the nearer of the
+        nearest known one and the nearest keyframe, which decodes alone. Another thread may decode the exact frame
+        meanwhile: this does not wait for it.
         """
         self._check(index)
+        if self._proxy is not None:
+            return index, self._proxy.jpeg(index, height)
         known = self._cache.nearest(self._project, index, height)
         if known != index:
             key = self._key_near(index)
@@ -106,10 +110,23 @@ class FrameSource:
         found = self._cache.get((self._project, index, height))
         return index, found if found is not None else self.jpeg(index, height)
 
+    def use_proxy(self, path: Path) -> None:
+        """Take near frames from a copy of the video, whose image i is frame i. Raises VideoError where it is none."""
+        if len(index_packets(path)) != self._frames:
+            raise VideoError(f"{path.name}: has not the {self._frames} frames of the video")
+        self._proxy = FrameSource(f"{self._project} proxy", path, self._frames, self._cache)
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether every frame is there soon."""
+        return self._proxy is not None
+
     def close(self) -> None:
         """Close the decoder."""
         with self._lock:
             self._close()
+        if self._proxy is not None:
+            self._proxy.close()
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self._frames:

@@ -87,6 +87,11 @@ class Jobs:
                         self._process.stdin.write(pipe.json_message(t="stop", job=job.serial))
                     asyncio.get_running_loop().create_task(self._insist(job))
 
+    @property
+    def busy(self) -> bool:
+        """Whether any job is running or waiting."""
+        return self._current is not None or bool(self._waiting)
+
     def holds(self, project: Project) -> bool:
         """Whether a job of a project is running or waiting."""
         return any(job.project is project for job in [*self._waiting, *([self._current] if self._current else [])])

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from twospeed.app.frames import FrameSource, JpegCache
 from twospeed.app.probe import fingerprint, probe, thumbnail
+from twospeed.app.proxy import proxy_of
 from twospeed.app.runs import RECORD, FinishedRun, copy_results, frame_times, read_run
 from twospeed.app.sound import extract_sound
 from twospeed.app.store import Project
@@ -340,7 +341,11 @@ class Library:
                 if fingerprint(path) != project.get("fingerprint"):
                     raise VideoError(f"{project.get('name')}: is another file than when the project was made")
                 self._sources[project.id] = FrameSource(project.id, path, project.frames, self._cache)
-            return self._sources[project.id]
+            found = self._sources[project.id]
+            if not found.has_proxy and (proxy := proxy_of(project)).is_file() and not proxy.is_symlink():
+                with contextlib.suppress(VideoError):  # it does without
+                    found.use_proxy(proxy)
+            return found
 
     def sound(self, project: Project) -> Path | None:
         """Return the file of a project's sound; None where its video has none. Raises VideoError."""

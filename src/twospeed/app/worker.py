@@ -9,7 +9,6 @@ standard input does, so that it never outlives the server.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 
 from twospeed.app import pipe
 from twospeed.app.plan import as_range
+from twospeed.app.probe import end_with_parent
 
 MEMORY_FRAMES = 20
 ACTIONS_KEPT = 20  # of each window: what is left out has a probability of 1/21 at most
@@ -250,8 +250,7 @@ class Worker:
 
 
 def _main() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a killed server leaves it behind
+    end_with_parent()  # not even a killed server leaves it behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server says when to end
     if "--prompts" not in sys.argv:  # somebody waits for those
         with contextlib.suppress(OSError, AttributeError):

@@ -43,7 +43,8 @@ class VideoWriter:
     """Encode frames one by one into a file that appears, whole, when the writer is closed.
 
     path: .mp4, .m4v, .mov or .mkv; its folder must exist. rate: frames per second (25 if None), used for frames that
-    are written without a time. quality: x264's CRF, 0 (lossless) to 51. preset: x264's speed.
+    are written without a time. quality: x264's CRF, 0 (lossless) to 51. preset: x264's speed. keyframe_every: a
+    keyframe after so many frames at most, and no B-frames, so that jumps are quick; None leaves it to x264.
 
     Until `close()`, data go into a hidden file beside `path`; an older file at `path` survives until then. Leaving a
     `with` block closes; leaving it by an exception discards what was written, unless it is KeyboardInterrupt or
@@ -69,6 +70,7 @@ class VideoWriter:
         *,
         quality: int = 20,
         preset: str = "veryfast",
+        keyframe_every: int | None = None,
         keep_partial: bool = False,
         audio_from: str | os.PathLike[str] | None = None,
         alpha: Alpha | None = None,
@@ -97,6 +99,8 @@ class VideoWriter:
         # With its macroblock tree x264 encodes the same images in other bits from one run to the next: it reads memory
         # that it has not written. Without, files are a tenth larger at the same CRF, and their images a little better.
         self._encoder_options = {"preset": preset, "crf": str(quality), "mbtree": "0"}
+        if keyframe_every is not None:
+            self._encoder_options |= {"g": str(keyframe_every), "bf": "0"}
         self._container: Any = None
         self._stream: Any = None
         self._pixels, self._range = "yuv420p", ColorRange.MPEG

@@ -29,7 +29,7 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
         project = await desk.project(p)
         found = await asyncio.to_thread(project.state)
         try:
-            await asyncio.to_thread(desk.library.source, project)
+            found["quick"] = (await asyncio.to_thread(desk.library.source, project)).has_proxy
         except InputError as error:
             found["problem"] = str(error)
         return found
@@ -113,6 +113,7 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
     async def live(socket: WebSocket, p: str, tab: str = "", rev: int = 0) -> None:
         project = await desk.project(p)
         hello = {"t": "hello", "rev": project.rev, "ranges": await asyncio.to_thread(project.changed_since, rev)}
+        desk.make_proxy(project)
         await desk.hub.serve(p, socket, tab[:40], hello)
 
 

@@ -64,6 +64,13 @@ export class Stage {
       return this.nameFrame();
     }
     this.store.need(frame);
+    if (!moving && state.quick) {
+      // A copy has every frame at once; who rests sees the video itself
+      this.frames.wantNear(frame, height);
+      this.rest = setTimeout(() => this.frames.want(this.store.frame, Math.min(state.width, state.height)), REST_MS);
+      this.last = frame;
+      return this.nameFrame();
+    }
     this.frames.want(frame, height);
     if (!moving) {
       this.slow = setTimeout(() => this.exact || this.frames.wantNear(this.store.frame, height), NEAR_MS);
