@@ -32,12 +32,7 @@ export function makeActions(editor) {
     setOut: () => range(Math.min(store.frame, store.state.in), store.frame),
     previousKey: () => seekTo(store.keyBeside(-1)), nextKey: () => seekTo(store.keyBeside(1)),
     previousWorst: () => worst(-1), nextWorst: () => worst(1),
-    newObject: async () => {
-      await edits.keepPreview();
-      const { id } = await post(`${base}/objects`);
-      store.object = id;
-      await store.load();
-    },
+    newObject: () => edits.newObject(),
     accept: () => {
       if (stage.cross) return edits.onTool("point", { x: stage.cross[0], y: stage.cross[1], sign: 1 });
       if (stage.polygon.length) return stage.closePolygon();

@@ -14,14 +14,23 @@ export class Edits {
     return this.editor.stage;
   }
 
+  /** Add an object, which what is marked from now on belongs to. */
+  newObject() {
+    this.keepPreview();
+    this.creating = this.add(() => this.addObject()).finally(() => (this.creating = null));
+    return this.creating;
+  }
+
+  async addObject() {
+    const { id } = await post(`${this.path}/objects`);
+    this.store.object = id;
+    await this.store.load();
+    return id;
+  }
+
   /** The chosen object; a new one where there is none. */
   async ensureObject() {
-    if (this.store.object === null) {
-      const { id } = await post(`${this.path}/objects`);
-      this.store.object = id;
-      await this.store.load();
-    }
-    return this.store.object;
+    return this.store.object ?? this.addObject();
   }
 
   locked() {
@@ -47,9 +56,9 @@ export class Edits {
     if (name === "ready") return !this.locked();
     if (name === "stroke-begin") return this.beginStroke();
     if (this.locked()) return false;
-    const { frame, object } = this.store, base = this.revOf(frame);
+    const { frame } = this.store, base = this.revOf(frame), chosen = this.creating ?? this.store.object;
     return this.add(async () => {
-      const marks = { frame, object: object ?? await this.ensureObject(), base };
+      const marks = { frame, object: await chosen ?? await this.ensureObject(), base };
       if (name === "point") await this.addPoint(marks, data);
       else await this.sendMarks({ ...marks, ...data });
     });
@@ -162,8 +171,8 @@ export class Edits {
 
   beginStroke() {
     if (this.locked()) return false;
-    if (this.store.object === null) {
-      this.ensureObject().then(() => notify("An object was added; paint it now."), (error) => this.editor.fail(error));
+    if (this.creating || this.store.object === null) {
+      (this.creating ?? this.newObject()).then(() => notify("An object was added; paint it now."));
       return false;
     }
     const { width, height } = this.store.state, { frame, object } = this.store, now = this.stage.labels();
