@@ -1,6 +1,6 @@
 // Every button and shortcut is one of these.
 import { dialog, h, notify } from "./dom.js";
-import { post, request } from "./api.js";
+import { request } from "./api.js";
 import { SHORTCUTS } from "./keys.js";
 
 export function makeActions(editor) {
