@@ -97,6 +97,8 @@ def test_the_whole_image_of_a_frame_that_was_seen_small_is_the_same_frame(client
 def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_page, client, clip):
     page = open_page(clip)
     project = client.open(clip)
+    page.key("n")
+    page.page.get_by_label("Name of object 1").wait_for()
     release = hold(page, "**/frame/**", but="near=1")
     drag_to(page, 20)
     badge = page.page.locator(".badge:not(.under)")
@@ -111,7 +113,7 @@ def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_
     until(lambda: number_on(page) == 20, 5)
     assert badge.is_hidden()
     page.drag((100, 20), (110, 20))
-    until(lambda: client("GET", f"p/{project}")["keyframes"] == [20])
+    seen(page, lambda: client("GET", f"p/{project}")["keyframes"] == [20])
 
 
 def test_marks_stay_on_the_frame_on_which_they_were_made(open_page, client, clip):
@@ -162,6 +164,7 @@ def test_a_slow_video_gets_a_copy_to_jump_in(open_page, client, app_folder):
     try:
         project = client.open("slow.mp4")
         assert not client("GET", f"p/{project}")["quick"]
+        client("POST", f"p/{project}/objects", {})
         page = open_page("slow.mp4")
         seen(page, lambda: client("GET", f"p/{project}")["quick"])
         (copy,) = (app_folder / "twospeed_projects" / project).glob("proxy-*.mp4")
