@@ -3,9 +3,10 @@
     python benchmarks/app.py [--seconds 20]
 
 Requests are made as the page makes them, without a browser: what the page adds is drawing. The clips are rendered, 480
-lines and 1080, with 250 frames between keyframes; "copy" is the small copy that the page makes of them. The clock of "first tracked mask" begins with the
-request and ends when the store has the mask. Budgets are those of a quiet machine with two cores; the load of the
-machine is printed beside the numbers. Lines are appended to benchmarks/history/app.csv.
+lines and 1080, with 250 frames between keyframes; "copy" is the small copy that the page makes of them to jump in. The
+clock of "first tracked mask" begins with the request and ends when the store has the mask. Budgets are those of a quiet
+machine with two cores; the load of the machine is printed beside the numbers. Lines are appended to
+benchmarks/history/app.csv.
 """
 
 from __future__ import annotations
@@ -83,10 +84,9 @@ def write_clips(folder: Path, seconds: int) -> np.ndarray:
 def from_copy(client: Client, project: str, places: list[int]) -> list[float]:
     """Wait until the copy of a slow video is there, as a page does, and jump in it."""
     address = f"127.0.0.1:{client.port}"
+    headers = {"Cookie": client.cookie}
     page = connect(
-        f"ws://{address}/api/p/{project}/live",
-        origin=Origin(f"http://{address}"),
-        additional_headers={"Cookie": client.cookie},
+        f"ws://{address}/api/p/{project}/live", origin=Origin(f"http://{address}"), additional_headers=headers
     )
     with page:
         until = time.monotonic() + 60
