@@ -8,11 +8,13 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from tests.app.client import App, Client, disc, number_in, worker_of, write_clip
 from tests.app.page import Page
+from twospeed.app.library import Library
 from twospeed.app.store import Project
 from twospeed.errors import OutputError
 
@@ -79,6 +81,24 @@ def test_edits_on_a_full_disk(tmp_path, browser):
     with sqlite3.connect(tmp_path / "twospeed_projects" / project / "project.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+def test_few_decoders_are_open_however_many_videos_are_shown(tmp_path):
+    for number in range(6):
+        write_clip(tmp_path / f"{number}.mp4", 4)
+    library = Library(tmp_path)
+    try:
+        sources = [library.source(library.open_video(video.id)) for video in library.videos()]
+        for index in (3, 1):
+            for number in range(6):
+                source = library.source(library.project(library.projects()[number]["id"]))
+                assert source is sources[number]
+                assert (
+                    number_in(cv2.imdecode(np.frombuffer(source.jpeg(index, 96), np.uint8), cv2.IMREAD_COLOR)) == index
+                )
+                assert sum(one.is_open for one in sources) <= 3
+    finally:
+        library.close()
 
 
 def memory_of(pid: int) -> float:

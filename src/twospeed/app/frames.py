@@ -121,6 +121,21 @@ class FrameSource:
         """Whether every frame is there soon."""
         return self._proxy is not None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a decoder is open, which takes tens of megabytes."""
+        return self._reader is not None or (self._proxy is not None and self._proxy.is_open)
+
+    def rest(self) -> None:
+        """Close the decoder until the next frame is asked for, unless it is at work."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
+        if self._proxy is not None:
+            self._proxy.rest()
+
     def close(self) -> None:
         """Close the decoder."""
         with self._lock:

@@ -36,6 +36,7 @@ WEIGHTS = frozenset({".safetensors", ".pth", ".pt", ".pyth", ".pkl", ".tar"})
 DEPTH = 3
 MOST_ENTRIES = 5000
 PROJECTS = "twospeed_projects"
+MOST_OPEN = 3  # videos with an open decoder
 MOST_COMPARED = 200  # videos whose content is compared with a run's
 _TRASH_S = 7 * 86400
 
@@ -341,7 +342,9 @@ class Library:
                 if fingerprint(path) != project.get("fingerprint"):
                     raise VideoError(f"{project.get('name')}: is another file than when the project was made")
                 self._sources[project.id] = FrameSource(project.id, path, project.frames, self._cache)
-            found = self._sources[project.id]
+            found = self._sources[project.id] = self._sources.pop(project.id)  # the last of them is the newest used
+            for other in list(self._sources.values())[:-MOST_OPEN]:
+                other.rest()
             if not found.has_proxy and (proxy := proxy_of(project)).is_file() and not proxy.is_symlink():
                 with contextlib.suppress(VideoError):  # it does without
                     found.use_proxy(proxy)
