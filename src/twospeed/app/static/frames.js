@@ -75,12 +75,14 @@ export class Frames {
 
   async pumpNear() {
     if (this.nearBusy || !this.wantedNear) return;
-    const [index, height] = this.wantedNear, known = this.bitmaps.get(this.key(index, height));
+    // Those from a copy of the video are kept apart: who rests on a frame is to see the video's own image
+    const nearKey = (at) => `near ${this.key(at, height)}`;
+    const [index, height] = this.wantedNear, known = this.bitmaps.get(this.key(index, height)) ?? this.bitmaps.get(nearKey(index));
     this.wantedNear = null;
     if (known) return this.onFrame(index, known, null);
     this.nearBusy = true;
     try {
-      const [near, bitmap] = await this.fetch(index, height, "&near=1"), key = this.key(near, height);
+      const [near, bitmap] = await this.fetch(index, height, "&near=1"), key = nearKey(near);
       if (this.bitmaps.has(key)) bitmap.close();
       else this.keep(key, bitmap);
       this.onFrame(near, this.bitmaps.get(key), null);
