@@ -201,8 +201,9 @@ def of_commands() -> Iterator[Row]:
                     if not writer.frames_written:
                         write_indexed_png(mask, labels)
                     writer.write(image)
-            options = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
-            command = [sys.executable, "-m", "twospeed", name, clip, *options, "-o", out, "--quiet"]
+            options: list[str | Path] = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
+            options += ["--model", f"{name}_nano", "-o", out, "--quiet"]
+            command = [sys.executable, "-m", "twospeed", name, clip, *options]
             subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
             seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
         yield row(f"`twospeed {name}`, {name}_nano, {width}x{height}", seconds, ("network alone", network_s))
