@@ -131,6 +131,20 @@ def test_configurations_share_one_detector(davis, tmp_path):
         train(dataclasses.replace(shared, out=tmp_path / "wrong", detector_weights=tmp_path / "other.safetensors"))
 
 
+def test_a_share_of_the_stretches_and_another_folder_to_validate_on(davis, tmp_path):
+    other = write_davis(tmp_path / "other", size="480p", frames=2, height=48, width=64)
+    config = tiny(davis, tmp_path / "run", detector_epochs=0, epochs=2, stretches=2)
+    with pytest.raises(DatasetError, match="ant is both trained on and validated on"):
+        train(dataclasses.replace(config, validation=other))
+    out = train(dataclasses.replace(config, validation=other, train_sequences=("bee", "cat"), val_sequences=("eel",)))
+    assert len(rows(out / "train_video.csv")) in range(2, 5), "two stretches an epoch, of one or two frames"
+    assert [set(row) & {"ant", "bee", "cat", "eel"} for row in rows(out / "validation.csv")] == [{"eel"}, {"eel"}]
+    samples = recipe.split(config)[0]
+    first, second = (recipe.units(config, samples, "video", epoch) for epoch in (0, 1))
+    assert len(first) == len(second) == 2
+    assert [unit[1:] for unit in first] != [unit[1:] for unit in second], "drawn anew"
+
+
 def test_several_processes_are_refused(davis, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="slowfast_maskrcnn trains in one process, torchrun started 2"):
@@ -144,6 +158,8 @@ def test_what_is_refused(davis, tmp_path):
         train(tiny(davis, tmp_path / "run", model="track_tiny", model_options={}))
     with pytest.raises(InputError, match="stretch=3 is no multiple of frames_per_step=2"):
         tiny(davis, tmp_path, stretch=3)
+    with pytest.raises(InputError, match="stretches is 0; give 1 or more"):
+        tiny(davis, tmp_path, stretches=0)
     with pytest.raises(InputError, match="'neck' is not a part of the network"):
         tiny(davis, tmp_path, learning_parts=("neck",))
     with pytest.raises(InputError, match="nano_start is for the narrow backbone"):

@@ -2,6 +2,7 @@
 
     twospeed train slowfast_maskrcnn --davis DAVIS --model slowfast_maskrcnn_3_7 --out runs/slowfast_maskrcnn
     twospeed train slowfast_maskrcnn --preset small --davis DAVIS --out runs/slowfast_maskrcnn_small
+    twospeed train slowfast_maskrcnn --preset tiny --davis TRAIN --validation VAL --out runs/slowfast_maskrcnn_tiny
 
     twospeed train slowfast_maskrcnn --davis DAVIS --epochs 0 --out runs/detector      # once for all configurations:
     twospeed train slowfast_maskrcnn --davis DAVIS --model slowfast_maskrcnn_1_7 \
@@ -10,7 +11,8 @@
 The defaults are the report's ("Applying SlowFast Networks to Video Object Segmentation"): torchvision's COCO weights
 (from its cache, fetched, or `--coco FILE`), 15 epochs of single frames, then 20 epochs of sequences in which backbone,
 pyramid and proposals are frozen. Its J&F of 0.676 on DAVIS-2016 needs those weights. `small` is for a CPU: a narrow
-backbone that starts from track_tiny; docs/papers/slowfast_vos.md says what it reaches.
+backbone that starts from track_tiny. `tiny` is smaller still, to compare the five configurations on one core.
+docs/papers/slowfast_vos.md says what they reach.
 
 Differs from the authors' code: gradients of a sequence's last odd frame do not leak into the next one; what is frozen
 keeps its batch-norm statistics; frames without an object are learned from as background; nothing needs ground truth at
@@ -77,6 +79,7 @@ class SlowFastMaskRCNNDavisConfig:
     year: Literal["2016", "2017"] = "2017"  # whose lists and masks: 2016 has one object a sequence, 2017 each its own
     train_sequences: tuple[str, ...] = ()  # none: the train list; without lists, all but every fourth by name
     val_sequences: tuple[str, ...] = ()  # none: the val list of 2016; without lists, every fourth by name
+    validation: Path | None = None  # another folder of DAVIS to validate on: its val_sequences, val list, or all
     load_side: int | None = None  # shorter side to which frames are reduced when read, None for their own
     workers: int = 2  # processes that read frames; 0: none, in line
 
@@ -102,6 +105,7 @@ class SlowFastMaskRCNNDavisConfig:
     epochs: int = 20
     frames_per_step: int = 2
     stretch: int = 8  # frames read at once, their features computed once; a multiple of frames_per_step
+    stretches: int | None = None  # at most so many an epoch, drawn anew for each; None: all
     lr: float = 1e-3
     weight_decay: float = 1e-4
     flip: float = 0.0
@@ -138,6 +142,8 @@ class SlowFastMaskRCNNDavisConfig:
             raise InputError(
                 f"learning_parts: {unknown[0]!r} is not a part of the network; there are {', '.join(PARTS)}"
             )
+        if self.stretches is not None and self.stretches < 1:
+            raise InputError(f"stretches is {self.stretches}; give 1 or more, or None for all")
         if min(self.detector_epochs, self.epochs) < 0 or self.detector_batch < 1:
             raise InputError("epochs cannot be negative, and a batch has at least 1 frame")
         if self.weights is None and self.nano_start and self.model_options.get("backbone") != "nano":
@@ -155,7 +161,17 @@ def small() -> SlowFastMaskRCNNDavisConfig:
     )  # fmt: skip
 
 
-PRESETS = {"small": small}
+def tiny() -> SlowFastMaskRCNNDavisConfig:
+    """For a comparison on one CPU core: frames of 128 pixels, some stretches once; minutes for each stage."""
+    base = small()
+    options = {**base.model_options, "min_size": 128, "max_size": 232, "proposals": 100, "sampled_regions": 64}
+    return replace(
+        base, load_side=128, workers=0, model_options=options, detector_epochs=2, epochs=1, stretches=120,
+        validate_frames=2,
+    )  # fmt: skip
+
+
+PRESETS = {"small": small, "tiny": tiny}
 
 
 # ---------------------------------------------------------------- data
@@ -165,14 +181,14 @@ def split(config: SlowFastMaskRCNNDavisConfig) -> tuple[list[SequenceSample], li
     """Return the sequences to learn from and those to validate on (their masks are one foreground)."""
     year = cast(Year, int(config.year))
     train, val = list(config.train_sequences), list(config.val_sequences)
-    if not train or not val:
+    if (not train or not val) and config.validation is None:
         everything = Davis(config.davis, year, "train", sequences=train or None)
         if everything.list_file is None:  # a folder without lists
             names = sorted(Davis(config.davis, year, "train").names)
             val = val or [name for name in names[::4] if name not in train]
             train = train or [name for name in names if name not in val]
     learned = list(Davis(config.davis, year, "train", sequences=train or None))
-    held_out = list(Davis(config.davis, 2016, "val", sequences=val or None))
+    held_out = list(Davis(config.validation or config.davis, 2016, "val", sequences=val or None))
     if both := sorted({one.name for one in learned} & {one.name for one in held_out}):
         raise DatasetError(f"{config.davis}: {both[0]} is both trained on and validated on; name other sequences")
     return learned, held_out
@@ -214,6 +230,8 @@ def units(
     order = np.random.default_rng([config.seed, stage == "video", epoch]).permutation(len(every))
     if stage == "detector":  # frames that do not fill the last batch are left out of this epoch
         order = order[: len(every) // config.detector_batch * config.detector_batch]
+    elif config.stretches is not None:
+        order = order[: config.stretches]
     return [every[i] for i in order]
 
 
