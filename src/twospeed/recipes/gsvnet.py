@@ -8,10 +8,12 @@ network, learns from the image network's own scores of the last frame, and train
     twospeed train gsvnet --data CITYSCAPES --keyframe-weights swiftnet.pt --out runs/gsvnet
     twospeed train gsvnet --preset released --model gsvnet_bisenet_r18 --keyframe-weights bisenet.pth --data CITYSCAPES
     twospeed train gsvnet --dataset camvid --data CAMVID --keyframe-weights swiftnet_camvid.safetensors
+    twospeed train gsvnet --preset tiny --data CAMVID --out runs/gsvnet_tiny                 # minutes on one CPU core
 
 Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s (--flow-weights FILE starts it
-from its published weights). CamVid needs the frames between its labelled ones (`frames/SEQUENCE`); with its dense run
-alone, train on that: --train-split val. What the paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6,
+from its published weights). CamVid needs the frames between its labelled ones (`frames/SEQUENCE`). Without them, train
+on its dense run (--train-split val), or on drives made of single labelled frames as `segment_nano` does (--drives N, as
+in `--preset tiny`: around `segment_nano`'s shipped image network, for comparing ablations in minutes). What the paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6,
 71.8, 70.9 at intervals 2 to 5. Cost: 100 epochs are 148,400 steps of 8 patches of 1536x768. Several processes share
 steps and validation (torchrun).
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -32,13 +34,20 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.clips.drives import Drives, DriveSnippets
 from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
 from twospeed.data.loading import load
 from twospeed.data.samples import LabelledFrame
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import plan_chains, run_chains
 from twospeed.metrics.confusion import mean_iou, over_interval
-from twospeed.models.gsv.loss import freeze_keyframe_network, propagation_loss, roll_out, teacher_scores
+from twospeed.models.gsv.loss import (
+    freeze_keyframe_network,
+    propagation_loss,
+    roll_out,
+    start_from_holding,
+    teacher_scores,
+)
 from twospeed.models.gsv.network import GSVNet
 from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.segment import NEVER, Segmenter
@@ -75,8 +84,9 @@ class GsvnetConfig:
     train_list: Path | None = None  # GSVNet's list of frames, for Cityscapes
     frame_step: int | None = None  # frames of the recording between two; none: the finest, at most 0.2 s
     out: Path = Path("runs/gsvnet")
-    model: Literal["gsvnet_swiftnet_r18", "gsvnet_bisenet_r18"] = "gsvnet_swiftnet_r18"
-    keyframe_weights: Path | None = None  # the trained image network
+    drives: int = 0  # CamVid without the frames between: so many drives an epoch and distance, of single frames
+    model: Literal["gsvnet_swiftnet_r18", "gsvnet_bisenet_r18", "segment_nano"] = "gsvnet_swiftnet_r18"
+    keyframe_weights: Path | None = None  # the trained image network; segment_nano has a shipped one
     weights: Path | None = None  # start from this whole GSVNet instead
     flow: Literal["light", "flownet2s"] = "light"
     flow_weights: Path | None = (
@@ -87,6 +97,7 @@ class GsvnetConfig:
     intra: bool = True
     fusion: Literal["guided", "accel"] = "guided"  # accel: the paper's baseline A-Lite
     edges: Literal["binary", "sigmoid"] = "binary"  # the guide's map of class borders: the code's, or the paper's
+    start: Literal["random", "holding"] = "random"  # holding: no motion, and kernels that keep the keyframe's scores
     distances: tuple[int, ...] = (1, 2, 3, 4)  # from keyframe to label: intervals up to 5
     order: Literal["mixed", "by_distance"] = "mixed"  # of the batches of an epoch; each has one distance
     epochs: int = 100  # each goes through all labelled frames at every distance
@@ -124,6 +135,12 @@ class GsvnetConfig:
         for name in ("epochs", "batch", "decay_every", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.drives and self.dataset != "camvid":
+            raise InputError(f"drives are made of CamVid's frames; dataset is {self.dataset!r}")
+        if self.drives and self.frame_step is not None:
+            raise InputError("drives have no frames of a recording between theirs: leave frame_step out")
+        if self.start == "holding" and self.fusion == "accel":
+            raise InputError("start='holding' is for guided fusion; fusion='accel' has a start of its own")
 
 
 def released() -> GsvnetConfig:
@@ -142,7 +159,19 @@ def a_lite() -> GsvnetConfig:
     return GsvnetConfig(model="gsvnet_bisenet_r18", fusion="accel")
 
 
-PRESETS = {"paper": GsvnetConfig, "released": released, "a_lite": a_lite}
+def tiny() -> GsvnetConfig:
+    """For comparing ablations on one CPU core: CamVid, `segment_nano`'s image network, made drives, 480 steps.
+
+    The released trainer's loss, one learning rate for all networks, and a start that holds the keyframe's scores.
+    """
+    return GsvnetConfig(
+        dataset="camvid", data=Path("camvid"), model="segment_nano", keyframe_scale=4 / 3, drives=960, start="holding",
+        epochs=1, lr=0.01, decay=0.98, decay_every=5, nesterov=True, weigh_classes=True, teacher_weight=10.0,
+        loss_factor=10.0, workers=0, validate_frames=30,
+    )  # fmt: skip
+
+
+PRESETS = {"paper": GsvnetConfig, "released": released, "a_lite": a_lite, "tiny": tiny}
 
 
 class Step(nn.Module):
@@ -189,15 +218,11 @@ def train(
         seed_everything(config.seed)
         classes, rate = CLASSES_AND_RATE[config.dataset]
         most = int(MOST_SECONDS_APART * rate)
-        videos = open_split(config, config.train_split, config.train_list)
-        snippets = Snippets(videos, config.distances, step=config.frame_step, most=most)
-        if short := [d for d, count in snippets.counts.items() if count < config.batch]:
+        patches, counts = training_set(config, most)
+        if short := [d for d, count in counts.items() if count < config.batch]:
             raise InputError(
-                f"{snippets.counts[short[0]]} snippets at distance {short[0]} do not fill a batch of {config.batch}"
+                f"{counts[short[0]]} snippets at distance {short[0]} do not fill a batch of {config.batch}"
             )
-        patches = TrainSnippets(
-            snippets, SnippetCrop(config.patch, config.scales, config.flip_probability), seed=config.seed
-        )
         val = None if config.val_split is None else open_split(config, config.val_split)
         model = (build(config, len(classes)) if network is None else network).to(process.device)
         if model.num_classes != len(classes):
@@ -214,11 +239,12 @@ def train(
             model.load_state_dict({**model.state_dict(), **saved["model"]})
         step: int = saved.get("step", 0)
         kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        steps_per_epoch = sum(count // config.batch for count in snippets.counts.values())
+        steps_per_epoch = sum(count // config.batch for count in counts.values())
         run.total_steps = config.epochs * steps_per_epoch
-        run.note(f"{len(snippets)} snippets, {steps_per_epoch} steps an epoch")
+        run.note(f"{len(patches)} snippets, {steps_per_epoch} steps an epoch")
         for epoch in range(step // steps_per_epoch, config.epochs):
-            for frames, labels in batches(config, patches, process, epoch, skip=step - epoch * steps_per_epoch):
+            skip = step - epoch * steps_per_epoch
+            for frames, labels in batches(config, patches, counts, process, epoch, skip=skip):
                 lr = config.lr * config.decay ** (step // config.decay_every)
                 set_learning_rate(optimizer, lr)
                 optimizer.zero_grad(set_to_none=True)
@@ -267,6 +293,25 @@ def open_split(config: GsvnetConfig, split: str, list_file: Path | None = None) 
     return camvid.CamVid(config.data, split)  # type: ignore[arg-type]
 
 
+Patches = TrainSnippets | DriveSnippets
+
+
+def training_set(config: GsvnetConfig, most: int) -> tuple[Patches, Mapping[int, int]]:
+    """Return what is learned from, and how many snippets there are at each distance."""
+    videos = open_split(config, config.train_split, config.train_list)
+    crop = SnippetCrop(config.patch, config.scales, config.flip_probability)
+    if not config.drives:
+        snippets = Snippets(videos, config.distances, step=config.frame_step, most=most)
+        return TrainSnippets(snippets, crop, seed=config.seed), snippets.counts
+    frames = [videos[index] for index in range(len(videos))]
+    images, labels = [frame.image() for frame in frames], [frame.labels() for frame in frames]
+    movers = [camvid.CLASSES.names.index(name) for name in ("car", "pedestrian", "bicyclist")]
+    counts = dict.fromkeys(config.distances, config.drives)
+    height, width = (int(side * crop.part) // crop.multiple * crop.multiple for side in labels[0].shape)
+    drives = Drives(images, labels, void=camvid.VOID, movers=movers)
+    return DriveSnippets(drives, counts, (height, width), seed=config.seed), counts
+
+
 def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
     """Build the network around the trained image network; other convolutions start as released (Xavier, normal)."""
     options: dict[str, Any] = {
@@ -274,10 +319,15 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
         "learned_delay": config.learned_delay, "num_classes": num_classes, "edges": config.edges,
         "fusion": config.fusion,
     }  # fmt: skip
+    keyframe: Any = config.keyframe_weights
+    if config.model == "segment_nano":
+        options["fine"] = False  # the published propagation around its image network
+        if keyframe is None and config.weights is None:
+            keyframe = cast(Any, create_model("segment_nano", "default")).keyframe_network.state_dict()
     if config.weights is not None:
-        model = create_model(config.model, config.weights, keyframe_weights=config.keyframe_weights, **options)
-    elif config.keyframe_weights is not None:
-        parts = {"keyframe": config.keyframe_weights, "flow": config.flow_weights, "propagation": None}
+        model = create_model(config.model, config.weights, keyframe_weights=keyframe, **options)
+    elif keyframe is not None:
+        parts = {"keyframe": keyframe, "flow": config.flow_weights, "propagation": None}
         model = create_model(config.model, parts, **options)
         assert isinstance(model, GSVNet)
         for layer in model.flow_network.modules() if config.flow_weights is None else ():
@@ -289,6 +339,8 @@ def build(config: GsvnetConfig, num_classes: int) -> GSVNet:
             "authors' or ours), or weights, a whole GSVNet to start from"
         )
     assert isinstance(model, GSVNet)
+    if config.start == "holding" and config.weights is None:
+        start_from_holding(model)
     return model
 
 
@@ -333,10 +385,10 @@ def epoch_keys(
 
 
 def batches(
-    config: GsvnetConfig, patches: TrainSnippets, process: Process, epoch: int, *, skip: int
+    config: GsvnetConfig, patches: Patches, counts: Mapping[int, int], process: Process, epoch: int, *, skip: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this process's share of each batch: uint8 (n, T, 3, h, w), (n, h, w)."""
-    keys = epoch_keys(patches.snippets.counts, config.batch, seed=config.seed, epoch=epoch, order=config.order)
+    keys = epoch_keys(counts, config.batch, seed=config.seed, epoch=epoch, order=config.order)
     own = [batch[process.rank :: process.world] for batch in keys[skip:]]
     return load(patches, own, default_collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 

@@ -166,7 +166,7 @@ def tiny() -> SlowFastMaskRCNNDavisConfig:
     base = small()
     options = {**base.model_options, "min_size": 128, "max_size": 232, "proposals": 100, "sampled_regions": 64}
     return replace(
-        base, load_side=128, workers=0, model_options=options, detector_epochs=2, epochs=1, stretches=120,
+        base, load_side=128, workers=0, model_options=options, detector_epochs=1, epochs=1, stretches=60,
         validate_frames=2,
     )  # fmt: skip
 

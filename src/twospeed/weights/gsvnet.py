@@ -72,7 +72,8 @@ def gsvnet_bisenet_r18(num_classes: int = 19, *, flow: FlowName = "light", **opt
 def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
     """Build the small GSVNet of our own training: 4.1 million parameters, RGB throughout.
 
-    Keyframes are enlarged by a third: poles three pixels wide are lost at a quarter of 480 x 360.
+    Keyframes are enlarged by a third: poles three pixels wide are lost at a quarter of 480 x 360. fine=False puts the
+    published propagation around its image network, instead of our finer one.
     """
     options = _with_values({"keyframe_scale": 4 / 3, "input_order": "rgb", **options}, NANO_MEAN, NANO_STD)
     network = swiftnet_nano(
@@ -81,7 +82,7 @@ def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: 
         pixel_std=options["pixel_std"],
         input_order=options["input_order"],
     )
-    options["fine"] = True
+    options.setdefault("fine", True)
     return gsvnet(network, flow_network(flow), num_classes, **options)
 
 

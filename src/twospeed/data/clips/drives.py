@@ -8,8 +8,9 @@ as pixels, so they are right wherever the image's are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ from twospeed.data.clips.textures import smooth_noise
 from twospeed.errors import InputError
 from twospeed.transforms.colour import recolour
 from twospeed.transforms.warp import draw_view
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Image = NDArray[np.uint8]
 Field = NDArray[np.float32]
@@ -89,6 +93,29 @@ class Drives:
         for _ in range(int(rng.integers(4)) if self.cut_outs else 0):
             _send_across(rng, self.cut_outs[int(rng.integers(len(self.cut_outs)))], film, maps)
         return recolour(rng, film), maps
+
+
+class DriveSnippets:
+    """Drives as GSVNet trains on them, labelled in the last frame alone: map-style over (epoch, index).
+
+    Yields frames uint8 (T, 3, h, w) and classes uint8 (h, w), a pure function of the key and the seed. counts: drives
+    of an epoch for each distance from the first frame to the last, in the order of the index. size: (h, w) in pixels.
+    """
+
+    def __init__(self, drives: Drives, counts: Mapping[int, int], size: tuple[int, int], *, seed: int = 0) -> None:
+        self.drives, self.size, self.seed = drives, size, seed
+        self.distances = [distance for distance, count in counts.items() for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        epoch, index = key
+        random = np.random.default_rng([self.seed, epoch, index])
+        film, maps = self.drives.draw(random, self.size, self.distances[index] + 1)
+        return torch.from_numpy(film).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(maps[-1])
 
 
 def _motion(rng: np.random.Generator, height: int, width: int, speed: float) -> Field:

@@ -36,10 +36,10 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def options_from(state: Mapping[str, Tensor]) -> dict[str, object]:
     """Constructor options that a state in our naming determines."""
-    options: dict[str, object] = {"intra": any(name.startswith("intra.") for name in state)}
+    fine = "intra.down.0.conv.weight" in state
+    options: dict[str, object] = {"intra": any(name.startswith("intra.") for name in state), "fine": fine}
     delays, encode = state.get("delays"), state.get("guide.encode.conv.weight")
-    if encode is not None:
-        fine = "intra.down.0.conv.weight" in state  # its guide sees the scores twice
+    if encode is not None:  # the guide of a fine network sees the scores twice
         options["num_classes"] = (encode.shape[1] - 1) // (2 if fine else 1)
     if (mix := state.get("mix.weight")) is not None:
         options |= {"num_classes": len(mix), "fusion": "accel"}
