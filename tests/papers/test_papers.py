@@ -123,6 +123,23 @@ def test_runs_are_made_where_data_and_weights_are_there(davis, files, tmp_path, 
     assert table["rows"]["STCN, several objects"]["FPS"] == {"paper": "20.2", "ours": pytest.approx(speed)}
 
 
+def test_where_our_numbers_come_from_is_said(davis, files, tmp_path, capsys):
+    """On another benchmark or of another network than the paper's, and how much of it."""
+    runs = tmp_path / "runs"
+    command = ["papers", "stcn", "table1", "--run", str(runs), "--benchmark", "davis16", "--model", "stm"]
+    command += [f"--data=davis16={davis}", "--weights", f"stm-dot={files['stm-dot']}"]
+    assert exit_code([*command, "--options", "--sequences a --device cpu --memory-every 2"]) == 0
+    (line, *_) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ours of stm-dot:")]
+    assert "davis16, not the paper's davis17; 1 sequences, not an official list" in line or "1 of 20 sequences" in line
+    assert "memory_every 2" in line
+    assert "in place of" not in line
+    content = json.loads((runs / "stm-dot.json").read_text())
+    (runs / "stm-dot.json").write_text(json.dumps({**content, "model": "stcn"}))
+    assert exit_code(["papers", "stcn", "table1", "--run", str(runs), "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert "stcn, in place of stm; weights " in table["measured"][0]
+
+
 def test_a_servers_score_is_entered_by_hand(tmp_path, capsys):
     command = ["papers", "slowfast_ava", "table2", "--score", "SlowFast++ ensemble/test mAP=33.9"]
     assert exit_code([*command, "--format", "csv"]) == 0
@@ -187,6 +204,12 @@ def test_the_list_names_all(capsys):
             ["stcn", "table1", "--run", "r", "--data", "davis17=x", "--options", "'"],
             "--options ': No closing quotation",
         ),
+        (["stcn", "table1", "--benchmark", "davis16"], "--options, --benchmark and --model are those of evaluations"),
+        (
+            ["stcn", "table1", "--run", "r", "--data", "davis17=x", "--benchmark", "davis18"],
+            "--benchmark davis18: there are davis16, davis17",
+        ),
+        (["stcn", "table1", "--run", "r", "--data", "davis17=x", "--model", "stcm"], "stcm"),
         (["stcn", "--score", "a/b=1"], "--score belongs to one table"),
         (["stcn", "table1", "--plot", "x.png"], "stcn table1 has no columns Avg. mIoU and FPS to draw"),
         (["gsvnet", "fig3", "--plot", "x.png"], "the paper prints none, no run gave ours"),

@@ -173,6 +173,37 @@ def test_the_flow_network_starts_from_its_weights(scene, tmp_path):
     assert any(not torch.equal(other[name], value) for name, value in started.items())
 
 
+def test_ablations_are_compared_at_a_tiny_size(scene, tmp_path):
+    """Drives made of single frames, around the shipped image network, with the published propagation."""
+    small = {
+        "data": scene / "camvid",
+        "train_split": "val",
+        "val_split": None,
+        "drives": 4,
+        "batch": 2,
+        "device": "cpu",
+    }
+    settings = {**vars(recipe.tiny()), **small, "log_every": 1, "patch": 1.0}
+    out = train(GsvnetConfig(**{**settings, "out": tmp_path / "run", "stop_after_steps": 3}))
+    train(GsvnetConfig(**{**settings, "out": out}), resume=True)
+    straight = train(GsvnetConfig(**{**settings, "out": tmp_path / "straight"}))
+    assert sorted(row["distance"] for row in rows(out / "train.csv")) == [d for d in "1234" for _ in range(2)]
+    weights, again = load_file(out / "gsvnet.safetensors"), load_file(straight / "gsvnet.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in again.items())
+    shipped = create_model("segment_nano", "default")
+    model = create_model("segment_nano", out / "gsvnet.safetensors")
+    assert (shipped.fine, model.fine, model.keyframe_scale) == (True, False, pytest.approx(4 / 3))
+    theirs = shipped.keyframe_network.state_dict()
+    assert all(torch.equal(model.keyframe_network.state_dict()[name], value) for name, value in theirs.items())
+    start = recipe.build(GsvnetConfig(**{**settings, "intra": False}), 11)
+    assert start.intra is None
+    assert float(start.flow_network.predict.bias.detach().abs().max()) == 0, "no motion at first"
+    with pytest.raises(InputError, match="drives are made of CamVid's frames; dataset is 'cityscapes'"):
+        GsvnetConfig(drives=2)
+    with pytest.raises(InputError, match="start='holding' is for guided fusion"):
+        GsvnetConfig(start="holding", fusion="accel")
+
+
 def test_mixed_precision_trains(scene, tmp_path):
     out = train(config(scene, tmp_path / "run", precision="bf16", stop_after_steps=2))
     assert len(rows(out / "train.csv")) == 2

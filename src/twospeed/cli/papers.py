@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -59,6 +60,21 @@ def papers(
             metavar="TEXT",
         ),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="Evaluate on this benchmark in place of the paper's, such as camvid for a small reproduction; the "
+            "table says so.",
+            metavar="NAME",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Network of all --weights, in place of the paper's; the table says so.",
+            metavar="NAME",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -103,9 +119,12 @@ def papers(
     if data or weights:
         if run is None:
             raise InputError("--data and --weights run evaluations; give --run DIR, where they are kept")
-        _evaluate(chosen, wanted, run, _pairs("--data", data), _weights(chosen, weights), _words(options or ""))
-    elif options is not None:
-        raise InputError("--options are those of evaluations that are run; give --run, --data and --weights")
+        changed = _in_place(chosen, benchmark, model)
+        _evaluate(changed, wanted, run, _pairs("--data", data), _weights(chosen, weights), _words(options or ""))
+    elif options is not None or benchmark is not None or model is not None:
+        raise InputError(
+            "--options, --benchmark and --model are those of evaluations that are run; give --run, --data and --weights"
+        )
     filled = [fill(chosen, each, run, scores) for each in wanted]
     if plot is not None:
         if len(filled) > 1:
@@ -146,6 +165,25 @@ def _evaluate(
         resume = ["--resume"] if masks.is_dir() else []
         typer.echo(shlex.join(["twospeed", *words, *options, *resume]), err=True)
         app([*words[1:], *options, *resume, "-q"], prog_name="twospeed evaluate", standalone_mode=False)
+
+
+def _in_place(paper: Paper, benchmark: str | None, model: str | None) -> Paper:
+    """Return the paper with its evaluations on another benchmark, of another network. Raises InputError."""
+    from twospeed.cli.evaluate import app
+    from twospeed.weights.catalog import find
+
+    if benchmark is not None and benchmark not in (names := list(typer.main.get_command(app).commands)):  # type: ignore[attr-defined]
+        raise InputError(f"--benchmark {benchmark}: there are {', '.join(names)}")
+    if model is not None:
+        find(model)
+    runs = {}
+    for name, run in paper.runs.items():
+        if benchmark is not None:
+            run = replace(run, benchmark=benchmark, data=benchmark)
+        if model is not None:
+            run = replace(run, models=tuple((model, key) for _, key in run.models))
+        runs[name] = run
+    return replace(paper, runs=runs)
 
 
 def _words(options: str) -> list[str]:

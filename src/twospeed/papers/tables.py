@@ -11,17 +11,21 @@ from typing import Any
 
 from twospeed.errors import InputError
 from twospeed.files import read_json
-from twospeed.papers.facts import Format, Paper, PaperTable, Row
+from twospeed.papers.facts import Format, Paper, PaperRun, PaperTable, Row
 
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table and our numbers: by (row, column), in the unit that the paper prints. missing: lines on empty cells."""
+    """A table and our numbers: by (row, column), in the unit that the paper prints.
+
+    missing: lines on empty cells. measured: a line for each run that gave numbers: on what, how much of it, and how.
+    """
 
     paper: Paper
     table: PaperTable
     ours: Mapping[tuple[str, str], float]
     missing: tuple[str, ...]
+    measured: tuple[str, ...] = ()
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         """Return the heads and rows of text: each of the paper's columns, with ours after those that can have it."""
@@ -54,7 +58,10 @@ class FilledTable:
             if self.table.columns
         ]
         head = f"{self.paper.name} {self.table.name}: {self.table.title} ({self.table.source})"
-        return "\n".join([head, "", *(line.rstrip() for line in lines), *([""] if self.missing else []), *self.missing])
+        below = [part for part in (self.measured, self.missing) if part]
+        return "\n".join(
+            [head, "", *(line.rstrip() for line in lines), *(line for part in below for line in ("", *part))]
+        )
 
     def curves(self) -> list[tuple[str, list[tuple[str, float, float]]]]:
         """Return accuracy against throughput for `plot_trade_off`: rows with one name before "(" are one curve.
@@ -106,6 +113,7 @@ class FilledTable:
                 }
                 for row in self.table.rows
             },
+            "measured": list(self.measured),
             "missing": list(self.missing),
         }
 
@@ -123,6 +131,7 @@ def fill(
     ours: dict[tuple[str, str], float] = {}
     missing: dict[str, list[str]] = {}
     documents = {run: _document(runs / f"{run}.json") for run in table.runs()} if runs is not None else {}
+    used = []
     for row in table.rows:
         for (column, how), cell in zip(table.columns, row.ours, strict=False):
             if not cell:
@@ -133,13 +142,31 @@ def fill(
             if by_hand is not None:
                 ours[row.name, column] = by_hand
             elif value is not None:
+                used.append(run)
                 ours[row.name, column] = value * (100 if how.startswith("percent") else 1)
             else:
                 missing.setdefault(run, []).append(f"{row.name}/{column}")
     if given:
         raise InputError(f"{paper.name} {table.name} has no cell {min(given)!r} of ours; name it ROW/COLUMN as printed")
     lines = [line for run, cells in missing.items() for line in _how(paper, run, cells)]
-    return FilledTable(paper, table, ours, tuple(lines))
+    measured = [_measured(paper.runs[run], documents[run] or {}) for run in dict.fromkeys(used)]
+    return FilledTable(paper, table, ours, tuple(lines), tuple(measured))
+
+
+def _measured(run: PaperRun, document: Mapping[str, Any]) -> str:
+    """Say what a run's numbers were measured on and how, and where set or network is another than the paper's."""
+    benchmark, model, weights = document["benchmark"], document.get("model"), document.get("weights_sha256")
+    theirs = ", ".join(name for name, _ in run.models)
+    settings = {name: value for name, value in (document.get("settings") or {}).items() if value}
+    parts = [
+        f"{benchmark}, not the paper's {run.benchmark}" if benchmark != run.benchmark else "",
+        document.get("coverage"),
+        f"{model}, in place of {theirs}" if len(run.models) == 1 and model != theirs else model,
+        f"weights {weights[:8]}" if isinstance(weights, str) else "",
+        document.get("protocol"),
+        ", ".join(f"{name} {value}" for name, value in settings.items()),
+    ]
+    return f"ours of {run.name}: " + "; ".join(str(part) for part in parts if part)
 
 
 def _document(path: Path) -> dict[str, Any] | None:

@@ -12,10 +12,11 @@ network, learns from the image network's own scores of the last frame, and train
 
 Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s (--flow-weights FILE starts it
 from its published weights). CamVid needs the frames between its labelled ones (`frames/SEQUENCE`). Without them, train
-on its dense run (--train-split val), or on drives made of single labelled frames as `segment_nano` does (--drives N, as
-in `--preset tiny`: around `segment_nano`'s shipped image network, for comparing ablations in minutes). What the paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6,
-71.8, 70.9 at intervals 2 to 5. Cost: 100 epochs are 148,400 steps of 8 patches of 1536x768. Several processes share
-steps and validation (torchrun).
+on its dense run (--train-split val), or on drives made of single labelled frames as `segment_nano` does (--drives N).
+`tiny` does that, around `segment_nano`'s shipped image network, to compare ablations in minutes.
+
+What the paper reports for Cityscapes (SwiftNet-R18): average mIoU 73.7, 72.6, 71.8, 70.9 at intervals 2 to 5. Cost:
+100 epochs are 148,400 steps of 8 patches of 1536x768. Several processes share steps and validation (torchrun).
 
 In the run folder: config.json, train.csv, validation.csv, checkpoints (to resume from; a resumed run equals an
 uninterrupted one), gsvnet.safetensors (the whole network, for `segment` and `evaluate`).
@@ -160,13 +161,13 @@ def a_lite() -> GsvnetConfig:
 
 
 def tiny() -> GsvnetConfig:
-    """For comparing ablations on one CPU core: CamVid, `segment_nano`'s image network, made drives, 480 steps.
+    """For comparing ablations on one CPU core: CamVid, `segment_nano`'s image network, made drives, 240 steps.
 
     The released trainer's loss, one learning rate for all networks, and a start that holds the keyframe's scores.
     """
     return GsvnetConfig(
-        dataset="camvid", data=Path("camvid"), model="segment_nano", keyframe_scale=4 / 3, drives=960, start="holding",
-        epochs=1, lr=0.01, decay=0.98, decay_every=5, nesterov=True, weigh_classes=True, teacher_weight=10.0,
+        dataset="camvid", data=Path("camvid"), model="segment_nano", keyframe_scale=4 / 3, drives=480, start="holding",
+        epochs=1, patch=0.5, lr=0.01, decay=0.98, decay_every=2, nesterov=True, weigh_classes=True, teacher_weight=10.0,
         loss_factor=10.0, workers=0, validate_frames=30,
     )  # fmt: skip
 
