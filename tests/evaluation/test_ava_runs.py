@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 
 import twospeed
 from tests.cli.commands import fails
+from tests.data.ava_trees import BOXES, MAP, make_ava
 from tests.processes import run_processes
-from tests.video.footage import LOSSLESS, numbered, numbered_image
 from twospeed.cli.main import exit_code
 from twospeed.data.benchmarks.ava import BoxRows, read_detections, write_rows
 from twospeed.data.benchmarks.ava_frames import AvaFrames
@@ -31,9 +30,6 @@ from twospeed.pipelines.detect import Detector
 from twospeed.weights.load import save_model
 
 NAME = "slow_r50_4x16_ava"
-RATE, SECONDS = 30, 6
-MAP = "".join(f'item {{ name: "action {n}" id: {n} }}\n' for n in range(1, 5))
-BOXES = ("0.1,0.2,0.5,0.9", "0.55,0.1,0.9,0.8")
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +49,7 @@ def network(seed: int, **options: object) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two videos in AVA's layout, of which one is there as images, one as a file."""
-    root = tmp_path_factory.mktemp("ava")
-    notes = root / "annotations"
-    for folder in (notes, root / "frames" / "two", root / "videos"):
-        folder.mkdir(parents=True)
-    numbered(root / "videos" / "one.mp4", RATE * SECONDS, size=(32, 56), rate=RATE, **LOSSLESS)
-    for number in range(RATE * SECONDS):
-        image = cv2.cvtColor(numbered_image(number, 32, 56), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(root / "frames" / "two" / f"two_{number + 1:06d}.png"), image)
-    found = [
-        f"{video},0{second},{box},,{score}\n"
-        for video in ("one", "two")
-        for second in (902, 903, 904, 905)
-        for box, score in zip(BOXES, (0.95, 0.7 if second == 903 else 0.92), strict=True)
-    ]
-    (notes / "ava_val_predicted_boxes.csv").write_text("".join(found) + f"one,0901,{BOXES[0]},,0.3\n")
-    truth = [
-        f"{video},0{second},{BOXES[second % 2]},{1 + second % 4},0\n"
-        for video in ("one", "two")
-        for second in (902, 903, 904)
-    ]
-    (notes / "ava_val_v2.2.csv").write_text("".join(truth))
-    (notes / "ava_val_excluded_timestamps_v2.2.csv").write_text("one,0905\ntwo,0905\n")
-    (notes / "ava_action_list_v2.2_for_activitynet_2019.pbtxt").write_text(MAP)
-    return root
+    return make_ava(tmp_path_factory.mktemp("ava"))
 
 
 def run(*arguments: object) -> int:
