@@ -8,16 +8,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
 
 from twospeed.cli.classify import classify
 from twospeed.cli.detect import detect
-from twospeed.cli.options import Json, Quiet, check_range, number, whole
+from twospeed.cli.options import Json, Quiet, check_range, number, parameters_of, whole, with_parameters
 from twospeed.cli.parts import split
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
@@ -55,7 +55,10 @@ SplitMinutes = Annotated[
 Out = Annotated[str, typer.Argument(metavar="OUT", help="Folder, or address such as s3://bucket/folder, of a batch.")]
 
 
-def _options(
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """Own options of `twospeed batch JOB`; those of the job come with them."""
+
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -64,14 +67,14 @@ def _options(
             ".parquet) with a column `video` and columns named as options, such as `start` or `mask`.",
             show_default=False,
         ),
-    ],
+    ]
     output: Annotated[
         str,
         typer.Option("-o", "--output", metavar="OUT", help="Folder for the results, or address of one in a bucket."),
-    ],
+    ]
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Processes on this machine, or actors on a Ray cluster.")
-    ] = "local",
+    ] = "local"
     workers: Annotated[
         int | None,
         typer.Option(
@@ -80,29 +83,29 @@ def _options(
             help="Videos worked on at the same time. [default: one a graphics card; without any, one a core; with "
             "--engine ray as many as the cluster has room for]",
         ),
-    ] = None,
+    ] = None
     address: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS", help="Ray cluster, such as auto or ray://host:10001. [default: one is started]"
         ),
-    ] = None,
+    ] = None
     cpus: Annotated[
         float,
         typer.Option(metavar="N", parser=number(0, 1024), help="With --engine ray: cores to reserve for each worker."),
-    ] = 1.0,
+    ] = 1.0
     gpus: Annotated[
         float,
         typer.Option(
             metavar="N", parser=number(0, 64), help="With --engine ray: graphics cards to reserve for each worker."
         ),
-    ] = 0.0,
+    ] = 0.0
     masks: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER", help="For track: folder with a mask NAME.png, or a folder NAME of masks, for each video."
         ),
-    ] = None,
+    ] = None
     attempts: Annotated[
         int,
         typer.Option(
@@ -110,7 +113,7 @@ def _options(
             parser=whole(1, 100),
             help="Attempts at a video where a fault or a crash ends one. Broken videos get one.",
         ),
-    ] = 3,
+    ] = 3
     lease: Annotated[
         float,
         typer.Option(
@@ -118,7 +121,7 @@ def _options(
             parser=number(2, 86400),
             help="After how long without a sign of life a worker is replaced.",
         ),
-    ] = 60.0,
+    ] = 60.0
     memory: Annotated[
         float | None,
         typer.Option(
@@ -126,39 +129,36 @@ def _options(
             parser=number(0.1, 1e5),
             help="With --engine local: replace a process that holds more after a video. [default: no limit]",
         ),
-    ] = None,
-    split_minutes: SplitMinutes = None,
+    ] = None
+    split_minutes: SplitMinutes = None
     metrics_port: Annotated[
         int | None,
         typer.Option(
             metavar="PORT", parser=whole(0, 65535), help="Serve counts for Prometheus at 127.0.0.1:PORT/metrics."
         ),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Always on: what is done already in OUT is not repeated.")] = True,
-    json_output: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Own options of `twospeed batch JOB`; those of the job come with them."""
+    ] = None
+    resume: Annotated[bool, typer.Option(help="Always on: what is done already in OUT is not repeated.")] = True
+    json_output: Json = False
+    quiet: Quiet = False
 
 
 def _job_command(job: str) -> Callable[..., None]:
     """Return the function of a subcommand: it takes the options of a batch and those of the job for one video."""
 
     def command(context: typer.Context, **values: Any) -> None:
-        arguments = _given(context, names)
-        if not values["resume"]:
+        options = _Options(**{name: values[name] for name in own if name in values})
+        if not options.resume:
             raise InputError(
                 "finished videos are never repeated; choose another output for a new batch", option="resume"
             )
-        _run(job, arguments, values)
+        _run(job, _given(context, names), options)
 
-    own, theirs = (_parameters(function) for function in (_options, JOBS[job]))
+    own, theirs = parameters_of(_Options), parameters_of(JOBS[job])
     names = [name for name in theirs if name not in _OF_ONE_VIDEO]
     parameters = {**own, **{name: theirs[name] for name in names}}
     del parameters["split_minutes" if job == "track" else "masks"]  # a track depends on every frame before it
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    command.__signature__ = inspect.Signature([context, *parameters.values()])  # type: ignore[attr-defined]
-    command.__annotations__ = {"context": typer.Context, **{name: p.annotation for name, p in parameters.items()}}
+    with_parameters(command, [context, *parameters.values()])
     command.__doc__ = f"""Run `twospeed {job}` over many videos.
 
     Results of each are in `OUT/videos/NAME`, as `twospeed {job}` writes them; `OUT/results.parquet` has a row a video,
@@ -166,14 +166,6 @@ def _job_command(job: str) -> Callable[..., None]:
     second stops at once; the same command continues. Exit code 2 when videos have failed.
     """
     return command
-
-
-def _parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    hints = get_type_hints(function, include_extras=True)
-    return {
-        name: parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(function).parameters.items()
-    }
 
 
 def _given(context: typer.Context, names: list[str]) -> list[str]:
@@ -264,72 +256,72 @@ def _cells_to_arguments(job: str) -> Callable[[dict[str, str]], list[str]]:
     return convert
 
 
-def _run(job: str, arguments: list[str], values: dict[str, Any]) -> None:
+def _run(job: str, arguments: list[str], options: _Options) -> None:
     from twospeed.batch.driver import Batch, Policy
     from twospeed.batch.inputs import find_videos, with_masks
     from twospeed.batch.storage import open_storage
     from twospeed.batch.tables import need_parquet
 
     need_parquet()
-    videos = find_videos(values["inputs"], _cells_to_arguments(job))
-    if values.get("masks") is not None:
-        videos = with_masks(videos, values["masks"])
-    storage = open_storage(values["output"])
-    policy = Policy(attempts=values["attempts"], lease_s=values["lease"])
+    videos = find_videos(options.inputs, _cells_to_arguments(job))
+    if options.masks is not None:
+        videos = with_masks(videos, options.masks)
+    storage = open_storage(options.output)
+    policy = Policy(attempts=options.attempts, lease_s=options.lease)
     with Batch(storage, job, arguments, policy) as batch:
         batch.add(videos)
-        _finish(batch, job, arguments, values)
+        _finish(batch, job, arguments, options)
 
 
-def _finish(batch: Batch, job: str, arguments: list[str], values: dict[str, Any]) -> None:
+def _finish(batch: Batch, job: str, arguments: list[str], options: _Options) -> None:
     """Run what is pending, and report."""
     from twospeed.batch.worker import Work
 
-    url = str(Path(values["output"]).absolute()) if "://" not in values["output"] else values["output"]
+    url = str(Path(options.output).absolute()) if "://" not in options.output else options.output
     work = Work(job, run_job, arguments, url, batch.batch_id)
-    if values.get("split_minutes") is not None:
-        work = replace(work, count_parts=count_parts, part_s=60 * values["split_minutes"])
+    if options.split_minutes is not None:
+        work = replace(work, count_parts=count_parts, part_s=60 * options.split_minutes)
     received: list[int] = []
     if not any(row.state == "pending" for row in batch.manifest.rows.values()):
         batch.write_reports(0.0, batch.manifest.counts())
         counts = batch.manifest.counts()
     else:
         with contextlib.ExitStack() as stack:
-            show = stack.enter_context(show_progress(values["quiet"]))
+            show = stack.enter_context(show_progress(options.quiet))
             calls = [show]
-            if values["metrics_port"] is not None:
+            if options.metrics_port is not None:
                 from twospeed.batch.endpoint import serve_metrics
 
-                calls.append(stack.enter_context(serve_metrics(values["metrics_port"])))
+                calls.append(stack.enter_context(serve_metrics(options.metrics_port)))
 
             def on_progress(progress: Progress) -> None:
                 for call in calls:
                     call(progress)
 
-            engine = _engine(work, values)
-            stop, received = stack.enter_context(_drain(values["quiet"]))
+            engine = _engine(work, options)
+            stop, received = stack.enter_context(_drain(options.quiet))
             counts = batch.run(engine, stop=stop, on_progress=on_progress)
-    report = {"output": values["output"], "videos": len(batch.manifest.rows), **counts}
-    if values["json_output"]:
+    report = {"output": options.output, "videos": len(batch.manifest.rows), **counts}
+    if options.json_output:
         print_json(report)
-    elif not values["quiet"]:
-        print_note(f"{values['output']}: {counts['done']} of {report['videos']} videos done, {counts['failed']} failed")
+    elif not options.quiet:
+        print_note(f"{options.output}: {counts['done']} of {report['videos']} videos done, {counts['failed']} failed")
     if received:
         raise typer.Exit(128 + received[0])
     if counts["failed"]:
         first = next(row for row in batch.manifest.rows.values() if row.state == "failed")
         raise InputError(
             f"{counts['failed']} of {report['videos']} videos have failed; the first, {first.key}: {first.error}; "
-            f"`twospeed batch status {values['output']}` lists them"
+            f"`twospeed batch status {options.output}` lists them"
         )
 
 
-def _engine(work: Work, values: dict[str, Any]) -> Engine:
-    if values["engine"] == "ray":
+def _engine(work: Work, options: _Options) -> Engine:
+    if options.engine == "ray":
         from twospeed.batch.cluster import RayEngine
 
-        shares = {"cpus": values["cpus"], "gpus": values["gpus"]}
-        return RayEngine(work, address=values["address"], slots=values["workers"], **shares)
+        shares = {"cpus": options.cpus, "gpus": options.gpus}
+        return RayEngine(work, address=options.address, slots=options.workers, **shares)
     from twospeed.batch.local import LocalEngine
 
     devices: list[str | None] = []
@@ -338,10 +330,10 @@ def _engine(work: Work, values: dict[str, Any]) -> Engine:
 
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     cores = usable_cores()
-    count = values["workers"] or len(devices) or cores
+    count = options.workers or len(devices) or cores
     places = [devices[index % len(devices)] if devices else None for index in range(count)]
-    most = None if values["memory"] is None else int(values["memory"] * 1e9)
-    return LocalEngine(work, places, threads=max(1, cores // count), lease_s=values["lease"], most_memory=most)
+    most = None if options.memory is None else int(options.memory * 1e9)
+    return LocalEngine(work, places, threads=max(1, cores // count), lease_s=options.lease, most_memory=most)
 
 
 @contextlib.contextmanager
@@ -420,9 +412,10 @@ def retry_failed(
 
     storage = open_storage(out)
     settings = read_settings(storage)
-    values: dict[str, Any] = {"output": out, "engine": engine, "workers": workers, "address": address}
-    values |= {"cpus": 1.0, "gpus": 0.0, "lease": 60.0, "memory": None, "metrics_port": None}
-    values |= {"split_minutes": split_minutes, "json_output": json_output, "quiet": quiet}
+    options = _Options(
+        inputs=[], output=out, engine=engine, workers=workers, address=address, split_minutes=split_minutes,
+        json_output=json_output, quiet=quiet,
+    )  # fmt: skip
     with Batch(storage, settings["job"], settings["arguments"], Policy()) as batch:
         batch.manifest.retry_failed()
-        _finish(batch, settings["job"], settings["arguments"], values)
+        _finish(batch, settings["job"], settings["arguments"], options)

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -189,31 +189,43 @@ Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no summary.")]
 
 
+def parameters_of(command: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Return the options of a command, or of a group, as parameters by name, with resolved annotations."""
+    hints = get_type_hints(command, include_extras=True)
+    return {
+        name: parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+    }
+
+
+def with_parameters(command: Callable[..., T], parameters: Iterable[inspect.Parameter]) -> Callable[..., T]:
+    """Let a command that takes any keywords say which options it has."""
+    named = list(parameters)
+    command.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
+    return command
+
+
 def grouped(command: Callable[..., T]) -> Callable[..., T]:
     """Return a command that has an option for each field of those parameters that are groups: dataclasses of options.
 
     The command itself takes each group whole. A field is annotated and has a default as a parameter would.
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        own = {field.name: field.default for field in fields(groups[name])} if name in groups else {}
-        types = get_type_hints(groups[name], include_extras=True) if own else hints
-        for each, default in (own or {name: parameter.default}).items():
-            parameters.append(
-                inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[each])
-            )
+    groups: dict[str, dict[str, inspect.Parameter]] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in parameters_of(command).items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameters_of(parameter.annotation)  # type: ignore[arg-type]  # a class
+        parameters |= groups.get(name, {name: parameter})
+    kinds = get_type_hints(command)
 
     def called(**values: Any) -> T:
-        for name, kind in groups.items():
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        for name, options in groups.items():
+            values[name] = kinds[name](**{each: values.pop(each) for each in options})
         return command(**values)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+    return with_parameters(called, parameters.values())
 
 
 def ungrouped(values: Mapping[str, Any]) -> dict[str, Any]:
