@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from twospeed.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from twospeed.models.renames import renamed
 
 OVERRIDABLE = ("pixel_mean", "pixel_std")
 _SPATIAL = ("conv_7x7", "conv_3x3_1", "conv_3x3_2", "conv_1x1")
@@ -36,11 +36,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Their files hold no mean and std, which were ImageNet's: those are added.
     """
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
+    ours = renamed(state, _RENAMES)
     if any(name.startswith("spatial_path.conv_") for name in state):
         ours.setdefault("pixel_mean", torch.tensor(IMAGENET_MEAN))
         ours.setdefault("pixel_std", torch.tensor(IMAGENET_STD))

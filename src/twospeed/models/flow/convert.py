@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
+
+from twospeed.models.renames import renamed
 
 # authors' name -> ours, applied in order to each key
 _LIGHT = (
@@ -24,13 +25,7 @@ _FLOWNETS = (
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' keys; keys in our naming pass unchanged."""
-    renames = _FLOWNETS if name_of(state) == "flownet2s" else _LIGHT
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
-    return ours
+    return renamed(state, _FLOWNETS if name_of(state) == "flownet2s" else _LIGHT)
 
 
 def name_of(state: Mapping[str, Tensor]) -> str | None:

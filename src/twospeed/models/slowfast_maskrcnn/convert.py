@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
+
+from twospeed.models.renames import renamed
 
 # authors' name -> ours, applied in order to each key
 _RENAMES = (
@@ -18,21 +19,15 @@ _RENAMES = (
     # torchvision before 0.13 -> since
     (r"\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)$", r".fpn.\1_blocks.\2.0.\3"),
     (r"\.rpn\.head\.conv\.(weight|bias)$", r".rpn.head.conv.0.0.\1"),
+    *((rf"\.mask_head\.mask_fcn{layer + 1}\.", f".mask_head.{layer}.0.") for layer in range(4)),
 )
-_MASK_LAYER = re.compile(r"\.mask_head\.mask_fcn(\d)\.")
 _BACKBONE = "detector.backbone.body.conv1.weight"
 _LATERAL = "detector.backbone.fpn.inner_blocks.0.0.weight"
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' keys (and those of torchvision before 0.13); keys in our naming pass unchanged."""
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        name = _MASK_LAYER.sub(lambda layer: f".mask_head.{int(layer[1]) - 1}.0.", name)
-        ours[name] = value
-    return ours
+    return renamed(state, _RENAMES)
 
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:

@@ -5,11 +5,12 @@ Released files: `stcn.pth` and friends (hkchengrex/STCN): a plain state dict; re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from twospeed.models.renames import renamed
 
 # authors' name -> ours, applied in order to each key
 _RENAMES = (
@@ -36,7 +37,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A stage-0 file (static pretraining, one mask channel) gets a second mask channel of zeros, as the authors do for
     evaluation: the value of a single object is then unchanged.
     """
-    ours = _renamed(state)
+    ours = renamed(state, _RENAMES)
     if _has_one_mask(ours):
         first = ours[_MASK_CONV]
         ours[_MASK_CONV] = torch.cat([first, torch.zeros_like(first[:, :1])], 1)
@@ -49,7 +50,7 @@ def for_training(state: Mapping[str, Tensor], *, mask_channels: int = 2) -> dict
     mask_channels: of that network. A stage-0 file keeps its one mask channel for another stage 0; for the later stages
     it gets a second one, for the others' masks, drawn orthogonal (authors' code).
     """
-    ours = _renamed(state)
+    ours = renamed(state, _RENAMES)
     if mask_channels == 2 and _has_one_mask(ours):
         first = ours[_MASK_CONV]
         others = torch.empty_like(first[:, :1])
@@ -61,15 +62,6 @@ def for_training(state: Mapping[str, Tensor], *, mask_channels: int = 2) -> dict
 def _has_one_mask(ours: Mapping[str, Tensor]) -> bool:
     first = ours.get(_MASK_CONV)
     return first is not None and first.ndim == 4 and first.shape[1] == 4
-
-
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
-    return ours
 
 
 def options_from(state: Mapping[str, Tensor], name: str) -> dict[str, object]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from twospeed.models.renames import renamed
 
 # authors' name -> ours, applied in order to each key
 _RENAMES = (
@@ -39,11 +40,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The authors add two more convolutions, of this object's and of the others' mask, to that of the image; the sum of
     three convolutions is one over all their channels.
     """
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
+    ours = renamed(state, _RENAMES)
     stems = [ours.get(name) for name in (_STEM, *_MASK_STEMS)]
     whole = [stem for stem in stems if stem is not None and stem.ndim == 4]
     if len(whole) == 3 and len({(len(stem), *stem.shape[2:]) for stem in whole}) == 1:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from twospeed.models.renames import renamed
+
 # What the caller may set even where the weights hold values: GSVNet normalises outside and leaves these buffers unused
 OVERRIDABLE = ("pixel_mean", "pixel_std")
 _LEVELS = 3
@@ -31,13 +33,8 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A pyramid file with one set of norms gives them to every level, as the authors' loader does.
     """
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        if name in OVERRIDABLE:
-            value = value.flatten()
-        ours[name] = value
+    ours = renamed(state, _RENAMES)
+    ours |= {name: ours[name].flatten() for name in OVERRIDABLE if name in ours}
     return norms_for_every_level(ours) if any(name.startswith("blends.") for name in ours) else ours
 
 
