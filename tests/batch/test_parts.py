@@ -21,10 +21,11 @@ from twospeed.batch.local import LocalEngine
 from twospeed.batch.storage import open_storage
 from twospeed.batch.worker import Work
 from twospeed.errors import InputError
-from twospeed.pipelines.action_views import Sampling, sliding_views
+from twospeed.pipelines.action_views import sliding_views
 from twospeed.pipelines.classify import Classifier
 from twospeed.pipelines.detect import Detector
 from twospeed.pipelines.parts import part_name, read_parts, split_video, write_part
+from twospeed.video.sampling import ClipShape
 from twospeed.weights.load import save_model
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -78,7 +79,7 @@ def test_parts_cover_a_video_once(place, clip, start, end):
 @pytest.mark.parametrize("clip", CLIPS)
 def test_windows_of_parts_are_those_of_the_whole(place, clip, start, end):
     """Also at varying rates, over a pause of two minutes, and where parts are shorter than windows."""
-    samplings = [Sampling(4, 4, short_side=16, crop=16), Sampling(3, 2, short_side=16, crop=16)]
+    samplings = [ClipShape(4, 4, short_side=16, crop=16), ClipShape(3, 2, short_side=16, crop=16)]
     chosen = {"start": start, "end": end}
     whole = list(sliding_views(place / clip, samplings, 0.37, 1, **chosen))
     assert len(whole) > 4

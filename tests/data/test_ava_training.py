@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as arrays
 
 from twospeed.data.benchmarks.ava_frames import in_pixels
 from twospeed.data.benchmarks.ava_keyframes import Keyframe, with_labelled, with_proposals
-from twospeed.data.clips.actions import ClipShape
 from twospeed.data.clips.keyframes import TrainKeyframes, jittered
 from twospeed.data.samples import BrokenSample, KeyframeSample, collate_keyframes
 from twospeed.errors import DatasetError, InputError, VideoError
 from twospeed.ops.boxes import box_iou
+from twospeed.video.sampling import ClipShape
 
 SHAPE = ClipShape(frames=2, stride=1, mean=(0, 0, 0), std=(1, 1, 1))
 

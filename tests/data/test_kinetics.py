@@ -10,10 +10,11 @@ from PIL import Image
 from experiments.motion_set import write_clip
 from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.data.clips import actions as kinetics
-from twospeed.data.clips.actions import ClipShape, TrainClips
+from twospeed.data.clips.actions import TrainClips
 from twospeed.data.samples import collate_clips
 from twospeed.errors import VideoError
 from twospeed.video.reader import read_frames
+from twospeed.video.sampling import ClipShape
 
 PLAIN = ClipShape(frames=4, stride=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -8,13 +8,13 @@ import torch
 import twospeed
 from tests.models.slowfast.test_network import tiny
 from twospeed.data.benchmarks.video_lists import LabelledVideo
-from twospeed.data.clips.actions import ClipShape, decode
+from twospeed.data.clips.actions import decode
 from twospeed.evaluation.recognition import score_videos
-from twospeed.pipelines.action_views import Sampling, UniformViews, prepare, sliding_views
+from twospeed.pipelines.action_views import UniformViews, prepare, sliding_views
 from twospeed.pipelines.classify import Classifier, classify, position_average, videos_in
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.views import view_crops
-from twospeed.video.sampling import uniform_clip
+from twospeed.video.sampling import ClipShape, uniform_clip
 from twospeed.video.writer import VideoWriter
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -73,7 +73,7 @@ def test_the_likeliest_action_comes_first(tmp_path):
 
 def test_ten_clips_of_three_crops_see_the_frames_of_the_authors_test(tmp_path):
     path = write_ramp(tmp_path / "ramp", 100)
-    sampling = Sampling(8, 4)
+    sampling = ClipShape(8, 4)
     views = list(UniformViews(path, [sampling], 10, 3, pad="repeat_last"))
     assert [view.number for view in views] == list(range(10))
     for view in views:
@@ -89,17 +89,17 @@ def test_ten_clips_of_three_crops_see_the_frames_of_the_authors_test(tmp_path):
 def test_crops_lie_along_the_longer_side():
     frames = torch.zeros(2, 60, 120, 3, dtype=torch.uint8)
     frames[:, :, :40, 0], frames[:, :, 40:80, 1], frames[:, :, 80:, 2] = 255, 255, 255
-    three = prepare(frames, Sampling(2, 1, short_side=64, crop=64), 3)
+    three = prepare(frames, ClipShape(2, 1, short_side=64, crop=64), 3)
     assert three.mean(dim=(2, 3, 4)).argmax(dim=1).tolist() == [0, 1, 2]
-    assert prepare(frames, Sampling(2, 1, short_side=64, crop=64), 1).mean(dim=(2, 3, 4)).argmax(dim=1).tolist() == [1]
-    upright = prepare(frames.transpose(1, 2), Sampling(2, 1, short_side=64, crop=64), 3)
+    assert prepare(frames, ClipShape(2, 1, short_side=64, crop=64), 1).mean(dim=(2, 3, 4)).argmax(dim=1).tolist() == [1]
+    upright = prepare(frames.transpose(1, 2), ClipShape(2, 1, short_side=64, crop=64), 3)
     assert upright.mean(dim=(2, 3, 4)).argmax(dim=1).tolist() == [0, 1, 2]
 
 
 def test_values_are_normalised_in_the_order_the_network_expects():
     frames = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
     frames[..., 2] = 0
-    sampling = Sampling(1, 1, mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 0.25), order="bgr", short_side=64, crop=64)
+    sampling = ClipShape(1, 1, mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 0.25), order="bgr", short_side=64, crop=64)
     assert prepare(frames, sampling, 1)[0, :, 0, 0, 0].tolist() == pytest.approx([0.0, 1.5, 1.0])
 
 
@@ -165,7 +165,7 @@ def test_a_timeline_with_a_threshold_may_overlap_and_leave_gaps(tmp_path):
 
 def test_windows_slide_evenly_and_the_last_ends_with_the_video(tmp_path):
     path = write_ramp(tmp_path / "ramp", 100)
-    sampling = Sampling(8, 4)  # 32 frames, 1.067 s
+    sampling = ClipShape(8, 4)  # 32 frames, 1.067 s
     views = list(sliding_views(path, [sampling], 0.5, 1))
     starts = [greys(view.clip)[0] for view in views]
     assert starts == [0, 15, 30, 45, 60, 68]
@@ -175,9 +175,9 @@ def test_windows_slide_evenly_and_the_last_ends_with_the_video(tmp_path):
 
 def test_a_video_shorter_than_a_clip_repeats_its_last_frame_or_is_refused(tmp_path):
     path = write_ramp(tmp_path / "short", 6)
-    (view,) = UniformViews(path, [Sampling(8, 4)], 1, 1, pad="repeat_last")
+    (view,) = UniformViews(path, [ClipShape(8, 4)], 1, 1, pad="repeat_last")
     assert greys(view.clip)[-3:] == [5, 5, 5]
-    (window,) = sliding_views(path, [Sampling(8, 4)], 1.0, 1)
+    (window,) = sliding_views(path, [ClipShape(8, 4)], 1.0, 1)
     assert greys(window.clip)[-3:] == [5, 5, 5]
     with pytest.raises(twospeed.ClipTooShort, match=r"8 frames at stride 2 spans 16 frames, the video has 6"):
         classify(path, ColourNetwork(), pad="error")

@@ -24,38 +24,22 @@ from twospeed.transforms.spatial import scale_only
 from twospeed.transforms.views import view_crops
 from twospeed.video.containers import Damaged
 from twospeed.video.reader import VideoReader, frame_times, open_video, probe, read_frames
-from twospeed.video.sampling import LONGEST_PAUSE_S, TRAINED_RATE, clip_span, uniform_clip
+from twospeed.video.sampling import (
+    LONGEST_PAUSE_S,
+    TRAINED_RATE,
+    ClipShape,
+    clip_span,
+    decoded_short_side,
+    uniform_clip,
+)
 from twospeed.video.sources import GRACE_S, PositionLike, Source, SourceLike, find_source, parse_position
 
 logger = logging.getLogger(__name__)
 
-# Images larger than this multiple of the wanted short side are scaled down while they are decoded
-LARGE = 1.5
 MOST_CLIP_BYTES = 1 << 29
 """Memory that the frames of one clip may take, scaled, as float32."""
 Frames: TypeAlias = Literal["none", "small", "full"]
 """Which frames come beside the views: none, or all, at the size that views are made of or at their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What a network wants to see: how many frames, how far apart (at 30 a second), and its values.
-
-    mean, std: for 0..1 values, RGB. order: of the channels. short_side, crop: pixels of test views.
-    """
-
-    frames: int
-    stride: int
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
-    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
-    order: Literal["rgb", "bgr"] = "rgb"
-    short_side: int = 256
-    crop: int = 256
-
-    @property
-    def span_s(self) -> float:
-        """Seconds that a clip covers."""
-        return self.frames * self.stride / TRAINED_RATE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +56,7 @@ class View:
     clip: Array
 
 
-def prepare(frames: Array, sampling: Sampling, crops: int) -> Array:
+def prepare(frames: Array, sampling: ClipShape, crops: int) -> Array:
     """Scale, crop and normalise frames: uint8 (T, H, W, 3) RGB -> float32 (S, 3, T, crop, crop).
 
     Bilinear without antialiasing, as the authors' tests; crops lie along the longer side. A tensor or a NumPy array,
@@ -112,7 +96,7 @@ class UniformViews(Sequence[View]):
     def __init__(
         self,
         source: SourceLike,
-        samplings: Sequence[Sampling],
+        samplings: Sequence[ClipShape],
         clips: int,
         crops: int,
         *,
@@ -156,7 +140,7 @@ class UniformViews(Sequence[View]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         first, short_side, which = self._facts[1], self._facts[3], index % len(self.samplings)
-        indices, reduced = self._indices(index), _reduced(short_side, self.samplings[which])
+        indices, reduced = self._indices(index), decoded_short_side(short_side, self.samplings[which].short_side)
         return self._view(index, indices, read_frames(self.source, indices + first, short_side=reduced))
 
     def with_frames(self, frames: Frames) -> Generator[View | Frame | VideoInfo, None, None]:
@@ -166,7 +150,7 @@ class UniformViews(Sequence[View]):
         that memory does not grow with the length.
         """
         times_s, _, _, short_side = self._facts
-        reduced = _reduced(short_side, self.samplings[0])
+        reduced = decoded_short_side(short_side, self.samplings[0].short_side)
         chosen = {index: self._indices(index) for index in range(len(self))}
         last_use = {place: index for index, indices in chosen.items() for place in indices.tolist()}
         held: dict[int, NDArray[np.uint8]] = {}
@@ -196,7 +180,8 @@ class UniformViews(Sequence[View]):
         self, index: int, indices: NDArray[np.int64], held: dict[int, NDArray[np.uint8]], reduced: int | None
     ) -> View:
         """A view of frames that are held; for one that is lost, the last before it."""
-        if _reduced(self._facts[3], self.samplings[index % len(self.samplings)]) != reduced:
+        wanted = self.samplings[index % len(self.samplings)].short_side
+        if decoded_short_side(self._facts[3], wanted) != reduced:
             return self[index]  # of an ensemble whose members want other sizes
         places = np.array(list(held), np.int64)
         if not places.size:
@@ -213,7 +198,7 @@ class UniformViews(Sequence[View]):
 
 def sliding_views(
     source: SourceLike,
-    samplings: Sequence[Sampling],
+    samplings: Sequence[ClipShape],
     every_s: float,
     crops: int,
     *,
@@ -238,7 +223,7 @@ def sliding_views(
     reduce: int | None = max(sampling.short_side for sampling in samplings)
     if source.stored:
         info = probe(source)
-        reduce = _reduced(min(info.width, info.height), samplings[0])
+        reduce = decoded_short_side(min(info.width, info.height), samplings[0].short_side)
     longest = max(sampling.span_s for sampling in samplings)
     held: deque[Frame] = deque()
     number = 0
@@ -289,7 +274,7 @@ def sliding_views(
 
 def _window(
     held: Sequence[Frame],
-    samplings: Sequence[Sampling],
+    samplings: Sequence[ClipShape],
     number: int,
     centre_s: float,
     rate: float,
@@ -348,10 +333,6 @@ def _place(times_s: NDArray[np.float64], position: PositionLike | None, otherwis
         return otherwise
     found = parse_position(position)
     return min(found, len(times_s)) if isinstance(found, int) else int(np.searchsorted(times_s, found - GRACE_S))
-
-
-def _reduced(short_side: int, sampling: Sampling) -> int | None:
-    return sampling.short_side if short_side > LARGE * sampling.short_side else None
 
 
 def _size(frame: Frame) -> str:

@@ -27,8 +27,8 @@ from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.files import is_there
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
-from twospeed.pipelines.action_views import Frames, Sampling, UniformViews, View, folder_rate, sliding_views
-from twospeed.pipelines.clip_networks import ClipNetwork, clip_networks
+from twospeed.pipelines.action_views import Frames, UniformViews, View, folder_rate, sliding_views
+from twospeed.pipelines.clip_networks import clip_networks
 from twospeed.pipelines.inputs import (
     Array,
     Device,
@@ -145,7 +145,7 @@ class Classifier:
         first = self._members[0]
         self._arrays = arrays_of(first.network)
         self.labels = label_names(labels, first.known_labels, first.network.num_classes, first.name)
-        self.samplings = list(dict.fromkeys(map(_sampling, self._members)))
+        self.samplings = list(dict.fromkeys(member.shape for member in self._members))
         self.frames_seen = 0  # by the networks, over all views
         self.info: VideoInfo | None = None  # of the video in work, once its first frame is handed to on_frame
 
@@ -311,7 +311,7 @@ class Classifier:
         clip = self._arrays.on_device(view.clip, self.device)
         total = np.zeros((len(clip), self._members[0].network.num_classes))
         for member in self._members:
-            if self.samplings[view.sampling] != _sampling(member):
+            if self.samplings[view.sampling] != member.shape:
                 continue
             with self._arrays.autocast(self.device, member.autocast):
                 logits = member.network(clip)
@@ -421,13 +421,3 @@ def _models(given: Model | Sequence[Model] | None, weights: Any) -> list[Any]:
         else:
             models.append(DEFAULT_MODEL)
     return models
-
-
-def _sampling(member: ClipNetwork) -> Sampling:
-    """What clips a network sees."""
-    network, pixels = member.network, member.preprocessing
-    size = pixels.short_side or 256
-    return Sampling(
-        frames=network.frames, stride=network.frame_stride, mean=pixels.mean, std=pixels.std, order=pixels.input_order,
-        short_side=size, crop=pixels.crop or size,
-    )  # fmt: skip

@@ -11,6 +11,7 @@ from twospeed.models.protocol import CLIP_NETWORK
 from twospeed.pipelines.action_labels import Labels
 from twospeed.pipelines.inputs import Model, autocast_type, network_for, one_or_several, optimised
 from twospeed.results import OnProgress
+from twospeed.video.sampling import ClipShape
 from twospeed.weights.entries import Preprocessing, Task
 
 
@@ -23,6 +24,11 @@ class ClipNetwork:
     preprocessing: Preprocessing
     known_labels: Labels | None
     autocast: Any
+
+    @property
+    def shape(self) -> ClipShape:
+        """What clips it sees."""
+        return clip_shape(self.network, self.preprocessing)
 
 
 def clip_networks(
@@ -63,3 +69,12 @@ def clip_networks(
                 f"{other.name} has {other.network.num_classes}"
             )
     return ready
+
+
+def clip_shape(network: Any, preprocessing: Preprocessing) -> ClipShape:
+    """Return what clips a network sees."""
+    size = preprocessing.short_side or 256
+    return ClipShape(
+        network.frames, network.frame_stride, preprocessing.mean, preprocessing.std, preprocessing.input_order,
+        short_side=size, crop=preprocessing.crop or size,
+    )  # fmt: skip

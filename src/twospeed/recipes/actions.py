@@ -39,13 +39,14 @@ from twospeed.files import write_json, write_text
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.models.optimise import optimise
 from twospeed.output.confusion import plot_confusion
-from twospeed.pipelines.action_views import Sampling, UniformViews
+from twospeed.pipelines.action_views import UniformViews
+from twospeed.pipelines.clip_networks import clip_shape
 from twospeed.results import OnProgress
 from twospeed.training.distributed import processes
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.training.seed import seed_everything
 from twospeed.video.reader import frame_times, probe
-from twospeed.video.sampling import TRAINED_RATE
+from twospeed.video.sampling import TRAINED_RATE, ClipShape
 from twospeed.weights.catalog import find
 from twospeed.weights.load import create_model, model_of, save_model
 
@@ -56,7 +57,7 @@ VIEWS_IN_ALL, MOST_VIEWS = 400, 5  # of all clips together, and of one: each has
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionsConfig:
+class ActionsConfig(RunSettings):
     """What a run is made of; written to config.json in its folder. None: follows from the folder."""
 
     data: Path | None = None  # a folder with a folder of clips for each class
@@ -70,7 +71,6 @@ class ActionsConfig:
     seed: int = 0  # of the folds
     checkpoint_minutes: float = 2.0
     log_every: int = 1  # clips
-    stop_after_steps: int | None = None
     device: str | None = None  # None: a GPU where there is one
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ def name_of(config: ActionsConfig) -> str:
     return config.model or (DEFAULT_START if config.weights is None else model_of(config.weights))
 
 
-def start(config: ActionsConfig, clips: Sequence[ClipFacts]) -> tuple[Any, Sampling]:
+def start(config: ActionsConfig, clips: Sequence[ClipFacts]) -> tuple[Any, ClipShape]:
     """Build the network to start from, and say what it wants to see."""
     entry = find(name_of(config))
     name = entry.name
@@ -196,22 +196,17 @@ def start(config: ActionsConfig, clips: Sequence[ClipFacts]) -> tuple[Any, Sampl
     elif config.frame_stride is not None:
         raise InputError(f"frame_stride is one of {DEFAULT_START}; {name} has its own", option="frame_stride")
     network: Any = create_model(name, config.weights or "default", **options)
-    seen = entry.preprocessing
-    size = seen.short_side or 256
-    return network, Sampling(
-        frames=network.frames, stride=network.frame_stride, mean=seen.mean, std=seen.std, order=seen.input_order,
-        short_side=size, crop=seen.crop or size,
-    )  # fmt: skip
+    return network, clip_shape(network, entry.preprocessing)
 
 
-def views_of(config: ActionsConfig, clip: ClipFacts, clips: int, sampling: Sampling) -> int:
+def views_of(config: ActionsConfig, clip: ClipFacts, clips: int, sampling: ClipShape) -> int:
     """Choose at how many places of a clip to look: they overlap by half at most."""
     most = config.views or max(1, min(MOST_VIEWS, VIEWS_IN_ALL // clips))
     return min(most, max(1, math.ceil(2 * (clip.seconds / sampling.span_s - 1))))
 
 
 @torch.inference_mode()
-def look(network: Any, clip: ClipFacts, sampling: Sampling, views: int) -> Tensor:
+def look(network: Any, clip: ClipFacts, sampling: ClipShape, views: int) -> Tensor:
     """Return what the head sees in the views of a clip: float16 (S, C), one row for each crop and position."""
     rows = []
     device = next(network.head.parameters()).device

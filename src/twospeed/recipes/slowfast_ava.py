@@ -44,7 +44,6 @@ from twospeed.data.benchmarks.ava import (
 )
 from twospeed.data.benchmarks.ava_frames import AvaFrames
 from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyframes_of, with_labelled, with_proposals
-from twospeed.data.clips.actions import ClipShape
 from twospeed.data.clips.keyframes import TrainKeyframes
 from twospeed.data.samples import KeyframeBatch, collate_keyframes
 from twospeed.errors import DatasetError, InputError
@@ -75,6 +74,7 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
+from twospeed.video.sampling import ClipShape
 from twospeed.weights.catalog import KINETICS_600, find
 from twospeed.weights.entries import Preprocessing
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
-from twospeed.data.clips.actions import ClipShape, TrainClips
+from twospeed.data.clips.actions import TrainClips
 from twospeed.data.samples import ClipBatch, collate_clips
 from twospeed.errors import InputError
 from twospeed.evaluation.recognition import report_videos, score_videos
@@ -55,6 +55,7 @@ from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
+from twospeed.video.sampling import ClipShape
 from twospeed.weights.catalog import KINETICS_600
 from twospeed.weights.entries import Preprocessing
 

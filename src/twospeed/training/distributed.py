@@ -101,7 +101,6 @@ def epoch_batches(
     batch_per_forward: int,
     process: Process,
     skip_steps: int = 0,
-    shuffle: bool = True,
 ) -> list[list[Key]]:
     """Return this rank's batches of one epoch as (epoch, index) keys: the batch_sampler of a DataLoader.
 
@@ -118,7 +117,7 @@ def epoch_batches(
         )
     if length < batch:
         raise InputError(f"{length} samples do not fill one step of {batch}; lower batch")
-    order = np.random.default_rng([seed, epoch]).permutation(length) if shuffle else np.arange(length)
+    order = np.random.default_rng([seed, epoch]).permutation(length)
     batches = []
     for step in range(skip_steps, length // batch):
         chosen = order[step * batch : (step + 1) * batch].reshape(-1, batch_per_forward)

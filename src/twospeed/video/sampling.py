@@ -13,6 +13,9 @@ second).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +30,35 @@ LONGEST_PAUSE_S = 60.0
 
 LEAST_STEP_S = 0.001
 """Least seconds from one result to the next: closer together than frames are, results only repeat."""
+
+
+LARGE = 1.5  # above this multiple of the wanted short side, images are scaled down while they are decoded
+
+
+@dataclass(frozen=True, slots=True)
+class ClipShape:
+    """What a network wants to see: frames of its fastest pathway, `stride` frames of 30 a second apart, and pixels.
+
+    mean, std: for 0..1 values, RGB. order: of the channels. short_side, crop: pixels of test views.
+    """
+
+    frames: int
+    stride: int
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    order: Literal["rgb", "bgr"] = "rgb"
+    short_side: int = 256
+    crop: int = 256
+
+    @property
+    def span_s(self) -> float:
+        """Seconds that a clip covers."""
+        return self.frames * self.stride / TRAINED_RATE
+
+
+def decoded_short_side(short_side: int, wanted: int) -> int | None:
+    """Return to which short side images are scaled while they are decoded; None: as they are, to be scaled once."""
+    return wanted if short_side > LARGE * wanted else None
 
 
 def clip_span(frames: int, stride: int, frame_rate: float | None = None) -> float:

@@ -71,19 +71,17 @@ class AvaFrames:
                 f"looked for frames/{missing[0]}/ and for {missing[0]}.mp4 (.mkv, ...) in videos, trainval and test"
             )
 
-    def clip(
-        self, video: str, second: float, frames: int, stride: int, *, short_side: int | None = None
-    ) -> NDArray[np.uint8]:
+    def clip(self, video: str, second: float, frames: int, stride: int) -> NDArray[np.uint8]:
         """Read the clip around a keyframe: uint8 (frames, H, W, 3), RGB.
 
-        short_side: scale to this many pixels while decoding; None keeps the size. Raises DatasetError when the video is
-        missing or the keyframe lies outside of it, VideoError for images that cannot be read.
+        Raises DatasetError when the video is missing or the keyframe lies outside of it, VideoError for images that
+        cannot be read.
         """
         if self._listed(video):
             images = self._images[video]
             indices = keyframe_clip(self._image_index(video, second), frames, stride, len(images))
             distinct, places = np.unique(indices, return_inverse=True)
-            return read_chosen_images(images, distinct.tolist(), short_side=short_side)[places]
+            return read_chosen_images(images, distinct.tolist())[places]
         path = self._file(video)
         if path is None:
             raise DatasetError(
@@ -100,7 +98,7 @@ class AvaFrames:
         wanted_s = second - first + (np.arange(frames) - frames / 2) * stride / TRAINED_RATE
         # The last image that is shown by then; containers round times, hence the grace.
         indices = np.searchsorted(times_s, wanted_s + 0.01 * step_s, side="right") - 1
-        return read_frames(path, np.clip(indices, 0, None), short_side=short_side, threads=1)
+        return read_frames(path, np.clip(indices, 0, None), threads=1)
 
     def _image_index(self, video: str, second: float) -> int:
         first = FIRST_SECOND if self.first_second is None else self.first_second

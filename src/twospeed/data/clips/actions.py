@@ -6,10 +6,9 @@ that is missing or damaged raises, or comes out as a `BrokenSample` where a reci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,33 +19,12 @@ from torch.utils.data import Dataset
 from twospeed.data.benchmarks.video_lists import LabelledVideo
 from twospeed.data.samples import BrokenSample, ClipSample
 from twospeed.errors import VideoError
-from twospeed.transforms.colour import ColourTransform, normalise
+from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import draw_train_crop
 from twospeed.video.reader import frame_times, probe, read_frames
-from twospeed.video.sampling import random_clip
+from twospeed.video.sampling import ClipShape, decoded_short_side, random_clip
 
 Key = int | tuple[int, int]  # index, or (epoch, index): what a draw depends on besides the seed
-
-KINETICS_MEAN = (0.45, 0.45, 0.45)
-KINETICS_STD = (0.225, 0.225, 0.225)
-
-# Above this multiple of the wanted short side, images are scaled down while decoding; below it, only once.
-LARGE = 1.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipShape:
-    """What a clip is made of.
-
-    frames: of the fastest pathway. stride: source frames (at 30 per second) between them. mean, std: for 0..1
-    values, in RGB order. order: of the channels that the network expects.
-    """
-
-    frames: int = 32
-    stride: int = 2
-    mean: tuple[float, float, float] = KINETICS_MEAN
-    std: tuple[float, float, float] = KINETICS_STD
-    order: Literal["rgb", "bgr"] = "rgb"
 
 
 @dataclass(slots=True)
@@ -68,11 +46,11 @@ class _Facts:
 
 
 class TrainClips(Dataset[ClipSample | BrokenSample]):
-    """A random clip of each video: random start, scale jitter, random crop, flip, colour, normalised.
+    """A random clip of each video: random start, scale jitter, random crop, flip, normalised.
 
     Ask with (epoch, index): what is drawn depends on (seed, epoch, index) alone, so the same clips come
     whatever the order, the number of workers or an interruption. A plain index means epoch 0. short_side: the
-    jitter's range in pixels. colour: draws a change of colours, or None. count_broken: a video that cannot be read
+    jitter's range in pixels. count_broken: a video that cannot be read
     comes out as `BrokenSample`, which nothing replaces, instead of a VideoError.
     """
 
@@ -84,7 +62,6 @@ class TrainClips(Dataset[ClipSample | BrokenSample]):
         short_side: tuple[int, int] = (256, 340),
         crop: int = 224,
         flip_probability: float = 0.5,
-        colour: Callable[[np.random.Generator], ColourTransform] | None = None,
         count_broken: bool = False,
         seed: int = 0,
     ) -> None:
@@ -93,7 +70,6 @@ class TrainClips(Dataset[ClipSample | BrokenSample]):
         self.short_side = short_side
         self.crop = crop
         self.flip_probability = flip_probability
-        self.colour = colour
         self.count_broken = count_broken
         self.seed = seed
         self._facts = _Facts()
@@ -124,13 +100,11 @@ class TrainClips(Dataset[ClipSample | BrokenSample]):
             flip_probability=self.flip_probability,
         )
         clip = geometry.frames(frames)
-        if self.colour is not None:
-            clip = self.colour(rng).frames(clip.transpose(0, 1)).transpose(0, 1)
         clip = normalise(clip, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=0)
         return ClipSample(clip[None], video.label, index)
 
 
 def decode(path: Path, indices: NDArray[np.int64], short_side: int, wanted_short_side: int) -> Tensor:
     """Decode chosen frames: uint8 (3, T, H, W), RGB; a much larger image already scaled down to what is wanted."""
-    reduce = wanted_short_side if short_side > LARGE * wanted_short_side else None
-    return torch.from_numpy(read_frames(path, indices, short_side=reduce)).permute(3, 0, 1, 2)
+    reduced = decoded_short_side(short_side, wanted_short_side)
+    return torch.from_numpy(read_frames(path, indices, short_side=reduced)).permute(3, 0, 1, 2)

@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 from twospeed.data.benchmarks.ava import CLASSES
 from twospeed.data.benchmarks.ava_frames import AvaFrames, in_pixels
 from twospeed.data.benchmarks.ava_keyframes import Keyframe
-from twospeed.data.clips.actions import ClipShape, Key
+from twospeed.data.clips.actions import Key
 from twospeed.data.samples import BrokenSample, KeyframeSample
 from twospeed.errors import DatasetError, InputError, VideoError
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import CropTransform, draw_train_crop, scale_only
+from twospeed.video.sampling import ClipShape
 
 
 class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
