@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -22,7 +21,7 @@ from twospeed.ops.bf16 import autocast
 from twospeed.training.batch_norm import group_batch_norm
 from twospeed.training.distributed import Process, epoch_batches, gather, gradients_stay_here, parallel
 from twospeed.training.optim import gradient_norm, parameter_groups
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.weights.catalog import find
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import save_model
@@ -34,7 +33,7 @@ PRECISE_BN_EPOCH = 1_000_000  # draws for precise batch norm come from an epoch 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowFastSettings:
+class SlowFastSettings(RunSettings):
     """Settings of every SlowFast training; recipes add their own and set the defaults."""
 
     # Network
@@ -62,13 +61,8 @@ class SlowFastSettings:
     clip_gradient: float | None = None  # largest L2 norm; None: no clipping
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     precise_bn_batches: int = 0  # forwards of each process before each validation; 0: keep the moving averages
-    # Run
-    out: Path = Path("runs/slowfast")
-    seed: int = 0
     device: str | None = None  # None: a GPU where there is one
-    checkpoint_minutes: float = 10.0  # one is written at the end of an epoch or of the run, too
     log_every: int = 10  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
 
 class Learner(NamedTuple):

@@ -17,11 +17,12 @@ from twospeed.data.clips.videos import (
 )
 from twospeed.errors import InputError
 from twospeed.models.protocol import Similarity
+from twospeed.training.run import RunSettings
 from twospeed.training.schedule import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class StcnConfig:
+class StcnConfig(RunSettings):
     """Everything that decides a training; the defaults are the authors' stage 3.
 
     Positions in a run are shares of it, 0..1: `lr_boundaries`, `gap_borders`, `bootstrap_from` and so on. `crop` and
@@ -107,11 +108,8 @@ class StcnConfig:
     # Run
     out: Path = Path("runs/stcn_s03")
     half_precision: bool = False  # of the weights that are written, which then take half the space: for shipping
-    seed: int = 0
     device: str | None = None  # none: a GPU where there is one
     log_every: int = 100  # iterations
-    checkpoint_minutes: float = 10.0
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         """Refuse what no training can be made of. Raises InputError."""

@@ -56,7 +56,7 @@ from twospeed.results import OnProgress
 from twospeed.training.batch_norm import join_statistics
 from twospeed.training.distributed import Process, gather, parallel, processes, shard, total
 from twospeed.training.optim import set_learning_rate
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.training.seed import seed_everything
 from twospeed.weights.load import create_model, save_model
 
@@ -75,7 +75,7 @@ RELEASED_CLASS_WEIGHTS: Mapping[str, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GsvnetConfig:
+class GsvnetConfig(RunSettings):
     """What a run is made of; the paper's numbers. Written to config.json in its folder."""
 
     data: Path = Path("data/cityscapes")
@@ -120,15 +120,11 @@ class GsvnetConfig:
     loss_factor: float = 1.0
     gradient_steps: int | None = None  # only so many last steps are trained
     keyframe_scale: float = 0.75  # in use; in training the image network sees whole patches
-    seed: int = 0
     workers: int = 4
     device: str | None = None
     validate_every: int = 5  # epochs
     validate_frames: int | None = None  # at most so many labelled frames
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
-    log_every: int = 20  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         if not self.distances or min(self.distances) < 1:

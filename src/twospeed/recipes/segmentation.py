@@ -47,7 +47,7 @@ from twospeed.ops.bf16 import autocast
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import join_statistics
 from twospeed.training.distributed import Process, epoch_batches, gather, parallel, processes, shard, total
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.training.schedule import half_cosine
 from twospeed.training.seed import seed_everything
 from twospeed.transforms.labels import border_weights
@@ -63,7 +63,7 @@ VOID = 255  # in crops, whatever the set's own number
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig:
+class SegmentationConfig(RunSettings):
     """Everything that decides a training."""
 
     network: Literal["swiftnet_r18", "swiftnet_r18_pyramid", "bisenet_r18"] = "swiftnet_r18"
@@ -84,12 +84,9 @@ class SegmentationConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = 5  # epochs; the last is always validated
     workers: int = 4
-    seed: int = 0
     device: str | None = None  # None: a GPU where there is one
     out: Path = Path("runs/segmentation")
-    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
     log_every: int = 10  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
 
 def pyramid() -> SegmentationConfig:

@@ -59,7 +59,7 @@ from twospeed.pipelines.video_tracker import needs_masks
 from twospeed.results import Frame, OnProgress
 from twospeed.training.distributed import alone
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
 from twospeed.training.seed import seed_everything
 from twospeed.weights.coco import start_from_coco
@@ -71,7 +71,7 @@ Unit = tuple[int, int, int, int]  # epoch, sequence, first frame, frames: what o
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowFastMaskRCNNDavisConfig:
+class SlowFastMaskRCNNDavisConfig(RunSettings):
     """Everything that decides a training; the defaults are the report's."""
 
     # Data
@@ -129,11 +129,7 @@ class SlowFastMaskRCNNDavisConfig:
 
     # Run
     out: Path = Path("runs/slowfast_maskrcnn")
-    seed: int = 0
     device: str | None = None  # None: a GPU where there is one
-    checkpoint_minutes: float = 10.0  # one is written after every epoch, too
-    log_every: int = 20  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         if self.frames_per_step < 1 or self.stretch % self.frames_per_step:

@@ -33,9 +33,10 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,24 +85,15 @@ def check_settings(config: Any) -> None:
         )
 
 
-class Settings(Protocol):
-    """The settings that every recipe has and a run reads; others are the recipe's own."""
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The settings that a run reads; recipes add their own, and set other defaults."""
 
-    @property
-    def out(self) -> Path:
-        """The run folder."""
-
-    @property
-    def log_every(self) -> int:
-        """Steps between two rows of training metrics."""
-
-    @property
-    def checkpoint_minutes(self) -> float:
-        """Time between two checkpoints."""
-
-    @property
-    def stop_after_steps(self) -> int | None:
-        """Stop early, after a checkpoint; None: not."""
+    out: Path = Path("runs/run")
+    seed: int = 0  # of all random choices
+    checkpoint_minutes: float = 10.0  # one is written at the end of an epoch or of the run, too
+    log_every: int = 20  # steps
+    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
 
 class Run:
@@ -111,7 +103,7 @@ class Run:
     """
 
     def __init__(
-        self, config: Settings, process: Process, saved: dict[str, Any] | None, on_progress: OnProgress | None
+        self, config: RunSettings, process: Process, saved: dict[str, Any] | None, on_progress: OnProgress | None
     ):
         self.config, self.process, self.path = config, process, config.out
         self.resumes = saved is not None
@@ -126,7 +118,7 @@ class Run:
     @classmethod
     def start_or_resume(
         cls,
-        config: Settings,
+        config: RunSettings,
         process: Process,
         *,
         resume: bool = False,

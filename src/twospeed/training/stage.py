@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ from twospeed.errors import InputError
 from twospeed.training.clock import StepClock
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
-from twospeed.training.run import Run
+from twospeed.training.run import Run, RunSettings
 from twospeed.training.schedule import check_length, half_cosine, progress_of, with_warm_up
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,11 +31,9 @@ Loss = tuple[Tensor, Mapping[str, float]]  # and numbers to report, "loss" among
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSettings:
+class StageSettings(RunSettings):
     """Settings that a `Stage` reads; recipes add their own and set the defaults."""
 
-    out: Path = Path("runs/stage")
-    seed: int = 0
     batch: int = 8
     replicas: int = 1  # that share each batch, one thread each
     lr: float = 1e-3  # falls along half a cosine
@@ -46,8 +43,6 @@ class StageSettings:
     ema_decay: float | None = None  # of averaged weights, which are then validated and exported
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 8.0
-    log_every: int = 20  # steps
-    stop_after_steps: int | None = None  # end early, as if interrupted after a checkpoint (trials)
 
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch % self.replicas:
