@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ def people(export: Export, path: Path) -> None:
     project = export.project
     keyframes = _keyframes(export)
     document = {"video": project.get("name"), "keyframes": keyframes}
-    gaps = np.diff([keyframe["time_s"] for keyframe in keyframes])
-    cues = people_cues(document, export.options["threshold"], float(np.median(gaps)) if len(gaps) else 1.0)
+    cues = people_cues(document, export.options["threshold"], _gap([keyframe["time_s"] for keyframe in keyframes]))
     frames = [(index, export.time_of(index)) for index in range(export.first, export.last + 1)]
     writers: dict[str, Callable[[], None]] = {
         "people": lambda: _write_json(path, document),
@@ -80,27 +80,20 @@ def people(export: Export, path: Path) -> None:
 
 def people_overlay(export: Export, path: Path) -> None:
     """Write the video with boxes, numbers and actions; between keyframes boxes move in straight lines."""
-    from twospeed.output.action_overlay import between
-    from twospeed.output.overlay import draw_boxes
-    from twospeed.output.palette import object_colours
+    from twospeed.output.action_overlay import draw_people
 
     found = [_boxes(keyframe) for keyframe in _keyframes(export)]
-    times = np.array([one.time_s for one in found])
-    hold = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    times = [one.time_s for one in found]
+    hold_s = _gap(times)
+
+    def texts(one: ActionBoxes, row: int) -> list[str]:
+        return [f"{name} {score:.2f}" for name, score in one.top(row, MOST_NAMED)]
 
     def draw(image: Image, result: ObjectMasks) -> Image:
-        place = int(np.searchsorted(times, result.time_s + 1e-6, side="right"))
+        place = bisect.bisect_right(times, result.time_s + 1e-6)
         before = found[place - 1] if place else None
-        boxes, rows = between(before, found[place] if place < len(found) else None, result.time_s, hold)
-        if not rows:
-            return image
-        texts = [
-            [f"person {one.track_ids[row]}", *(f"{name} {score:.2f}" for name, score in one.top(row, MOST_NAMED))]
-            for one, row in rows
-        ]
-        return draw_boxes(
-            image, boxes, texts, object_colours()[[1 + (one.track_ids[row] - 1) % 255 for one, row in rows]]
-        )
+        after = found[place] if place < len(found) else None
+        return draw_people(image, result.time_s, before, after, texts, hold_s)
 
     write_video(export, path, draw, audio=True)
 
@@ -179,7 +172,7 @@ def _actions(export: Export) -> tuple[dict[str, Any], ActionScores]:
         for label, probability in window["top"]:
             row[names.index(label)] = probability
     centres = np.array([window["time_s"] for window in windows])
-    half = float(np.median(np.diff(centres))) / 2 if len(centres) > 1 else 0.5
+    half = _gap(centres.tolist()) / 2
     found = spans(centres - half, centres + half, rows, names, threshold=export.options["threshold"])  # type: ignore[arg-type]
     scores = ActionScores(rows.mean(axis=0), tuple(names), centres, rows, found)
     document = {
@@ -203,6 +196,11 @@ def _actions(export: Export) -> tuple[dict[str, Any], ActionScores]:
         ],
     }
     return document, scores
+
+
+def _gap(times_s: Sequence[float]) -> float:
+    """Return the usual time between two keyframes or windows; a second where there is one alone."""
+    return float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
 
 
 def _keyframes(export: Export) -> list[dict[str, Any]]:

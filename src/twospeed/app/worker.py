@@ -116,7 +116,7 @@ class Worker:
                 on_progress=lambda p: self._report(job, f"fine-tuning {p.done} of {p.total}"),
             )
         tracker = self._trackers[key]
-        tracker._on_progress = lambda p: self._report(job, f"fine-tuning {p.done} of {p.total}")
+        tracker.on_progress = lambda p: self._report(job, f"fine-tuning {p.done} of {p.total}")
         return tracker
 
     def _track(self, job: dict[str, Any], masks: list[bytes]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from twospeed.output.run import Run
     from twospeed.pipelines.classify import Classifier, ViewScores
     from twospeed.pipelines.parts import Answer
-    from twospeed.results import ActionScores, Frame, OnProgress
+    from twospeed.results import Frame, OnProgress
 
 EPILOG = """
 **Examples**
@@ -182,6 +182,7 @@ def classify(
             for folder in folders:
                 with folder:  # files of others are found before anything is computed
                     pass
+        from twospeed.output.documents import actions_document
         from twospeed.pipelines.classify import Classifier
         from twospeed.results import Progress
         from twospeed.weights.store import weights_sha256
@@ -240,7 +241,7 @@ def classify(
                         known = None if job.parts is None else read_parts(job.parts)
                         found[place] = _write_results(run, source, classifier, tick, known)
                 else:
-                    found[place] = describe(source, settings["model"], classifier.classify(source, tick), top)
+                    found[place] = actions_document(source, settings["model"], classifier.classify(source, tick), top)
             except OutputError:
                 raise
             except TwospeedError as error:
@@ -271,36 +272,6 @@ def classify(
 
 
 classify.__doc__ = (classify.__doc__ or "") + "\n" + EPILOG
-
-
-def describe(video: str, model: str, scores: ActionScores, top: int) -> dict[str, Any]:
-    """Return the content of `results.json` for one video. class_id: the class's place among the labels, from 0."""
-    ids = {label: place for place, label in reversed([*enumerate(scores.labels)])}
-
-    def best(probabilities: Any) -> list[dict[str, Any]]:
-        order = (-probabilities).argsort(kind="stable")[:top].tolist()
-        return [
-            {"label": scores.labels[c], "class_id": c, "probability": round(float(probabilities[c]), 6)} for c in order
-        ]
-
-    rows = scores.view_probabilities
-    views = [] if rows is None else zip(scores.view_times_s.tolist(), rows, strict=True)
-    return {
-        "video": video,
-        "model": model,
-        "top": best(scores.probabilities),
-        "timeline": [
-            {
-                "label": span.label,
-                "class_id": ids[span.label],
-                "start_s": round(span.start_s, 6),
-                "end_s": round(span.end_s, 6),
-                "probability": round(span.probability, 6),
-            }
-            for span in scores.timeline
-        ],
-        "views": [{"time_s": round(time_s, 3), "top": best(row)} for time_s, row in views],
-    }
 
 
 def _sources(given: list[str]) -> list[str]:
@@ -371,6 +342,7 @@ def _write_results(
     a whole video say nothing of a part of it, so that nothing is left of those.
     """
     from twospeed.output.action_overlay import Caption, CaptionOverlay
+    from twospeed.output.documents import actions_document
     from twospeed.output.timeline import plot_timeline
 
     record = run.record()
@@ -380,7 +352,7 @@ def _write_results(
     before = classifier.frames_seen
 
     def described() -> dict[str, Any]:
-        return describe(source, record.model, classifier.scores(views), top)
+        return actions_document(source, record.model, classifier.scores(views), top)
 
     def finish() -> None:
         document, scores = described(), classifier.scores(views)

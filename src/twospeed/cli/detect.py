@@ -183,6 +183,7 @@ def detect(
             job.write_answers("detect", video, lambda part: found_by.answers(source, part, end=job.end))
         return
     with job.folder(source, "detect", outputs, files.values()) as folder:
+        from twospeed.output.documents import people_document
         from twospeed.output.run import Run
         from twospeed.weights.store import weights_sha256
 
@@ -237,7 +238,7 @@ def detect(
                     overlay=shown,
                     export=lambda document: _export(run, exports, document, min_score, every, detector.image_size),
                 )
-                document = describe(found, name, detector.actions.name, top)
+                document = people_document(found, name, detector.actions.name, top)
     if job.json_output:
         print_json(document)
     elif not job.quiet:
@@ -268,13 +269,14 @@ def write_results(
     """
     from twospeed.data.benchmarks.ava import write_detections
     from twospeed.output.action_overlay import ActionOverlay
+    from twospeed.output.documents import best_actions, people_document, people_table
 
     found: list[ActionBoxes] = []
 
     def finish() -> None:
-        document = describe(found, name, detector.actions.name, top)
+        document = people_document(found, name, detector.actions.name, top)
         run.write_json("results.json", document)
-        run.report.tables.append(_people_table(document))
+        run.report.tables.append(people_table(document))
         export(document)
 
     run.at_end(finish)
@@ -287,7 +289,7 @@ def write_results(
                     lambda image, time_s: run.write_overlay(image, time_s, detector.info.frame_rate),
                     lambda result, row: [
                         f"{action['label']} {action['score']:.2f}"
-                        for action in _best(result.action_scores[row], result.labels, top)
+                        for action in best_actions(result.action_scores[row], result.labels, top)
                         if action["score"] >= least
                     ],
                     overlay["hold_s"],
@@ -345,64 +347,6 @@ def _export(
     }
     for name in formats:
         run.write(FILES[name], writers[name])
-
-
-def _people_table(document: dict[str, Any]) -> tuple[str, tuple[str, ...], list[list[object]]]:
-    """The people of the whole video, for the report."""
-    rows: list[list[object]] = [
-        [
-            person["id"],
-            f"{person['first_s']:.2f} s to {person['last_s']:.2f} s",
-            ", ".join(f"{action['label']} {action['score']:.2f}" for action in person["actions"]),
-        ]
-        for person in document["people"]
-    ]
-    return "People", ("person", "seen", "actions"), rows
-
-
-def describe(found: list[ActionBoxes], video: str, model: str, top: int) -> dict[str, Any]:
-    """Return what `results.json` says: people keyframe by keyframe, and each person over the whole video."""
-    import numpy as np
-
-    keyframes: list[dict[str, Any]] = []
-    sums: dict[int, list[Any]] = {}  # id -> [keyframes, first_s, last_s, summed scores]
-    for result in found:
-        people = []
-        for row, person_id in enumerate(result.track_ids):
-            scores = result.action_scores[row]
-            people.append(
-                {
-                    "id": person_id,
-                    "box_xyxy": [round(float(value), 2) for value in result.boxes_xyxy[row]],
-                    "person_score": round(float(result.person_scores[row]), 4),
-                    "actions": _best(scores, result.labels, top),
-                }
-            )
-            person = sums.setdefault(person_id, [0, result.time_s, result.time_s, np.zeros(len(scores))])
-            person[0] += 1
-            person[2] = result.time_s
-            person[3] = person[3] + scores
-        keyframes.append({"time_s": round(result.time_s, 6), "people": people})
-    return {
-        "video": video,
-        "model": model,
-        "people": [
-            {
-                "id": person_id,
-                "keyframes": count,
-                "first_s": round(first, 6),
-                "last_s": round(last, 6),
-                "actions": _best(total / count, found[0].labels, top),
-            }
-            for person_id, (count, first, last, total) in sorted(sums.items())
-        ],
-        "keyframes": keyframes,
-    }
-
-
-def _best(scores: Any, labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
-    order = (-scores).argsort(kind="stable")[:top].tolist()
-    return [{"label": labels[c], "class_id": c + 1, "score": round(float(scores[c]), 4)} for c in order]
 
 
 def _print_table(document: dict[str, Any], min_score: float) -> None:

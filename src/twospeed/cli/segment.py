@@ -125,6 +125,7 @@ def segment(
             )
         return
     with job.folder(source, "segment", names, given) as folder:
+        from twospeed.output.areas import ClassAreas
         from twospeed.output.overlay import draw_classes, draw_legend
         from twospeed.output.palette import distinct_colours
         from twospeed.output.run import Run
@@ -161,7 +162,7 @@ def segment(
                 )
                 run.colours = reader.info.colours
                 if run.finished_frames is None:
-                    areas = Areas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
+                    areas = ClassAreas(segmenter, run, LEAST_SURE.get(model) if weights == "default" else None)
                     run.at_end(areas.write)
                     results = (
                         _steps(segmenter, reader, run) if job.parts is None else _joined(segmenter, reader, job.parts)
@@ -183,54 +184,6 @@ def segment(
 
 
 segment.__doc__ = (segment.__doc__ or "") + "\n" + EPILOG
-
-
-class Areas:
-    """How much of each frame every class takes: `areas.json`, `areas.png`, and the summary of the run."""
-
-    def __init__(self, segmenter: Any, run: Run, least_sure: float | None) -> None:
-        self._segmenter, self._run, self._least_sure = segmenter, run, least_sure
-        self._sure: list[float] = []  # of keyframes
-        self._times: list[float] = []
-        self._shares: list[Any] = []
-        self._keyframes = 0
-
-    def add(self, frame: Frame, result: ClassMap) -> None:
-        """Count the pixels of a frame's classes."""
-        import numpy as np
-
-        counts = np.bincount(result.labels.ravel(), minlength=len(self._segmenter.labels))
-        self._times.append(round(frame.time_s, 6))
-        self._shares.append((counts / result.labels.size).astype(np.float32))
-        self._keyframes += result.is_keyframe
-        if result.is_keyframe and result.confidence is not None:
-            self._sure.append(result.confidence)
-
-    def write(self) -> None:
-        """Write the table and its plot."""
-        import numpy as np
-
-        from twospeed.output.areas import plot_areas
-
-        run, labels = self._run, self._segmenter.labels
-        sure = float(np.mean(self._sure)) if self._sure else None
-        if sure is not None and self._least_sure is not None and sure < self._least_sure:
-            run.warn(
-                f"less sure here than on videos like those of training (mean probability {sure:.2f}, "
-                f"there 0.96): its classes ({', '.join(labels)}) may not fit this video"
-            )
-        rows = zip(labels, np.stack(self._shares, 1), strict=True)
-        areas = {name: [round(float(value), 6) for value in row] for name, row in rows}
-        run.summarise(
-            {
-                "keyframes": self._keyframes,
-                "mean_probability": None if sure is None else round(sure, 4),
-                "mean_area": {name: sum(row) / len(row) for name, row in areas.items()},
-            }
-        )
-        run.write_json("areas.json", {"keyframes": self._keyframes, "time_s": self._times, "areas": areas})
-        title = run.folder.path.name if run.folder is not None else ""
-        run.write("areas.png", lambda path: plot_areas(path, self._times, areas, labels, title=title))
 
 
 def _check_model(entry: Any, weights: str) -> None:

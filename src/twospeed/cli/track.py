@@ -25,7 +25,7 @@ from twospeed.cli.options import (
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
-from twospeed.cli.track_job import Areas, TrackJob, timed, write_preview
+from twospeed.cli.track_job import TrackJob, timed, write_preview
 from twospeed.cli.track_options import MaskOutputOptions, MemoryOptions, PromptOptions
 from twospeed.errors import CheckpointError, InputError
 from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
@@ -235,6 +235,7 @@ def track(
     wanted = outputs.settings()
     names = ["masks/*.png", "confidence.png", *(["overlay.mp4"] if job.overlay else []), *wanted.patterns]
     with job.folder(source, "track", names, [*given.paths, *wanted.inputs]) as folder:
+        from twospeed.output.confidence import ObjectAreas
         from twospeed.output.mask_outputs import MaskOutputs
         from twospeed.output.overlay import draw_masks
         from twospeed.output.run import Run
@@ -309,7 +310,7 @@ def track(
                 )
                 run.colours = reader.info.colours
                 if run.finished_frames is None:
-                    areas = Areas(run)
+                    areas = ObjectAreas(run)
                     run.at_end(areas.summarise)
                     results = tracking.results(chain([first], frames), run)
                     if quality is not None and not job.quiet:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -222,47 +220,3 @@ def write_preview(
         run.advance()
     if not quiet:
         print_note(f"{path}: frame {index}, {len(ids)} objects")
-
-
-class Areas:
-    """How often, how large and how surely each object is seen: the summary of a run, and confidence.png."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
-        self._sure: dict[int, array[float]] = {}  # id -> how sure, by frame; NaN where it is not seen
-        self._indices, self._times = array("q"), array("d")
-
-    def add(self, frame: Frame, result: ObjectMasks) -> None:
-        """Count the pixels of a frame's objects."""
-        import numpy as np
-
-        counts = np.bincount(result.labels.ravel(), minlength=256)
-        for object_id, sure in zip(result.object_ids, result.confidence, strict=True):
-            seen = self._objects.setdefault(object_id, [0, 0, 0])
-            area = int(counts[object_id])
-            seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
-            curve = self._sure.setdefault(object_id, array("f"))
-            curve.extend([math.nan] * (len(self._indices) - len(curve)))
-            curve.append(round(float(sure), 4) if area else math.nan)  # as frames.csv has it
-        self._indices.append(frame.index)
-        self._times.append(frame.time_s)
-
-    def summarise(self) -> None:
-        """Put the objects, and the frames to check first, into the record of the run; draw confidence.png."""
-        import numpy as np
-
-        from twospeed.output.confidence import frames_worth_a_look, plot_confidence
-
-        objects = [
-            {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
-            for object_id, (frames, visible, pixels) in sorted(self._objects.items())
-        ]
-        curves = {}
-        for object_id, curve in sorted(self._sure.items()):
-            curve.extend([math.nan] * (len(self._indices) - len(curve)))
-            curves[object_id] = np.array(curve, np.float32)
-        worth = frames_worth_a_look(curves, self._indices, self._times)
-        self._run.summarise({"objects": objects, "worth_a_look": worth})
-        if curves:
-            self._run.write("confidence.png", lambda path: plot_confidence(path, curves, self._times, worth))

@@ -96,12 +96,7 @@ class ActionOverlay(_Overlay[ActionBoxes]):
     def _drawn(
         self, image: NDArray[np.uint8], time_s: float, before: ActionBoxes | None, after: ActionBoxes | None
     ) -> NDArray[np.uint8]:
-        boxes, rows = between(before, after, time_s, self._hold_s)
-        if not rows:
-            return image
-        texts = [[f"person {result.track_ids[row]}", *self._texts(result, row)] for result, row in rows]
-        colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
-        return draw_boxes(image, boxes, texts, colours)
+        return draw_people(image, time_s, before, after, self._texts, self._hold_s)
 
 
 class Caption(NamedTuple):
@@ -121,6 +116,23 @@ class CaptionOverlay(_Overlay[Caption]):
         if not known:
             return image
         return draw_caption(image, min(known, key=lambda caption: abs(caption.time_s - time_s)).lines)
+
+
+def draw_people(
+    image: NDArray[np.uint8],
+    time_s: float,
+    before: ActionBoxes | None,
+    after: ActionBoxes | None,
+    texts: Callable[[ActionBoxes, int], list[str]],
+    hold_s: float,
+) -> NDArray[np.uint8]:
+    """Draw people where they are between two keyframes. texts, hold_s: as `ActionOverlay`."""
+    boxes, rows = between(before, after, time_s, hold_s)
+    if not rows:
+        return image
+    written = [[f"person {result.track_ids[row]}", *texts(result, row)] for result, row in rows]
+    colours = object_colours()[[1 + (result.track_ids[row] - 1) % 255 for result, row in rows]]
+    return draw_boxes(image, boxes, written, colours)
 
 
 def between(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.output.figures import save_figure
+from twospeed.output.run import Run
+from twospeed.results import Frame, ObjectMasks
 
 MOST_FRAMES = 10
 _AROUND = 12  # frames to either side with which one is compared
@@ -17,6 +21,44 @@ _APART = 5  # frames between two that are listed
 _MOST_POINTS = 4000  # of a drawn curve
 
 Curves = Mapping[int, NDArray[np.float32]]
+
+
+class ObjectAreas:
+    """How often, how large and how surely each object is seen: the summary of a run, and confidence.png."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
+        self._sure: dict[int, array[float]] = {}  # id -> how sure, by frame; NaN where it is not seen
+        self._indices, self._times = array("q"), array("d")
+
+    def add(self, frame: Frame, result: ObjectMasks) -> None:
+        """Count the pixels of a frame's objects."""
+        counts = np.bincount(result.labels.ravel(), minlength=256)
+        for object_id, sure in zip(result.object_ids, result.confidence, strict=True):
+            seen = self._objects.setdefault(object_id, [0, 0, 0])
+            area = int(counts[object_id])
+            seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
+            curve = self._sure.setdefault(object_id, array("f"))
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curve.append(round(float(sure), 4) if area else math.nan)  # as frames.csv has it
+        self._indices.append(frame.index)
+        self._times.append(frame.time_s)
+
+    def summarise(self) -> None:
+        """Put the objects, and the frames to check first, into the record of the run; draw confidence.png."""
+        objects = [
+            {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
+            for object_id, (frames, visible, pixels) in sorted(self._objects.items())
+        ]
+        curves = {}
+        for object_id, curve in sorted(self._sure.items()):
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curves[object_id] = np.array(curve, np.float32)
+        worth = frames_worth_a_look(curves, self._indices, self._times)
+        self._run.summarise({"objects": objects, "worth_a_look": worth})
+        if curves:
+            self._run.write("confidence.png", lambda path: plot_confidence(path, curves, self._times, worth))
 
 
 def frames_worth_a_look(
@@ -61,11 +103,9 @@ def _windows(curve: NDArray[np.float32], around: int) -> NDArray[np.float32]:
 
 def plot_confidence(path: Path, curves: Curves, times_s: Sequence[float], marked: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG of confidence over time, one curve for each object; marked: what `frames_worth_a_look` returned."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     step = -(-len(times_s) // _MOST_POINTS) or 1
     for number, curve in curves.items():

@@ -19,13 +19,11 @@ def plot_confusion(path: Path, matrix: NDArray[np.int64], names: Sequence[str], 
 
     matrix: counts (C, C). names: of the classes. Raises OutputError.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count = len(names)
     side = min(16.0, 3.0 + 0.4 * min(count, MOST_NAMED))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")

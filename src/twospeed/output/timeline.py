@@ -16,7 +16,6 @@ MOST_SPANS = 12  # rows of the lower image; the likeliest classes have priority
 
 def plot_timeline(path: Path, scores: ActionScores, *, title: str = "", top: int = 5) -> None:
     """Write a PNG of `scores` over time, whole or not at all. top: curves drawn. Raises OutputError."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = scores.view_probabilities
@@ -25,7 +24,6 @@ def plot_timeline(path: Path, scores: ActionScores, *, title: str = "", top: int
     shown = np.argsort(-rows.max(axis=0), kind="stable")[:top]
     listed = _listed(scores.timeline)
     figure = Figure(figsize=(10, 4.2 + 0.28 * len(listed)), layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 0.6 + 0.28 * len(listed)])
     for c in shown:
         upper.plot(scores.view_times_s, rows[:, c], marker="o", markersize=3, label=_short(scores.labels[c]))

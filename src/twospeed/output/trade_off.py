@@ -19,11 +19,9 @@ def plot_trade_off(
     x_label: str = "frames per second",
 ) -> None:
     """Write a PNG of named curves, whole or not at all. Raises OutputError when that fails."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves):
         beside = (6, 5) if number % 2 == 0 else (6, -13)  # curves meet: their texts should not

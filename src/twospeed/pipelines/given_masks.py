@@ -24,7 +24,7 @@ EXPECTED_FRAMES = 20  # remembered, where their number is not bounded
 
 
 @dataclass(frozen=True)
-class GivenMasks:
+class FrameMasks:
     """What the caller says of one frame: labels (H, W), the ids in them without background and void, who is gone.
 
     alone: the frame says nothing of other objects.
@@ -37,9 +37,9 @@ class GivenMasks:
     alone: bool = False
 
 
-def given_masks(
+def frame_masks(
     labels: Array | None, gone: frozenset[int], known: Sequence[int], arrays: Any, *, first: bool
-) -> GivenMasks:
+) -> FrameMasks:
     """Check labels (`checked_labels`) and gone ids against the objects that are known.
 
     arrays: the module that computes on the labels. first: whether it is the video's first frame. Raises MaskError for a
@@ -53,7 +53,7 @@ def given_masks(
         raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
     if both := sorted(gone & set(ids)):
         raise InputError(f"object {both[0]} is in the masks and in gone; leave it out of one", option="gone")
-    return GivenMasks(labels if ids else None, ids, gone, VOID in found)
+    return FrameMasks(labels if ids else None, ids, gone, VOID in found)
 
 
 def checked_labels(masks: Labels, size: tuple[int, int], arrays: Any, device: Any) -> Array:

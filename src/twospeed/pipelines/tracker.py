@@ -21,7 +21,7 @@ from twospeed.models.banks import MemoryBank, ObjectBanks
 from twospeed.models.protocol import MASK_MEMORY, MaskMemoryNetwork, input_scale, sees_last_frame
 from twospeed.ops import on_numpy
 from twospeed.ops.pad import Padding, padding_for, unpad
-from twospeed.pipelines.given_masks import STRIDE, VOID, GivenMasks, check_count, checked_labels, given_masks
+from twospeed.pipelines.given_masks import STRIDE, VOID, FrameMasks, check_count, checked_labels, frame_masks
 from twospeed.pipelines.inputs import Array, Device, Image, Model, Precision, arrays_of, network_for, optimised, place
 from twospeed.pipelines.tracker_state import checksum, read_state, write_state
 from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
@@ -136,7 +136,7 @@ class Tracker(VideoTracker):
             self.finetune: TrackerFineTuning | None = TrackerFineTuning(iterations=finetune)
         else:
             self.finetune = finetune
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self.memory_every, self.include_last, self.top_k = memory_every, include_last, top_k
         self.max_memory_frames, self.kernel_sigma = max_memory_frames, kernel_sigma
         self.max_objects = max_objects
@@ -378,16 +378,16 @@ class Tracker(VideoTracker):
         labels = F.interpolate(labels.where(labels != VOID, 0)[None, None].byte(), wanted, mode="nearest")[0, 0]
         image = pixels[0].permute(1, 2, 0).mul(255).round().byte()
         tuned = fine_tune_tracker(
-            self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_progress=self._on_progress
+            self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_progress=self.on_progress
         )
         self._tuned, self.model = tuned, self._fast(tuned)
 
-    def _learn_first(self, pixels: Array, prompt: GivenMasks) -> None:
+    def _learn_first(self, pixels: Array, prompt: FrameMasks) -> None:
         """Fine-tune on the first masks, where that is wanted and not done."""
         if self.finetune is not None and prompt.labels is not None and self._tuned is None:
             self._learn(pixels, prompt.labels, self.finetune)
 
-    def _segment(self, pixels: Array, prompt: GivenMasks) -> tuple[Array, Padding]:
+    def _segment(self, pixels: Array, prompt: FrameMasks) -> tuple[Array, Padding]:
         """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
         frame, padding = self._prepare(pixels)
         with self._arrays.autocast(self.device, self._dtype):
@@ -430,7 +430,7 @@ class Tracker(VideoTracker):
         corrected[present] = together * shares / shares.sum(0)
         return corrected
 
-    def _advance(self, frame: Array, prompt: GivenMasks, padding: Padding) -> Array:
+    def _advance(self, frame: Array, prompt: FrameMasks, padding: Padding) -> Array:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
         state, model, arrays = self._state, self.model, self._arrays
         object_ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
@@ -508,7 +508,7 @@ class Tracker(VideoTracker):
         state.since_memory = 0 if stays else state.since_memory + 1
 
     def _annotated(
-        self, predicted: Array, object_ids: tuple[int, ...], prompt: GivenMasks, labels: Array, padding: Padding
+        self, predicted: Array, object_ids: tuple[int, ...], prompt: FrameMasks, labels: Array, padding: Padding
     ) -> tuple[Array, list[int]]:
         """Put given masks in the place of predictions, and clear the others under them (YouTube-VOS protocol).
 
@@ -549,12 +549,12 @@ class Tracker(VideoTracker):
             )
         return (self._arrays.as_float(x) / 255 if self._arrays.is_8_bit(x) else x)[None]
 
-    def _given_masks(self, masks: Labels | None, gone: Collection[int], size: tuple[int, int]) -> GivenMasks:
+    def _given_masks(self, masks: Labels | None, gone: Collection[int], size: tuple[int, int]) -> FrameMasks:
         """Check masks and gone against what is known."""
         state = self._state
         labels = None if masks is None else self._labels(masks, size)
         first = state.frame_index == 0
-        given = given_masks(labels, frozenset(int(i) for i in gone), state.object_ids, self._arrays, first=first)
+        given = frame_masks(labels, frozenset(int(i) for i in gone), state.object_ids, self._arrays, first=first)
         if new := set(given.ids) - set(state.object_ids):
             check_count(
                 len(state.object_ids) + len(new),
