@@ -227,7 +227,7 @@ def training() -> Iterator[Line]:
 
     def steps(model: nn.Module, dtype: torch.dtype, count: int = 6) -> tuple[float, float]:
         """Return seconds a step and the last loss."""
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         clip = torch.randn(8, 3, 4, 160, 160, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
         target = torch.arange(8, device="cuda") % 5
         started, loss = 0.0, torch.zeros(())
@@ -237,9 +237,9 @@ def training() -> Iterator[Line]:
                 started = time.perf_counter()
             with autocast("cuda", dtype):
                 loss = nn.functional.cross_entropy(model(clip).float().mean(1), target)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         value = float(loss)
         if not np.isfinite(value):
             raise ValueError(f"the loss is {value} after {count} steps in {dtype}")

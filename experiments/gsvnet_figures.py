@@ -1,4 +1,4 @@
-"""Draw GSVNet's pictures: where its edge map and the errors of warped labels lie (Fig. A7), and labels side by side.
+"""Draw GSVNet's figures: where its edge map and the errors of warped labels lie (Fig. A7), and labels side by side.
 
     python -m experiments.gsvnet_figures CAMVID OUT [--dataset camvid] [--model segment_nano] [--weights default]
 
