@@ -3,7 +3,6 @@
     python benchmarks/batch.py throughput --videos 1000 --workers 2   # against plain loops in as many processes
     python benchmarks/batch.py scaling --videos 200                   # one worker, two, ... as many as cores
     python benchmarks/batch.py simulate --videos 10000 --workers 100 --seconds 2
-    python benchmarks/batch.py ray --videos 400 --workers 20 --seconds 2      # the same on actors of a Ray cluster
 
 `throughput` segments generated clips (64 x 48, 8 frames) by `twospeed batch` and by as many processes that each run
 `twospeed segment` over their share in a loop, with their network held: no manifest, no tables, no report. The clock of
@@ -12,9 +11,7 @@ and loops on the first half of the clips, loops and batch on the second. `memory
 tenth of its half and after the last, `peak` the most that one ever held until then (Linux).
 `simulate` runs the driver and its manifest with work that only waits, drawn around the given length: `efficiency` is
 the time that workers without a driver would take by the time taken, `driver_ms` the processor time of the driver for
-each video; their quotient says how many workers of such work keep one driver busy. `ray` does so with Ray's scheduler
-and actors on this machine, whose work is measured where it is done, files and tables among it; the starts of the
-actors are not counted, since each has done one video before the clock begins. Lines are appended to
+each video; their quotient says how many workers of such work keep one driver busy. Lines are appended to
 benchmarks/history/batch.csv.
 """
 
@@ -32,7 +29,6 @@ from functools import partial
 from pathlib import Path
 
 from record import append, machine_load, stamp
-from twospeed.batch.cluster import RayEngine
 from twospeed.batch.driver import Batch
 from twospeed.batch.inputs import Video, find_videos
 from twospeed.batch.local import LocalEngine, thread_settings
@@ -40,7 +36,6 @@ from twospeed.batch.storage import open_storage
 from twospeed.batch.worker import Outcome, Task, Work, prepare
 from twospeed.cli.batch import run_job
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.files import make_folder, write_json, write_text
 from twospeed.video.writer import VideoWriter
 
 COLUMNS = (
@@ -51,16 +46,15 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("throughput", "scaling", "simulate", "ray"))
+    parser.add_argument("what", choices=("throughput", "scaling", "simulate"))
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seconds", type=float, default=2.0, help="simulate, ray: mean length of the work at a video")
+    parser.add_argument("--seconds", type=float, default=2.0, help="simulate: mean length of the work at a video")
     chosen = parser.parse_args()
     load = machine_load()
     with tempfile.TemporaryDirectory() as folder:
-        if chosen.what in ("simulate", "ray"):
-            simulation = simulate if chosen.what == "simulate" else simulate_ray
-            lines = [simulation(Path(folder), chosen.videos, chosen.workers, chosen.seconds)]
+        if chosen.what == "simulate":
+            lines = [simulate(Path(folder), chosen.videos, chosen.workers, chosen.seconds)]
         else:
             clips = render(Path(folder) / "clips", chosen.videos)
             counts = range(1, chosen.workers + 1) if chosen.what == "scaling" else [chosen.workers]
@@ -191,65 +185,6 @@ class Waiting:
         """Nothing runs."""
 
 
-def wait_at_a_video(job: str, arguments: list[str]) -> None:
-    """Stand in for `segment`: wait as long as the last argument says on average, and leave what a batch reads."""
-    source, folder, seconds = arguments[0], Path(arguments[2]), float(arguments[-1])
-    time.sleep(seconds * random.Random(source).uniform(0.5, 1.5))
-    make_folder(folder)
-    write_text(folder / "frames.csv", "output_index,source_index,file_name,time_s,pts,keyframe\n0,0,,0,0,1\n")
-    write_json(folder / "areas.json", {"keyframes": 1, "time_s": [0.0], "areas": {"road": [1.0]}})
-    names = ("model", "weights_sha256", "summary")
-    write_json(folder / "run.json", {**dict.fromkeys(names), "frames": 1, "seconds": seconds, "frames_per_second": 1.0})
-
-
-def no_network(threads: int) -> None:
-    """Prepare a worker that holds none."""
-
-
-class Counted(RayEngine):
-    """Counts what its workers measured."""
-
-    worked, ended = 0.0, 0
-
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        """Return what has ended since."""
-        outcomes = super().wait(timeout_s)
-        assert all(outcome.ending == "done" for outcome in outcomes), outcomes
-        self.worked += sum(outcome.seconds for outcome in outcomes)
-        self.ended += len(outcomes)
-        return outcomes
-
-
-def simulate_ray(folder: Path, videos: int, workers: int, seconds: float) -> dict[str, object]:
-    out = str(folder / "out")
-    with Batch(open_storage(out), "segment", []) as batch:
-        work = Work("segment", wait_at_a_video, [str(seconds)], out, batch.batch_id, no_network)
-        engine = Counted(work, slots=workers, cpus=0)
-        for number in range(workers):
-            engine.submit(Task(f"start{number}", f"/start/{number}.mp4"))
-        while engine.ended < workers:
-            engine.wait(1.0)
-        engine.worked = 0.0
-        batch.add([Video(f"/videos/{number:06d}.mp4") for number in range(videos)])
-        begun, busy = time.perf_counter(), time.process_time()
-        counts = batch.run(engine)
-    taken, busy = time.perf_counter() - begun, time.process_time() - busy
-    assert counts["done"] == videos
-    return simulated("ray", videos, workers, taken, engine.worked, busy)
-
-
-def simulated(what: str, videos: int, workers: int, taken: float, worked: float, busy: float) -> dict[str, object]:
-    """Return a line. taken: seconds. worked: of all workers together. busy: processor seconds of the driver."""
-    return {
-        "what": what,
-        "videos": videos,
-        "workers": workers,
-        "seconds": round(taken, 1),
-        "efficiency": round(worked / workers / taken, 3),
-        "driver_ms": round(1000 * busy / videos, 2),
-    }
-
-
 def simulate(folder: Path, videos: int, workers: int, seconds: float) -> dict[str, object]:
     engine = Waiting(workers, seconds)
     begun, busy = time.perf_counter(), time.process_time()
@@ -258,7 +193,14 @@ def simulate(folder: Path, videos: int, workers: int, seconds: float) -> dict[st
         counts = batch.run(engine)
     taken, busy = time.perf_counter() - begun, time.process_time() - busy
     assert counts["done"] == videos
-    return simulated("simulate", videos, workers, taken, engine.worked, busy)
+    return {
+        "what": "simulate",
+        "videos": videos,
+        "workers": workers,
+        "seconds": round(taken, 1),
+        "efficiency": round(engine.worked / workers / taken, 3),
+        "driver_ms": round(1000 * busy / videos, 2),
+    }
 
 
 if __name__ == "__main__":
