@@ -17,6 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from tests.app.client import App, Client
 from tests.app.conftest import FLAGS
+from tests.app.page import until
 from tests.app.test_runs import run_folder
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.writer import VideoWriter
@@ -56,6 +57,8 @@ def shots(target: Path, docs: bool = False, chromium: str = "/usr/bin/chromium")
                         page = context.new_page()
                         page.goto(app.url)
                         page.get_by_role("heading", name="Videos").wait_for()
+                        images = page.locator(".videos img")
+                        until(lambda images=images: images.evaluate_all("all => all.every((one) => one.naturalWidth)"))
                         _save(page, target / f"app_home_{size}_{theme}.png")
                         page.goto(f"http://127.0.0.1:{app.port}/?p={project}")
                         page.locator("canvas.stage[data-frame='0']").wait_for()
