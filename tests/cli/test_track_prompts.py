@@ -195,10 +195,10 @@ def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path):
 def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
     command = ["track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--no-overlay", "-o", tmp_path]
     assert twospeed(*command, "--quality", "fast", "--memory-every", 4) == 0
-    assert "quality fast (track_nano, size 360, fp32): " in (err := capsys.readouterr().err)
+    assert "quality fast (track_nano, size 480, fp32): " in (err := capsys.readouterr().err)
     assert "frames/s on this machine" in err
     options = json.loads((tmp_path / "run.json").read_text())["options"]
-    assert (options["size"], options["max_memory_frames"], options["memory_every"]) == (360, 10, 4)
+    assert (options["size"], options["max_memory_frames"], options["memory_every"]) == (480, 10, 4)
     assert twospeed(*command, "--quality", "fast", "--size", 64, "-q") == 0
     assert json.loads((tmp_path / "run.json").read_text())["options"]["size"] == 64
 

@@ -42,7 +42,7 @@ _FOUND = ("merged", "min_score")
 MAX_OBJECTS = 50
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
 QUALITIES: dict[str, dict[str, Any]] = {
-    "fast": {"model": FAST_TRACKER, "size": 360, "max_memory_frames": 10},
+    "fast": {"model": FAST_TRACKER, "size": 480, "max_memory_frames": 10},
     "good": {"size": 480, "max_memory_frames": 20},
     "best": {"size": 720, "memory_every": 3, "max_memory_frames": 40},
 }
@@ -121,7 +121,7 @@ def track(
     quality: Annotated[
         Literal["fast", "good", "best"] | None,
         typer.Option(
-            help="Choose model, size and memory together: fast (track_nano, 360 pixels), good (track_small, 480; the "
+            help="Choose model, size and memory together: fast (track_nano, fewer frames in memory), good (track_small, 480; the "
             "defaults), best (track_small, 720, more frames in memory). Options that are given count more. The rate is "
             "printed."
         ),

@@ -117,7 +117,7 @@ class MemoryOptions:
         typer.Option(
             metavar="MODEL",
             help="A model that finds primary objects and corrects masks of which it is surer, where what was marked is "
-            "what it finds; none: no correction. [default: find_nano for track_small, none for others]",
+            "what it finds; none: no correction. [default: find_nano for track_small and track_nano, none for others]",
         ),
     ] = None
 

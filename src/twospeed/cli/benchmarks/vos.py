@@ -67,7 +67,7 @@ class Memory:
         str | None,
         options.running(
             help="A model that finds primary objects and corrects masks of which it is surer; none: no correction.  "
-            "[default: find_nano for track_small, none for others]",
+            "[default: find_nano for track_small and track_nano, none for others]",
             metavar="MODEL",
         ),
     ] = None

@@ -60,13 +60,11 @@ def track_nano(*, similarity: Similarity = "l2") -> STCN:
 
 def track_small(*, similarity: Similarity = "l2") -> STCN:
     """Build the default tracker: an ImageNet encoder for the keys, and the frame before as a guide to where to look."""
-    network = _with_lite0(EfficientNetLite(stride=32, context=True), similarity)
-    network.finder = "find_nano"
-    return network
+    return _with_lite0(EfficientNetLite(stride=32, context=True), similarity)
 
 
 def _with_lite0(encoder: EfficientNetLite, similarity: Similarity, *, input_scale: float = 1.0) -> STCN:
-    return STCN(
+    network = STCN(
         encoder,
         ResNetFeatures("basic", (1, 1, 1), width=16, stem_width=16, channels_in=5, bias=True, stem_stride=4),
         key_channels=64,
@@ -79,3 +77,5 @@ def _with_lite0(encoder: EfficientNetLite, similarity: Similarity, *, input_scal
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
     )
+    network.finder = "find_nano"
+    return network
