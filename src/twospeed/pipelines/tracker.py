@@ -74,8 +74,8 @@ class Tracker(VideoTracker):
     iterations, or as the settings say, before tracking; on_progress is called after each of them, and while weights are
     downloaded. finder:
     a network that finds primary objects (`find_nano`), or its name: it corrects masks of which it is surer, where what
-    was marked is what it finds (`pipelines.redetect`); "default" is find_nano for `track_small` and `track_nano`, None for others and
-    for exported models.
+    was marked is what it finds (`pipelines.redetect`); "default" is find_nano for `track_small` and `track_nano`, None
+    for others and for exported models.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
