@@ -121,9 +121,9 @@ def track(
     quality: Annotated[
         Literal["fast", "good", "best"] | None,
         typer.Option(
-            help="Choose model, size and memory together: fast (track_nano, fewer frames in memory), good (track_small, "
-            "480; the defaults), best (track_small, 720, more frames in memory). Options that are given count more. The "
-            "rate is printed."
+            help="Choose model, size and memory together: fast (track_nano, fewer frames in memory), good "
+            "(track_small, 480; the defaults), best (track_small, 720, more frames in memory). Options that are given "
+            "count more. The rate is printed."
         ),
     ] = None,
     model: Annotated[
