@@ -135,6 +135,23 @@ def test_two_tabs_see_each_other_and_conflicts(open_page, client, clip):
     two.problems.clear()  # the browser reports the 409
 
 
+def test_a_new_size_never_shows_an_empty_image(open_page, clip):
+    """Setting a canvas' size clears it: it has to be painted before the browser shows the next frame."""
+    page = open_page(clip)
+    page.shows(0)
+    alpha = page.page.evaluate(
+        """() => new Promise((done) => {
+            const box = document.querySelector(".stage-box"), canvas = document.querySelector("canvas.stage");
+            box.style.flex = "none";
+            box.style.height = `${box.clientHeight - 40}px`;
+            const middle = () => canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3];
+            requestAnimationFrame(() => requestAnimationFrame(() => done([canvas.height, middle()])));
+        })"""
+    )
+    assert alpha[1] == 255
+    assert alpha[0] == round(page.stage.evaluate("one => one.parentElement.clientHeight * devicePixelRatio"))
+
+
 def test_names_are_text(open_page, client, app_folder):
     import shutil
 

@@ -115,7 +115,7 @@ export class Stage {
     const { clientWidth, clientHeight } = this.element;
     this.canvas.width = Math.max(1, Math.round(clientWidth * ratio));
     this.canvas.height = Math.max(1, Math.round(clientHeight * ratio));
-    this.draw();
+    this.paint(); // at once: its new size has cleared it
   }
 
   /** How image pixels lie on the canvas. */
