@@ -42,7 +42,7 @@ def shots(target: Path, docs: bool = False, chromium: str = "/usr/bin/chromium")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         labels = write_demo(folder)
-        app = App(folder)
+        app = App(folder, quick=False)  # as a user has it
         try:
             client = Client(app)
             _write_runs(folder)
