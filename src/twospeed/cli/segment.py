@@ -38,7 +38,7 @@ twospeed: 11 classes of driving.
 
 `twospeed segment drive.mp4 --weights gsv.tar --keyframe-weights swiftnet.pt` uses the authors' files as they are.
 
-`twospeed segment frames/ --weights gsvnet.safetensors --drift 1.5` computes keyframes where propagation drifts.
+`twospeed segment frames/ --drift 0.35` computes keyframes where propagation drifts.
 """
 
 
@@ -76,7 +76,7 @@ def segment(
             metavar="X",
             parser=number(0, above=True),
             help="Run the image network where propagation has drifted by more than X (mean difference of pixels, in "
-            "standard deviations) instead of every N-th frame. Try 1.5.",
+            "standard deviations) instead of every N-th frame. Try 0.35 for segment_nano.",
         ),
     ] = None,
     keyframe_scale: Annotated[
