@@ -144,7 +144,8 @@ def test_a_new_size_never_shows_an_empty_image(open_page, clip):
             const box = document.querySelector(".stage-box"), canvas = document.querySelector("canvas.stage");
             box.style.flex = "none";
             box.style.height = `${box.clientHeight - 40}px`;
-            const middle = () => canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3];
+            const at = () => [canvas.width / 2, canvas.height / 2, 1, 1];
+            const middle = () => canvas.getContext("2d").getImageData(...at()).data[3];
             requestAnimationFrame(() => requestAnimationFrame(() => done([canvas.height, middle()])));
         })"""
     )

@@ -123,9 +123,9 @@ def test_former_names_are_presets_of_the_recipe_that_took_their_place(capsys, tm
     assert shown("stcn_static", "--preset", "trial") == shown("stcn", "--preset", "static_trial")
     assert shown("stcn_video", "--preset", "stage1") == shown("stcn", "--preset", "stage1")
     assert shown("stcn_video", "--preset", "stage3", "--crop", "96")["crop"] == "96"
-    nano = shown("track_tiny", "--minutes", "5")
+    nano = shown("track_nano", "--minutes", "5")
     assert (nano["network"], nano["minutes"], nano["iterations"]) == ("track_tiny", "5.0", "none")
-    assert exit_code(["train", "track_tiny", "--copy", str(tmp_path)]) == 0
+    assert exit_code(["train", "track_nano", "--copy", str(tmp_path)]) == 0
     assert (tmp_path / "stcn.py").is_file()
 
 

@@ -97,7 +97,7 @@ def train(
         if config is None and preset is None and kept.is_file():  # the run's own settings, but for what is given now
             changed = apply_settings(apply_settings(settings, read_config(kept, type(settings))), overrides)
     if fields:
-        for field in dataclasses.fields(changed):
+        for field in settings_fields(changed):
             typer.echo(f"--{field.name.replace('_', '-')} {shown(getattr(changed, field.name))}")
         return
     from twospeed.training.run import check_settings
@@ -221,6 +221,14 @@ def settings_type(module: ModuleType) -> type[Any]:
     return typing.cast(type[Any], hints[0])
 
 
+def settings_fields(kind: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of settings: a recipe's own, then those of every run."""
+    from twospeed.training.run import RunSettings  # imports torch
+
+    shared = {field.name for field in dataclasses.fields(RunSettings)}
+    return sorted(dataclasses.fields(kind), key=lambda field: field.name in shared)
+
+
 def starting_settings(module: ModuleType, recipe: str, preset: str | None, config: Path | None) -> Any:
     """Return the recipe's defaults, a preset, or what a config.json says."""
     kind = settings_type(module)
@@ -257,7 +265,7 @@ def parse_options(arguments: Sequence[str], kind: type[Any], plain: str | None =
     unknown one, and with what is expected for a bad value.
     """
     hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in settings_fields(kind)]
     overrides: dict[str, Any] = {}
     rest = list(arguments)
     while rest:

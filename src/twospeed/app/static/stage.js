@@ -88,7 +88,7 @@ export class Stage {
     const known = this.shown.bitmap;
     if (away && (!bitmap || (known && away >= Math.abs(this.shown.index - frame)))) return;
     if (known && bitmap && index === this.shown.index && bitmap.width < known.width) return; // it is there, and larger
-    this.problem = problem;
+    if (!away || problem) this.problem = problem; // a frame near one that cannot be shown does not mend that
     if (problem) this.store.emit("problem");
     this.shown = { index, bitmap };
     this.frames.shown = bitmap;
