@@ -26,6 +26,10 @@ class Page:
         if clip or project:
             self.shows(0)
 
+    def leave(self):
+        """Ask the server for nothing more: a page reads frames ahead, of a video that may be about to be gone."""
+        self.page.goto("about:blank")
+
     def shows(self, frame):
         self.page.locator(f"canvas.stage[data-frame='{frame}']").wait_for()
 

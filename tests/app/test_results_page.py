@@ -117,7 +117,7 @@ def test_sound_is_made_for_playback(client, app_folder, open_page):
         page.key("Space")
         where = page.page.locator(".where").inner_text()
         page.shows(int(where.split("/")[0]))  # pausing shows the exact frame
-        page.page.goto("about:blank")  # it reads frames ahead, of a video that is about to be gone
+        page.leave()
     finally:
         (app_folder / name).unlink()
 
@@ -200,7 +200,7 @@ def test_a_located_video_is_shown(open_page, client, app_folder):
         page.page.get_by_role("button", name="Take after.mp4").click()
         until(lambda: "problem" not in client("GET", f"p/{project}"))
         page.page.locator(".badge:not(.under)").wait_for(state="hidden")
-        page.page.goto("about:blank")  # it reads frames ahead, of a video that is about to be gone
+        page.leave()
         page.problems.clear()  # the browser reports the images that were not there
     finally:
         (app_folder / "after.mp4").unlink()

@@ -68,14 +68,14 @@ class Tracker(VideoTracker):
     video. max_objects: most objects followed at once; None: 254, or as many as memory is enough for. size: shorter side
     in pixels at which the network works: smaller videos are enlarged to it, but at most twice, and those below 160
     pixels not at all, unless `upscale`; no image has more than 4 size^2 pixels, so that very wide ones shrink further;
-    None takes the input's own size. kernel_sigma: Gaussian of kernelized reading, in cells (7 at size 600 is the
-    published multi-scale setting). precision: "bf16" autocasts the convolutions, "auto" does where the device is made
-    for it. device: None chooses CUDA if present. finetune: fine-tune on synthetic motion of the first masks for so many
-    iterations, or as the settings say, before tracking; on_progress is called after each of them, and while weights are
-    downloaded. finder:
-    a network that finds primary objects (`find_nano`), or its name: it corrects masks of which it is surer, where what
-    was marked is what it finds (`pipelines.redetect`); "default" is find_nano for `track_small` and `track_nano`, None
-    for others and for exported models.
+    None takes the input's own size. Of either, a network with `input_scale` sees that share. kernel_sigma: Gaussian of
+    kernelized reading, in cells (7 at size 600 is the published multi-scale setting). precision: "bf16" autocasts the
+    convolutions, "auto" does where the device is made for it. device: None chooses CUDA if present. finetune: fine-tune
+    on synthetic motion of the first masks for so many iterations, or as the settings say, before tracking; on_progress
+    is called after each of them, and while weights are downloaded. finder: a network that finds primary objects
+    (`find_nano`), or its name: it corrects masks of which it is surer, where what was marked is what it finds
+    (`pipelines.redetect`); "default" is find_nano for `track_small` and `track_nano`, None for others and for exported
+    models.
 
     Memory use does not depend on how many frames have passed, but for remembered frames when max_memory_frames is None.
     A tracker is for one thread at a time. Raises InputError for options that make no sense.
