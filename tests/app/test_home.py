@@ -67,6 +67,20 @@ def test_a_renamed_video_keeps_its_project(open_page, client, app_folder, clip):
         (app_folder / "renamed.mp4").unlink()
 
 
+def test_a_moved_video_is_said_by_whichever_answer_comes_first(open_page, client, app_folder, clip):
+    project = client.open(clip)
+    client.import_mask(project, 0, disc(0))
+    page = open_page(project=project)
+    (app_folder / clip).rename(app_folder / "moved.mp4")
+    try:
+        client("PATCH", f"p/{project}/objects/1", {"name": "dancer"})  # the page fetches the state anew, and no frame
+        page.page.get_by_role("button", name="Locate file…").wait_for()
+        page.leave()
+        page.problems.clear()
+    finally:
+        (app_folder / "moved.mp4").rename(app_folder / clip)
+
+
 def test_a_project_is_deleted_after_asking(open_page, client, app_folder, clip):
     project = client.open(clip)
     client.import_mask(project, 0, disc(0))

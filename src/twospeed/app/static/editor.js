@@ -42,17 +42,18 @@ class Editor {
       this.follow = false;
       this.player.pause();
     });
-    store.addEventListener("problem", async () => {
-      if (store.state.problem) return;
-      await store.load().catch(() => null); // the connection says so itself
-      this.showProblem();
+    store.addEventListener("problem", () => {
+      if (!store.state.problem) store.load().catch(() => null); // the connection says so itself
     });
     store.addEventListener("rest", () => {
       this.stage.seek();
       this.panel.onFrame();
     });
     store.addEventListener("mask", () => this.drawSoon());
-    store.addEventListener("state", () => this.render());
+    store.addEventListener("state", () => {
+      this.render();
+      this.showProblem();
+    });
     this.onKey = (event) => this.key(event);
     this.onUnload = (event) => this.edits.unsaved.length && event.preventDefault();
     addEventListener("keydown", this.onKey);
@@ -77,9 +78,11 @@ class Editor {
     this.player.load();
   }
 
-  /** The video is not there, or another one. */
+  /** Say once that the video is not there, or another one: whichever answer of the server brought it. */
   showProblem() {
     const { problem } = this.store.state;
+    if (problem === this.problem) return;
+    this.problem = problem;
     if (!problem) return;
     notify(problem, { error: true, action: h("button", { text: "Locate file…", onclick: () => this.locate() }) });
   }
