@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import time
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.client import App, Client, disc
+from tests.app.client import App, Client, disc, write_clip
 from tests.app.page import Page, until
 from tests.cli.commands import twospeed
 from twospeed.video.indexed_png import read_label_map
@@ -98,6 +99,103 @@ def test_points_polygon_eraser_and_keyboard(open_page, client, clip):
     page.page.get_by_role("dialog", name="Shortcuts").wait_for()
 
 
+def test_a_point_is_moved_by_dragging_and_taken_away_by_a_click(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    preview = page.page.get_by_text("preview: Enter keeps it")
+
+    def points():
+        return [point for mark in client("GET", f"p/{project}")["marks"] for point in mark["points"]]
+
+    page.key("p")
+    page.page.mouse.click(*page.at(30, 48))
+    preview.wait_for(timeout=60_000)
+    page.page.mouse.click(*page.at(80, 20), button="right")
+    page.key("Enter")
+    until(lambda: len(points()) == 2)
+    page.drag((30, 48), (26, 44), (24, 40))
+    preview.wait_for(timeout=60_000)
+    page.key("Enter")
+    until(lambda: abs(points()[0][0] - 24) < 2)
+    assert [round(value) for value in points()[0]] == pytest.approx([24, 40, 1], abs=1)
+    assert points()[1][2] == -1  # the other stays as it was
+    page.page.mouse.click(*page.at(80, 20))
+    preview.wait_for(timeout=60_000)
+    page.key("Enter")
+    until(lambda: len(points()) == 1)
+
+
+def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
+    """A stroke, or the removal of the object, before the answer of a box is there: neither lost nor a conflict."""
+    page = open_page(clip)
+    project = client.open(clip)
+
+    def late(route):
+        time.sleep(1)
+        route.continue_()
+
+    page.page.route("**/marks**", late)
+    page.drag((8, 26), (52, 70))
+    page.key("b")
+    page.drag((100, 20), (110, 20))
+    both = until(lambda: (m := client.mask(project, 0)) is not None and m[20, 105] == 1 and [m])[0]
+    assert ((both == 1) & disc(0)).sum() / disc(0).sum() > 0.7
+    page.key("ArrowRight", "r")
+    page.shows(1)
+    page.drag((8, 26), (52, 70))
+    page.key("Delete")
+    until(lambda: 1 in client("GET", f"p/{project}")["keyframes"])
+    until(lambda: any(mark.get("gone") for mark in client("GET", f"p/{project}")["marks"]))
+    assert not client.mask(project, 1).any()
+
+
+def test_playing_at_another_speed(open_page, client, app_folder):
+    write_clip(app_folder / "slow.mp4", 300, [index / 100 for index in range(300)])
+    try:
+        page = open_page("slow.mp4")
+        seconds = {}
+        for speed in ("0.25x", "2x"):
+            page.page.get_by_label("Speed of playing").select_option(speed)
+            page.stage.focus()
+            page.key("Home")
+            page.shows(0)
+            begun = time.monotonic()
+            page.key("Space")
+            where = page.page.locator(".where")
+            until(lambda: int(where.inner_text().split("/")[0]) >= 50)  # noqa: B023 (called in this turn)
+            seconds[speed] = time.monotonic() - begun
+            page.key("Space")
+        assert seconds["0.25x"] >= 2  # half a second of the video takes two
+        assert seconds["2x"] < seconds["0.25x"]
+        page.leave()
+    finally:
+        (app_folder / "slow.mp4").unlink()
+
+
+def test_chosen_objects_are_exported(open_page, client, clip):
+    project = client.open(clip)
+    labels = disc(0).astype(np.uint8)
+    labels[:8, 80:] = 2
+    client.import_mask(project, 0, labels)
+    page = open_page(project=project)
+    page.page.get_by_role("button", name="Export…").click()
+    write = page.page.get_by_role("button", name="Write palette PNGs")
+    first, second = (page.page.get_by_label(f"Export object {number}") for number in (1, 2))
+    first.uncheck()
+    second.uncheck()
+    write.click()
+    page.page.get_by_text("Choose at least one object above.").wait_for()
+    second.check()
+    with page.page.expect_download(timeout=120_000) as download:
+        write.click()
+        page.page.get_by_role("link", name=re.compile("^Download")).click(timeout=120_000)
+    with zipfile.ZipFile(download.value.path()) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".png"))
+        written = np.array(Image.open(io.BytesIO(archive.read(name))))
+    assert ((written == 2) == (labels == 2)).all()
+    assert not (written == 1).any()
+
+
 def test_a_scrub_storm_ends_at_the_last_frame(open_page, clip):
     page = open_page(clip)
     slider = page.page.get_by_role("slider", name="Frame").bounding_box()
@@ -154,8 +252,6 @@ def test_a_new_size_never_shows_an_empty_image(open_page, clip):
 
 
 def test_names_are_text(open_page, client, app_folder):
-    import shutil
-
     name = "<img src=x onerror=alert(1)>.mp4"
     shutil.copy(app_folder / "clip.mp4", app_folder / name)
     try:

@@ -191,8 +191,8 @@ class Project(Records):
                 self._set_row(op, "mark", f"{frame}:{object_id}", None)
             return self._paint(op, frame, object_id, region, EDITED)
 
-    def put_labels(self, labels: Mapping[int, NDArray[np.uint8]], tab: str = "", base_rev: int | None = None) -> None:
-        """Take whole label maps, by frame, as given masks (import); objects that are new are added."""
+    def put_labels(self, labels: Mapping[int, NDArray[np.uint8]], tab: str = "", base_rev: int | None = None) -> int:
+        """Take whole label maps, by frame, as given masks (import), adding new objects; returns their revision."""
         with self._op("import", tab) as op:
             for frame in labels:
                 self._check_unchanged(frame, base_rev)
@@ -208,6 +208,7 @@ class Project(Records):
                 self._set_mask(op, wire.mask_of(clean, frame, {}, GIVEN))
             for frame in labels:
                 self._make_stale(op, frame)
+            return self.rev
 
     def clear_mask(self, frame: int, object_id: int, tab: str = "", base_rev: int | None = None) -> WireMask:
         """Delete an object's mask here: the object is gone from this frame on, until it is marked again."""

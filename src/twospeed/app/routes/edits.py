@@ -75,19 +75,24 @@ def edit_routes(routes: APIRouter, desk: Desk) -> None:
         project = await desk.project(p)
         check_frame(project, index)
         labels = await asyncio.to_thread(_read_mask, project, await request.body(), snap)
-        await asyncio.to_thread(project.put_labels, {index: labels}, tab, base_rev)
+        rev = await asyncio.to_thread(project.put_labels, {index: labels}, tab, base_rev)
         desk.changed(project, [index])
-        return {"objects": [int(i) for i in np.unique(labels) if i]}
+        return {"objects": [int(i) for i in np.unique(labels) if i], "rev": rev}
 
-    @routes.delete("/p/{p}/mask/{index}", status_code=204)
-    async def remove(p: str, index: int, object: int | None = None, base_rev: int | None = None, tab: str = "") -> None:
+    @routes.delete("/p/{p}/mask/{index}")
+    async def remove(
+        p: str, index: int, object: int | None = None, base_rev: int | None = None, tab: str = ""
+    ) -> Response:
         project = await desk.project(p)
         check_frame(project, index)
         if object is None:
             await asyncio.to_thread(project.remove_keyframe, index, tab, base_rev)
+            response = Response(status_code=204)
         else:
-            await asyncio.to_thread(project.clear_mask, index, object, tab, base_rev)
+            found = await asyncio.to_thread(project.clear_mask, index, object, tab, base_rev)
+            response = binary(found.to_bytes())
         desk.changed(project, [index])
+        return response
 
     @routes.post("/p/{p}/undo")
     async def undo(p: str, tab: str = "", anyway: bool = False) -> dict[str, Any]:

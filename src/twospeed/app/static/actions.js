@@ -10,8 +10,7 @@ export function makeActions(editor) {
     player.pause();
     if (frame !== null && frame !== undefined) store.seek(frame);
   };
-  const patch = (changes) => store.selected
-    && request("PATCH", `${base}/objects/${store.object}`, { json: changes });
+  const patch = (changes) => store.selected && edits.send("PATCH", `objects/${store.object}`, changes);
   const worst = (step) => {
     const frames = store.worst();
     if (!frames.length) return notify("There is no doubtful frame yet: track the object first.");
@@ -20,7 +19,7 @@ export function makeActions(editor) {
   };
   const range = (first, last) => {
     if (first > last) return notify("The in point lies before the out point.");
-    return request("PATCH", `${base}/range`, { json: { first, last } });
+    return edits.send("PATCH", "range", { first, last });
   };
   const track = (direction) => (options = {}) => editor.startJob({ kind: "track", direction, ...options });
   return {

@@ -132,7 +132,7 @@ class Editor {
       } });
     const transport = h("div", { class: "transport" },
       act("toIn", "|◀", "To the in point (Home)"), act("back", "◀", "One frame back (←)"), this.player.button,
-      act("next", "▶", "One frame on (→)"), this.player.soundButton, act("toOut", "▶|", "To the out point (End)"), this.where,
+      act("next", "▶", "One frame on (→)"), this.player.speed, this.player.soundButton, act("toOut", "▶|", "To the out point (End)"), this.where,
       act("setIn", "In", "Set the in point here (I)"), act("setOut", "Out", "Set the out point here (O)"),
       h("label", { class: "row" }, "masks", opacity), this.progress, this.stop);
     this.worst = h("div", { class: "worst row" });

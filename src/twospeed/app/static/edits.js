@@ -1,7 +1,7 @@
 // What tools do: marks with a preview, strokes, imported masks; and edits that meet another or cannot be saved.
 import { $, dialog, h, notify } from "./dom.js";
 import { post, request } from "./api.js";
-import { encode, parse } from "./wire.js";
+import { encode, labelsOf, parse } from "./wire.js";
 
 export class Edits {
   constructor(editor) {
@@ -70,6 +70,11 @@ export class Edits {
     return this.queue;
   }
 
+  /** Send a change of an object or of the range, after the edits that were made before it. */
+  send(method, what, json) {
+    return this.add(() => request(method, `${this.path}/${what}`, { json }));
+  }
+
   /** The revision of a frame as it is on the screen. */
   revOf(frame) {
     return this.store.masks.get(frame)?.rev ?? this.store.rev;
@@ -91,13 +96,16 @@ export class Edits {
     return this.store.state.marks.find((mark) => mark.frame === frame && mark.object === object);
   }
 
-  /** Add a point, or take away the one that is there. */
-  async addPoint({ frame, object, base }, { x, y, sign }) {
+  /** Add a point; move the one that is there to `to`, or take it away where there is no such place. */
+  async addPoint({ frame, object, base }, { x, y, sign, to = null }) {
     const open = this.pending.get(`${frame}:${object}`), before = open ?? this.marksOf(frame, object);
     const known = before?.points ?? [], { reach } = this.stage;
-    const left = known.filter(([px, py]) => Math.hypot(px - x, py - y) > reach);
-    await this.preview({ frame, object, points: left.length < known.length ? left : [...known, [x, y, sign]],
-      box: before?.box ?? null, polygon: before?.polygon ?? [], base: open ? open.base : base });
+    const there = ([px, py]) => Math.hypot(px - x, py - y) <= reach;
+    const points = !known.some(there) ? [...known, [...(to ?? [x, y]), sign]]
+      : to ? known.map((point) => (point[0] === x && point[1] === y ? [...to, point[2]] : point))
+      : known.filter((point) => !there(point));
+    await this.preview({ frame, object, points, box: before?.box ?? null, polygon: before?.polygon ?? [],
+      base: open ? open.base : base });
   }
 
   /** Show what marks give, without keeping it. */
@@ -176,12 +184,13 @@ export class Edits {
       return false;
     }
     const { width, height } = this.store.state, { frame, object } = this.store, now = this.stage.labels();
-    this.stage.painting = { frame, object, labels: now ? now.slice() : new Uint8Array(width * height), base: this.revOf(frame) };
+    const before = now ?? new Uint8Array(width * height);
+    this.stage.painting = { frame, object, before, labels: before.slice(), base: this.revOf(frame) };
     return true;
   }
 
   async endStroke(painting, { overwrite = false } = {}) {
-    const { width, height } = this.store.state, { frame, object, labels, base } = painting;
+    const { width, height } = this.store.state, { frame, object, base } = painting, labels = this.painted(painting);
     const query = { object, base_rev: overwrite ? null : this.base(frame, base) };
     const done = () => {
       if (this.stage.painting === painting) this.stage.painting = null;
@@ -199,18 +208,28 @@ export class Edits {
     this.stage.draw();
   }
 
+  /** A frame's labels with a stroke: on those of an edit of this tab that was on its way when the stroke began. */
+  painted({ frame, before, labels, base }) {
+    const now = this.store.masks.get(frame);
+    if (!now || now.rev <= base || now.rev !== this.own.get(frame)) return labels;
+    return labelsOf(now).map((label, i) => (labels[i] === before[i] ? label : labels[i]));
+  }
+
   /** The object is gone from this frame on. */
-  async clear() {
-    const { frame, object } = this.store;
+  clear() {
+    const { frame, object } = this.store, base = this.revOf(frame);
     if (object === null || this.locked()) return;
     if (!this.stage.exact) {
       notify(`Frame ${frame} is still being decoded.`);
       return;
     }
-    const send = (base_rev) => request("DELETE", `${this.path}/mask/${frame}`, { query: { object, base_rev } });
-    await send(this.base(frame, this.revOf(frame))).catch((error) => {
+    const send = async (base_rev) => {
+      const response = await request("DELETE", `${this.path}/mask/${frame}`, { query: { object, base_rev } });
+      this.took(parse(await response.arrayBuffer()));
+    };
+    this.add(() => send(this.base(frame, base)).catch((error) => {
       if (!this.offer(error, frame, () => send(null), {})) throw error;
-    });
+    }));
   }
 
   /** An edit was refused: offer to repeat it where that can help. Returns whether, and how. */
@@ -249,7 +268,11 @@ export class Edits {
   }
 
   /** Undo or redo; a change of another tab only after asking. */
-  async undo(which, { anyway = false } = {}) {
+  undo(which, { anyway = false } = {}) {
+    return this.add(() => this.sendUndo(which, anyway));
+  }
+
+  async sendUndo(which, anyway) {
     try {
       await request("POST", `${this.path}/${which}`, { json: {}, query: { anyway } });
     } catch (error) {
@@ -257,19 +280,20 @@ export class Edits {
       const box = dialog("The last change is of another tab", h("p", { text: error.message }),
         h("div", { class: "row" }, h("button", { text: which === "undo" ? "Undo it" : "Redo it", onclick: () => {
           box.close();
-          this.undo(which, { anyway: true }).catch((failure) => this.editor.fail(failure));
+          this.undo(which, { anyway: true });
         } })));
     }
   }
 
-  async importMask(input) {
+  importMask(input) {
     const [file] = input.files, { frame } = this.store, base = this.revOf(frame);
     input.value = "";
     if (!file) return;
     const put = async (snap, { overwrite = false } = {}) => {
       const query = { snap, base_rev: overwrite ? null : this.base(frame, base) };
       try {
-        await request("PUT", `${this.path}/import/${frame}`, { body: file, query });
+        const response = await request("PUT", `${this.path}/import/${frame}`, { body: file, query });
+        this.own.set(frame, (await response.json()).rev);
         $("banner").hidden = true;
       } catch (error) {
         if (error.body?.conflict) this.conflict(error, frame, () => put(snap, { overwrite: true }));
@@ -280,7 +304,7 @@ export class Edits {
         }
       }
     };
-    await put(false).catch((error) => this.editor.fail(error));
+    this.add(() => put(false));
   }
 
   setBrush(size) {

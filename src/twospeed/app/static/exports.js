@@ -17,7 +17,9 @@ export function exportDialog(editor) {
   const soft = h("input", { type: "checkbox", checked: true }), layers = h("input", { type: "checkbox" });
   const premultiplied = h("input", { type: "checkbox" });
   const background = h("input", { type: "color", value: "#00ff00", "aria-label": "Colour of the new background" });
-  const options = () => ({ soft: soft.checked, layers: layers.checked, premultiplied: premultiplied.checked, background: background.value,
+  const chosen = new Map(store.objects.map(({ id, name }) => [id, h("input", { type: "checkbox", checked: true, "aria-label": `Export ${name}` })]));
+  const objects = () => [...chosen].filter(([, box]) => box.checked).map(([id]) => id);
+  const options = () => ({ objects: objects(), soft: soft.checked, layers: layers.checked, premultiplied: premultiplied.checked, background: background.value,
     threshold: editor.panel.threshold });
   const row = ({ as, text }) => {
     const status = h("span", { class: "quiet" }), button = h("button", { text: "Write", "aria-label": `Write ${text}` });
@@ -50,6 +52,7 @@ export function exportDialog(editor) {
       delete item.dataset.file;
       busy(true);
       try {
+        if (chosen.size && !objects().length) throw new Error("Choose at least one object above.");
         await editor.edits.keepPreview();
         status.textContent = "starting";
         item.dataset.file = (await post(`${editor.base}/exports`, { as, ...options() })).file;
@@ -63,8 +66,10 @@ export function exportDialog(editor) {
     return item;
   };
   const tick = (box, text) => h("label", { class: "row" }, box, text);
-  dialog("Export", h("p", { class: "quiet", text: `Frames ${state.in} to ${state.out} (the in and out points), all objects. `
+  dialog("Export", h("p", { class: "quiet", text: `Frames ${state.in} to ${state.out} (the in and out points). `
     + "Files are also kept in the project's folder, exports." }),
+  chosen.size > 1 ? h("fieldset", { class: "row wrap" }, h("legend", { text: "Objects" }),
+    store.objects.map(({ id, name }) => tick(chosen.get(id), name))) : null,
   h("div", { class: "export-groups" }, [...groups].map(([name, rows]) => h("section", {}, h("h3", { text: name }),
     name === "Cut-outs" ? h("div", { class: "row wrap" }, tick(soft, "soft edges"), tick(layers, "a file for each object"),
       tick(premultiplied, "premultiplied alpha"), h("label", { class: "row" }, background, "new background")) : null,

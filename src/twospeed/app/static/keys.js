@@ -19,7 +19,7 @@ export const SHORTCUTS = [
   ["Objects and marks", [
     ["KeyN", "N", "new object", "newObject"],
     [null, "1 to 9", "choose an object", null],
-    ["KeyP", "P", "points: click adds, Alt or right click removes", "tool:points"],
+    ["KeyP", "P", "points: a click says what belongs to the object, Alt or right click what does not; drag a point to move it, click it to take it away", "tool:points"],
     ["KeyR", "R", "box", "tool:box"],
     ["KeyB", "B", "brush", "tool:brush"],
     ["KeyE", "E", "eraser", "tool:eraser"],

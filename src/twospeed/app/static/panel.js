@@ -1,6 +1,5 @@
 // The panel at the right: objects and tracking, and the other jobs as tabs.
 import { h } from "./dom.js";
-import { request } from "./api.js";
 import { ActionsView, ClassesView, PeopleView } from "./results.js";
 
 const TABS = [["track", "Track"], ["find", "Find"], ["classify", "Actions"], ["detect", "People"], ["segment", "Pixels"]];
@@ -14,7 +13,7 @@ const WORDS = {
 
 const HINTS = {
   move: "Drag to move the image; the wheel zooms, Ctrl+0 fits it.",
-  points: "Click on the object; right click or Alt+click on what is not part of it; click on a point to remove it. Enter keeps the preview.",
+  points: "Click on the object; right click or Alt+click on what is not part of it; drag a point to move it, click it to remove it. Enter keeps the preview.",
   box: "Drag a box around the object.",
   brush: "Paint the object; the right button erases. [ and ] change the size.",
   eraser: "Wipe off what is not part of the object. [ and ] change the size.",
@@ -155,8 +154,7 @@ export class Panel {
 
   objectRow(entry) {
     const { store, editor } = this, chosen = entry.id === store.object;
-    const change = (changes) => request("PATCH", `${editor.base}/objects/${entry.id}`, { json: changes })
-      .catch((error) => editor.fail(error));
+    const change = (changes) => editor.edits.send("PATCH", `objects/${entry.id}`, changes);
     const value = store.curves.get(entry.id)?.[store.frame];
     const kind = store.kinds[store.frame] & 3;
     const sure = kind === 2 ? "marked" : value === 0 ? "gone" : value > 0 ? value.toFixed(2) : "";
@@ -177,7 +175,7 @@ export class Panel {
         title: "A locked object keeps its pixels (L)", text: entry.locked ? "unlock" : "lock",
         onclick: () => change({ locked: !entry.locked }) }),
       h("button", { class: "small", title: `Delete ${entry.name}`, "aria-label": `Delete ${entry.name}`, text: "×",
-        onclick: () => request("DELETE", `${editor.base}/objects/${entry.id}`).catch((error) => editor.fail(error)) }));
+        onclick: () => editor.edits.send("DELETE", `objects/${entry.id}`) }));
   }
 
   /** Show which frames a button would compute, before it is pressed. */

@@ -257,11 +257,17 @@ export class Stage {
     }
   }
 
+  /** The marks of the chosen object at the playhead: those of a preview, else those that are kept. */
+  marks() {
+    const { frame, object, state } = this.store;
+    if (this.draft?.frame === frame) return this.draft;
+    return state.marks.find((mark) => mark.frame === frame && mark.object === object);
+  }
+
   paintMarks(context, scale) {
-    const { frame, object, state } = this.store, unit = (devicePixelRatio || 1) / scale;
-    const marks = this.draft?.frame === frame ? this.draft
-      : state.marks.find((mark) => mark.frame === frame && mark.object === object);
-    for (const [x, y, sign] of marks?.points ?? []) {
+    const unit = (devicePixelRatio || 1) / scale, { drag } = this;
+    for (const point of this.marks()?.points ?? []) {
+      const [x, y] = drag?.moved && drag.point === point ? drag.to : point, sign = point[2];
       context.beginPath();
       context.arc(x, y, 6 * unit, 0, 7);
       context.fillStyle = sign > 0 ? "#fff" : "#000";
@@ -347,7 +353,9 @@ export class Stage {
     }
     this.store.emit("scrub"); // tracking no longer moves the playhead
     if (this.tool === "points") {
-      if (this.inside(at)) this.tools("point", { x: at[0], y: at[1], sign: negative ? -1 : 1 });
+      const from = this.marks()?.points?.find(([x, y]) => Math.hypot(x - at[0], y - at[1]) <= this.reach);
+      if (from) this.drag = { point: from, to: at }; // a click takes it away, a drag moves it
+      else if (this.inside(at)) this.tools("point", { x: at[0], y: at[1], sign: negative ? -1 : 1 });
     } else if (this.tool === "box") {
       if (this.tools("ready")) this.drag = { box: [...at, ...at] };
     } else if (this.tool === "polygon") {
@@ -380,6 +388,9 @@ export class Stage {
         y: drag.view.y + (event.clientY - drag.pan[1]) * ratio };
     } else if (drag?.box) {
       drag.box.splice(2, 2, ...at);
+    } else if (drag?.point) {
+      drag.to = this.clamped(at);
+      drag.moved ||= Math.hypot(at[0] - drag.point[0], at[1] - drag.point[1]) > this.reach;
     } else if (drag?.stroke) {
       this.dab(drag.last, at);
     }
@@ -393,6 +404,9 @@ export class Stage {
       const [a, b] = [this.clamped(drag.box.slice(0, 2)), this.clamped(drag.box.slice(2))];
       const box = [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
       if (box[2] - box[0] >= 4 && box[3] - box[1] >= 4) this.tools("box", { box });
+    } else if (drag?.point) {
+      const [x, y, sign] = drag.point;
+      this.tools("point", { x, y, sign, to: drag.moved ? drag.to : null });
     } else if (drag?.stroke) {
       this.tools("stroke-end");
     }
