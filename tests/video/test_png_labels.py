@@ -45,15 +45,49 @@ def general(path: Path) -> tuple[np.ndarray, bool]:
     filters=st.lists(st.integers(0, 4), min_size=1),
     colour=st.sampled_from([GREY, PALETTE]),
     parts=st.integers(1, 3),
+    used=st.tuples(*[st.floats(0, 1)] * 4),
 )
 def test_every_filter_is_undone_as_pillow_does(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int, height: int, width: int, filters: list[int], colour: int, parts: int,
+    used: tuple[float, float, float, float],
 ):  # fmt: skip
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, 256, (height, width + 1), dtype=np.uint8)
+    (top, bottom), (left, right) = sorted(used[:2]), sorted(used[2:])  # all other bytes are 0, as around a mask
+    for x, first, last in ((rows, top, bottom), (rows.T, left, right)):
+        x[: round(first * len(x))] = 0
+        x[round(last * len(x)) :] = 0
     rows[:, 0] = np.resize(filters, height)
-    path = tmp_path_factory.mktemp("png") / "mask.png"
+    check_against_pillow(tmp_path_factory.mktemp("png") / "mask.png", rows, colour, parts)
+
+
+@pytest.mark.parametrize("choose", ["none", "smallest"])
+def test_filtered_masks_equal_pillows_whatever_their_shape(tmp_path: Path, choose: str):
+    """Masks as encoders filter them: rows of zeros around an object, which may touch any side."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        mask = np.zeros((24, 36), np.uint8)
+        y, x = rng.integers(-6, 20, 2), rng.integers(-6, 30, 2)
+        mask[max(0, y.min()) : y.max() + 4, max(0, x.min()) : x.max() + 4] = 255
+        mask[rng.random(mask.shape) < 0.02 * (i % 3)] ^= 255
+        filters = rng.integers(0, 5, 24) if choose == "none" else None
+        check_against_pillow(tmp_path / "mask.png", filtered(mask, filters), GREY, 1)
+
+
+def filtered(values: np.ndarray, filters: np.ndarray | None) -> np.ndarray:
+    """Filter rows as a PNG encoder does; filters: of each row, None for the one with the smallest sum in each."""
+    above = np.pad(values.astype(int), ((1, 0), (1, 0)))
+    left, up, corner = above[1:, :-1], above[:-1, 1:], above[:-1, :-1]
+    far = [np.abs(left + up - corner - x) for x in (left, up, corner)]
+    paeth = np.where((far[0] <= far[1]) & (far[0] <= far[2]), left, np.where(far[1] <= far[2], up, corner))
+    stored = np.stack([(values - x) % 256 for x in (0 * up, left, up, (left + up) // 2, paeth)]).astype(np.uint8)
+    if filters is None:
+        filters = np.abs(stored.view(np.int8).astype(int)).sum(2).argmin(0)
+    return np.concatenate([filters[:, None].astype(np.uint8), stored[filters, np.arange(len(values))]], axis=1)
+
+
+def check_against_pillow(path: Path, rows: np.ndarray, colour: int, parts: int) -> None:
     path.write_bytes(png(rows, colour, parts=parts))
     found = read_png_labels(path)
     values, is_palette = general(path)
@@ -92,6 +126,7 @@ WHOLE = png(ROWS)
         pytest.param(png(ROWS, header=b"\x08%c\0\0\1"), id="interlaced"),
         pytest.param(png(ROWS, 2), id="colour"),
         pytest.param(png(np.full((4, 5), 7, np.uint8)), id="no such filter"),
+        pytest.param(png(np.array([[1, 9, 0], [0, 0, 0], [5, 0, 0]], np.uint8)), id="no such filter, of a row of 0"),
         pytest.param(
             WHOLE.replace(WHOLE[12:33], chunk(b"IHDR", b"\0\0\0\4\0\0\0\5\x08\0\0\0\0")[4:]), id="too few rows"
         ),

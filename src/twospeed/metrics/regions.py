@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,15 +41,9 @@ def boundary_map(mask: Mask) -> Mask:
     mask: bool (H, W) -> bool (H, W). The last row looks right only, the last column down only, the corner is
     never set.
     """
-    # A pixel and its three neighbours are all alike exactly when their OR equals their AND.
-    boundary = np.empty_like(mask)
-    any_pair = mask[:, :-1] | mask[:, 1:]
-    both_of_pair = mask[:, :-1] & mask[:, 1:]
-    np.not_equal(any_pair[:-1] | any_pair[1:], both_of_pair[:-1] & both_of_pair[1:], out=boundary[:-1, :-1])
-    np.not_equal(mask[-1, :-1], mask[-1, 1:], out=boundary[-1, :-1])
-    np.not_equal(mask[:-1, -1], mask[1:, -1], out=boundary[:-1, -1])
-    boundary[-1, -1] = False
-    return boundary
+    # A pixel and its neighbours differ exactly where their maximum and their minimum do; beyond the image is nothing.
+    neighbours = np.ones((2, 2), np.uint8)
+    return cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_GRADIENT, neighbours, anchor=(0, 0)).view(np.bool_)
 
 
 @lru_cache(maxsize=64)
@@ -183,6 +178,8 @@ def outlines(labels: Labels, count: int) -> list[Outline]:
         return [Outline(_NOTHING, radius)] * count
     top, left = max(box[0] - 1, 0), max(box[1] - 1, 0)
     part = labels[top : box[2] + 1, left : box[3] + 1]
+    if count == 1 and part.max() == 1:  # nothing else is in the box: it is the object's
+        return [Outline(Crop(part.view(np.bool_), top, left), radius)]
     return [_cut(part == k, radius, top, left) for k in range(1, count + 1)]
 
 

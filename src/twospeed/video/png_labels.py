@@ -21,6 +21,7 @@ from twospeed.video.pixels import MOST_PIXELS
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types
+_LAST_FILTER = 4  # Paeth's
 _zlib_error: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # an instance in the package's stubs
 
 
@@ -46,8 +47,10 @@ def read_png_labels(path: Path) -> PngLabels | None:
         return None
     try:
         rows = _unpacked(_pixel_data(data), width, height)
-        filtered = rows[:, 0].any()
-        values = _unfiltered(rows) if filtered else rows[:, 1:]
+        last_filter = int(rows[:, 0].max())
+        if last_filter > _LAST_FILTER:
+            return None
+        values = _unfiltered(rows) if last_filter else rows[:, 1:]
     except (_zlib_error, ValueError, OSError):
         return None
     return PngLabels(values, colour == _PALETTE)
@@ -75,6 +78,28 @@ def _unpacked(packed: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def _unfiltered(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Undo the filters of rows (H, 1 + W): uint8 (H, W).
+
+    Filters predict a pixel from those left of it and above it: where all stored bytes from the first row, or from the
+    left edge, on are 0, pixels are 0 too, and so they are behind a row or column of zeros with stored zeros alone after
+    it. A mask's surroundings are like that, so that mostly its own rectangle is all that has to be unfiltered.
+    """
     height, width = rows.shape[0], rows.shape[1] - 1
-    image = Image.frombytes("L", (width, height), zlib_ng.compress(rows.data, 0), "zip", "L")
-    return np.asarray(image)
+    stored = rows[:, 1:]
+    values = np.zeros((height, width), np.uint8)
+    used_rows = np.flatnonzero(stored.max(axis=1))
+    if not used_rows.size:
+        return values
+    top, bottom = int(used_rows[0]), min(int(used_rows[-1]) + 2, height)  # with one more row and column, to be 0
+    used_columns = np.flatnonzero(stored[top:bottom].max(axis=0))
+    left, right = int(used_columns[0]), min(int(used_columns[-1]) + 2, width)
+    part = _unfiltered_by_pillow(np.concatenate([rows[top:bottom, :1], stored[top:bottom, left:right]], axis=1))
+    if (bottom < height and part[-1].any()) or (right < width and part[:, -1].any()):
+        return _unfiltered_by_pillow(rows)
+    values[top:bottom, left:right] = part
+    return values
+
+
+def _unfiltered_by_pillow(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    size = (rows.shape[1] - 1, rows.shape[0])
+    return np.asarray(Image.frombytes("L", size, zlib_ng.compress(rows.data, 0), "zip", "L"))
