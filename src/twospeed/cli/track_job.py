@@ -129,6 +129,7 @@ class TrackJob:
             yield frame, result.numbered(frame.index)
             now = time.perf_counter()
             if now - saved > pause:
+                run.wait()  # a state counts only once the frames before it are there
                 with run.folder.new_state(position + 1) as path:
                     tracker.save_state(path)
                 saved = time.perf_counter()

@@ -7,8 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -41,7 +43,7 @@ R = TypeVar("R", ObjectMasks, ClassMap)
 
 @contextmanager
 def _whole_frame() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait for the block: labels, row and overlay of a frame are written together."""
+    """Let Ctrl-C, SIGTERM and SIGHUP wait for the block, in which labels, row and overlay of a frame become complete."""
     waiting: list[int] = []
     kept: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # others receive no signals
@@ -57,6 +59,37 @@ def _whole_frame() -> Iterator[None]:
             signal.signal(number, handler)
     for number in waiting[:1]:
         kept[number](number, None)
+
+
+class _OneBehind(AbstractContextManager["_OneBehind"]):
+    """Does what it is given on a thread of its own, one thing after another, while its user computes the next.
+
+    An exception comes out when the next thing is given, or at the end. When the block is left, whatever the reason, all
+    that was given is done.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "twospeed-write")
+        self._last: Future[None] | None = None
+
+    def give(self, work: Callable[[], None]) -> None:
+        """Do this next; waits for what was given before."""
+        self.wait()
+        self._last = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait until all that was given is done."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _whole_frame():
+            self._pool.shutdown()
+        if kind is None:
+            self.wait()
 
 
 class Run(AbstractContextManager["Run"]):
@@ -94,6 +127,7 @@ class Run(AbstractContextManager["Run"]):
         self.colours: ColourTags | None = None
         self._videos: dict[str, VideoWriter] = {}
         self._writers = ExitStack()
+        self._writing = _OneBehind()
         self._at_end: list[Callable[[], None]] = []
         self.report = Report()
         self.kept: list[dict[str, Any]] = []
@@ -137,19 +171,27 @@ class Run(AbstractContextManager["Run"]):
         """Run a job that labels every frame: write labels, overlay and table as results come.
 
         into: folder of the labels. draw: makes the overlay's image; None for no overlay. rate: of the source.
-        on_result: called with each frame and its result.
+        on_result: called with each frame and its result. A frame is drawn, written and reported on another thread while
+        `results` computes the next one.
         """
-        with self:
+
+        def write(frame: Frame, result: R) -> None:
+            self.write_labels(into, frame, result)
+            drawn = frame.image
+            if draw is not None:
+                drawn = draw(frame, result)
+                self.write_video(OVERLAY, drawn, frame.time_s, rate)
+            self.report.add_labels(frame, drawn, result)
+            on_result(frame, result)
+            self.advance()
+
+        with self, self._writing:
             for frame, result in results:
-                with _whole_frame():
-                    self.write_labels(into, frame, result)
-                    drawn = frame.image
-                    if draw is not None:
-                        drawn = draw(frame, result)
-                        self.write_video(OVERLAY, drawn, frame.time_s, rate)
-                    self.report.add_labels(frame, drawn, result)
-                    on_result(frame, result)
-                    self.advance()
+                self._writing.give(partial(write, frame, result))
+
+    def wait(self) -> None:
+        """Wait until all frames that `label_frames` was given are written."""
+        self._writing.wait()
 
     def add_frame(self, frame: Frame) -> None:
         """Add a line to frames.csv for a frame without labels."""
