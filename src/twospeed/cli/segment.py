@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twospeed.cli.options import Video, Weights, check_weights, grouped, identities, number, whole
+from twospeed.cli.options import Precision, Video, Weights, check_weights, grouped, identities, number, whole
 from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
@@ -88,6 +88,7 @@ def segment(
             "smaller is faster. [default: that of the weights, 0.75 as published]",
         ),
     ] = None,
+    precision: Precision = "fp32",
     job: PartsJob,
 ) -> None:
     """Give every pixel of every frame a class: road, car, person, ..."""
@@ -112,7 +113,7 @@ def segment(
             extra["keyframe_scale"] = keyframe_scale
         policy = keyframe_every if drift is None else on_drift(drift)
         network, _ = network_for("segment", name, weights, (), on_progress, **extra)
-        return name, Segmenter(network, policy, device=job.device)
+        return name, Segmenter(network, policy, precision=precision, device=job.device)
 
     if job.part is not None:
         with show_progress(job.quiet) as on_progress:
@@ -151,6 +152,7 @@ def segment(
                         "keyframe_every": keyframe_every if drift is None else None,
                         "drift": drift,
                         "keyframe_scale": keyframe_scale,
+                        "precision": segmenter.precision,
                         **job.recorded,
                         "device": str(segmenter.device),
                     },

@@ -34,6 +34,7 @@ from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Clock, Model, Networks, Run, check_source, coverage
 from twospeed.evaluation.trade_off import cost_table, operating_points
 from twospeed.metrics.confusion import Matrix, class_iou, mean_iou, over_interval, pixel_accuracy
+from twospeed.pipelines.inputs import Precision
 from twospeed.results import LabelMap, OnProgress, Progress
 
 if TYPE_CHECKING:
@@ -93,13 +94,14 @@ class SegmentationSettings:
     frame_step: frames of the recording from one frame to the next; None for the finest that there is. image_scales: run
     the image network by itself, too, on images brought to these fractions of their size (the paper's Fig. A5).
     keyframe_scale: fraction of its size at which a GSVNet that is given by name sees a keyframe; None for that of the
-    weights (0.75 published; the paper's Fig. A6 has 1).
+    weights (0.75 published; the paper's Fig. A6 has 1). precision: of the image network, as `Segmenter` takes it.
     """
 
     keyframe_every: int | None = None
     frame_step: int | None = None
     image_scales: tuple[float, ...] = ()
     keyframe_scale: float | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name in ("keyframe_every", "frame_step"):
@@ -209,7 +211,9 @@ class _SegmentationRun(Run):
                 f"{settings.keyframe_every} out",
                 option="keyframe_every",
             )
-        self.segmenter = Segmenter(self.model, NEVER, labels=self.chosen.classes, device=device)
+        self.segmenter = Segmenter(
+            self.model, NEVER, labels=self.chosen.classes, precision=settings.precision, device=device
+        )
         self.image_network = getattr(self.model, "keyframe_network", self.model)
 
     @property
@@ -255,6 +259,7 @@ class _SegmentationRun(Run):
             "settings": {
                 **self.settings,
                 "keyframe_every": self.interval,
+                "precision": self.segmenter.precision,
                 "device": str(self.segmenter.device),
             },
         }
@@ -332,7 +337,12 @@ class _SegmentationRun(Run):
         for scale in self.options.image_scales:
             clock, network = Clock(), ScaledImages(self.image_network, scale)
             done = partial(self._tell, f"images at {scale:g}", len(chains))
-            segmenter = Segmenter(network, labels=self.chosen.classes, device=self.segmenter.device)
+            segmenter = Segmenter(
+                network,
+                labels=self.chosen.classes,
+                precision=self.segmenter.precision,
+                device=self.segmenter.device,
+            )
             (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=done).values()
             table[f"{scale:g}"] = {
                 "mIoU": mean_iou(matrix),

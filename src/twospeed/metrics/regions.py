@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,9 +40,15 @@ def boundary_map(mask: Mask) -> Mask:
     mask: bool (H, W) -> bool (H, W). The last row looks right only, the last column down only, the corner is
     never set.
     """
-    # A pixel and its neighbours differ exactly where their maximum and their minimum do; beyond the image is nothing.
-    neighbours = np.ones((2, 2), np.uint8)
-    return cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_GRADIENT, neighbours, anchor=(0, 0)).view(np.bool_)
+    # A pixel and its three neighbours are all alike exactly when their OR equals their AND.
+    boundary = np.empty_like(mask)
+    any_pair = mask[:, :-1] | mask[:, 1:]
+    both_of_pair = mask[:, :-1] & mask[:, 1:]
+    np.not_equal(any_pair[:-1] | any_pair[1:], both_of_pair[:-1] & both_of_pair[1:], out=boundary[:-1, :-1])
+    np.not_equal(mask[-1, :-1], mask[-1, 1:], out=boundary[-1, :-1])
+    np.not_equal(mask[:-1, -1], mask[1:, -1], out=boundary[:-1, -1])
+    boundary[-1, -1] = False
+    return boundary
 
 
 @lru_cache(maxsize=64)

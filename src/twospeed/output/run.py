@@ -43,7 +43,7 @@ R = TypeVar("R", ObjectMasks, ClassMap)
 
 @contextmanager
 def _whole_frame() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait for the block, in which labels, row and overlay of a frame become complete."""
+    """Let Ctrl-C, SIGTERM and SIGHUP wait for the block, in which a frame's labels, row and overlay are completed."""
     waiting: list[int] = []
     kept: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # others receive no signals

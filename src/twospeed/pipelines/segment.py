@@ -23,7 +23,17 @@ from twospeed.models.protocol import (
 )
 from twospeed.ops.grid import grid_size
 from twospeed.output.palette import class_colours
-from twospeed.pipelines.inputs import Array, Device, Image, Model, arrays_of, network_for, optimised, place
+from twospeed.pipelines.inputs import (
+    Array,
+    Device,
+    Image,
+    Model,
+    Precision,
+    arrays_of,
+    network_for,
+    optimised,
+    place,
+)
 from twospeed.results import ClassMap, LabelMap, OnProgress, Progress
 from twospeed.video.reader import open_video
 from twospeed.video.sources import SourceLike
@@ -106,10 +116,11 @@ class Segmenter:
     how its scores are resized, False where it has none); a catalogue name (with `weights`); or the folder of an
     exported model, which runs without torch. keyframe_every: every how many frames the image network runs; or a policy,
     such as `on_drift(1.5)`. labels: names and colours of the
-    classes; Cityscapes' or CamVid's when the network has as many, else plain numbers. device: None chooses CUDA if
-    present. on_progress: called while weights are downloaded. Networks of this package run as an optimised copy:
-    training them further does not change it. Raises InputError for options that make no sense, WeightsUnavailable when
-    a name has no default weights.
+    classes; Cityscapes' or CamVid's when the network has as many, else plain numbers. precision: "bf16" runs the image
+    network in bfloat16, "auto" where the device is made for it; propagation is always in float32. device: None chooses
+    CUDA if present. on_progress: called while weights are downloaded. Networks of this package run as an optimised
+    copy: training them further does not change it. Raises InputError for options that make no sense, WeightsUnavailable
+    when a name has no default weights.
     """
 
     def __init__(
@@ -119,11 +130,12 @@ class Segmenter:
         *,
         weights: Any = "default",
         labels: LabelMap | None = None,
+        precision: Precision = "fp32",
         device: Device = None,
         on_progress: OnProgress | None = None,
     ):
         self.policy = Every(keyframe_every) if isinstance(keyframe_every, int) else keyframe_every
-        self.device, _, _ = place(model_or_name, device)
+        self.device, self.precision, self._dtype = place(model_or_name, device, precision)
         model, _ = network_for("segment", model_or_name, weights, (), on_progress)
         self._of_video = not lacks(model, VIDEO_SEGMENTATION)
         others = (CLIP_NETWORK, FRAME_DETECTOR, MASK_MEMORY)
@@ -185,7 +197,7 @@ class Segmenter:
         """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
         grid = grid_size(image)
         if not self._of_video:
-            scores = getattr(self.model, "scores", self.model)(self._arrays.as_float(image))
+            scores = self._by_image_network(getattr(self.model, "scores", self.model), image)
             return self._arrays.resize_aligned(scores, grid), self._image_labels(scores, size), True
         state, model = self._state, cast("VideoSegmentationNetwork", self.model)
         small = model.small(image)
@@ -194,13 +206,19 @@ class Segmenter:
             state.since_keyframe += 1
             step = self._propagated(model, state, small)
         if step is None:
-            state.scores, state.since_keyframe = model.keyframe(self._arrays.as_float(image)), 0
+            state.scores, state.since_keyframe = self._by_image_network(model.keyframe, image), 0
             state.drift = state.last_drift = 0.0
         else:
             state.scores = getattr(step, "carried", step.scores)
         state.small = small
         shown = state.scores if step is None else step.scores
         return shown, self._arrays.full_size_labels(shown[0], size), step is None
+
+    def _by_image_network(self, network: Callable[[Array], Array], image: Array) -> Array:
+        """Return what it says of an image, as float32."""
+        with self._arrays.autocast(self.device, self._dtype):
+            scores = network(self._arrays.as_float(image))
+        return self._arrays.as_float(scores)
 
     def _propagated(self, model: VideoSegmentationNetwork, state: _State, small: Array) -> Any:
         """Return the propagation step, or None where the policy wants a keyframe."""
@@ -258,6 +276,7 @@ class SegmentOptions(TypedDict, total=False):
     keyframe_every: int | KeyframePolicy
     weights: Any
     labels: LabelMap | None
+    precision: Precision
     device: Device
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import Data, ModelRun, OneModel, OneWeights, Predictions
+from twospeed.cli.benchmarks.options import Data, ModelRun, OneModel, OneWeights, Precision, Predictions
 from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
@@ -79,6 +79,7 @@ def segmentation(
     image_scales: ImageScales = None,
     keyframe_scale: KeyframeScale = None,
     plot: Plot = None,
+    precision: Precision = "fp32",
     run: ModelRun,
 ) -> None:
     """Score label images on CamVid or Cityscapes, or run a model and score its labels."""
@@ -105,6 +106,7 @@ def segmentation(
         frame_step=frame_step,
         image_scales=options.factors_in("--image-scales", image_scales),
         keyframe_scale=keyframe_scale,
+        precision=precision,
     )
 
     options.single("--weights", weights)
