@@ -13,7 +13,7 @@
 | limit | multiply-adds of the job, as the network states them, at the rate of this machine's large matrix products, |
 |       | measured beside it: other programs make that rate too low, and the share too high |
 | share | limit / ours. Winograd's algorithm multiplies less than the network states: more than 100 % is possible |
-| peak | memory that `twospeed bench NAME`, a process of its own, held at most |
+| peak | memory that ours alone held at most, in a process of its own, libraries included; of models `twospeed bench` |
 
 The scripts of the jobs (`track.py`, `segment.py`, `classify.py`, `jf.py`) check that both ways agree, and stop where
 they do not. Some minutes on two quiet cores.
@@ -30,8 +30,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,9 +47,15 @@ import track
 from record import HISTORY, append, stamp
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.data.samples import SequenceSample
+from twospeed.environment import peak_memory
 from twospeed.evaluation.speed import segmenter_steps, tracker_steps
 from twospeed.evaluation.vos import evaluate_davis
+from twospeed.models.banks import MemoryBank
+from twospeed.models.optimise import optimise
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.ops.full_labels import full_size_labels
+from twospeed.pipelines.inputs import Precision
+from twospeed.pipelines.segment import Segmenter
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.cost import cost_of, segmenter_cost
@@ -94,7 +102,7 @@ def of_track() -> Iterator[Row]:
     for line in track.measure(480, 864, [10], 3):
         if str(line["what"]).startswith("frame"):
             times = float(str(line["ours_s"])), (FORMULAS, float(str(line["plain_s"])))
-            yield row("stcn, 480p frame, 10 in memory", *times, cost_of("stcn").gmacs, rate)
+            yield row("stcn, 480p frame, 10 in memory", *times, cost_of("stcn").gmacs, rate) | peak("stcn")
 
 
 def of_segment() -> Iterator[Row]:
@@ -104,10 +112,14 @@ def of_segment() -> Iterator[Row]:
     cost = segmenter_cost(segment.random_network(classes), height, width)
     gmacs = {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs}
     for line in segment.measure(height, width, classes, 5):
-        name = str(line["what"]).partition(" ")[0]
+        name, _, rest = str(line["what"]).partition(" ")
+        number_format = rest.partition(", ")[2]
         if name in ("keyframe", "step", "labels"):
             times = float(str(line["ours_s"])), (FORMULAS, float(str(line["plain_s"])))
-            yield row(f"gsvnet_swiftnet_r18, {width}x{height}, {name}", *times, gmacs.get(name, 0), rate)
+            what = f"{name}, {number_format}" if number_format else name
+            limit = (0.0, 0.0) if number_format else (gmacs.get(name, 0.0), rate)
+            held = peak(f"gsvnet {what}") if number_format != "int8" else {}  # whose process has exported it, too
+            yield row(f"gsvnet_swiftnet_r18, {width}x{height}, {what}", *times, *limit) | held
 
 
 def of_classify() -> Iterator[Row]:
@@ -131,8 +143,9 @@ def of_classify() -> Iterator[Row]:
         if difference > (1e-4 if dtype == torch.float32 else 0.02):
             raise SystemExit(f"scores in {dtype} differ by {difference:.1e}; one of the two ways is wrong")
         times = classify.best_of(2, lambda: ours(clip), plain)  # noqa: B023  # called at once
-        job = f"slowfast_r50_8x8, view of 32x256x256, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
-        yield row(job, times[0][0], (name, times[1][0]), gmacs, product_rate(dtype))
+        kind = "bf16" if dtype == torch.bfloat16 else "fp32"
+        job = f"slowfast_r50_8x8, view of 32x256x256, {kind}"
+        yield row(job, times[0][0], (name, times[1][0]), gmacs, product_rate(dtype)) | peak(f"slowfast {kind}")
 
 
 def of_jf() -> Iterator[Row]:
@@ -151,7 +164,7 @@ def of_jf() -> Iterator[Row]:
             plain.append(time.perf_counter() - start)
             if abs(found - expected) > 1e-9:
                 raise SystemExit(f"the two ways disagree: J&F {found} and {expected}")
-    yield row(f"J&F of {frames} masks of 854x480, files read", min(ours), (FORMULAS, min(plain)))
+    yield row(f"J&F of {frames} masks of 854x480, files read", min(ours), (FORMULAS, min(plain))) | peak("jf")
 
 
 def generated_masks(folder: Path, sequences: int = 4, frames: int = 30) -> Iterator[SequenceSample]:
@@ -210,10 +223,83 @@ def of_commands() -> Iterator[Row]:
                     writer.write(image)
             options: list[str | Path] = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
             options += ["--model", f"{name}_nano", "-o", out, "--quiet"]
-            command = [sys.executable, "-m", "twospeed", name, clip, *options]
-            subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+            held = of_child("-c", AS_COMMAND, name, clip, *options)
             seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
-        yield row(f"`twospeed {name}`, {name}_nano, {width}x{height}", seconds, ("network alone", network_s))
+        yield row(f"`twospeed {name}`, {name}_nano, {width}x{height}", seconds, ("network alone", network_s)) | held
+
+
+AS_COMMAND = """
+import sys
+from twospeed.cli.main import exit_code
+from twospeed.environment import peak_memory
+if code := exit_code(sys.argv[1:]):
+    sys.exit(code)
+print(peak_memory() or "")
+"""
+"""Runs a command as `python -m twospeed` does, and prints the bytes that it held at most."""
+
+
+def of_child(*arguments: str | Path) -> Row:
+    """Run Python; return the peak that it prints last, as a part of a row. Empty where the system does not say."""
+    done = subprocess.run(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
+    held = done.stdout.splitlines()[-1] if done.stdout else ""
+    return {"peak_mb": f"{int(held) / 1e6:.0f}" if held else ""}
+
+
+def peak(name: str) -> Row:
+    """Measure one of `ALONE` in a process of its own."""
+    return of_child(__file__, "--peak", name)
+
+
+def stcn_alone() -> None:
+    """A frame with 10 in memory, as track.py has it."""
+    ours: Any = optimise(track.random_network())
+    frame = torch.randn(1, 3, 480, 864).contiguous(memory_format=torch.channels_last)
+    features, bank = ours.encode_key(frame), MemoryBank()
+    value = ours.encode_value(frame, features.f16, torch.ones(1, 1, 480, 864))[0]
+    for _ in range(10):
+        bank.add(features.key[0], value)
+    ours.decode(bank.read(features.key[0])[:, None], features)
+
+
+def gsvnet_alone(part: str) -> None:
+    """A part of a frame, as segment.py has it."""
+    (height, width), classes = min(segment.SIZES.items())
+    image = torch.from_numpy(next(segment.images(1, height, width))).permute(2, 0, 1)[None]
+    scores, _ = segment.smooth_scores(classes, height // 8, width // 8)
+    if part == "labels":
+        full_size_labels(scores[0], (height, width))
+        return
+    precision: Precision = "bf16" if part == "keyframe, bf16" else "fp32"
+    segmenter = Segmenter(segment.random_network(classes), precision=precision, device="cpu")
+    if part == "step":
+        small = segmenter.model.small(image)
+        segmenter.model.step(scores, small, small)
+    else:
+        segmenter.by_image_network(segmenter.model.keyframe, image)
+
+
+def slowfast_alone(dtype: torch.dtype) -> None:
+    """One view."""
+    optimise(create_model("slowfast_r50_8x8", None).eval(), dtype)(torch.randn(1, 3, 32, 256, 256))
+
+
+def jf_alone() -> None:
+    """The masks of `of_jf`."""
+    with tempfile.TemporaryDirectory() as folder:
+        evaluate_davis(list(generated_masks(Path(folder))), 2016, predictions=Path(folder) / "results")
+
+
+ALONE: dict[str, Callable[[], None]] = {
+    "stcn": stcn_alone,
+    **{f"gsvnet {part}": partial(gsvnet_alone, part) for part in ("keyframe", "keyframe, bf16", "step", "labels")},
+    "slowfast fp32": partial(slowfast_alone, torch.float32),
+    "slowfast bf16": partial(slowfast_alone, torch.bfloat16),
+    "jf": jf_alone,
+}
+"""What is run, ours alone, in a process whose peak memory is measured."""
 
 
 JOBS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -275,7 +361,13 @@ def main() -> None:
     parser.add_argument("--join", action="store_true", help="add to the history's last run, and write the page's table")
     parser.add_argument("--page", action="store_true", help="write the page's table from the history, measure nothing")
     parser.add_argument("--no-history", action="store_true", help="only print")
+    parser.add_argument("--peak", choices=list(ALONE), help="run this once, print the bytes held at most, and end")
     options = parser.parse_args()
+    if options.peak:
+        with torch.inference_mode():
+            ALONE[options.peak]()
+        print(peak_memory() or "")
+        return
     history = HISTORY / "all.csv"
     if not options.page:
         torch.set_grad_enabled(False)

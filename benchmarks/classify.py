@@ -3,17 +3,22 @@
     uv sync --group bench
     python benchmarks/classify.py
     python benchmarks/classify.py --video clip.mp4 --repeat 5
+    python benchmarks/classify.py --clips FOLDER      int8 alone; on videos, too: how often it gives another class
 
 | job | ours | theirs |
 |---|---|---|
 | network fp32 | `for_inference`, one clip of 32 x 256 x 256 | PyTorchVideo's `slowfast_r50`, fp32 |
 | network bf16 | the same in bfloat16 | PyTorchVideo's `slowfast_r50`, fp32 |
 | classify | `Classifier` on a video, 2 clips x 3 crops: decoding to scores | our network alone on as many views |
+| int8, fp32 | `twospeed export --format openvino --precision int8`, one clip | ours, fp32 |
+| int8, bf16 | the same | ours, bf16 |
 
 Weights are random but equal on both sides; `difference` is the largest between softmax scores (of one view in the
 first two rows). Both ways take turns; the best of the repetitions is kept. Seconds are for one view, of the wall clock
 and (`cpu`) of all threads together: on a machine that others use too, compare the latter. bf16 is left out where the
-processor has no instructions for it. Lines are appended to benchmarks/history/classify.csv.
+processor has no instructions for it. int8 (`--int8`) is calibrated on the rendered clip of the export; since no weights
+of this network are free, classes are compared with `slowfast_lite0`, which ships. Lines are appended to
+benchmarks/history/classify.csv.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +35,16 @@ import torch
 from torch import Tensor
 
 from record import append, stamp
+from twospeed.evaluation.export import export_model
+from twospeed.export.networks import open_network
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.convert import to_ours
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
 from twospeed.models.slowfast.network import SlowFast, slow_frame_indices
 from twospeed.pipelines.classify import Classifier
 from twospeed.video.writer import VideoWriter
+from twospeed.weights.catalog import find
+from twospeed.weights.load import create_model
 
 COLUMNS = (
     *("date", "machine", "load", "threads", "commit", "job", "seconds", "their_seconds", "ratio"),
@@ -140,9 +149,53 @@ def measure(video: Path, repeat: int) -> Iterator[dict[str, object]]:
     yield row("classify", whole, alone, None)
 
 
+def measure_int8(repeat: int, videos: Path | None) -> Iterator[dict[str, object]]:
+    """Time the exported network beside ours in the same run, and count on real clips where both say the same."""
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    network = create_model("slowfast_r50_8x8", None).eval()
+    clip = torch.randn(1, 3, 32, 256, 256, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_model(
+            network, Path(folder) / "int8", "openvino", "int8", task="classify",
+            preprocessing=find("slowfast_r50_8x8").preprocessing, allow_loss=1.0,
+        )  # fmt: skip
+        graph = open_network(exported)
+        for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+            if fused_kernels(dtype):
+                ours = for_inference(network, dtype)
+                times = best_of(repeat, lambda: graph(clip.numpy()), lambda: ours(clip))  # noqa: B023  # at once
+                yield row(f"int8, {name}", *times, None)
+    if videos is not None:
+        print_agreement(sorted(path for path in videos.rglob("*") if path.suffix in (".avi", ".mp4")))
+
+
+def print_agreement(videos: Sequence[Path]) -> None:
+    """Print on how many videos a trained network says the same in fp32, bf16 and int8, calibrated on the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        int8 = Path(folder) / "int8"
+        export_model("slowfast_lite0", int8, "openvino", "int8", source=videos[0], allow_loss=1.0)
+        ways = {
+            "fp32": Classifier("slowfast_lite0", clips=1, crops=1),
+            "bf16": Classifier("slowfast_lite0", clips=1, crops=1, precision="bf16"),
+            "int8": Classifier(int8, clips=1, crops=1),
+        }
+        found = {name: [way.classify(video).probabilities for video in videos] for name, way in ways.items()}
+    for name in ("bf16", "int8"):
+        pairs = list(zip(found["fp32"], found[name], strict=True))
+        same = sum(a.argmax() == b.argmax() for a, b in pairs)
+        largest = max(float(np.abs(a - b).max()) for a, b in pairs)
+        print(
+            f"slowfast_lite0 in {name}: {same} of {len(videos)} videos get the class that they get in fp32; "
+            f"probabilities differ by {largest:.3f} at most"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="a video for the third job; one is made if left out")
+    parser.add_argument("--int8", action="store_true", help="the exported int8 network beside ours, and nothing else")
+    parser.add_argument("--clips", type=Path, help="with --int8: a folder of videos on which both are compared")
     parser.add_argument("--repeat", type=int, default=4)
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if left out")
     parser.add_argument("--no-history", action="store_true", help="print only")
@@ -154,7 +207,9 @@ def main() -> None:
         if video is None:
             video = Path(folder) / "clip.mp4"
             make_clip(video)
-        for line in measure(video, arguments.repeat):
+        int8 = arguments.int8 or arguments.clips is not None
+        lines = measure_int8(arguments.repeat, arguments.clips) if int8 else measure(video, arguments.repeat)
+        for line in lines:
             if not arguments.no_history:
                 append("classify", COLUMNS, [line])
 

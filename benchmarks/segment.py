@@ -7,6 +7,8 @@
 | part | ours | plain |
 |---|---|---|
 | keyframe | `for_inference(...).keyframe` | SwiftNet's layers one by one, norms apart, channels first |
+| keyframe, bf16 | as `Segmenter(precision="bf16")` runs it | in fp32 |
+| keyframe, int8 | `twospeed export --format openvino --precision int8` | in fp32 |
 | step | `.small` of the new frame, `.step` | both frames normalised and resized, D + 2 copies of all scores, summed |
 | labels | `full_size_labels` | scores of all classes interpolated to full size, argmax |
 | frame | step + labels | the same |
@@ -30,8 +32,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,9 +44,13 @@ from torch.nn import functional as F
 
 from record import append
 from track import Times, line, medians
+from twospeed.evaluation.export import export_model
+from twospeed.export.networks import open_network
 from twospeed.models.fused import for_inference
 from twospeed.models.gsv.network import GSVNet
+from twospeed.ops.bf16 import multiplies_bf16
 from twospeed.ops.full_labels import full_size_labels
+from twospeed.pipelines.segment import Segmenter
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.catalog import find
 from twospeed.weights.load import create_model, save_model
@@ -224,6 +231,18 @@ def measure(height: int, width: int, classes: int, repeat: int) -> Iterator[dict
     keyframe = medians(repeat, lambda: plain.keyframe(image), lambda: ours.keyframe(image.float()))
     agreed = difference(ours.keyframe(image.float()), plain.keyframe(image))
     yield line(f"keyframe {size}", *keyframe, difference=agreed)
+
+    half = Segmenter(network, precision="bf16", device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        graphs: Any = open_network(export_model(network, Path(folder) / "int8", "openvino", "int8", allow_loss=1.0))
+        formats: dict[str, Callable[[], object]] = {"int8": lambda: graphs.keyframe(image.float().numpy())}
+        if multiplies_bf16(torch.device("cpu")):
+            formats = {"bf16": lambda: half.by_image_network(half.model.keyframe, image), **formats}
+        expected = plain.keyframe(image)
+        for name, way in formats.items():
+            times = medians(repeat, lambda: plain.keyframe(image), way)
+            found = float((torch.as_tensor(way()) - expected).abs().max() / expected.abs().max())
+            yield line(f"keyframe {size}, {name}", *times, difference=f"{found:.1e}")
 
     scores, mixed = smooth_scores(classes, height // 8, width // 8)
     small = ours.small(previous)

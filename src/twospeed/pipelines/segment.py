@@ -197,7 +197,7 @@ class Segmenter:
         """Return scores (1, C, h, w), labels (H, W), and whether the image network ran."""
         grid = grid_size(image)
         if not self._of_video:
-            scores = self._by_image_network(getattr(self.model, "scores", self.model), image)
+            scores = self.by_image_network(getattr(self.model, "scores", self.model), image)
             return self._arrays.resize_aligned(scores, grid), self._image_labels(scores, size), True
         state, model = self._state, cast("VideoSegmentationNetwork", self.model)
         small = model.small(image)
@@ -206,7 +206,7 @@ class Segmenter:
             state.since_keyframe += 1
             step = self._propagated(model, state, small)
         if step is None:
-            state.scores, state.since_keyframe = self._by_image_network(model.keyframe, image), 0
+            state.scores, state.since_keyframe = self.by_image_network(model.keyframe, image), 0
             state.drift = state.last_drift = 0.0
         else:
             state.scores = getattr(step, "carried", step.scores)
@@ -214,7 +214,7 @@ class Segmenter:
         shown = state.scores if step is None else step.scores
         return shown, self._arrays.full_size_labels(shown[0], size), step is None
 
-    def _by_image_network(self, network: Callable[[Array], Array], image: Array) -> Array:
+    def by_image_network(self, network: Callable[[Array], Array], image: Array) -> Array:
         """Return what it says of an image, as float32."""
         with self._arrays.autocast(self.device, self._dtype):
             scores = network(self._arrays.as_float(image))
