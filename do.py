@@ -4,7 +4,8 @@
     python3 do.py demo       set up what is missing, then render a clip and track its objects
     python3 do.py test       the whole test suite
     python3 do.py hostile    all hostile inputs, thousands of damaged files, hundreds of interruptions (an hour or more)
-    python3 do.py coverage   the whole test suite; then the share of the package's lines that ran, and files below 80 %
+    python3 do.py coverage   the whole test suite; then the share of the package's lines that ran (95 % at least), and
+                             files below 80 %
     python3 do.py check      format, lint, types
     python3 do.py docs       build the documentation into site/
     python3 do.py wheel      build the wheel into dist/, install it in an empty environment, run its demo there
@@ -27,14 +28,16 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FORKS = "tests/video/test_sources.py::test_a_forked_child_does_not_hang"
 CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
     # Exported graphs in a process of their own: where OpenVINO is loaded, a training that forks loading processes
     # corrupts memory, and a later one ends in a segmentation fault; without forks it does not
     "test": [["pytest", "--ignore=tests/export"], ["pytest", "tests/export"]],
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
+    # Without the test that forks beside threads: there the child hangs in coverage's own bookkeeping
     "coverage": [
-        ["pytest", "--cov", "--cov-report=", "--ignore=tests/export"],
+        ["pytest", "--cov", "--cov-report=", "--ignore=tests/export", f"--deselect={FORKS}"],
         ["pytest", "--cov", "--cov-report=", "--cov-append", "tests/export"],
     ],
     "check": [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]],
