@@ -63,6 +63,14 @@ def test_a_table_on_the_terminal(run, scene):
     assert {row.split()[0] for row in rows[:3]} <= {"jump", "run", "sit", "stand", "walk"}
 
 
+def test_random_weights_are_warned_of(run, scene):
+    assert "random" not in run(scene / "clip.mp4", "--clips", 1)[2]
+    words = ["--model", "slow_r50_4x16", "--weights", "random", "--clips", 1]
+    code, _, err = run(scene / "clip.mp4", *words, network=False)
+    assert code == 0
+    assert "the weights are random: the actions have no meaning" in err
+
+
 def test_a_folder_of_results(run, scene, tmp_path):
     out_folder = tmp_path / "out"
     code, out, err = run(

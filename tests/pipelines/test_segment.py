@@ -118,6 +118,21 @@ def test_drift_spends_keyframes_on_cuts():
     assert segmenter.step(cut).is_keyframe
 
 
+def test_a_fixed_interval_computes_no_drift():
+    """It would cost another warp, and a wait for the device, at every step."""
+    seen = []
+
+    class Watched(Every):
+        def __call__(self, situation: Situation) -> bool:
+            seen.append(situation)
+            return super().__call__(situation)
+
+    segmenter = Segmenter(video_network(), Watched(4))
+    for frame in np.random.default_rng(0).integers(0, 256, (4, 72, 100, 3), dtype=np.uint8):
+        segmenter.step(frame)
+    assert [(s.since_keyframe, s.drift) for s in seen] == [(1, 0), (2, 0), (3, 0)]
+
+
 def test_steady_drift_wastes_no_step():
     frames = np.random.default_rng(0).integers(0, 256, (13, 72, 100, 3), dtype=np.uint8)
     seen = []

@@ -188,6 +188,8 @@ def classify(
         from twospeed.weights.store import weights_sha256
 
         on_progress = stack.enter_context(show_progress(job.quiet))
+        if None in given and not job.quiet:
+            print_note("the weights are random: the actions have no meaning")
         classifier = Classifier(
             names, clips, crops or (1 if timeline else 3), weights=given, labels=labels, timeline=timeline,
             every_s=every, threshold=threshold, smooth=smooth, precision=precision, device=job.device,
