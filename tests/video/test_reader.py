@@ -180,6 +180,16 @@ def test_start_keeps_indices_and_times(tmp_path, name, start):
     assert [number_of(f.image) for f in delivered] == list(range(start, 30))
 
 
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [({}, 30), ({"end": 12}, 12), ({"start": 25}, 5), ({"start": 4, "end": 90}, 26), ({"start": 0.5, "end": "1s"}, 5)],
+)
+def test_a_part_says_how_many_frames_to_expect(tmp_path, part, count):
+    path = numbered(tmp_path / "clip.mp4", 30, rate=10)
+    with open_video(path, **part) as reader:
+        assert reader.frames_expected == count == len(list(reader))
+
+
 def test_start_behind_the_end(tmp_path):
     path = numbered(tmp_path / "short.mp4", 5)
     with pytest.raises(VideoError, match=r"short\.mp4: has 5 frames, so none at start=5"):

@@ -306,7 +306,7 @@ def write_results(
                 drawn.add_frame(frame)
 
         results = detector.detect(source, on_frame, **part)
-        run.total = detector.info.frame_count
+        run.total = detector.frames_expected
         for result in results:
             if not found:
                 run.colours = detector.info.colours

@@ -158,7 +158,7 @@ def segment(
                     },
                     inputs=identities(dict(zip(["keyframe weights"], given, strict=False)), source),
                     folder=folder,
-                    total=reader.info.frame_count,
+                    total=reader.frames_expected,
                     on_progress=on_progress,
                     audio_from=job.sound_of(source),
                 )

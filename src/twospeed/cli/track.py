@@ -304,7 +304,7 @@ def track(
                     options=options | {"device": str(tracker.device), "first_masks": marked.indices},
                     inputs=identities(roles, source),
                     folder=folder,
-                    total=reader.info.frame_count,
+                    total=reader.frames_expected,
                     on_progress=on_progress,
                     audio_from=job.sound_of(source),
                 )

@@ -117,6 +117,7 @@ class Detector:
             self._find_people = person_detector(self.device, on_progress=on_progress)
         self.frames_read = 0  # of the video in work
         self.info: VideoInfo | None = None  # of the same
+        self.frames_expected: int | None = None  # as `VideoReader` has it
         self.image_size = np.ones(4)  # its width, height, width, height
 
     def detect(
@@ -163,7 +164,7 @@ class Detector:
         given = None
         folder_rate = TRAINED_RATE if found.kind == "images" else None
         reader = open_video(found, start, end, rate=folder_rate, damaged=damaged)
-        self.info = reader.info
+        self.info, self.frames_expected = reader.info, reader.frames_expected
         if self._find_people is None:
             rate = None if reader.info.frame_rate is None else float(reader.info.frame_rate)
             try:
@@ -384,7 +385,7 @@ def detect(
         for result in found:
             if on_progress is not None and detector.info is not None:
                 seconds = time.perf_counter() - started
-                on_progress(Progress("detect", detector.frames_read, detector.info.frame_count, "frames", seconds))
+                on_progress(Progress("detect", detector.frames_read, detector.frames_expected, "frames", seconds))
             yield result
 
     return results()

@@ -302,7 +302,7 @@ def segment(
             result = segmenter.step(frame.image, time_s=frame.time_s)
             if on_progress is not None:
                 seconds = time.perf_counter() - started
-                on_progress(Progress("segment", done, reader.info.frame_count, "frames", seconds))
+                on_progress(Progress("segment", done, reader.frames_expected, "frames", seconds))
             yield result
 
     return results()

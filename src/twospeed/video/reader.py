@@ -44,11 +44,14 @@ HELD_BYTES = 256 << 20
 class VideoReader:
     """The frames of one source in order, each once; made by `open_video`.
 
-    Iterate over it, or call `next`. `info` says what is known beforehand. `close()`, leaving a `with` block, or
+    Iterate over it, or call `next`. `info` says what is known beforehand; `frames_expected` how many frames will come, as
+    the container's count and rate suggest, None where they suggest nothing: for progress alone. `close()`, leaving a `with` block, or
     dropping the reader ends the decoding thread and closes the source.
     """
 
-    def __init__(self, frames: Items, *, ahead: int, keep_newest: bool = False) -> None:
+    def __init__(
+        self, frames: Items, *, ahead: int, keep_newest: bool = False, start: float = 0, end: float | None = None
+    ) -> None:
         # The source is opened on the thread too: waiting for a thread can be interrupted (Ctrl-C), waiting inside
         # FFmpeg for a pipe that stays silent cannot.
         self._items: DecodeAhead[Frame | VideoInfo] | Items = (
@@ -58,6 +61,7 @@ class VideoReader:
         info = next(self._items)
         assert isinstance(info, VideoInfo)
         self.info: VideoInfo = info
+        self.frames_expected = _expected(info, start, end)
         if isinstance(self._items, DecodeAhead):
             self._items.hold(max(1, min(ahead, HELD_BYTES // (3 * info.width * info.height))))
 
@@ -157,7 +161,23 @@ def open_video(
     if last is not None or isinstance(first, float):
         items = _part(items, found.name, first, last)
     newest = live == "newest" or (live is None and found.live)
-    return VideoReader(items, ahead=0 if found.kind == "frames" else ahead, keep_newest=newest)
+    return VideoReader(items, ahead=0 if found.kind == "frames" else ahead, keep_newest=newest, start=first, end=last)
+
+
+def _expected(info: VideoInfo, start: float, end: float | None) -> int | None:
+    """Return about how many frames a part holds, or None. start, end: frames (int) or seconds (float)."""
+
+    def index(position: float) -> float | None:
+        if isinstance(position, int):
+            return position
+        return position * float(info.frame_rate) if info.frame_rate else None
+
+    begin, stop = index(start), info.frame_count if end is None else index(end)
+    if begin is None or stop is None:
+        return None
+    if info.frame_count is not None:
+        stop = min(stop, info.frame_count)
+    return max(0, round(stop - begin))
 
 
 def _items(source: Source, start: int, format: str | None, reconnect_s: float | None, options: dict[str, Any]) -> Items:
