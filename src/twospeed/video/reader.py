@@ -44,8 +44,8 @@ HELD_BYTES = 256 << 20
 class VideoReader:
     """The frames of one source in order, each once; made by `open_video`.
 
-    Iterate over it, or call `next`. `info` says what is known beforehand, `frames_expected` how many frames will come: as
-    the container's count and rate suggest, None where they suggest nothing; for progress alone. `close()`, leaving a
+    Iterate over it, or call `next`. `info` says what is known beforehand, `frames_expected` how many frames will come:
+    as the container's count and rate suggest, None where they suggest nothing; for progress alone. `close()`, leaving a
     `with` block, or dropping the reader ends the decoding thread and closes the source.
     """
 
