@@ -188,6 +188,7 @@ def test_every_figure_without_numbers_is_drawn(paper, table, reduced, tmp_path, 
     places = {"DATA": given.data["cityscapes"], "OUT": tmp_path, "FILE": given.weights.format(name="ours-sn")}
     words = [str(places.get(word, word)) for word in shlex.split(typed[2])]
     monkeypatch.setattr(sys, "argv", [typed[1], *words])
+    monkeypatch.delitem(sys.modules, typed[1], raising=False)  # of another test: run as a fresh process runs it
     runpy.run_module(typed[1], run_name="__main__")
     drawn = {path.name.rpartition("_")[2] for path in tmp_path.iterdir()}
     assert drawn == {"edges.png", "labels.png"}
