@@ -3,6 +3,7 @@
     python benchmarks/batch.py throughput --videos 1000 --workers 2   # against plain loops in as many processes
     python benchmarks/batch.py scaling --videos 200                   # one worker, two, ... as many as cores
     python benchmarks/batch.py simulate --videos 10000 --workers 100 --seconds 2
+    python benchmarks/batch.py simulate_ray --videos 10000 --workers 100 --seconds 2
 
 `throughput` segments generated clips (64 x 48, 8 frames) by `twospeed batch` and by as many processes that each run
 `twospeed segment` over their share in a loop, with their network held: no manifest, no tables, no report. The clock of
@@ -11,7 +12,9 @@ and loops on the first half of the clips, loops and batch on the second. `memory
 tenth of its half and after the last, `peak` the most that one ever held until then (Linux).
 `simulate` runs the driver and its manifest with work that only waits, drawn around the given length: `efficiency` is
 the time that workers without a driver would take by the time taken, `driver_ms` the processor time of the driver for
-each video; their quotient says how many workers of such work keep one driver busy. Lines are appended to
+each video; their quotient says how many workers of such work keep one driver busy. `simulate_ray`
+does the same through the engine of Ray, with actors that wait: its clock starts when every actor has answered once, and
+`manifest_share` is the part of the time that the driver spends in the manifest. Lines are appended to
 benchmarks/history/batch.csv.
 """
 
@@ -29,9 +32,11 @@ from functools import partial
 from pathlib import Path
 
 from record import append, machine_load, stamp
+from twospeed.batch.cluster import RayEngine
 from twospeed.batch.driver import Batch
 from twospeed.batch.inputs import Video, find_videos
 from twospeed.batch.local import LocalEngine, thread_settings
+from twospeed.batch.manifest import Row
 from twospeed.batch.storage import open_storage
 from twospeed.batch.worker import Outcome, Task, Work, prepare
 from twospeed.cli.batch import run_job
@@ -41,12 +46,13 @@ from twospeed.video.writer import VideoWriter
 COLUMNS = (
     "date", "machine", "load", "commit", "what", "videos", "workers", "seconds", "plain_seconds", "ratio",
     "memory_begin_mb", "memory_end_mb", "efficiency", "driver_ms", "peak_begin_mb", "peak_end_mb",
+    "manifest_per_second", "manifest_share",
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("throughput", "scaling", "simulate"))
+    parser.add_argument("what", choices=("throughput", "scaling", "simulate", "simulate_ray"))
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=2.0, help="simulate: mean length of the work at a video")
@@ -54,7 +60,9 @@ def main() -> None:
     load = machine_load()
     with tempfile.TemporaryDirectory() as folder:
         if chosen.what == "simulate":
-            lines = [simulate(Path(folder), chosen.videos, chosen.workers, chosen.seconds)]
+            lines = [simulate(Path(folder), chosen.videos, Waiting(chosen.workers, chosen.seconds))]
+        elif chosen.what == "simulate_ray":
+            lines = [simulate_ray(Path(folder), chosen.videos, chosen.workers, chosen.seconds)]
         else:
             clips = render(Path(folder) / "clips", chosen.videos)
             counts = range(1, chosen.workers + 1) if chosen.what == "scaling" else [chosen.workers]
@@ -185,21 +193,75 @@ class Waiting:
         """Nothing runs."""
 
 
-def simulate(folder: Path, videos: int, workers: int, seconds: float) -> dict[str, object]:
-    engine = Waiting(workers, seconds)
-    begun, busy = time.perf_counter(), time.process_time()
+class WaitingActor:
+    """An actor of Ray whose work only takes time."""
+
+    def __init__(self, work: Work, threads: int, device: str | None) -> None:
+        self._seconds = float(work.arguments[0])
+
+    def execute(self, task: Task) -> Outcome:
+        """Wait as long as the video's name says, always the same."""
+        seconds = self._seconds * random.Random(task.key).uniform(0.5, 1.5) if task.key else 0.0
+        begun = time.monotonic()
+        time.sleep(seconds)
+        facts = {"model": "none", "frames": 1, "frames_per_second": 1.0, "summary": {}}
+        return Outcome(task.key, "done", seconds=time.monotonic() - begun, facts=facts)
+
+
+class WaitingRay(RayEngine):
+    """The engine of Ray with actors that wait; all of them are up before it is used."""
+
+    actor = WaitingActor
+
+    def __init__(self, slots: int, seconds: float) -> None:
+        super().__init__(Work("wait", run_job, [str(seconds)], "", "simulated"), slots=slots, cpus=0)
+        self.worked = 0.0
+        for _ in range(slots):
+            self.submit(Task("", ""))
+        while self._running:
+            self.wait(1.0)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Return what has ended since."""
+        outcomes = super().wait(timeout_s)
+        self.worked += sum(outcome.seconds for outcome in outcomes)
+        return outcomes
+
+
+def simulate_ray(folder: Path, videos: int, workers: int, seconds: float) -> dict[str, object]:
+    begun = time.perf_counter()
+    engine = WaitingRay(workers, seconds)
+    print(f"{workers} actors were up after {time.perf_counter() - begun:.1f} s")
+    return simulate(folder, videos, engine) | {"what": "simulate_ray"}
+
+
+def simulate(folder: Path, videos: int, engine: Waiting | WaitingRay) -> dict[str, object]:
+    writes = 0
+    writing = 0.0
     with Batch(open_storage(str(folder / "out")), "segment", []) as batch:
         batch.add([Video(f"/videos/{number:06d}.mp4") for number in range(videos)])
+        save = batch.manifest._save
+
+        def timed(rows: Sequence[Row]) -> None:
+            nonlocal writes, writing
+            start = time.perf_counter()
+            save(rows)
+            writes, writing = writes + 1, writing + time.perf_counter() - start
+
+        batch.manifest._save = timed  # type: ignore[method-assign]
+        begun, busy = time.perf_counter(), time.process_time()
         counts = batch.run(engine)
-    taken, busy = time.perf_counter() - begun, time.process_time() - busy
-    assert counts["done"] == videos
+        taken, busy = time.perf_counter() - begun, time.process_time() - busy
+    assert counts["done"] == videos, counts
     return {
         "what": "simulate",
         "videos": videos,
-        "workers": workers,
+        "workers": engine.slots,
         "seconds": round(taken, 1),
-        "efficiency": round(engine.worked / workers / taken, 3),
+        "efficiency": round(engine.worked / engine.slots / taken, 3),
         "driver_ms": round(1000 * busy / videos, 2),
+        "manifest_per_second": round(writes / taken, 1),
+        "manifest_share": round(writing / taken, 3),
     }
 
 

@@ -10,6 +10,18 @@ from twospeed.batch.worker import Outcome, Task, Work, execute_one_of_many
 from twospeed.errors import InputError
 
 
+class Actor:
+    """One worker; it keeps its networks from video to video."""
+
+    def __init__(self, work: Work, threads: int, device: str | None) -> None:
+        self._work, self._device = work, device
+        work.prepare(threads)
+
+    def execute(self, task: Task) -> Outcome:
+        """Run one attempt."""
+        return execute_one_of_many(self._work, task, self._device)
+
+
 class RayEngine:
     """Actors on a cluster, one task each at a time. The cluster grows and shrinks as Ray's autoscaler decides.
 
@@ -18,6 +30,8 @@ class RayEngine:
     counts as hung and its actor is replaced; None waits for Ray to see that it has died.
     Raises InputError where Ray is not installed or the cluster does not answer.
     """
+
+    actor: type[Any] = Actor
 
     def __init__(
         self,
@@ -49,7 +63,7 @@ class RayEngine:
         threads = max(1, int(cpus))
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": 1}
         options["runtime_env"] = {"env_vars": thread_settings(threads)}
-        self._actor = ray.remote(**options)(_Actor)
+        self._actor = ray.remote(**options)(self.actor)
         self._arguments = (work, threads, "cuda" if gpus else None)
         self._name = f"twospeed-{work.job}-{work.batch_id[:8]}"
         self._numbers = iter(range(1_000_000_000))
@@ -74,7 +88,9 @@ class RayEngine:
         if not self._running:
             time.sleep(timeout_s)
             return []
-        ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=timeout_s)
+        answers = list(self._running)
+        self._ray.wait(answers, timeout=timeout_s)  # for the first: actors that have ended do not wait for others
+        ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
         outcomes = []
         for answer in ready:
             actor, task, _ = self._running.pop(answer)
@@ -104,15 +120,3 @@ class RayEngine:
 
 def _died(task: Task, how: str) -> Outcome:
     return Outcome(task.key, "died", f"the worker that worked on it {how}", part=task.part, parts=task.parts)
-
-
-class _Actor:
-    """One worker; it keeps its networks from video to video."""
-
-    def __init__(self, work: Work, threads: int, device: str | None) -> None:
-        self._work, self._device = work, device
-        work.prepare(threads)
-
-    def execute(self, task: Task) -> Outcome:
-        """Run one attempt."""
-        return execute_one_of_many(self._work, task, self._device)
