@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from twospeed.batch.cluster import RayEngine
-from twospeed.batch.driver import Batch
-from twospeed.batch.inputs import Video
-from twospeed.batch.storage import open_storage
 from twospeed.batch.worker import Outcome, Task, Work
 
-ray = pytest.importorskip("ray", reason="needs the extra ray")
+ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-def test_thirty_videos_on_three_actors(tmp_path, monkeypatch):
-    """One video takes long; the other 29 are done by the other two actors meanwhile."""
+def test_what_has_ended_is_returned_while_others_run(tmp_path, monkeypatch):
+    class Waiter:
+        """Ends at once, or when the file that the task names is there."""
 
-    class Sleeper:
         def __init__(self, work: Work, threads: int, device: str | None) -> None: ...
 
         def execute(self, task: Task) -> Outcome:
-            time.sleep(20 if task.key == "v00" else 0.01)
-            facts = {"model": "none", "frames": 1, "frames_per_second": 1.0, "summary": {}}
-            return Outcome(task.key, "done", facts=facts)
+            while task.source and not Path(task.source).exists():
+                time.sleep(0.05)
+            return Outcome(task.key, "done")
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setattr(RayEngine, "actor", Sleeper)
-    engine = RayEngine(Work("wait", print, [], "", "simulated"), slots=3, cpus=0)
-    ended = []
-    with Batch(open_storage(str(tmp_path / "out")), "segment", []) as batch:
-        batch.add([Video(f"/videos/v{number:02d}.mp4") for number in range(30)])
-        counts = batch.run(engine, on_event=lambda event: ended.append((event.get("video"), time.monotonic())))
-        assert counts == {"pending": 0, "running": 0, "done": 30, "failed": 0}
-    last = {video: moment for video, moment in ended if video}
-    others = sorted(moment for video, moment in last.items() if video != "v00")
-    assert others[-1] < last["v00"]
-    assert others[-1] - others[0] < 4  # 14 rounds; if each waited half a second for the long one, 7 s
+    monkeypatch.setattr(RayEngine, "actor", Waiter)
+    engine = RayEngine(Work("wait", print, [], "", "waiting"), slots=2, cpus=0)
+    release = threading.Timer(10, (tmp_path / "go").touch)
+    try:
+        for key in ("one", "two"):  # both actors are up
+            engine.submit(Task(key, ""))
+        while engine.free < 2:
+            engine.wait(60)
+        engine.submit(Task("long", str(tmp_path / "go")))
+        engine.submit(Task("short", ""))
+        release.start()
+        assert [outcome.key for outcome in engine.wait(60)] == ["short"]
+        assert [outcome.key for outcome in engine.wait(60)] == ["long"]
+    finally:
+        release.cancel()
+        engine.close()
