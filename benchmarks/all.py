@@ -231,7 +231,8 @@ def of_commands() -> Iterator[Row]:
 AS_COMMAND = """
 import sys
 from twospeed.cli.main import exit_code
-from twospeed.environment import peak_memory
+from twospeed.environment import peak_memory, use_threads_well
+use_threads_well()
 if code := exit_code(sys.argv[1:]):
     sys.exit(code)
 print(peak_memory() or "")
