@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, MutableMapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -187,7 +188,8 @@ def resolve_device(wanted: str | torch.device | None) -> torch.device:
             raise RuntimeError("it holds no values")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:  # as torch does
-        why = str(error).splitlines()[0][:100]
+        sentence = str(error).splitlines()[0].split(". ")[0].rstrip(".")  # what follows is advice of torch's own
+        why = textwrap.shorten(sentence, 100, placeholder=" ...")
         raise InputError(f"device {str(wanted)!r} cannot be used here ({why}); choose cpu, or leave it out") from error
     return device
 

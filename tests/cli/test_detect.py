@@ -109,7 +109,7 @@ def test_a_box_by_hand_and_no_overlay(place, tmp_path, capsys):
     assert code == 0
     shown = capsys.readouterr()
     assert "person 1 (4 4 20 30)" in shown.out
-    assert "2 keyframes, 1 people" in shown.err
+    assert "2 keyframes, 1 person\n" in shown.err
     assert not (tmp_path / "overlay.mp4").exists()
 
 

@@ -158,6 +158,7 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
         "box outside": [clip, "--box", "500,500,20,20"],
         "point outside": [clip, "--point", "500,2"],
         "unknown option": [clip, "--msk", mask],
+        "wrong choice": [clip, "--mask", mask, "--quality", "fastest"],
         "bad number": [clip, "--mask", mask, "--memory-every", "often"],
         "output is a file": [clip, "--mask", mask, "-o", folder / "file"],
     }
@@ -181,9 +182,10 @@ EXPECTED = {
     "NaN weights": "decoder.predict.bias holds NaN",
     "unknown model": "did you mean stcn",
     "bad box": "--box is '1,2,3'; give x,y,width,height",
-    "box outside": "covers no pixel of the 128x96 image",
+    "box outside": "the box from 500,500 to 520,520 covers no pixel of the 128x96 image",
     "point outside": "lies outside the 128x96 image",
     "unknown option": "--msk",
+    "wrong choice": "Invalid value for '--quality': 'fastest' is not one of 'fast', 'good', 'best'",
     "bad number": "'--memory-every'",
     "output is a file": "cannot create the folder",
 }

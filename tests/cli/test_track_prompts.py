@@ -171,7 +171,7 @@ def test_masks_of_sixty_objects_are_tracked(scene, tmp_path):
     assert len(json.loads((tmp_path / "out" / "run.json").read_text())["summary"]["objects"]) == 60
 
 
-def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path):
+def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path, capsys):
     code = (
         "import sys, time; since = time.perf_counter(); from twospeed.cli.main import exit_code; "
         "code = exit_code(sys.argv[1:]); "
@@ -190,6 +190,8 @@ def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path):
     since = time.perf_counter()
     assert twospeed(*command) == 0, "again, over the earlier one"
     assert time.perf_counter() - since < 10
+    assert twospeed(*(part for part in command if part != "-q")) == 0
+    assert "frame 3, 1 object\n" in capsys.readouterr().err
 
 
 def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
@@ -201,6 +203,13 @@ def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
     assert (options["size"], options["max_memory_frames"], options["memory_every"]) == (480, 10, 4)
     assert twospeed(*command, "--quality", "fast", "--size", 64, "-q") == 0
     assert json.loads((tmp_path / "run.json").read_text())["options"]["size"] == 64
+
+
+def test_no_rate_is_promised_where_objects_are_found_before_the_first_result(scene, tmp_path, capsys):
+    command = ["track", scene / "clip.mp4", "--quality", "fast", "--size", 64, "--no-overlay", "-o", tmp_path]
+    assert twospeed(*command) == 0
+    assert "on this machine" not in (err := capsys.readouterr().err)
+    assert "12 frames, found" in err
 
 
 def test_memory_is_bounded_unless_told_otherwise(scene, tmp_path):

@@ -81,7 +81,7 @@ def test_what_is_wrong_is_one_line_with_what_is_known(capsys, tmp_path):
     assert "short_side='3': expected 2 values separated by commas" in refused(capsys, RECIPE, "--short-side", "3")
     assert "expected fp32 or bf16 or fp16" in refused(capsys, RECIPE, "--precision", "fp8")
     assert "--lr needs a value: a number" in refused(capsys, RECIPE, "--lr")
-    assert "unexpected 'extra'" in refused(capsys, RECIPE, "extra")
+    assert "unexpected '-o'; settings are given as --field value, such as --out" in refused(capsys, RECIPE, "-o", "x")
     assert "did you mean slowfast_kinetics?" in refused(capsys, "slowfast_kinetic")
     assert "which recipe?" in refused(capsys)
     assert "no preset 'k9'; there are kinetics400" in refused(capsys, RECIPE, "--preset", "k9")

@@ -76,3 +76,11 @@ def test_a_report_stays_small_however_long_the_video_is():
         sizes.append(len(page))
         assert 12 <= len(re.findall("<img", page)) <= 30
     assert sizes[1] < 1.5 * sizes[0]
+
+
+def test_settings_are_written_in_words():
+    report = Report()
+    report.tables.append(("Settings", (), [("exports", ("coco", "cvat")), ("audio", True), ("point", ["60,40"])]))
+    page = report.html("", {})
+    for name, words in (("exports", "coco, cvat"), ("audio", "yes"), ("point", "60,40")):
+        assert f"<td>{name}</td><td>{words}</td>" in page

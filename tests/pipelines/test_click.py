@@ -90,7 +90,7 @@ def test_a_mask_to_correct_decides_where_to_look(image):
         ({"points": [(400, 10, 1)]}, "point 400,10 lies outside the 400x240 image"),
         ({"points": [(4, 10, 0)]}, r"has sign 0; give \+1"),
         ({"points": [(4, 10, -1)]}, "all points are beside the object"),
-        ({"box": (10, 10, 10, 40)}, "box 10, 10, 10, 40 covers no pixel"),
+        ({"box": (10, 10, 10, 40)}, "the box from 10,10 to 10,40 covers no pixel"),
         ({"box": (500, 10, 600, 40)}, "covers no pixel of the 400x240 image"),
         ({"points": [(4, 10, 1)], "start": np.zeros((10, 20), bool)}, "the mask to correct is 20x10"),
     ],

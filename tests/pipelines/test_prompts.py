@@ -94,7 +94,7 @@ def test_a_network_takes_the_place_of_grabcut(scene):
 
 
 @pytest.mark.parametrize(("prompts", "message"), [
-    ({"box": (200, 10, 220, 30)}, "box 200, 10, 220, 30 covers no pixel of the 160x120 image"),
+    ({"box": (200, 10, 220, 30)}, "the box from 200,10 to 220,30 covers no pixel of the 160x120 image"),
     ({"box": (20, 10, 22, 30)}, "box 20,10 to 22,30 covers no 4x4 pixels of the 160x120 image"),
     ({"points": [(160, 10, 1)]}, "point 160,10 lies outside the 160x120 image"),
     ({"points": [(16, 10, 2)]}, "point 16,10 has sign 2"),

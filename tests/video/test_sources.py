@@ -81,7 +81,7 @@ def test_start_and_end(clip, kind, start, end, part):
 def test_part_that_is_not_there(clip):
     with pytest.raises(VideoError, match=r"its last frame is at 1\.960 s, so none at start=3"):
         open_video(clip, "3s")
-    with pytest.raises(InputError, match="end=5 is not behind start=5"):
+    with pytest.raises(InputError, match="end=5 is not after start=5"):
         open_video(clip, 5, 5)
     with pytest.raises(VideoError, match="no frame from start"):
         read_reverse(clip, 60)

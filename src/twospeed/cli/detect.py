@@ -244,7 +244,9 @@ def detect(
     elif not job.quiet:
         _print_table(document, min_score)
         already = "finished already, " if run.finished_frames is not None else ""
-        print_note(f"{folder.path}: {already}{len(document['keyframes'])} keyframes, {len(document['people'])} people")
+        count = len(document["people"])
+        people = "1 person" if count == 1 else f"{count} people"
+        print_note(f"{folder.path}: {already}{len(document['keyframes'])} keyframes, {people}")
 
 
 detect.__doc__ = (detect.__doc__ or "") + "\n" + EPILOG

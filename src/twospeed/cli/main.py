@@ -111,7 +111,8 @@ def exit_code(arguments: list[str]) -> int:
         flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
         return _fail(f"{error}{flag}")
     except TyperException as error:
-        return _fail(f"{error.format_message()} (`twospeed COMMAND --help` lists the options)")
+        what = error.format_message().replace("Value error, ", "")  # which typer puts before a wrong choice
+        return _fail(f"{what} (`twospeed COMMAND --help` lists the options)")
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:

@@ -220,4 +220,5 @@ def write_preview(
         run.write("overlay.png", write)
         run.advance()
     if not quiet:
-        print_note(f"{path}: frame {index}, {len(ids)} objects")
+        objects = "1 object" if len(ids) == 1 else f"{len(ids)} objects"
+        print_note(f"{path}: frame {index}, {objects}")

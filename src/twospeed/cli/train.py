@@ -274,7 +274,7 @@ def parse_options(arguments: Sequence[str], kind: type[Any], plain: str | None =
             overrides[plain] = convert(option, hints[plain], plain)
             continue
         if not option.startswith("--"):
-            raise InputError(f"unexpected {option!r}; settings are given as --field value")
+            raise InputError(f"unexpected {option!r}; settings are given as --field value, such as --out FOLDER")
         name, has_value, text = option[2:].partition("=")
         name = name.replace("-", "_")
         if name not in names and name.startswith("no_") and hints.get(name[3:]) is bool and not has_value:

@@ -215,8 +215,17 @@ def _figure(shown: _Thumbnail) -> str:
 
 def _table(header: Sequence[str], rows: Any) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{escape(_words(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+def _words(value: object) -> str:
+    """A value as people write it: yes and no, and lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(one) for one in value)
+    return str(value)
 
 
 def _merge(one: _Point, other: _Point) -> _Point:

@@ -215,7 +215,8 @@ def check_prompts(
     if box is not None:
         left, right, top, bottom = max(0, box[0]), min(width, box[2]), max(0, box[1]), min(height, box[3])
         if not (right - left >= 1 and bottom - top >= 1):
-            raise MaskError(f"box {', '.join(f'{v:g}' for v in box)} covers no pixel of {where}; give x0, y0, x1, y1")
+            corners = f"{box[0]:g},{box[1]:g} to {box[2]:g},{box[3]:g}"
+            raise MaskError(f"the box from {corners} covers no pixel of {where}; give one that lies on it")
     if start is not None and start.shape != (height, width):
         raise MaskError(
             f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size"

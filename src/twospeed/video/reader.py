@@ -136,7 +136,7 @@ def open_video(
     first = 0 if start is None else parse_position(start, "start")
     last = None if end is None else parse_position(end, "end")
     if last is not None and isinstance(first, int) == isinstance(last, int) and last <= first:
-        raise InputError(f"end={end} is not behind start={first if start is None else start}", option="end")
+        raise InputError(f"end={end} is not after start={first if start is None else start}", option="end")
     if ahead < 0:
         raise InputError(f"ahead must be 0 or more, not {ahead}")
     exact_rate = _rate(rate)
