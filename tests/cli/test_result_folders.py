@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -296,3 +297,33 @@ def test_the_help_needs_no_numpy():
     code += "; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("job", ["track", "segment"])
+def test_files_are_the_same_however_late_they_are_written(scene, tmp_path, monkeypatch, job):
+    """A frame is written while the network computes the next one: nothing of the next one may be in its files."""
+
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, work):
+            done = Future()
+            done.set_result(work())
+            return done
+
+    class Late(ThreadPoolExecutor):
+        def submit(self, work):
+            def later():
+                time.sleep(0.1)  # longer than a step takes
+                work()
+
+            return super().submit(later)
+
+    marked = ["--mask", scene / "mask0.png", "--size", 64, "--export", "coco", "--matte", "png"]
+    found = []
+    for executor in (AtOnce, Late):
+        monkeypatch.setattr("twospeed.output.run.ThreadPoolExecutor", executor)
+        (tmp_path / executor.__name__).mkdir()
+        out = tmp_path / executor.__name__ / "out"
+        assert twospeed(job, scene / "clip.mp4", *(marked if job == "track" else []), "-q", "-o", out) == 0
+        found.append({name: data for name, data in contents(out).items() if name not in ("run.json", "report.html")})
+    assert len(found[0]) > 14
+    assert found[0] == found[1]
