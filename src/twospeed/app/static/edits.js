@@ -1,6 +1,7 @@
 // What tools do: marks with a preview, strokes, imported masks; and edits that meet another or cannot be saved.
 import { $, dialog, h, notify } from "./dom.js";
 import { post, request } from "./api.js";
+import { ERASED, PAINTED } from "./stage.js";
 import { encode, labelsOf, parse } from "./wire.js";
 
 export class Edits {
@@ -184,8 +185,8 @@ export class Edits {
       return false;
     }
     const { width, height } = this.store.state, { frame, object } = this.store, now = this.stage.labels();
-    const before = now ?? new Uint8Array(width * height);
-    this.stage.painting = { frame, object, before, labels: before.slice(), base: this.revOf(frame) };
+    const empty = () => new Uint8Array(width * height);
+    this.stage.painting = { frame, object, labels: now?.slice() ?? empty(), touched: empty(), base: this.revOf(frame) };
     return true;
   }
 
@@ -209,10 +210,10 @@ export class Edits {
   }
 
   /** A frame's labels with a stroke: on those of an edit of this tab that was on its way when the stroke began. */
-  painted({ frame, before, labels, base }) {
+  painted({ frame, object, labels, touched, base }) {
     const now = this.store.masks.get(frame);
     if (!now || now.rev <= base || now.rev !== this.own.get(frame)) return labels;
-    return labelsOf(now).map((label, i) => (labels[i] === before[i] ? label : labels[i]));
+    return labelsOf(now).map((label, i) => (touched[i] === PAINTED ? object : touched[i] === ERASED && label === object ? 0 : label));
   }
 
   /** The object is gone from this frame on. */

@@ -6,6 +6,7 @@ import { labelsOf } from "./wire.js";
 const SCRUB_HEIGHT = 540;
 const REST_MS = 300;
 const DRAG_REST_MS = 120; // a pointer that rests so long wants the exact frame
+export const PAINTED = 1, ERASED = 2; // of a pixel that a stroke has touched
 const NEAR_MS = 60; // an exact frame that takes longer is announced by one near it
 
 export class Stage {
@@ -435,7 +436,7 @@ export class Stage {
 
   /** Paint or erase along a line, at once and locally. */
   dab([x0, y0], [x1, y1]) {
-    const { width, height } = this.store.state, { labels, object: id } = this.painting, radius = this.brush;
+    const { width, height } = this.store.state, { labels, touched, object: id } = this.painting, radius = this.brush;
     const locked = new Set(this.store.objects.filter((o) => o.locked).map((o) => o.id));
     const steps = Math.max(1, Math.ceil(Math.hypot(x1 - x0, y1 - y0) / Math.max(1, radius / 2)));
     for (let step = 0; step <= steps; step++) {
@@ -445,8 +446,12 @@ export class Stage {
         for (let x = Math.max(0, Math.ceil(cx - half)); x <= Math.min(width - 1, cx + half); x++) {
           const at = y * width + x;
           if (this.drag.erase) {
+            touched[at] = ERASED;
             if (labels[at] === id) labels[at] = 0;
-          } else if (!locked.has(labels[at])) labels[at] = id;
+          } else if (!locked.has(labels[at])) {
+            touched[at] = PAINTED;
+            labels[at] = id;
+          }
         }
       }
     }
