@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.cli.commands import twospeed
 from twospeed import CheckpointError, InputError, WeightsUnavailable, create_model, list_models
 from twospeed.models.stcn.builders import track_tiny
 from twospeed.models.stcn.convert import to_ours
@@ -65,6 +66,14 @@ def test_random_weights_are_asked_for_and_named(caplog):
     create_model("track_tiny", None)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "track_tiny has random weights" in caplog.text
+
+
+def test_a_command_leaves_the_warning_to_later_models(tmp_path, caplog, capsys):
+    assert twospeed("classify", tmp_path / "missing.mp4", "--model", "slow_r50_4x16_ava", "--weights", "random") == 2
+    assert twospeed("track", tmp_path / "missing.mp4", "--model", "track_tiny", "--weights", "random") == 2
+    caplog.clear()
+    create_model("track_tiny", None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_keyframe_weights_need_weights_of_the_propagation(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -104,7 +105,7 @@ def exit_code(arguments: list[str]) -> int:
     """Run a command line and return its exit code: the one place that turns errors into lines."""
     received: list[int] = []  # typer turns KeyboardInterrupt into an exit code of its own
     try:
-        with _signals(received):
+        with _signals(received), _levels_of_logs():
             result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except TwospeedError as error:
@@ -130,6 +131,18 @@ def exit_code(arguments: list[str]) -> int:
         print_note("twospeed: interrupted; finished frames are kept")
         return 128 + received[0] if received else code
     return code
+
+
+@contextlib.contextmanager
+def _levels_of_logs() -> Iterator[None]:
+    """Undo what a command has changed of the package's logs: Python may go on behind it."""
+    loggers = [logging.getLogger(name) for name in ("twospeed", "twospeed.weights.load")]
+    levels = [logger.level for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
