@@ -68,9 +68,9 @@ def test_random_weights_are_asked_for_and_named(caplog):
     assert "track_tiny has random weights" in caplog.text
 
 
-def test_a_command_leaves_the_warning_to_later_models(tmp_path, caplog, capsys):
-    assert twospeed("classify", tmp_path / "missing.mp4", "--model", "slow_r50_4x16_ava", "--weights", "random") == 2
-    assert twospeed("track", tmp_path / "missing.mp4", "--model", "track_tiny", "--weights", "random") == 2
+def test_a_command_leaves_the_warning_to_later_models(tmp_path, caplog):
+    (tmp_path / "clip.mp4").touch()
+    assert twospeed("classify", tmp_path / "clip.mp4", "--weights", "random") == 2  # the file is empty
     caplog.clear()
     create_model("track_tiny", None)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -135,7 +135,7 @@ def exit_code(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _levels_of_logs() -> Iterator[None]:
-    """Undo what a command has changed of the package's logs: Python may go on behind it."""
+    """Undo what a command has changed of the package's logs, which other code in this process uses, too."""
     loggers = [logging.getLogger(name) for name in ("twospeed", "twospeed.weights.load")]
     levels = [logger.level for logger in loggers]
     try:
