@@ -313,9 +313,8 @@ def track(
                     areas = ObjectAreas(run)
                     run.at_end(areas.summarise)
                     results = tracking.results(chain([first], frames), run)
-                    if (
-                        quality is not None and not job.quiet and not entry.finder
-                    ):  # which works before its first result
+                    # A finder works before its first result: it has no rate
+                    if quality is not None and not job.quiet and not entry.finder:
                         how = getattr(tracker, "precision", "fp32")
                         what = f"quality {quality} ({model}, size {options['size']}, {how})"
                         results = timed(results, what, run.total)
