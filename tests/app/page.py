@@ -52,6 +52,22 @@ class Page:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def delay(self, part, seconds):
+        """Send requests with `part` in their address so much later.
+
+        In the page itself: a route of Playwright answers only while a call of Playwright runs, and not in `until`.
+        """
+        self.page.evaluate(
+            """([part, seconds]) => {
+                const send = window.fetch;
+                window.fetch = async (address, options) => {
+                    if (String(address).includes(part)) await new Promise((go) => setTimeout(go, 1000 * seconds));
+                    return send(address, options);
+                };
+            }""",
+            [part, seconds],
+        )
+
     def close(self):
         self.context.close()
         assert not self.problems, self.problems

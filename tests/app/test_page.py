@@ -129,12 +129,7 @@ def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
     """A stroke, or the removal of the object, before the answer of a box is there: neither lost nor a conflict."""
     page = open_page(clip)
     project = client.open(clip)
-
-    def late(route):
-        time.sleep(1)
-        route.continue_()
-
-    page.page.route("**/marks**", late)
+    page.delay("/marks", 1.0)
     page.drag((8, 26), (52, 70))
     page.key("b")
     page.drag((100, 20), (110, 20))
