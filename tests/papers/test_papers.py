@@ -74,7 +74,9 @@ def test_commands_are_those_that_evaluate_takes(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_commands_that_train_are_those_that_train_takes(paper, capsys):
-    for command in dict.fromkeys(line for weights in read_paper(paper).weights.values() for line in weights.train):
+    for command in dict.fromkeys(
+        step.command for weights in read_paper(paper).weights.values() for step in weights.train
+    ):
         program, *words = shlex.split(command)
         assert program == "twospeed"
         assert exit_code([*words, "--fields"]) == 0, f"{command}: {capsys.readouterr().err}"

@@ -41,13 +41,50 @@ class PaperTable:
         return list(dict.fromkeys(cell.partition(":")[0] for cell in cells))
 
 
+A100_PEAK = 78e12  # multiply-adds a second, dense, in TF32: 156 TFLOPS in NVIDIA's data sheet, which counts each as two
+UTILISATION = 0.3  # share of the peak that a training is taken to reach
+
+
+@dataclass(frozen=True)
+class Training:
+    """One command that trains.
+
+    samples: learned from in the whole training. multiply_adds: of one, forward and backward. Both are 0 where the
+    paper gives the hours.
+    """
+
+    command: str
+    samples: int = 0
+    multiply_adds: float = 0.0
+
+    @property
+    def estimated_hours(self) -> float:
+        """Hours on one A100."""
+        return self.samples * self.multiply_adds / (A100_PEAK * UTILISATION) / 3600
+
+
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a run needs: what they are, the commands that train them, and what the paper says of the hours."""
+    """Weights that a run needs: what they are, what trains them in order, and what the paper says of the hours."""
 
     about: str
-    train: tuple[str, ...]
-    hours: str
+    train: tuple[Training, ...]
+    hours: str = ""
+
+    def hours_to_train(self) -> str:
+        """Return what the paper says, or an estimate from the multiply-adds with what it assumes."""
+        if self.hours:
+            return self.hours
+        total = sum(step.samples * step.multiply_adds for step in self.train)
+        hours = two_digits(sum(step.estimated_hours for step in self.train))
+        work = f"{total:.1e}".replace("e+", "e")
+        share = f"{100 * UTILISATION:.0f} % of its TF32 peak, {2 * A100_PEAK / 1e12:.0f} TFLOPS"
+        return f"about {hours} on one A100 (estimate: {work} multiply-adds at {share}; without reading data)"
+
+
+def two_digits(number: float) -> str:
+    """Print a number that is not known better: 1,200, 31, 0.42."""
+    return f"{float(f'{number:.2g}'):,g}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +143,8 @@ def read_paper(name: str) -> Paper:
     tables = tuple(_table(entry) for entry in content["tables"])
     runs = {key: _run(key, entry) for key, entry in content["runs"].items()}
     weights = {
-        key: Weights(entry["about"], tuple(entry["train"]), entry["hours"]) for key, entry in content["weights"].items()
+        key: Weights(entry["about"], tuple(Training(**step) for step in entry["train"]), entry.get("hours", ""))
+        for key, entry in content["weights"].items()
     }
     return Paper(name, content["title"], content["authors"], tables, runs, weights)
 

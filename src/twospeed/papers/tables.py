@@ -11,7 +11,7 @@ from typing import Any
 
 from twospeed.errors import InputError
 from twospeed.files import read_json
-from twospeed.papers.facts import Format, Paper, PaperRun, PaperTable, Row
+from twospeed.papers.facts import Format, Paper, PaperRun, PaperTable, Row, two_digits
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,10 @@ def _how(paper: Paper, name: str, cells: list[str]) -> list[str]:
     lines = [f"to fill {', '.join(cells)}:", f"  {run.command()}", f"  {what}"]
     for key in dict.fromkeys(key for _, key in run.models):
         weights = paper.weights[key]
-        lines.append(f"  {key.upper()}: {weights.about}; hours to train: {weights.hours}")
-        lines += [f"    {command}" for command in weights.train]
+        lines.append(f"  {key.upper()}: {weights.about}; hours to train: {weights.hours_to_train()}")
+        for step in weights.train:
+            several = len(weights.train) > 1 and not weights.hours
+            lines.append(f"    {step.command}" + f"  # {two_digits(step.estimated_hours)} hours" * several)
     return [*lines, *([f"  note: {run.note}"] if run.note else [])]
 
 
