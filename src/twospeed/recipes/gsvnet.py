@@ -11,7 +11,7 @@ network, learns from the image network's own scores of the last frame, and train
     twospeed train gsvnet --preset tiny --data CAMVID --out runs/gsvnet_tiny                 # minutes on one CPU core
 
 Ablations of the paper: --no-intra, --learned-delay, --delay-kernel 5, --flow flownet2s (--flow-weights FILE starts it
-from its published weights). CamVid needs the frames between its labelled ones (`frames/SEQUENCE`). Without them, train
+from its published weights). CamVid needs the frames between its labelled ones (docs/data.md). Without them, train
 on its dense run (--train-split val), or on drives made of single labelled frames as `segment_nano` does (--drives N).
 `tiny` does that, around `segment_nano`'s shipped image network, to compare ablations in minutes.
 

@@ -5,7 +5,9 @@ Four layouts are read, distinguished by their folders; NAME is SEQUENCE_FRAME, t
     SPLIT/images/NAME.*      SPLIT/labels/NAME.png        480 x 360, classes as values
     SPLIT/NAME.png           SPLITannot/NAME.png          the same in SegNet's tutorial
     701_StillsRaw_full/NAME.png   LabeledApproved_full/NAME_L.png    the release: 960 x 720, 32 colours
-    frames/SEQUENCE/NAME.*   label_id/NAME_L.png          960 x 720, classes as values; every video frame may lie here
+    frames/SEQUENCE/NAME.*   label_id/NAME_L.png          960 x 720, classes as values
+
+In the last two, frames of the videos may lie beside the labelled ones; `camvid_frames` writes them.
 """
 
 from __future__ import annotations
@@ -164,8 +166,8 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
     folders = [p for p in entries(image_folder) if p.is_dir()] if nested else [image_folder]
     images: dict[tuple[str, int], Path] = {}
     for folder in folders or [image_folder]:
-        images |= {_place(path): path for path in files_by_stem(folder, _IMAGES).values()}
-    annotations = {_place(path): path for path in files_by_stem(labels, (".png",)).values()}
+        images |= {place_of(path): path for path in files_by_stem(folder, _IMAGES).values()}
+    annotations = {place_of(path): path for path in files_by_stem(labels, (".png",)).values()}
     if not own_split:
         annotations = {place: path for place, path in annotations.items() if _in_split(place, split)}
         if not annotations:
@@ -181,7 +183,8 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
     return tuple(frames[place] for place in sorted(annotations)), frames
 
 
-def _place(path: Path) -> tuple[str, int]:
+def place_of(path: Path) -> tuple[str, int]:
+    """Return sequence and frame number of an image or label file. Raises DatasetError for another name."""
     found = _NAME.fullmatch(path.stem)
     if found is None:
         raise DatasetError(f"{path}: not a name of CamVid; expected SEQUENCE_FRAME, such as 0016E5_07959")
