@@ -220,7 +220,7 @@ class ObjectMasks(Result):
     """Where every object is in one frame.
 
     labels: uint8 (H, W), 0 = background, other values are object ids. probabilities: float32 (K+1, H, W), background
-    first, summing to one over the first axis (soft aggregation, STCN section 3.3); made when first read, from scores at
+    first, summing to one over the first axis (`ops.masks.soft_aggregate`); made when first read, from scores at
     the size at which the network worked. object_ids: the K label values in channel order. frame_index, time_s: which
     frame, as in `Frame`. confidence: float32 (K,), how sure of each object, 0..1, 0 where none of it is seen: the soft
     overlap sum(p [L = k]) / (sum(p) + |L = k| - sum(p [L = k])) of probabilities p and labels L at the network's size.

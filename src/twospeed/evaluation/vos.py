@@ -4,7 +4,7 @@ Either a folder of masks is scored, or a model is run: then the masks that the o
 written in the benchmark's own format first, and those files are scored, so that a published number is what
 users get.
 
-Sources of the protocols: STCN (Cheng 2021) section 5 and its supplement for settings; the DAVIS and
+Sources of the protocols: STCN's supplement (Cheng 2021), sections B, C and E, for settings; the DAVIS and
 YouTube-VOS papers for what is counted.
 """
 

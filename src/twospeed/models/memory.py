@@ -1,7 +1,7 @@
 """Reading the memory: one function for training and use. What is read lies in `models.banks`.
 
 What the families that segment from masks share (STCN: one bank; STM: one for each object).
-Source: STCN (Cheng 2021) section 3.3 and appendix; dot product: STM (Oh 2019); kernel: KMN (Seong 2020).
+Source: STCN (Cheng 2021) and its supplement, section A; dot product: STM (Oh 2019); kernel: KMN (Seong 2020).
 Letters: C key channels, V value channels, K objects, h/w cells, P = h w query cells, N stored cells.
 """
 

@@ -1,6 +1,6 @@
 """How networks with a memory of masks are trained: objects are followed from a short clip's first frame on.
 
-Source: Cheng 2021, section 3.4 and the authors' code; STM (Oh 2019) section 3.3.
+Source: STCN's supplement (Cheng 2021), section F, and the authors' code; STM (Oh 2019) is trained alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Track through a whole video: the tracker that a network needs, in one direction or both.
 
-Source: STCN (Cheng 2021) section 4 and appendix; the report on SlowFast networks for video object segmentation.
+Source: STCN (Cheng 2021) and its supplement, section B; the report on SlowFast networks for video object segmentation.
 """
 
 from __future__ import annotations

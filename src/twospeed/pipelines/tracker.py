@@ -1,8 +1,8 @@
 """Track objects: first masks in, masks of every frame out, one frame at a time.
 
 The expensive part (remembering a frame) runs every n-th frame, the cheap part (reading the memory) on all others.
-Source: STCN (Cheng 2021) section 4 and appendix; protocols: DAVIS (masks on frame 0) and YouTube-VOS (objects appear
-at any frame) are one `step`.
+Source: STCN (Cheng 2021) and its supplement, section B; protocols: DAVIS (masks on frame 0) and YouTube-VOS (objects
+appear at any frame) are one `step`.
 """
 
 from __future__ import annotations

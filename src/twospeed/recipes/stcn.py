@@ -30,7 +30,7 @@ next stage starts from them, and `create_model` takes them. `--resume` continues
 `iterations` on a CPU the curve is the same to the last digit as without the interruption; with `minutes` the schedule
 follows the training time spent.
 
-Source: Cheng 2021, section 4 and supplement, and the authors' code, which agree but where it says so.
+Source: STCN's supplement (Cheng 2021), section F, and the authors' code, which agree but where it says so.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def step_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor], objects: Sequence[int], config: StcnConfig,
     keep: float, spoiling: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Follow the objects of frame 0 through the others (paper section 3.4); keep: share of pixels that count.
+    """Follow the objects of frame 0 through the others (supplement, section F.5); keep: share of pixels that count.
 
     spoiling: as `UnrolledPropagation` takes it. Returns the loss, the log odds (B, T - 1, K + 1, H, W) and the mean
     region similarity.

@@ -1,9 +1,8 @@
 """Generated clips whose masks are known exactly: to train a tracker on, and to show one at work.
 
-`MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng
-2021, section 4), but richer: instead of warping one image as a whole, layers of real or procedural texture
-move, deform and hide each other over a background that moves too. `render_clip` streams a longer clip of the
-same make.
+`MovingObjects` draws short samples for training, in the spirit of STCN's pretraining on still images (Cheng 2021,
+supplement, section F.3.1), but richer: instead of warping one image as a whole, layers of real or procedural texture
+move, deform and hide each other over a background that moves too. `render_clip` streams a longer clip of the same make.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Clips of annotated videos, as STCN's main training draws them: three frames, a view of them, small changes of each.
 
-Sources: Cheng 2021, section 4 and supplement; STM (Oh 2019) for the growing gaps. Where the paper and the authors'
-code differ, the code's way is the default, since the released weights come from it, and the paper's is an option.
+Sources: Cheng 2021, supplement, sections F.3.2 to F.4; STM (Oh 2019) for the growing gaps. Where the paper and
+the authors' code differ, the code's way is the default, since the released weights come from it, and the paper's is an
+option.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class RecentMasks(nn.Module):
 
 
 class ValueEncoder(nn.Module):
-    """A light backbone on image and masks, fused with the key encoder's f16 (paper section 3.2)."""
+    """A light backbone on image and masks, fused with the key encoder's f16 (supplement, section F.2)."""
 
     def __init__(self, backbone: ResNetFeatures, f16_channels: int, value_channels: int):
         super().__init__()
