@@ -222,7 +222,7 @@ class Tracker(VideoTracker):
             prompt = self._given_masks(masks, gone, size)
             self._learn_first(pixels, prompt)
             self._look_for_cut(image)
-            self._see(pixels)
+            self._see(image)
             probabilities, padding = self._segment(pixels, prompt)
             if self._redetector is not None and prompt.labels is not None:
                 self._redetector.mark(self._arrays.to_numpy(unpad(probabilities, padding)[0] < 0.5))
@@ -294,14 +294,15 @@ class Tracker(VideoTracker):
             size = (pixels.shape[-2], pixels.shape[-1])
             known = self._arrays.one_hot(self._labels(labels, size), state.object_ids)  # (K, H, W)
             self._look_for_cut(image)
-            self._see(pixels)
+            self._see(image)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
                 with self._arrays.autocast(self.device, self._dtype):
                     self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
             else:
                 state.since_memory += 1
-            state.replayed = (pixels, known) if sees_last_frame(self.model) else None
+            # A copy: a caller may use the memory of an image again
+            state.replayed = (self._arrays.contiguous(pixels), known) if sees_last_frame(self.model) else None
             return self._finished(self._with_background(known), size, time_s)
 
     def save_state(self, path: str | Path) -> None:
@@ -367,16 +368,17 @@ class Tracker(VideoTracker):
             "finder": None if self.finder is None else checksum(self.finder),
         }
 
-    def _learn(self, pixels: Array, labels: Array, settings: TrackerFineTuning) -> None:
+    def _learn(self, given: Array, labels: Array, settings: TrackerFineTuning) -> None:
         """Continue with a copy of the network that was fine-tuned on these masks, at the size at which it works."""
         from torch.nn import functional as F
 
         from twospeed.pipelines.finetune_tracker import fine_tune_tracker
 
-        wanted = self._working_size(pixels.shape[-2:])
-        pixels = F.interpolate(pixels, wanted, mode="bilinear", antialias=True).clamp(0, 1)
+        wanted = self._working_size(given.shape[-2:])
+        pixels = F.interpolate(given.float(), wanted, mode="bilinear", antialias=True)
         labels = F.interpolate(labels.where(labels != VOID, 0)[None, None].byte(), wanted, mode="nearest")[0, 0]
-        image = pixels[0].permute(1, 2, 0).mul(255).round().byte()
+        scaled = pixels if self._arrays.is_8_bit(given) else 255 * pixels
+        image = scaled[0].permute(1, 2, 0).round().clamp(0, 255).byte()
         tuned = fine_tune_tracker(
             self._given, image.cpu().numpy(), labels.cpu().numpy(), settings, on_progress=self.on_progress
         )
@@ -409,11 +411,12 @@ class Tracker(VideoTracker):
                 self._redetector.reset()
         state.small = small
 
-    def _see(self, pixels: Array) -> None:
-        """Show a frame, (1, 3, H, W) in 0..1, to the finder."""
+    def _see(self, image: Array) -> None:
+        """Show a frame to the finder. image: as given."""
         if self._redetector is not None:
-            image = (pixels[0] * 255).round().byte().permute(1, 2, 0)
-            self._redetector.see(np.ascontiguousarray(self._arrays.to_numpy(image)))
+            if not self._arrays.is_8_bit(image):
+                image = (image * 255).round().clip(0, 255).byte().permute(1, 2, 0)
+            self._redetector.see(self._arrays.to_numpy(image))
 
     def _redetected(self, predicted: Array, present: Sequence[int], padding: Padding) -> Array:
         """Correct masks (K, H, W) that do not overlap by what the finder says of the objects of these rows."""
@@ -539,7 +542,7 @@ class Tracker(VideoTracker):
         return self._arrays.pad(self._arrays.resize(planes, inner, "nearest"), padding)
 
     def _image(self, image: Image) -> Array:
-        """Any accepted image -> float (1, 3, H, W) in 0..1 on the device, of the size that all frames share."""
+        """Any accepted image -> (1, 3, H, W) on the device, of the size that all frames share: uint8 stays uint8."""
         state, x = self._state, self._arrays.image_array(image, self.device)
         height, width = x.shape[-2:]
         if state.image_size not in (None, (height, width)):
@@ -547,7 +550,7 @@ class Tracker(VideoTracker):
                 f"frame {state.frame_index} is {width}x{height}, the frames before it {state.image_size[1]}x"
                 f"{state.image_size[0]}; reset the tracker, or rescale the frames"
             )
-        return (self._arrays.as_float(x) / 255 if self._arrays.is_8_bit(x) else x)[None]
+        return x[None]
 
     def _given_masks(self, masks: Labels | None, gone: Collection[int], size: tuple[int, int]) -> FrameMasks:
         """Check masks and gone against what is known."""
@@ -571,8 +574,10 @@ class Tracker(VideoTracker):
 
     def _prepare(self, image: Array) -> tuple[Array, Padding]:
         """Scale, normalise, pad with zeros to the stride. Shapes: (1, 3, H, W) -> (1, 3, H', W')."""
-        # As the authors' YouTube-VOS loader: bicubic on the normalised image, no antialiasing
-        x = self._arrays.resize(self.model.normalise(image), self._working_size(image.shape[-2:]), "bicubic")
+        # Bicubic without antialiasing, as the authors' YouTube-VOS loader. They normalise first, which is the same, but
+        # takes longer on the larger image
+        x = self._arrays.resize(self._arrays.as_float(image), self._working_size(image.shape[-2:]), "bicubic")
+        x = self.model.normalise(x / 255 if self._arrays.is_8_bit(image) else x)
         padding = padding_for(x.shape[-2], x.shape[-1], STRIDE)
         return self._arrays.for_network(self._arrays.pad(x, padding)), padding
 
