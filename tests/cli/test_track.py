@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,14 @@ def test_results_of_an_earlier_run_are_replaced(scene, tmp_path):
     record = json.loads((tmp_path / "run.json").read_text())
     masks = [f"masks/{i:05d}.png" for i in range(5)]
     assert sorted(record["files"]) == ["confidence.png", "frames.csv", *masks, "report.html"]
+
+
+def test_the_report_links_to_all_that_was_written(scene, tmp_path):
+    options = ("--size", 64, "--export", "coco", "--matte", "png", "-q", "-o", tmp_path)
+    assert twospeed("track", scene / "clip.mp4", "--point", "30,30", *options) == 0
+    linked = re.findall('href="(.*?)"', (tmp_path / "report.html").read_text())
+    beside = {f"{path.name}/" if path.is_dir() else path.name for path in tmp_path.iterdir()}
+    assert set(linked) == beside - {"report.html"} >= {"exports/", "masks/", "matte/", "overlay.mp4", "run.json"}
 
 
 def test_masks_are_named_after_the_images_of_a_folder_and_a_part_keeps_its_numbers(scene, tmp_path):

@@ -172,6 +172,11 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
             self._journal.write(json.dumps(entry) + "\n")
             self._journal.flush()
 
+    def contents(self) -> list[str]:
+        """Return what the run has written so far, but for its record: files, and folders with a slash at their end."""
+        files = [name for name, identity in _files(self.work).items() if identity is not None and name != RECORD]
+        return sorted({name.partition("/")[0] + "/" * ("/" in name) for name in files})
+
     def journal(self) -> Iterator[dict[str, Any]]:
         """Read the journal of the run at hand, or of the one to be resumed; a line that is not complete is left out."""
         yield from _entries(self.work / JOURNAL)

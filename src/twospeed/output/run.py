@@ -328,7 +328,8 @@ class Run(AbstractContextManager["Run"]):
         self.report.tables.append(("Settings", (), settings))
         stopped = "" if error is None else f"stopped after {record.frames} frames: {error or type(error).__name__}"
         title = f"twospeed {record.command} {Path(str(video)).name}".strip()
-        self.report.links += [*self._videos, FRAMES, RECORD]
+        if self.folder is not None:
+            self.report.links += [*(name for name in self.folder.contents() if name != REPORT), RECORD]
         return self.report.html(title, facts, failure=stopped)
 
     def _begin(self) -> None:
