@@ -33,6 +33,15 @@ def test_listing_is_instant_and_says_what_each_trains(capsys):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_recipe_has_help_of_its_own(capsys):
+    assert exit_code(["train", "--help"]) == 0
+    assert "--validate" in capsys.readouterr().out
+    assert exit_code(["train", RECIPE, "--lr", "0.3", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"twospeed train {RECIPE}" in printed
+    assert "\n--lr 0.3\n" in printed
+
+
 def test_every_setting_is_an_option(capsys):
     plain = fields(capsys)
     assert plain["lr"] == "0.1"

@@ -74,7 +74,7 @@ app.command()(classify)
 app.command()(detect)
 app.command()(track)
 app.command()(segment)
-app.command(context_settings=CONTEXT_SETTINGS)(train)
+app.command(context_settings=CONTEXT_SETTINGS, add_help_option=False)(train)  # it has its own: recipes have help, too
 app.add_typer(evaluate, name="evaluate")
 app.command()(masks)
 app.add_typer(batch, name="batch")
@@ -113,7 +113,8 @@ def exit_code(arguments: list[str]) -> int:
         return _fail(f"{error}{flag}")
     except TyperException as error:
         what = error.format_message().replace("Value error, ", "")  # which typer puts before a wrong choice
-        return _fail(f"{what} (`twospeed COMMAND --help` lists the options)")
+        where = getattr(getattr(error, "ctx", None), "command_path", "twospeed COMMAND")
+        return _fail(f"{what} (`{where} --help` lists the options)")
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:

@@ -68,6 +68,9 @@ def train(
     copy: Annotated[
         Path | None, typer.Option(help="Write the recipe's script, its loop included, to this file, to edit and run.")
     ] = None,
+    show_help: Annotated[
+        bool, typer.Option("--help", help="Show this message; after a recipe, what it trains and its settings.")
+    ] = False,
 ) -> None:
     """Train a network: RECIPE [--setting value ...]. Every setting of the recipe is an option (see --fields).
 
@@ -76,6 +79,9 @@ def train(
 
     On several processes: torchrun --nproc-per-node 8 -m twospeed.cli.main train RECIPE ...
     """
+    if show_help and recipe is None:
+        typer.echo(context.get_help())
+        return
     if list_recipes or recipe is None:
         if recipe is None and not list_recipes:
             raise InputError(f"which recipe? {', '.join(available())}; `twospeed train --list` describes them")
@@ -96,7 +102,9 @@ def train(
         kept = Path(changed.out) / "config.json"
         if config is None and preset is None and kept.is_file():  # the run's own settings, but for what is given now
             changed = apply_settings(apply_settings(settings, read_config(kept, type(settings))), overrides)
-    if fields:
+    if show_help:
+        typer.echo(f"{inspect.getdoc(module) or recipe}\n\nSettings, and what they are here:\n")
+    if fields or show_help:
         for field in settings_fields(changed):
             typer.echo(f"--{field.name.replace('_', '-')} {shown(getattr(changed, field.name))}")
         return
