@@ -29,11 +29,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FORKS = "tests/video/test_sources.py::test_a_forked_child_does_not_hang"
+PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]  # each takes up to 4 GB
 CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
     # Exported graphs in a process of their own: where OpenVINO is loaded, a training that forks loading processes
     # corrupts memory, and a later one ends in a segmentation fault; without forks it does not
-    "test": [["pytest", "--ignore=tests/export"], ["pytest", "tests/export"]],
+    "test": [["pytest", *PARALLEL, "--ignore=tests/export"], ["pytest", "tests/export"]],
     "hostile": [["pytest", "-m", "hostile", "tests/hostile"]],
     # Without the test that forks beside threads: there the child hangs in coverage's own bookkeeping
     "coverage": [
@@ -113,7 +114,10 @@ def main() -> int:
     groups = ["--all-extras", *(["--group", GROUPS[chore]] if chore in GROUPS else [])]
     run = [find_uv(), "run", "--project", str(HERE), "--locked", "--quiet", *groups]
     failed = 0
-    for command in CHORES[chore]:
+    commands = CHORES[chore]
+    if chore == "test" and any((HERE / word.partition("::")[0]).exists() for word in rest):
+        commands = [["pytest"]]  # what is named, and nothing else
+    for command in commands:
         where = None if chore in ("demo", "run") else HERE
         failed = subprocess.run([*run, *command, *rest], env=environment, cwd=where).returncode or failed
         if failed and chore != "coverage":  # which is reported all the same

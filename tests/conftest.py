@@ -13,6 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: they, and what they start, share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from tests.goldens import seeded
