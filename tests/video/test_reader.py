@@ -336,6 +336,24 @@ def test_memory_holds_a_few_frames_whatever_the_length(tmp_path, monkeypatch):
     assert 8 <= most <= 8 + 4
 
 
+def test_decoded_images_are_freed_at_once(tmp_path):
+    """Not only when Python next looks for objects that hold each other."""
+    path = numbered(tmp_path / "clip.mp4", 60)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(path, ahead=0, small_side=24) as reader:
+            for frame in reader:
+                if frame.index == 50:
+                    alive = sum(type(one) is av.VideoFrame for one in gc.get_objects())
+        read_frames(path, range(50))
+        left = sum(type(one) is av.VideoFrame for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert 1 <= alive <= 8
+    assert left <= 8
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 8])
 def test_leaving_early_ends_the_thread_and_closes_the_file(tmp_path, ahead):
     path = numbered(tmp_path / "left.mp4", 60)
