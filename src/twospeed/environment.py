@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -47,6 +48,16 @@ def use_threads_well(environment: MutableMapping[str, str] = os.environ, system:
         environment["GOMP_SPINCOUNT"] = str(BUSY_SPIN_COUNT if is_busy else SPIN_COUNT)
     if "OMP_NUM_THREADS" not in environment and cores < _cores():
         environment["OMP_NUM_THREADS"] = str(cores)
+
+
+def use_one_heap() -> None:
+    """Let all threads of this process take their memory from one heap (glibc, so most Linux; nothing elsewhere).
+
+    To be called before threads are started. By itself each has a heap of its own, and what one has freed does not serve
+    the others. A process that opens a decoder, with its threads, for every jump in a video holds a third more that way.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def usable_cores(system: Path = Path("/")) -> int:

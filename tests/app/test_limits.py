@@ -171,7 +171,7 @@ def test_ten_minutes_at_constant_memory(long_folder):
         assert (job["state"], job["done"]) == ("done", 150)
         assert seen[-1][1] < seen[0][1] * 1.1 + 20, seen
         assert seen[-1][2] < held[2] * 1.1 + 20, (held, seen)
-        assert memory_of(app.process.pid) < 400
+        assert memory_of(app.process.pid) < 250
         assert opened < 20
     finally:
         assert app.close() == 130

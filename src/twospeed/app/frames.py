@@ -14,7 +14,7 @@ from twospeed.video.reader import VideoReader, open_video, read_frames
 from twospeed.video.seeking import index_packets
 
 QUALITY = 85
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20  # about 300 frames; a browser itself keeps what it was sent
 BACKWARDS = 16  # frames that are decoded together when somebody steps back
 
 

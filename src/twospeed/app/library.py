@@ -36,7 +36,7 @@ WEIGHTS = frozenset({".safetensors", ".pth", ".pt", ".pyth", ".pkl", ".tar"})
 DEPTH = 3
 MOST_ENTRIES = 5000
 PROJECTS = "twospeed_projects"
-MOST_OPEN = 3  # videos with an open decoder
+MOST_OPEN = 2  # videos with an open decoder, each of which takes 20 to 60 MB
 MOST_COMPARED = 200  # videos whose content is compared with a run's
 _TRASH_S = 7 * 86400
 

@@ -23,6 +23,7 @@ from twospeed.app.library import Library
 from twospeed.app.routes import make_routes
 from twospeed.app.security import Guard, Keys
 from twospeed.app.uploads import Offset
+from twospeed.environment import use_one_heap
 from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import lock_file, make_folder, read_text
 from twospeed.weights.catalog import DEFAULT_TRACKER
@@ -100,6 +101,7 @@ def serve(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    use_one_heap()
     state = make_folder(folder / ".twospeed")
     state.chmod(0o700)
     address = state / "address"
