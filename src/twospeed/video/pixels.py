@@ -46,7 +46,7 @@ def orientation_of(frame: Any) -> Orientation:
     """
     # Not `frame.side_data`: the frame and its container would hold each other, and with them the image, until Python
     # next looks for cycles; of 1080p, 350 MB were held so.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub lists no arguments
     if matrix is None:
         return Orientation()
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])
