@@ -222,10 +222,16 @@ def of_commands() -> Iterator[Row]:
                         write_indexed_png(mask, labels)
                     writer.write(image)
             options: list[str | Path] = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
-            options += ["--model", f"{name}_nano", "-o", out, "--quiet"]
-            held = of_child("-c", AS_COMMAND, name, clip, *options)
-            seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
-        yield row(f"`twospeed {name}`, {name}_nano, {width}x{height}", seconds, ("network alone", network_s)) | held
+            models: dict[str, str | Path] = {f"{name}_nano": f"{name}_nano"}
+            if name == "track":
+                exported = models["track_nano as ONNX, without find_nano"] = Path(folder) / "exported"
+                export = [sys.executable, "-m", "twospeed", "export", "track_nano", "--format", "onnx", "-o", exported]
+                subprocess.run(export, check=True, capture_output=True)
+            for model, given in models.items():
+                held = of_child("-c", AS_COMMAND, name, clip, *options, "--model", given, "-o", out, "--quiet")
+                seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
+                job = f"`twospeed {name}`, {model}, {width}x{height}"
+                yield row(job, seconds, ("network alone", network_s)) | held
 
 
 AS_COMMAND = """
