@@ -222,11 +222,11 @@ def of_commands() -> Iterator[Row]:
                         write_indexed_png(mask, labels)
                     writer.write(image)
             options: list[str | Path] = ["--mask", mask] if name == "track" else ["--keyframe-every", "4"]
-            models: dict[str, str | Path] = {f"{name}_nano": f"{name}_nano"}
-            if name == "track":
-                exported = models["track_nano as ONNX, without find_nano"] = Path(folder) / "exported"
-                export = [sys.executable, "-m", "twospeed", "export", "track_nano", "--format", "onnx", "-o", exported]
-                subprocess.run(export, check=True, capture_output=True)
+            network, graphs = f"{name}_nano", Path(folder) / "graphs"
+            export = [sys.executable, "-m", "twospeed", "export", network, "--format", "onnx", "-o", graphs]
+            subprocess.run(export, check=True, capture_output=True)
+            # Graphs run without find_nano
+            models: dict[str, str | Path] = {network: network, f"{network} as ONNX": graphs}
             for model, given in models.items():
                 held = of_child("-c", AS_COMMAND, name, clip, *options, "--model", given, "-o", out, "--quiet")
                 seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
