@@ -55,11 +55,11 @@ def use_one_heap() -> None:
 
     To be called before threads are started. By itself each has a heap of its own, and what one has freed does not serve
     the others. A process that opens a decoder, with its threads, for every jump in a video holds a third more that way.
-    Up to 16 MB at the heap's end stay when they are freed: a large image that comes and goes would otherwise be taken
+    Up to 32 MB at the heap's end stay when they are freed: a large image that comes and goes would otherwise be taken
     from the system each time, page by page.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        for option, value in ((-8, 1), (-3, 32 << 20), (-1, 16 << 20)):  # M_ARENA_MAX, M_MMAP_, M_TRIM_THRESHOLD
+        for option, value in ((-8, 1), (-3, 32 << 20), (-1, 32 << 20)):  # M_ARENA_MAX, M_MMAP_, M_TRIM_THRESHOLD
             mallopt(option, value)
 
 
