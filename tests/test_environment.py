@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,38 @@ def test_peak_memory_is_of_this_process_alone():
     )
     assert before < len(held)
     assert 90_000_000 < after - before < 150_000_000
+
+
+HEAPS = """
+import sys, threading
+from pathlib import Path
+from twospeed.environment import use_one_heap
+
+def heaps():  # of further threads: each begins at a multiple of 64 MiB
+    parts = [line.split()[:2] for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sum(rights[:2] == "rw" and int(place.partition("-")[0], 16) % (64 << 20) == 0 for place, rights in parts)
+
+def work():
+    held = [bytearray(1000) for _ in range(1000)]
+    all_hold.wait()
+    counted.wait()
+
+if sys.argv[1] == "one":
+    use_one_heap()
+before, all_hold, counted = heaps(), threading.Barrier(5), threading.Barrier(5)
+for _ in range(4):
+    threading.Thread(target=work).start()
+all_hold.wait()
+print(heaps() - before)
+counted.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives each thread a heap of its own")
+def test_threads_share_one_heap_where_that_is_asked_for():
+    def further(how):
+        done = subprocess.run([sys.executable, "-c", HEAPS, how], check=True, capture_output=True, text=True)
+        return int(done.stdout)
+
+    assert further("one") == 0
+    assert further("many") > 0

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import shutil
 import sqlite3
 import time
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -299,23 +297,6 @@ def test_the_server_loads_no_torch(app):
     if not maps.exists():
         pytest.skip("reads /proc")
     assert "libtorch" not in maps.read_text()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's heaps")
-def test_the_server_has_one_heap(app, client, clip):
-    """By itself glibc gives each thread another one, of 64 MiB of addresses, and keeps in it what is free."""
-    project = client.open(clip)
-    for index in range(12):
-        client("GET", f"p/{project}/frame/{index}?h=96")
-    lines = Path(f"/proc/{app.process.pid}/maps").read_text().splitlines()
-    parts = [(*(int(end, 16) for end in line.split()[0].split("-")), line.split()[1]) for line in lines]
-    size = 64 << 20
-    further = [  # the part in use, then the rest
-        used
-        for used, rest in pairwise(parts)
-        if (used[2], rest[2]) == ("rw-p", "---p") and used[0] % size == 0 and rest[1] - used[0] == size
-    ]
-    assert len(further) <= 1  # a library may have started a thread while it was imported
 
 
 def test_a_video_is_opened_at_once(tmp_path):
