@@ -1,5 +1,7 @@
 """Every odd input: in order, by index, from the middle and backwards give the same pictures, those of its truth."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -26,6 +28,13 @@ def made(tmp_path_factory):
         return sources[name]
 
     return make
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="of Linux's scheduler")
+def test_making_them_leaves_the_process_as_it_was(made):
+    before = os.sched_getscheduler(0)
+    made(next(name for name in READ if name.startswith("av1")))
+    assert os.sched_getscheduler(0) == before
 
 
 def test_there_are_many():
