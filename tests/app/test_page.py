@@ -151,9 +151,9 @@ def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
 
 
 def test_playing_at_another_speed(open_page, client, app_folder):
-    write_clip(app_folder / "slow.mp4", 300, [index / 100 for index in range(300)])
+    write_clip(app_folder / "played.mp4", 300, [index / 100 for index in range(300)])
     try:
-        page = open_page("slow.mp4")
+        page = open_page("played.mp4")
         seconds = {}
         for speed in ("0.25x", "2x"):
             page.page.get_by_label("Speed of playing").select_option(speed)
@@ -170,7 +170,7 @@ def test_playing_at_another_speed(open_page, client, app_folder):
         assert seconds["2x"] < seconds["0.25x"]
         page.leave()
     finally:
-        (app_folder / "slow.mp4").unlink()
+        (app_folder / "played.mp4").unlink()
 
 
 def test_chosen_objects_are_exported(open_page, client, clip):
