@@ -24,22 +24,22 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     write_clip(folder / "clip.mp4")
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(app_folder) -> Iterator[App]:
-    """One server for all tests that do not end it; each test has videos of its own."""
+    """One server for the tests of a file that do not end it; each test has videos of its own."""
     running = App(app_folder)
     yield running
     assert running.close() == 130
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(app) -> Client:
     return Client(app)
 
