@@ -115,8 +115,10 @@ def main() -> int:
     run = [find_uv(), "run", "--project", str(HERE), "--locked", "--quiet", *groups]
     failed = 0
     commands = CHORES[chore]
-    if chore == "test" and any((HERE / word.partition("::")[0]).exists() for word in rest):
-        commands = [["pytest"]]  # what is named, and nothing else
+    named = [word for word in rest if (HERE / word.partition("::")[0]).exists()]
+    if chore == "test" and named:  # and nothing else
+        exports = any("tests/export" in word for word in named)
+        commands = [["pytest"] if exports else ["pytest", "--ignore=tests/export"]]
     for command in commands:
         where = None if chore in ("demo", "run") else HERE
         failed = subprocess.run([*run, *command, *rest], env=environment, cwd=where).returncode or failed

@@ -54,7 +54,7 @@ def use_one_heap() -> None:
     """Let all threads of this process take their memory from one heap (glibc, so most Linux; nothing elsewhere).
 
     To be called before threads are started. By itself each has a heap of its own, and what one has freed does not serve
-    the others. A process that opens a decoder, with its threads, for every jump in a video holds a third more that way.
+    the others. A process that opens a decoder, with its threads, for every jump in a video holds much more that way.
     Up to 32 MB at the heap's end stay when they are freed: a large image that comes and goes would otherwise be taken
     from the system each time, page by page.
     """

@@ -45,7 +45,7 @@ def orientation_of(frame: Any) -> Orientation:
     Only right angles and mirroring are applied; any other angle counts as the nearest right one.
     """
     # Not `frame.side_data`: the frame and its container would hold each other, and with them the image, until Python
-    # next looks for cycles; of 1080p, 350 MB were held so.
+    # next looks for cycles: many images, where they are large.
     matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub lists no arguments
     if matrix is None:
         return Orientation()
