@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from twospeed.batch.worker import Outcome, Task, Work, execute
 from twospeed.cli import batch as commands
+
+os.environ.setdefault(
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+)  # read when Ray is imported, which tests do before RayEngine
 
 
 class InThisProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -25,9 +26,10 @@ class Actor:
 class RayEngine:
     """Actors on a cluster, one task each at a time. The cluster grows and shrinks as Ray's autoscaler decides.
 
-    address: of an existing cluster ("auto" finds one on this machine); None starts one here. slots: actors; None as
-    many as the cluster has room for now. cpus, gpus: that Ray reserves for each. most_seconds: after which an attempt
-    counts as hung and its actor is replaced; None waits for Ray to see that it has died.
+    address: of an existing cluster ("auto" finds one on this machine); None takes the environment's RAY_ADDRESS, or
+    starts one here, whatever other cluster runs on this machine. slots: actors; None as many as the cluster has room
+    for now. cpus, gpus: that Ray reserves for each. most_seconds: after which an attempt counts as hung and its actor
+    is replaced; None waits for Ray to see that it has died.
     Raises InputError where Ray is not installed or the cluster does not answer.
     """
 
@@ -43,6 +45,8 @@ class RayEngine:
         gpus: float = 0.0,
         most_seconds: float | None = None,
     ) -> None:
+        # Started by `uv run`, Ray would upload the current folder, videos and all, and set up uv's packages again
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError as error:
@@ -50,8 +54,9 @@ class RayEngine:
         self._ray, self._most_seconds = ray, most_seconds
         self._begun_here = not ray.is_initialized()
         if self._begun_here:
+            address = address or os.environ.get("RAY_ADDRESS") or "local"
             try:
-                ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+                ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
             except (ConnectionError, ValueError) as error:
                 raise InputError(f"no Ray cluster answers at {address} ({error})", option="address") from error
             except Exception as error:  # as Ray does where its own processes do not start in time

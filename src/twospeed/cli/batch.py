@@ -87,7 +87,8 @@ class _Options:
     address: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Ray cluster, such as auto or ray://host:10001. [default: one is started]"
+            metavar="ADDRESS",
+            help="Ray cluster, such as auto or ray://host:10001. [default: RAY_ADDRESS, or one is started]",
         ),
     ] = None
     cpus: Annotated[
