@@ -129,12 +129,14 @@ def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
     """A stroke, or the removal of the object, before the answer of a box is there: neither lost nor a conflict."""
     page = open_page(clip)
     project = client.open(clip)
+    page.delay("/objects", 1.0)  # the box makes the first object, which the stroke is of, too
     page.delay("/marks", 1.0)
     page.drag((8, 26), (52, 70))
     page.key("b")
     page.drag((100, 20), (110, 20))
     both = until(lambda: (m := client.mask(project, 0)) is not None and m[20, 105] == 1 and [m])[0]
     assert ((both == 1) & disc(0)).sum() / disc(0).sum() > 0.7
+    assert [entry["id"] for entry in client("GET", f"p/{project}")["objects"]] == [1]
     page.key("ArrowRight", "r")
     page.shows(1)
     page.drag((8, 26), (52, 70))
@@ -148,6 +150,21 @@ def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
     page.key("Delete")
     until(lambda: any(mark.get("gone") for mark in client("GET", f"p/{project}")["marks"]))
     assert not client.mask(project, 2).any()
+
+
+def test_a_stroke_makes_the_first_object(open_page, client, clip):
+    """Two strokes before the server has numbered it: both are of it. The eraser makes none."""
+    page = open_page(clip)
+    project = client.open(clip)
+    page.delay("/objects", 1.0)
+    page.key("e")
+    page.drag((20, 20), (30, 20))
+    page.key("b")
+    page.drag((100, 20), (110, 20))
+    page.drag((20, 70), (30, 70))
+    mask = until(lambda: (m := client.mask(project, 0)) is not None and m[70, 25] == 1 and [m])[0]
+    assert mask[20, 105] == 1 and set(np.unique(mask)) == {0, 1}
+    assert [entry["id"] for entry in client("GET", f"p/{project}")["objects"]] == [1]
 
 
 def test_playing_at_another_speed(open_page, client, app_folder):

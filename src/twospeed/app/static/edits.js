@@ -1,7 +1,7 @@
 // What tools do: marks with a preview, strokes, imported masks; and edits that meet another or cannot be saved.
 import { $, dialog, h, notify } from "./dom.js";
 import { post, request } from "./api.js";
-import { ERASED, PAINTED } from "./stage.js";
+import { ERASED, PAINTED, UNNUMBERED } from "./stage.js";
 import { encode, labelsOf, parse } from "./wire.js";
 
 export class Edits {
@@ -29,13 +29,13 @@ export class Edits {
     return id;
   }
 
-  /** The chosen object; a new one where there is none. */
-  async ensureObject() {
-    return this.store.object ?? this.addObject();
+  /** What is marked belongs to this object: its number, or a promise of it (of nothing, where it cannot be added). */
+  chosen() {
+    return this.creating ?? this.store.object ?? this.newObject();
   }
 
   locked() {
-    if (!this.store.selected?.locked) return false;
+    if (this.creating || !this.store.selected?.locked) return false;
     notify(`${this.store.selected.name} is locked; unlock it (L) to change it.`);
     return true;
   }
@@ -55,11 +55,12 @@ export class Edits {
       return false;
     }
     if (name === "ready") return !this.locked();
-    if (name === "stroke-begin") return this.beginStroke();
+    if (name === "stroke-begin") return this.beginStroke(data);
     if (this.locked()) return false;
-    const { frame } = this.store, base = this.revOf(frame), chosen = this.creating ?? this.store.object;
+    const { frame } = this.store, base = this.revOf(frame), chosen = this.chosen();
     return this.add(async () => {
-      const marks = { frame, object: await chosen ?? await this.ensureObject(), base };
+      const marks = { frame, object: await chosen, base };
+      if (!marks.object) return;
       if (name === "point") await this.addPoint(marks, data);
       else await this.sendMarks({ ...marks, ...data });
     });
@@ -178,24 +179,29 @@ export class Edits {
     }
   }
 
-  beginStroke() {
-    if (this.locked()) return false;
-    if (this.creating || this.store.object === null) {
-      (this.creating ?? this.newObject()).then(() => notify("An object was added; paint it now."));
-      return false;
-    }
-    const { width, height } = this.store.state, { frame, object } = this.store, now = this.stage.labels();
+  beginStroke({ erase }) {
+    if (this.locked() || (erase && !this.creating && this.store.object === null)) return false;
+    const { width, height } = this.store.state, { frame } = this.store, now = this.stage.labels(), chosen = this.chosen();
     const empty = () => new Uint8Array(width * height);
-    this.stage.painting = { frame, object, labels: now?.slice() ?? empty(), touched: empty(), base: this.revOf(frame) };
+    const painting = { frame, labels: now?.slice() ?? empty(), touched: empty(), base: this.revOf(frame) };
+    painting.object = typeof chosen === "number" ? chosen : UNNUMBERED;
+    painting.numbered = Promise.resolve(chosen).then((object) => {
+      painting.object = object;
+      painting.labels.forEach((label, i) => label === UNNUMBERED && (painting.labels[i] = object));
+      this.stage.draw();
+    });
+    this.stage.painting = painting;
     return true;
   }
 
   async endStroke(painting, { overwrite = false } = {}) {
+    await painting.numbered;
     const { width, height } = this.store.state, { frame, object, base } = painting, labels = this.painted(painting);
     const query = { object, base_rev: overwrite ? null : this.base(frame, base) };
     const done = () => {
       if (this.stage.painting === painting) this.stage.painting = null;
     };
+    if (!object) return done();
     try {
       const body = encode(labels, height, width, frame);
       const response = await request("PUT", `${this.path}/mask/${frame}`, { body, query });
@@ -218,13 +224,15 @@ export class Edits {
 
   /** The object is gone from this frame on. */
   clear() {
-    const { frame, object } = this.store, base = this.revOf(frame);
-    if (object === null || this.locked()) return;
+    const { frame } = this.store, base = this.revOf(frame), chosen = this.creating ?? this.store.object;
+    if (chosen === null || this.locked()) return;
     if (!this.stage.exact) {
       notify(`Frame ${frame} is still being decoded.`);
       return;
     }
     const send = async (base_rev) => {
+      const object = await chosen;
+      if (!object) return;
       const response = await request("DELETE", `${this.path}/mask/${frame}`, { query: { object, base_rev } });
       this.took(parse(await response.arrayBuffer()));
     };

@@ -7,6 +7,7 @@ const SCRUB_HEIGHT = 540;
 const REST_MS = 300;
 const DRAG_REST_MS = 120; // a pointer that rests so long wants the exact frame
 export const PAINTED = 1, ERASED = 2; // of a pixel that a stroke has touched
+export const UNNUMBERED = 255; // the label of an object that the server has not numbered yet
 const NEAR_MS = 60; // an exact frame that takes longer is announced by one near it
 
 export class Stage {
@@ -203,7 +204,7 @@ export class Stage {
     }
     const fill = new Uint32Array(256), edge = new Uint32Array(256), { words } = this;
     const strength = this.outlines ? 0 : Math.round(255 * this.opacity);
-    const colours = this.palette ?? this.store.objects;
+    const colours = this.palette ?? [...this.store.objects, { id: UNNUMBERED, colour: "#888888" }];
     for (const { id, colour, hidden } of colours) {
       if (hidden) continue;
       const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -221,7 +222,7 @@ export class Stage {
       for (let column = 0, begin = 0, before = 0; column <= width; column++) {
         const label = column < width ? labels[at] : 0;
         if (label !== before) {
-          if (before) note(before, row, begin, column);
+          if (before && before !== UNNUMBERED) note(before, row, begin, column);
           begin = column;
           before = label;
         }
@@ -363,8 +364,9 @@ export class Stage {
       if (this.tools("ready")) this.polygon.push(this.clamped(at));
       this.draw();
     } else if (this.tool === "brush" || this.tool === "eraser") {
-      if (!this.tools("stroke-begin")) return;
-      this.drag = { stroke: true, erase: this.tool === "eraser" || negative };
+      const erase = this.tool === "eraser" || negative;
+      if (!this.tools("stroke-begin", { erase })) return;
+      this.drag = { stroke: true, erase };
       this.dab(at, at);
     }
   }
