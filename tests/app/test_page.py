@@ -163,7 +163,8 @@ def test_a_stroke_makes_the_first_object(open_page, client, clip):
     page.drag((100, 20), (110, 20))
     page.drag((20, 70), (30, 70))
     mask = until(lambda: (m := client.mask(project, 0)) is not None and m[70, 25] == 1 and [m])[0]
-    assert mask[20, 105] == 1 and set(np.unique(mask)) == {0, 1}
+    assert mask[20, 105] == 1
+    assert set(np.unique(mask)) == {0, 1}
     assert [entry["id"] for entry in client("GET", f"p/{project}")["objects"]] == [1]
 
 
