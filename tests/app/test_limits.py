@@ -43,7 +43,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert project._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     project._db.execute("PRAGMA max_page_count=1000000")
     project.paint(39, k, noise[39])
-    assert project.undo() == [39]
+    assert project.undo().frames == [39]
     project.close()
 
 

@@ -152,6 +152,28 @@ def test_what_follows_an_edit_at_once_builds_on_it(open_page, client, clip):
     assert not client.mask(project, 2).any()
 
 
+def test_a_stroke_right_after_undo_is_on_what_undo_left(open_page, client, clip):
+    """Neither asked about, as if it met another's change, nor on the masks that were undone."""
+    page = open_page(clip)
+    project = client.open(clip)
+    page.drag((8, 26), (52, 70))
+    until(lambda: client.mask(project, 0) is not None)
+    page.page.get_by_text("marked", exact=True).wait_for()
+    page.delay("/undo", 1.0)
+    page.delay("/redo", 1.0)
+    page.key("Control+z", "b")
+    page.drag((100, 20), (110, 20))
+    mask = until(lambda: (m := client.mask(project, 0)) is not None and m[20, 105] == 1 and [m])[0]
+    assert not mask[26:70, 8:52].any()  # the box's is gone
+    page.key("Control+z")
+    until(lambda: client.mask(project, 0) is None)
+    page.key("Control+Shift+z", "e")
+    page.drag((100, 20), (100, 20))
+    mask = until(lambda: (m := client.mask(project, 0)) is not None and m[20, 100] == 0 and [m])[0]
+    assert mask.any()
+    assert page.page.get_by_role("dialog").count() == 0
+
+
 def test_a_stroke_makes_the_first_object(open_page, client, clip):
     """Two strokes before the server has numbered it: both are of it. The eraser makes none."""
     page = open_page(clip)

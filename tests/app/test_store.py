@@ -54,7 +54,7 @@ def test_everything_is_there_after_reopening(tmp_path):
     first.close()
     second = Project(tmp_path)
     assert everything(second) == before
-    assert second.undo() == [4, 5]
+    assert second.undo().frames == [4, 5]
 
 
 EDITS = st.lists(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twospeed.app import wire
 from twospeed.app.wire import TRACKED, WireMask
@@ -47,6 +47,13 @@ _SOUND = {
     "job": "typeof(options)='text'",
 }
 """What every row of a table fulfils; the ? is the number of frames."""
+
+
+class Undone(NamedTuple):
+    """A change that was undone or redone: the frames whose masks it changed, and the revision since."""
+
+    frames: list[int]
+    rev: int
 
 
 class Conflict(InputError):
@@ -137,11 +144,11 @@ class Database:
         """The number of the last change."""
         return int(self.get("rev", 0))
 
-    def undo(self, *, redo: bool = False, others: Collection[str] = ()) -> list[int] | None:
+    def undo(self, *, redo: bool = False, others: Collection[str] = ()) -> Undone | None:
         """Exchange the last change (redo: the last one undone) with what was before.
 
-        others: tabs whose changes are not touched. Returns the frames whose masks changed, or None where there is
-        nothing to undo. Raises InputError while that change is still being made, Conflict where it is of the others.
+        others: tabs whose changes are not touched. Returns None where there is nothing to undo. Raises InputError while
+        that change is still being made, Conflict where it is of the others.
         """
         with self._lock:
             order = "undone=1 ORDER BY seq" if redo else "undone=0 ORDER BY seq DESC"
@@ -165,7 +172,7 @@ class Database:
                 for frame in frames:
                     self._exchange_mask(op, frame)
                 self._db.execute("UPDATE op SET undone=? WHERE seq=?", (0 if redo else 1, op))
-                return frames
+                return Undone(frames, self.rev)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -105,10 +105,11 @@ def edit_routes(routes: APIRouter, desk: Desk) -> None:
     async def _undo(p: str, tab: str, anyway: bool, redo: bool) -> dict[str, Any]:
         project = await desk.project(p)
         others = frozenset() if anyway else desk.hub.names(p) - {tab}
-        frames = await asyncio.to_thread(lambda: project.undo(redo=redo, others=others))
-        if frames is not None:
-            desk.changed(project, frames)
-        return {"frames": frames}
+        undone = await asyncio.to_thread(lambda: project.undo(redo=redo, others=others))
+        if undone is None:
+            return {"frames": None, "rev": None}
+        desk.changed(project, undone.frames)
+        return undone._asdict()
 
 
 def _apply_marks(desk: Desk, project: Project, message: Marks, tab: str) -> WireMask:

@@ -196,14 +196,14 @@ export class Edits {
 
   async endStroke(painting, { overwrite = false } = {}) {
     await painting.numbered;
-    const { width, height } = this.store.state, { frame, object, base } = painting, labels = this.painted(painting);
+    const { width, height } = this.store.state, { frame, object, base } = painting;
     const query = { object, base_rev: overwrite ? null : this.base(frame, base) };
     const done = () => {
       if (this.stage.painting === painting) this.stage.painting = null;
     };
     if (!object) return done();
     try {
-      const body = encode(labels, height, width, frame);
+      const body = encode(await this.painted(painting), height, width, frame);
       const response = await request("PUT", `${this.path}/mask/${frame}`, { body, query });
       done();
       this.took(parse(await response.arrayBuffer()));
@@ -215,11 +215,18 @@ export class Edits {
     this.stage.draw();
   }
 
-  /** A frame's labels with a stroke: on those of an edit of this tab that was on its way when the stroke began. */
-  painted({ frame, object, labels, touched, base }) {
-    const now = this.store.masks.get(frame);
-    if (!now || now.rev <= base || now.rev !== this.own.get(frame)) return labels;
-    return labelsOf(now).map((label, i) => (touched[i] === PAINTED ? object : touched[i] === ERASED && label === object ? 0 : label));
+  /** A frame's labels with a stroke: on what edits of this tab made of them that were on their way when it began. */
+  async painted({ frame, object, labels, touched, base }) {
+    const own = this.own.get(frame) ?? 0;
+    if (own <= base) return labels;
+    let now = this.store.masks.get(frame);
+    if (now?.rev !== own) { // undone, and not told of it yet
+      const response = await request("GET", `${this.path}/mask/${frame}`);
+      now = response.status === 204 ? null : parse(await response.arrayBuffer());
+    }
+    if (now && now.rev > own) return labels; // another tab's: the server says so
+    const before = now ? labelsOf(now) : new Uint8Array(labels.length);
+    return before.map((label, i) => (touched[i] === PAINTED ? object : touched[i] === ERASED && label === object ? 0 : label));
   }
 
   /** The object is gone from this frame on. */
@@ -283,7 +290,9 @@ export class Edits {
 
   async sendUndo(which, anyway) {
     try {
-      await request("POST", `${this.path}/${which}`, { json: {}, query: { anyway } });
+      const response = await request("POST", `${this.path}/${which}`, { json: {}, query: { anyway } });
+      const { frames, rev } = await response.json();
+      for (const frame of frames ?? []) this.own.set(frame, rev);
     } catch (error) {
       if (!error.body?.conflict) throw error;
       const box = dialog("The last change is of another tab", h("p", { text: error.message }),
