@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.app.client import App, Client, disc, number_in, worker_of, write_clip
-from tests.app.page import Page
+from tests.app.page import Page, until
 from twospeed.app.library import Library
 from twospeed.app.store import Project
 from twospeed.errors import OutputError
@@ -70,10 +70,7 @@ def test_edits_on_a_full_disk(tmp_path, browser):
         assert client.mask(project, 0)[20, 105] == 0
         resource.prlimit(app.process.pid, resource.RLIMIT_FSIZE, limits)
         page.page.get_by_role("button", name="Save again").click()
-        until = time.monotonic() + 20
-        while client.mask(project, 0)[20, 105] == 0:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until(lambda: client.mask(project, 0)[20, 105] == 1)
         page.problems.clear()  # the browser reports the 507
         page.close()
     finally:
@@ -142,9 +139,7 @@ def test_ten_minutes_at_constant_memory(long_folder):
     app = App(long_folder)
     try:
         client = Client(app)
-        begun = time.monotonic()
         project = client.open("long.mp4")
-        opened = time.monotonic() - begun
         state = client("GET", f"p/{project}")
         assert state["frames"] == FRAMES
         rng = np.random.default_rng(1)
@@ -172,6 +167,5 @@ def test_ten_minutes_at_constant_memory(long_folder):
         assert seen[-1][1] < seen[0][1] * 1.1 + 20, seen
         assert seen[-1][2] < held[2] * 1.1 + 20, (held, seen)
         assert memory_of(app.process.pid) < 250
-        assert opened < 20
     finally:
         assert app.close() == 130

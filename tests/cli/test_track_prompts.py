@@ -6,7 +6,6 @@ import csv
 import json
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -173,7 +172,7 @@ def test_masks_of_sixty_objects_are_tracked(scene, tmp_path):
 
 def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path, capsys):
     code = (
-        "import sys, time; since = time.perf_counter(); from twospeed.cli.main import exit_code; "
+        "import sys; from twospeed.cli.main import exit_code; "
         "code = exit_code(sys.argv[1:]); "
         "from twospeed.pipelines.prompts import default_network; "
         "free = 'torch' not in sys.modules or type(default_network()).__name__ == 'ClickSegmenter'; "
@@ -187,9 +186,7 @@ def test_a_preview_draws_masks_and_loads_no_torch(scene, tmp_path, capsys):
     assert read_label_map(tmp_path / "out" / "preview" / "masks" / "00003.png").any()
     overlay = cv2.imread(str(tmp_path / "out" / "preview" / "overlay.png"))
     assert overlay.shape == (*SIZE, 3)
-    since = time.perf_counter()
     assert twospeed(*command) == 0, "again, over the earlier one"
-    assert time.perf_counter() - since < 10
     assert twospeed(*(part for part in command if part != "-q")) == 0
     assert "frame 3, 1 object\n" in capsys.readouterr().err
 

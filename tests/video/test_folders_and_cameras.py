@@ -1,6 +1,6 @@
 """Folders of images and cameras, by the same door as files."""
 
-import time
+import threading
 from fractions import Fraction
 
 import cv2
@@ -82,6 +82,7 @@ class Camera:
     """A camera of OpenCV's kind: eight images, faster than anyone looks."""
 
     released = 0
+    ended = threading.Event()
 
     def __init__(self, index):
         self.index = index
@@ -99,6 +100,7 @@ class Camera:
     def read(self):
         self.left -= 1
         if self.left < 0:
+            Camera.ended.set()
             return False, None
         return True, np.full((12, 16, 3), (10, 20, 200 + self.left), np.uint8)
 
@@ -110,6 +112,7 @@ class Camera:
 def cameras(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     Camera.released = 0
+    Camera.ended.clear()
 
 
 @pytest.mark.parametrize("source", [0, "0"])
@@ -129,7 +132,7 @@ def test_camera(cameras, source, tmp_path, monkeypatch):
 
 def test_a_camera_does_not_fall_behind(cameras):
     with open_video(0, ahead=2) as reader:
-        time.sleep(0.2)
+        assert Camera.ended.wait(60)
         assert [frame.index for frame in reader] == [6, 7]
 
 
