@@ -47,7 +47,7 @@ def drag_to(page, frame, last=23):
 
 
 def hold(page, pattern, but=None):
-    """Hold requests that match, but for those with `but` in the address; returns how to let them pass."""
+    """Hold requests that match, but for those with `but` in the address; returns how to let them pass, or fail."""
     held, passing = [], []
 
     def holding(route):
@@ -56,10 +56,10 @@ def hold(page, pattern, but=None):
         else:
             held.append(route)
 
-    def release():
+    def release(*, fail=False):
         passing.append(True)
         for route in held:
-            route.continue_()
+            route.abort() if fail else route.continue_()
 
     page.page.route(pattern, holding)
     return release
@@ -114,6 +114,24 @@ def test_while_dragging_a_near_frame_is_shown_and_named_and_takes_no_marks(open_
     assert badge.is_hidden()
     page.drag((100, 20), (110, 20))
     seen(page, lambda: client("GET", f"p/{project}")["keyframes"] == [20])
+
+
+def test_a_frame_that_is_shown_stays_when_it_cannot_be_fetched_again(open_page, client, clip):
+    """As when the server is gone before the frame's own size has come: it is the right one, and takes marks."""
+    page = open_page(clip)
+    project = client.open(clip)
+    assert frame_of(client, project, 20)[:2] == (20, 20)  # so that it is the nearest to itself
+    release = hold(page, "**/frame/20?**", but="near=1")
+    drag_to(page, 20)
+    page.page.mouse.up()
+    page.shows(20)
+    release(fail=True)
+    page.page.wait_for_timeout(300)
+    assert number_on(page) == 20
+    page.key("b")
+    page.drag((100, 20), (110, 20))
+    seen(page, lambda: client("GET", f"p/{project}")["keyframes"] == [20])
+    page.problems.clear()  # the browser reports what was not answered
 
 
 def test_marks_stay_on_the_frame_on_which_they_were_made(open_page, client, clip):

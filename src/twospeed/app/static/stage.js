@@ -89,9 +89,10 @@ export class Stage {
     const { frame } = this.store, away = Math.abs(index - frame);
     const known = this.shown.bitmap;
     if (away && (!bitmap || (known && away >= Math.abs(this.shown.index - frame)))) return;
-    if (known && bitmap && index === this.shown.index && bitmap.width < known.width) return; // it is there, and larger
-    if (!away || problem) this.problem = problem; // a frame near one that cannot be shown does not mend that
     if (problem) this.store.emit("problem");
+    // It is there, and larger; or cannot be fetched again
+    if (known && index === this.shown.index && (bitmap?.width ?? 0) < known.width) return;
+    if (!away || problem) this.problem = problem; // a frame near one that cannot be shown does not mend that
     this.shown = { index, bitmap };
     this.frames.shown = bitmap;
     this.canvas.dataset.frame = index;
