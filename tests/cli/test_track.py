@@ -339,5 +339,13 @@ def test_help_is_there_and_teaches(command):
     assert done.returncode == 0
     assert "Usage: twospeed" in done.stdout
     if command == "track":
-        assert "--background-point" in done.stdout
         assert "Examples" in done.stdout
+        *_, prompts, network, results, folder = re.split("\n╭─ ", done.stdout)
+        assert prompts.startswith("Prompts ")
+        for panel, options in (
+            (prompts, ["--mask", "--background-point", "--direction", "--preview"]),
+            (network, ["--size", "--memory-every"]),
+            (results, ["--matte", "--export"]),
+            (folder, ["--output", "--start", "--resume"]),
+        ):
+            assert all(f"│ {option} " in panel for option in options)

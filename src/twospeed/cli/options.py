@@ -5,6 +5,7 @@ Everything here is checked before torch is loaded: a wrong number or a missing f
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -209,13 +210,14 @@ def with_parameters(command: Callable[..., T], parameters: Iterable[inspect.Para
 def grouped(command: Callable[..., T]) -> Callable[..., T]:
     """Return a command that has an option for each field of those parameters that are groups: dataclasses of options.
 
-    The command itself takes each group whole. A field is annotated and has a default as a parameter would.
+    The command itself takes each group whole. A field is annotated and has a default as a parameter would. Help shows
+    the fields under the group's `panel`, if it has one.
     """
     groups: dict[str, dict[str, inspect.Parameter]] = {}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in parameters_of(command).items():
         if is_dataclass(parameter.annotation):
-            groups[name] = parameters_of(parameter.annotation)  # type: ignore[arg-type]  # a class
+            groups[name] = _in_panel(parameter.annotation)
         parameters |= groups.get(name, {name: parameter})
     kinds = get_type_hints(command)
 
@@ -226,6 +228,16 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return with_parameters(called, parameters.values())
+
+
+def _in_panel(group: Any) -> dict[str, inspect.Parameter]:
+    fields = parameters_of(group)
+    for name, field in fields.items():
+        kind, option = get_args(field.annotation)
+        option = copy.copy(option)
+        option.rich_help_panel = option.rich_help_panel or getattr(group, "panel", None)
+        fields[name] = field.replace(annotation=Annotated[kind, option])
+    return fields
 
 
 def ungrouped(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +251,8 @@ def ungrouped(values: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """Which part of a video a job computes, and where its results go."""
+
+    panel: ClassVar = "Video and folder of results"
 
     output: Output = None
     overwrite: Overwrite = False

@@ -26,7 +26,7 @@ from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
 from twospeed.cli.track_job import TrackJob, timed, write_preview
-from twospeed.cli.track_options import MaskOutputOptions, MemoryOptions, PromptOptions
+from twospeed.cli.track_options import PROMPTS, MaskOutputOptions, MemoryOptions, PromptOptions
 from twospeed.errors import CheckpointError, InputError
 from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
 
@@ -96,6 +96,7 @@ def track(
     prompts: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=PROMPTS,
             metavar="TABLE.csv",
             help="Prompts of several videos: a table with the columns video, frame, object, kind and value. kind is "
             "mask, box, point or background-point.",
@@ -105,18 +106,24 @@ def track(
     direction: Annotated[
         Literal["forward", "backward", "both"],
         typer.Option(
+            rich_help_panel=PROMPTS,
             help="Track forward from each mask, backward, or both ways: frames between two masks then come from the "
-            "nearer one."
+            "nearer one.",
         ),
     ] = "forward",
     preview: Annotated[
         bool,
         typer.Option(
-            "--preview", help="Write the masks of the first frame that has prompts into preview/, and stop there."
+            "--preview",
+            rich_help_panel=PROMPTS,
+            help="Write the masks of the first frame that has prompts into preview/, and stop there.",
         ),
     ] = False,
     snap: Annotated[
-        bool, typer.Option(help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first.")
+        bool,
+        typer.Option(
+            rich_help_panel=PROMPTS, help="Clean anti-aliased, blurred or JPEG-compressed masks to flat labels first."
+        ),
     ] = False,
     quality: Annotated[
         Literal["fast", "good", "best"] | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -12,10 +12,14 @@ from twospeed.cli.options import Precision, whole, whole_or_none
 if TYPE_CHECKING:
     from twospeed.output.mask_outputs import MaskOutputSettings
 
+PROMPTS = "Prompts"  # the panel of the help that shows them
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
     """What is typed of objects: masks, boxes, points and polygons, of any frames."""
+
+    panel: ClassVar = PROMPTS
 
     mask: Annotated[
         list[str] | None,
@@ -76,6 +80,8 @@ class PromptOptions:
 class MemoryOptions:
     """How a network with a memory of masks works."""
 
+    panel: ClassVar = "Network and memory"
+
     size: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +131,8 @@ class MemoryOptions:
 @dataclass(frozen=True, kw_only=True)
 class MaskOutputOptions:
     """What is written beside masks and overlay."""
+
+    panel: ClassVar = "More results"
 
     export: Annotated[
         str | None,
