@@ -13,6 +13,7 @@ class Page:
     def __init__(self, browser, app, clip=None, project=None, size=SIZE):
         self.app, self.problems, self.size = app, [], size
         self.context = browser.new_context(viewport={"width": 1280, "height": 720})
+        self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
         self.page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -73,7 +74,7 @@ class Page:
         assert not self.problems, self.problems
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "this did not happen in time"

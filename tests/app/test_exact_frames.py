@@ -158,7 +158,7 @@ def test_marks_stay_on_the_frame_on_which_they_were_made(open_page, client, clip
     page.key("ArrowLeft", "ArrowLeft")
     page.shows(0)
     page.page.mouse.click(*page.at(50, 60))
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=30_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     page.key("Enter")
     seen(page, lambda: points() == {0: 1})
 

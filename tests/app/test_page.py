@@ -65,11 +65,11 @@ def test_points_polygon_eraser_and_keyboard(open_page, client, clip):
     project = client.open(clip)
     page.key("p")
     page.page.mouse.click(*page.at(30, 48))
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     assert client.mask(project, 0) is None
     page.key("Escape")
     page.page.mouse.click(*page.at(30, 48))
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     page.key("Enter")
     until(lambda: client.mask(project, 0) is not None)
     assert client("GET", f"p/{project}")["marks"][0]["points"][0][2] == 1
@@ -88,7 +88,7 @@ def test_points_polygon_eraser_and_keyboard(open_page, client, clip):
     page.key("ArrowRight")
     page.shows(2)
     page.key("n", "k", "Enter")
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     page.key("k", "Enter")
     until(lambda: client.mask(project, 2) is not None)
     for tool in ("Delete", "h", "l"):
@@ -109,18 +109,18 @@ def test_a_point_is_moved_by_dragging_and_taken_away_by_a_click(open_page, clien
 
     page.key("p")
     page.page.mouse.click(*page.at(30, 48))
-    preview.wait_for(timeout=60_000)
+    preview.wait_for(timeout=120_000)
     page.page.mouse.click(*page.at(80, 20), button="right")
     page.key("Enter")
     until(lambda: len(points()) == 2)
     page.drag((30, 48), (26, 44), (24, 40))
-    preview.wait_for(timeout=60_000)
+    preview.wait_for(timeout=120_000)
     page.key("Enter")
     until(lambda: abs(points()[0][0] - 24) < 2)
     assert [round(value) for value in points()[0]] == pytest.approx([24, 40, 1], abs=1)
     assert points()[1][2] == -1  # the other stays as it was
     page.page.mouse.click(*page.at(80, 20))
-    preview.wait_for(timeout=60_000)
+    preview.wait_for(timeout=120_000)
     page.key("Enter")
     until(lambda: len(points()) == 1)
 
@@ -172,6 +172,20 @@ def test_a_stroke_right_after_undo_is_on_what_undo_left(open_page, client, clip)
     mask = until(lambda: (m := client.mask(project, 0)) is not None and m[20, 100] == 0 and [m])[0]
     assert mask.any()
     assert page.page.get_by_role("dialog").count() == 0
+
+
+def test_who_moves_right_after_starting_a_job_is_not_taken_along(open_page, client, clip):
+    page = open_page(clip)
+    project = client.open(clip)
+    client.import_mask(project, 0, disc(0))
+    page.page.get_by_label("Name of object 1").wait_for()
+    page.delay("/jobs", 1.0)
+    page.page.get_by_role("button", name="Track forward").click()
+    page.stage.focus()
+    page.key("ArrowRight")
+    until(lambda: client.states(project) == ["done"], 250)
+    page.page.locator(".progress").get_by_text(re.compile("^done")).wait_for()
+    assert page.stage.get_attribute("data-frame") == "1"
 
 
 def test_a_stroke_makes_the_first_object(open_page, client, clip):

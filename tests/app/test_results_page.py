@@ -152,7 +152,7 @@ def test_everything_by_the_keyboard_alone(browser, open_page, client, clip):
     for _ in range(4):
         page.key("Shift+ArrowLeft" if _ == 0 else "ArrowLeft")
     page.key("Enter")
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     page.key("k", "Enter")
     until(lambda: client.mask(project, 0) is not None)
     tab_to("Track forward")

@@ -42,7 +42,7 @@ def test_a_preview_does_not_overwrite_what_came_meanwhile(open_page, client, cli
     project = client.open(clip)
     page.key("p")
     page.page.mouse.click(*page.at(30, 48))
-    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=60_000)
+    page.page.get_by_text("preview: Enter keeps it").wait_for(timeout=120_000)
     client.import_mask(project, 0, disc(20))
     page.page.get_by_text("marked", exact=True).wait_for()
     page.page.wait_for_timeout(300)

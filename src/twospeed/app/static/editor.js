@@ -350,10 +350,15 @@ class Editor {
   // --- actions ---
 
   async startJob(job) {
+    const { frame } = this.store, { model, size, finetune } = this.panel.trackOptions(); // of this moment
     await this.edits.keepPreview();
-    const { model, size, finetune } = this.panel.trackOptions();
-    await post(`${this.base}/jobs`, { frame: this.store.frame, model, size, finetune, ...job });
-    this.follow = job.kind === "track" || job.kind === "stale" || job.kind === "resume" || job.kind === "find";
+    this.follow = ["track", "stale", "resume", "find"].includes(job.kind); // until somebody moves the playhead
+    try {
+      await post(`${this.base}/jobs`, { frame, model, size, finetune, ...job });
+    } catch (error) {
+      this.follow = false;
+      throw error;
+    }
     this.reload();
   }
 
