@@ -188,6 +188,24 @@ def test_who_moves_right_after_starting_a_job_is_not_taken_along(open_page, clie
     assert page.stage.get_attribute("data-frame") == "1"
 
 
+def test_a_job_starts_at_the_frame_of_the_click(open_page, client, clip):
+    """However long the preview takes that is kept first, and wherever the playhead is by then."""
+    page = open_page(clip)
+    project = client.open(clip)
+    client.import_mask(project, 0, disc(0))
+    page.page.get_by_label("Name of object 1").wait_for()
+    page.key("p")
+    page.page.mouse.click(*page.at(30, 48))
+    page.page.get_by_text("preview: Enter keeps it").wait_for()
+    page.delay("/marks", 1.0)
+    page.page.get_by_role("button", name="Track forward").click()
+    page.stage.focus()
+    page.key("ArrowRight")
+    (job,) = until(lambda: client("GET", f"p/{project}")["jobs"])
+    assert job["options"]["frame"] == 0
+    until(lambda: client.states(project) == ["done"], 250)
+
+
 def test_a_stroke_makes_the_first_object(open_page, client, clip):
     """Two strokes before the server has numbered it: both are of it. The eraser makes none."""
     page = open_page(clip)

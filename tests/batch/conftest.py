@@ -11,9 +11,8 @@ import pytest
 from twospeed.batch.worker import Outcome, Task, Work, execute
 from twospeed.cli import batch as commands
 
-os.environ.setdefault(
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
-)  # read when Ray is imported, which tests do before RayEngine
+# As RayEngine sets it; it is read when Ray is imported, which tests do earlier
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
 class InThisProcess:

@@ -27,9 +27,9 @@ class RayEngine:
     """Actors on a cluster, one task each at a time. The cluster grows and shrinks as Ray's autoscaler decides.
 
     address: of an existing cluster ("auto" finds one on this machine); None takes the environment's RAY_ADDRESS, or
-    starts one here, whatever other cluster runs on this machine. slots: actors; None as many as the cluster has room
-    for now. cpus, gpus: that Ray reserves for each. most_seconds: after which an attempt counts as hung and its actor
-    is replaced; None waits for Ray to see that it has died.
+    starts one here, whatever other cluster runs on this machine. slots: actors; None as many as the cluster has cores
+    and GPUs for. cpus, gpus: that Ray reserves for each. most_seconds: after which an attempt counts as hung and its
+    actor is replaced; None waits for Ray to see that it has died.
     Raises InputError where Ray is not installed or the cluster does not answer.
     """
 
@@ -77,7 +77,7 @@ class RayEngine:
 
     @property
     def free(self) -> int:
-        """How many tasks would begin at once, once the cluster has room."""
+        """How many tasks would begin at once, once the cluster has free cores and GPUs."""
         return self.slots - len(self._running)
 
     def submit(self, task: Task) -> None:

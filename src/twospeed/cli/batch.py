@@ -81,7 +81,7 @@ class _Options:
             metavar="N",
             parser=whole(1, 10_000),
             help="Videos worked on at the same time. [default: one a graphics card; without any, one a core; with "
-            "--engine ray as many as the cluster has room for]",
+            "--engine ray as many as the cluster has cores and GPUs for]",
         ),
     ] = None
     address: Annotated[

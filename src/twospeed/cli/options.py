@@ -231,6 +231,7 @@ def grouped(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def _in_panel(group: Any) -> dict[str, inspect.Parameter]:
+    """Return a group's options, which help shows under its panel unless they name one themselves."""
     fields = parameters_of(group)
     for name, field in fields.items():
         kind, option = get_args(field.annotation)
