@@ -303,7 +303,7 @@ PARSERS = {
     "weights of a model": Parser(lambda: saved(lambda path: save_model(small_model(), path, model_name="slow_r50_4x16"), "x.safetensors"), "x.safetensors",
                                  lambda path: create_model("slow_r50_4x16", path), share=0.1),
     "tracker state": Parser(tracker_state, "x.safetensors", lambda path: Tracker("track_tiny", size=None).load_state(path), share=0.1),
-    "checkpoint": Parser(checkpoint, "checkpoint_00000003.pt", lambda path: load_checkpoint(path, Process(0, 1, torch.device("cpu")), restore_random=False)),
+    "checkpoint": Parser(checkpoint, "checkpoint_00000003.pt", lambda path: load_checkpoint(path, Process(0, 1, torch.device("cpu")))),
     "config.json": Parser(lambda: b'{"batch": [4], "lr": 0.001, "davis": "x", "rates": {"a": 0.5}, "precision": "fp32", "aspp": true}', "config.json",
                           lambda path: read_config(path, StcnConfig)),
     "run.json": Parser(lambda: RECORD, "run.json", read_record),

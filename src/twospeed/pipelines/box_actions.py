@@ -120,7 +120,7 @@ class BoxActions:
         # Pixel numbers: PySlowFast cuts off at the last pixel before and after scaling
         last = np.array([width, height, width, height]) - 1
         arrays = self._arrays
-        boxes = arrays.as_array(np.clip(np.asarray(boxes_xyxy, np.float64), 0, last))
+        boxes = np.clip(np.asarray(boxes_xyxy, np.float64), 0, last)
         total = np.zeros((len(boxes), len(self.labels)), np.float32)
         for member in self._members:
             network, pre = member.network, member.preprocessing
@@ -132,7 +132,7 @@ class BoxActions:
                 frames = normalise(arrays.channels_first(seen), pre.mean, pre.std, order=pre.input_order)
                 clip = frames.swapaxes(0, 1)[None]  # (1, 3, T, H, W)
                 for transform in [plain, dataclasses.replace(plain, flip=True)] if self.flip else [plain]:
-                    placed = arrays.on_device(transform.boxes(boxes, inclusive=True), self.device)
+                    placed = arrays.on_device(arrays.as_array(transform.boxes(boxes)), self.device)
                     with arrays.inference(), arrays.autocast(self.device, member.autocast):
                         logits = network(arrays.mirrored(clip) if transform.flip else clip, [placed])
                     total += arrays.to_numpy(arrays.sigmoid(arrays.as_float(logits)))

@@ -21,36 +21,22 @@ from twospeed.files import atomic_file
 from twospeed.training.distributed import Process, gather, wait_for_all
 from twospeed.training.log import resolved
 
-Generators = Mapping[str, torch.Generator | np.random.Generator]
-
 _NAME = re.compile(r"checkpoint_(\d{8})\.pt")
 
 
-def random_state(generators: Generators | None = None) -> dict[str, Any]:
-    """Return the state of Python's, numpy's and torch's generators (all CUDA devices) and of those passed."""
+def random_state() -> dict[str, Any]:
+    """Return the state of Python's, numpy's and torch's generators (all CUDA devices)."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    named: dict[str, Any] = {}
-    for name, generator in (generators or {}).items():
-        if isinstance(generator, torch.Generator):
-            named[name] = generator.get_state()
-        else:
-            named[name] = _plain(generator.bit_generator.state)
+    words = torch.from_numpy(np.asarray(keys).astype(np.int64))
     return {
         "python": random.getstate(),
-        "numpy": (
-            str(kind),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ),
+        "numpy": (str(kind), words, position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "generators": named,
     }
 
 
-def restore_random_state(state: Mapping[str, Any], generators: Generators | None = None) -> None:
+def restore_random_state(state: Mapping[str, Any]) -> None:
     """Put every generator back to where `random_state` found it."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
@@ -59,35 +45,28 @@ def restore_random_state(state: Mapping[str, Any], generators: Generators | None
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-    for name, generator in (generators or {}).items():
-        if name not in state["generators"]:
-            raise CheckpointError(f"the checkpoint has no state of generator {name!r}; it cannot resume exactly")
-        saved = state["generators"][name]
-        if isinstance(generator, torch.Generator):
-            generator.set_state(saved.cpu())
-        else:
-            generator.bit_generator.state = _numpy(saved)
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    state: Mapping[str, Any],
-    process: Process,
-    *,
-    generators: Generators | None = None,
-    keep: int = 2,
-) -> Path:
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], process: Process) -> Path:
     """Write `folder/checkpoint_<step>.pt` with the random states of all ranks; every rank must call this.
 
     state: what the recipe wants back (state dicts, position). The file appears under its name only when it is
-    complete. keep: how many of the newest checkpoints stay. Raises OutputError when it cannot be written.
+    complete and on the disk; a crash leaves none. The two newest checkpoints stay. Raises OutputError when it cannot be
+    written.
     """
-    states = gather(random_state(generators))
+    states = gather(random_state())
     path = folder / f"checkpoint_{step:08d}.pt"
     if process.is_main:
-        write_atomically(path, {"step": step, "world": process.world, "random": states, **state})
-        for old in checkpoints(folder)[:-keep]:
+        try:
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                torch.save({"step": step, "world": process.world, "random": states, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise OutputError(
+                f"{path}: checkpoint could not be written ({error}); free space, or choose another folder"
+            ) from error
+        for old in checkpoints(folder)[:-2]:
             old.unlink()
     wait_for_all()
     return path
@@ -114,10 +93,8 @@ def check_same(config: Any, saved: Mapping[str, Any], *, may_change: Collection[
         raise InputError(f"{config.out}: cannot resume with other settings: {'; '.join(changed)}")
 
 
-def load_checkpoint(
-    path: Path, process: Process, *, generators: Generators | None = None, restore_random: bool = True
-) -> dict[str, Any]:
-    """Read a checkpoint on this rank's device and restore this rank's random states.
+def load_checkpoint(path: Path, process: Process) -> dict[str, Any]:
+    """Read a checkpoint on the CPU; `restore_random_state` takes this rank's part of its "random".
 
     Raises CheckpointError for a damaged file and InputError when the run had another number of processes:
     their random states and their share of each batch would differ, so the restart could not be exact.
@@ -136,41 +113,4 @@ def load_checkpoint(
         raise InputError(
             f"{path}: written by {state['world']} processes, this run has {process.world}; resume with the same number"
         )
-    if restore_random:
-        restore_random_state(state["random"][process.rank], generators)
     return dict(state)
-
-
-def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
-    """Save under a temporary name, flush to disk, then rename: a crash leaves the old file or none."""
-    try:
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OutputError(
-            f"{path}: checkpoint could not be written ({error}); free space, or choose another folder"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Turn a numpy bit generator's state into what the restricted loader reads: arrays become tensors."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return {
-            "array": torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value.astype(np.int64)),
-            "dtype": str(value.dtype),
-        }
-    return str(value) if isinstance(value, int) and value.bit_length() > 63 else value
-
-
-def _numpy(value: Any) -> Any:
-    """Undo `_plain`."""
-    if isinstance(value, Mapping):
-        if set(value) == {"array", "dtype"}:
-            array = value["array"].numpy()
-            return array.view(np.uint64) if value["dtype"] == "uint64" else array.astype(value["dtype"])
-        return {key: _numpy(item) for key, item in value.items()}
-    return int(value) if isinstance(value, str) and value.lstrip("-").isdigit() else value

@@ -45,7 +45,6 @@ from twospeed.errors import CheckpointError, InputError
 from twospeed.files import lock_file, make_folder
 from twospeed.results import OnProgress, Progress
 from twospeed.training.checkpoint import (
-    Generators,
     check_same,
     checkpoints,
     load_checkpoint,
@@ -161,7 +160,7 @@ class Run:
                 raise
         try:
             found = gather(found)[0]
-            saved = None if found is None else load_checkpoint(found, process, restore_random=False)
+            saved = None if found is None else load_checkpoint(found, process)
             if saved is not None:
                 if "config" in saved:
                     check_same(config, saved["config"], may_change={*MAY_CHANGE, *may_change})
@@ -186,7 +185,7 @@ class Run:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def restore(self, *, generators: Generators | None = None, **parts: Any) -> dict[str, Any]:
+    def restore(self, **parts: Any) -> dict[str, Any]:
         """Bring parts (model=network, optimizer=...) and random states back to the checkpoint; return its content.
 
         Called after everything is built and seeded. Of a new run the content is empty, and nothing changes.
@@ -202,7 +201,7 @@ class Run:
                 raise CheckpointError(
                     f"{self.path}: the checkpoint's {name} does not fit this training ({why})"
                 ) from error
-        restore_random_state(saved["random"][self.process.rank], generators)
+        restore_random_state(saved["random"][self.process.rank])
         return saved
 
     def due(self, step: int) -> bool:
@@ -217,7 +216,7 @@ class Run:
             wanted = step % self.config.log_every == 0 and any(gather(wanted))
         return stops or wanted
 
-    def save(self, step: int, *, generators: Generators | None = None, **parts: Any) -> None:
+    def save(self, step: int, **parts: Any) -> None:
         """Write a checkpoint of parts (their state dicts) and values with all random states; every rank calls this.
 
         The file is whole or absent; the two newest stay. After an interruption (Ctrl-C, SIGTERM) the run ends here.
@@ -227,9 +226,7 @@ class Run:
         if isinstance(content.get("model"), Mapping):
             self._refuse_damaged(content["model"], step)
         self._begin(step)
-        save_checkpoint(
-            self.path, step, {"config": resolved(self.config), **content}, self.process, generators=generators
-        )
+        save_checkpoint(self.path, step, {"config": resolved(self.config), **content}, self.process)
         self._saved_at = time.monotonic()
         number = max(gather(self._interrupted))
         if number:

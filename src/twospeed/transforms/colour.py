@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV and Pillow grey an image
 
@@ -62,32 +59,13 @@ class ColourTransform:
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
     offset: float = 0.0
 
-    def frames(self, frames: Tensor) -> Tensor:
-        """Apply to RGB images (..., 3, H, W), uint8 or float in 0..255 -> float32 in 0..255."""
-        if frames.ndim < 3 or frames.shape[-3] != 3:
-            raise InputError(f"frames must be (..., 3, H, W), got {tuple(frames.shape)}")
-        image = frames.float()
-        for step in self.order:
-            if step == 0 and self.brightness != 1.0:
-                image = (image * self.brightness).clamp(0, 255)
-            elif step == 1 and self.contrast != 1.0:
-                # The mean is that of each frame's luma, so that a clip with a cut is not pulled to a common
-                # grey.
-                image = _blend(image, _luma(image).mean(dim=(-2, -1), keepdim=True), self.contrast)
-            elif step == 2 and self.saturation != 1.0:
-                image = _blend(image, _luma(image), self.saturation)
-            elif step == 3 and self.hue != 0.0:
-                image = _shift_hue(image, self.hue)
-        if self.tint != (1.0, 1.0, 1.0) or self.offset:
-            image = (image * image.new_tensor(self.tint).reshape(3, 1, 1) + self.offset).clamp(0, 255)
-        return _luma(image).expand_as(image) if self.grey else image
-
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Apply to one RGB image, uint8 (H, W, 3) -> the same, many times as fast as `frames`.
+        """Apply to one RGB image, uint8 (H, W, 3) -> the same.
 
         A film (T, H, W, 3) is one image here: contrast turns about the mean of all its frames.
-        Differs: brightness, contrast, saturation and grey, which are linear, are applied as one matrix and rounded and
-        clamped once, not one by one; without a shift of hue, values agree to 1 where nothing leaves 0..255.
+        Differs from torchvision's jitter: brightness, contrast, saturation and grey, which are linear, are applied as
+        one matrix and rounded and clamped once, not one by one; without a shift of hue, values agree to 1 where nothing
+        leaves 0..255.
         """
         if image.ndim == 4:
             return self.image(image.reshape(-1, *image.shape[2:])).reshape(image.shape)
@@ -178,33 +156,3 @@ def _turn_hue(image: NDArray[np.uint8], shift: float) -> NDArray[np.uint8]:
     table = ((np.arange(256) + round(256 * shift)) % 256).astype(np.uint8)
     hsv[..., 0] = table[hsv[..., 0]]
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)
-
-
-def _luma(image: Tensor) -> Tensor:
-    weights = image.new_tensor(_LUMA).reshape(3, 1, 1)
-    return (image * weights).sum(dim=-3, keepdim=True)  # (..., 1, H, W)
-
-
-def _blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
-    return (image * factor + other * (1.0 - factor)).clamp(0, 255)
-
-
-def _shift_hue(image: Tensor, shift: float) -> Tensor:
-    import torch
-
-    red, green, blue = image.unbind(-3)
-    value, _ = image.max(dim=-3)
-    chroma = value - image.min(dim=-3).values
-    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-    hue = torch.where(
-        value == red,
-        ((green - blue) / safe) % 6,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    hue = (hue + 6 * shift) % 6  # in sixths of the circle
-    # Each channel is the same trapezoid of the hue, started at 5, 3 and 1 sixths for red, green and blue.
-    channels = []
-    for offset in (5, 3, 1):
-        position = (hue + offset) % 6
-        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp(0, 1))
-    return torch.stack(channels, dim=-3)

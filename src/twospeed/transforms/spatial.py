@@ -78,40 +78,20 @@ class CropTransform:
         rows, columns = rows.to(masks.device), columns.to(masks.device)
         return masks.index_select(-2, rows).index_select(-1, columns).reshape(*lead, self.height, self.width)
 
-    def boxes(self, boxes_xyxy: Any, *, inclusive: bool = False) -> Any:
-        """Apply to boxes (n, 4) xyxy in source pixels -> float32 (n, 4) in the crop's pixels, clipped to it.
+    def boxes(self, boxes_xyxy: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Apply to boxes (n, 4) xyxy of pixel numbers 0..W-1, 0..H-1 -> float32 (n, 4) of the crop's, clipped to it.
 
-        A box outside the crop comes out with no area; the caller decides what that means.
-        inclusive: False takes x2, y2 as edges, 0..W (a flip is x -> W - x). True is PySlowFast's habit for
-        AVA: coordinates are pixel numbers 0..W-1 (a flip is x -> W - 1 - x, clipping is to W - 1).
+        A flip is x -> W - 1 - x, as PySlowFast does for AVA. A box outside the crop comes out with no area; the caller
+        decides what that means.
         """
         if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
             raise InputError(f"boxes must be (n, 4) xyxy, got {tuple(boxes_xyxy.shape)}")
-        if isinstance(boxes_xyxy, np.ndarray):
-            return self._moved(boxes_xyxy, 1 if inclusive else 0)
-        import torch
-
-        scale = boxes_xyxy.new_tensor(
-            [self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]] * 2, dtype=torch.float32
-        )
-        shift = scale.new_tensor([self.left, self.top] * 2)
-        last = 1 if inclusive else 0
-        limit = scale.new_tensor([self.width - last, self.height - last] * 2)
-        moved = torch.minimum((boxes_xyxy.float() * scale - shift).clamp(min=0), limit)
-        if self.flip:
-            right = self.width - last
-            x1, y1, x2, y2 = moved.unbind(1)
-            moved = torch.stack([right - x2, y1, right - x1, y2], dim=1)
-        return moved
-
-    def _moved(self, boxes: NDArray[np.floating[Any]], last: int) -> NDArray[np.float32]:
-        """`boxes`, of a NumPy array."""
         scale = np.array([self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]] * 2, np.float32)
-        limit = np.array([self.width - last, self.height - last] * 2, np.float32)
+        limit = np.array([self.width - 1, self.height - 1] * 2, np.float32)
         shift = np.array([self.left, self.top] * 2, np.float32)
-        moved = np.minimum((boxes.astype(np.float32) * scale - shift).clip(0), limit)
+        moved = np.minimum((boxes_xyxy.astype(np.float32) * scale - shift).clip(0), limit)
         if self.flip:
-            moved[:, [0, 2]] = np.float32(self.width - last) - moved[:, [2, 0]]
+            moved[:, [0, 2]] = np.float32(self.width - 1) - moved[:, [2, 0]]
         return moved
 
     def _cut(self, images: Any) -> Any:
@@ -189,20 +169,17 @@ class AffineTransform:
     size: tuple[int, int]
     matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
 
-    def frames(self, frames: Tensor, *, fill: float | tuple[float, ...] = 0.0) -> Tensor:
-        """Apply to images (..., C, H, W) -> float32, same shape; `fill` (per channel) where nothing was."""
+    def frames(self, frames: Tensor) -> Tensor:
+        """Apply to images (..., C, H, W) -> float32, same shape; 0 where nothing was."""
         from torch.nn import functional as F
 
         grid = self._grid(frames)
         flat = frames.reshape(-1, *frames.shape[-3:]).float()
-        backdrop = flat.new_tensor(fill).reshape(-1, 1, 1)
-        # Sampling relative to the fill makes the zero padding stand for it, also in the blend along the
-        # border.
-        moved = F.grid_sample(flat - backdrop, grid.expand(len(flat), -1, -1, -1), mode="bilinear", align_corners=False)
-        return (moved + backdrop).reshape(frames.shape)
+        moved = F.grid_sample(flat, grid.expand(len(flat), -1, -1, -1), mode="bilinear", align_corners=False)
+        return moved.reshape(frames.shape)
 
-    def masks(self, masks: Tensor, *, fill: int = 0) -> Tensor:
-        """Apply to label maps (..., H, W) -> the same shape, dtype and labels; `fill` where nothing was."""
+    def masks(self, masks: Tensor) -> Tensor:
+        """Apply to label maps (..., H, W) -> the same shape, dtype and labels; 0 where nothing was."""
         import torch
 
         grid = self._grid(masks)[0]
@@ -212,28 +189,7 @@ class AffineTransform:
         row = torch.floor((grid[..., 1].double() + 1) * height / 2).long()
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         picked = masks[..., row.clamp(0, height - 1), column.clamp(0, width - 1)]
-        return torch.where(inside, picked, torch.full_like(picked, fill))
-
-    def boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Apply to boxes (n, 4) xyxy in edges -> the smallest upright boxes around them, clipped."""
-        if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
-            raise InputError(f"boxes must be (n, 4) xyxy, got {tuple(boxes_xyxy.shape)}")
-        import torch
-
-        boxes = boxes_xyxy.float()
-        xs, ys = boxes[:, [0, 2, 2, 0]], boxes[:, [1, 1, 3, 3]]  # (n, 4) corners
-        (a, b, c), (d, e, f) = self.matrix
-        new_x, new_y = a * xs + b * ys + c, d * xs + e * ys + f
-        height, width = self.size
-        return torch.stack(
-            [
-                new_x.amin(1).clamp(0, width),
-                new_y.amin(1).clamp(0, height),
-                new_x.amax(1).clamp(0, width),
-                new_y.amax(1).clamp(0, height),
-            ],
-            dim=1,
-        )
+        return torch.where(inside, picked, torch.zeros_like(picked))
 
     def _grid(self, images: Tensor) -> Tensor:
         """Where each output pixel comes from, in [-1, 1] of the source: (1, H, W, 2)."""

@@ -91,7 +91,7 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
         # One image at a time: films are large, and all images of a clip do not fit everywhere as floating point
         clip = torch.stack([geometry.frames(torch.from_numpy(image).permute(2, 0, 1)) for image in images], dim=1)
         boxes = jittered(rng, keyframe.boxes_xyxy, self.box_jitter)
-        moved = geometry.boxes(torch.from_numpy(in_pixels(boxes, height, width)), inclusive=True)
+        moved = torch.from_numpy(geometry.boxes(in_pixels(boxes, height, width)))
         inside = ((moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])).nonzero()[:, 0]
         targets = torch.zeros(len(keyframe), self.num_classes)
         for row, actions in enumerate(keyframe.actions):
