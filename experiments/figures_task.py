@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.figures_set import ACTIONS, HEIGHT, OWN, RELATED, WIDTH, write_figures_set
-from twospeed.evaluation.keyframe_ap import keyframe_ap
+from twospeed.evaluation.ava import keyframe_ap
 from twospeed.models.slowfast.detection import RegionHead
 from twospeed.models.slowfast.network import SlowFast, initialise
 from twospeed.recipes.slowfast_ava import SlowFastAvaConfig, Validation, read_training, read_validation, train

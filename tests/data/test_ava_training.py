@@ -160,9 +160,7 @@ def test_jittered_boxes_keep_area_and_stay_near(boxes, amount, seed):
 def test_a_batch_leaves_out_clips_without_people_and_counts_broken_ones():
     person = KeyframeSample(torch.zeros(3, 2, 8, 8), torch.ones(2, 4), torch.ones(2, 5), 7)
     nobody = KeyframeSample(torch.zeros(3, 2, 8, 8), torch.ones(0, 4), torch.ones(0, 5), 8)
-    broken = TrainKeyframes(
-        [keyframe([[0, 0, 1, 1]], [()])], Images(None), SHAPE, short_side=(8, 8), crop=8, count_broken=True
-    )[0]
+    broken = TrainKeyframes([keyframe([[0, 0, 1, 1]], [()])], Images(None), SHAPE, short_side=(8, 8), crop=8)[0]
     assert isinstance(broken, BrokenSample)
     assert broken.reason == "a: is damaged"
     batch = collate_keyframes([person, nobody, broken, person])

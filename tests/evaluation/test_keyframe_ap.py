@@ -8,8 +8,7 @@ import pytest
 from tests.conftest import GOLDENS
 from twospeed.data.benchmarks.ava import default_label_map, read_ground_truth, write_detections
 from twospeed.data.benchmarks.ava_keyframes import keyframes_of
-from twospeed.evaluation.ava import evaluate_ava
-from twospeed.evaluation.keyframe_ap import keyframe_ap
+from twospeed.evaluation.ava import evaluate_ava, keyframe_ap
 
 TRUTH = GOLDENS / "ava_metric" / "groundtruth.csv"
 

@@ -1,4 +1,4 @@
-"""Score detections of actions on AVA: csv files in, the official frame-mAP out."""
+"""Score detections of actions on AVA, of csv files or in memory: the official frame-mAP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.ava import (
     BoxRows,
@@ -18,11 +19,12 @@ from twospeed.data.benchmarks.ava import (
     read_label_map,
     write_rows,
 )
+from twospeed.data.benchmarks.ava_keyframes import Keyframe
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.ava_ensemble import average_detections, number_keyframes
 from twospeed.evaluation.report import Report, Table
 from twospeed.files import atomic_file
-from twospeed.metrics.frame_ap import KEPT_PER_FRAME, FrameBoxes, Rules, frame_ap
+from twospeed.metrics.frame_ap import KEPT_PER_FRAME, FrameAP, FrameBoxes, Rules, frame_ap
 
 _PROTOCOLS: dict[Rules, str] = {
     "activitynet": (
@@ -135,6 +137,44 @@ def evaluate_ava(
             "exclusions": None if exclusions is None else str(exclusions),
         },
     )
+
+
+def keyframe_ap(
+    truth: Sequence[Keyframe],
+    people: Sequence[Keyframe],
+    scores: Sequence[NDArray[np.floating]],
+    classes: Sequence[int],
+) -> FrameAP:
+    """Score keyframes as they are in memory, as a training does, by the ActivityNet server's rule.
+
+    truth: annotated keyframes. people: those whose actions are known by `scores`, one array (n, C) for each, column c
+    of class c + 1. classes: ids that count.
+    """
+    numbers: dict[tuple[str, float], int] = {}  # of keyframes, the same on both sides
+
+    def number(keyframe: Keyframe) -> int:
+        return numbers.setdefault((keyframe.video, keyframe.second), len(numbers))
+
+    rows = [
+        (number(keyframe), box, action)
+        for keyframe in truth
+        for box, actions in zip(keyframe.boxes_xyxy, keyframe.actions, strict=True)
+        for action in actions
+    ]
+    annotated = FrameBoxes(
+        frames=np.array([frame for frame, _, _ in rows], np.int64),
+        boxes_xyxy=np.array([box for _, box, _ in rows]).reshape(-1, 4),
+        classes=np.array([action for _, _, action in rows], np.int64),
+        scores=np.ones(len(rows)),
+    )
+    width = scores[0].shape[1] if len(scores) else 0
+    found = FrameBoxes(
+        frames=np.repeat(np.array([number(keyframe) for keyframe in people], np.int64), [s.size for s in scores]),
+        boxes_xyxy=np.concatenate([np.zeros((0, 4)), *(one.boxes_xyxy for one in people)]).repeat(width, axis=0),
+        classes=np.tile(np.arange(1, width + 1), sum(map(len, people))),
+        scores=np.concatenate([np.zeros(0), *(each.ravel() for each in scores)]),
+    )
+    return frame_ap(annotated, found, list(classes))
 
 
 def _notes(

@@ -47,9 +47,8 @@ from twospeed.data.benchmarks.ava_keyframes import PERSON_SCORE, Keyframe, keyfr
 from twospeed.data.clips.keyframes import TrainKeyframes
 from twospeed.data.samples import KeyframeBatch, collate_keyframes
 from twospeed.errors import DatasetError, InputError
-from twospeed.evaluation.ava import evaluate_ava
+from twospeed.evaluation.ava import evaluate_ava, keyframe_ap
 from twospeed.evaluation.ava_runs import score_keyframes
-from twospeed.evaluation.keyframe_ap import keyframe_ap
 from twospeed.evaluation.report import Report
 from twospeed.files import atomic_file
 from twospeed.models.slowfast import detection
@@ -327,18 +326,10 @@ def train(
         learning = learner(config, network, process)
         shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
         clips = TrainKeyframes(
-            keyframes,
-            opened,
-            shape,
-            num_classes=config.num_classes,
-            short_side=config.short_side,
-            crop=config.crop,
-            flip_probability=config.flip_probability,
-            inverse_uniform=config.inverse_uniform,
-            box_jitter=config.box_jitter,
-            count_broken=True,
-            seed=config.seed,
-        )
+            keyframes, opened, shape, num_classes=config.num_classes, short_side=config.short_side, crop=config.crop,
+            flip_probability=config.flip_probability, inverse_uniform=config.inverse_uniform,
+            box_jitter=config.box_jitter, seed=config.seed,
+        )  # fmt: skip
         run.total_steps = config.iterations
 
         seed_everything(config.seed, process.rank)  # dropout differs between ranks

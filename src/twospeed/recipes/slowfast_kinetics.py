@@ -200,14 +200,9 @@ def train(
         learning = learner(config, network, process)
         shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
         clips = TrainClips(
-            videos,
-            shape,
-            short_side=config.short_side,
-            crop=config.crop,
-            flip_probability=config.flip_probability,
-            count_broken=True,
+            videos, shape, short_side=config.short_side, crop=config.crop, flip_probability=config.flip_probability,
             seed=config.seed,
-        )
+        )  # fmt: skip
         steps_per_epoch = len(videos) // config.batch
         run.total_steps = config.epochs * steps_per_epoch
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from twospeed.transforms.spatial import CropTransform, draw_train_crop, scale_on
 from twospeed.video.sampling import ClipShape
 
 
+@dataclass(eq=False)
 class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
     """The clip around each keyframe as training sees it: scale jitter, random crop, flip, boxes moved along.
 
@@ -28,50 +29,39 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
     columns, column c is class id c + 1. short_side: the jitter's range in pixels; inverse_uniform draws 1 / size
     uniformly, as PySlowFast does for AVA. crop: side of a square in pixels; None keeps the whole image, of one size,
     which suits sets of one shape. box_jitter: moves each edge of a box by up to this part of its width or
-    height, within the image; 0 in the published trainings. count_broken: a clip that cannot be read comes out as
-    `BrokenSample` instead of an exception.
+    height, within the image; 0 in the published trainings. A clip that cannot be read comes out as `BrokenSample`.
 
     Boxes are pixel numbers, 0..W-1, cut off at the crop; those that lie outside of it are left out, so that a sample
     may have none. Differs: PySlowFast keeps them, without area. Raises DatasetError for keyframes out of range or with
-    an action above num_classes, VideoError for images that cannot be read.
+    an action above num_classes.
     """
 
-    def __init__(
-        self,
-        keyframes: Sequence[Keyframe],
-        frames: AvaFrames,
-        shape: ClipShape,
-        *,
-        num_classes: int = CLASSES,
-        short_side: tuple[int, int] = (256, 340),
-        crop: int | None = 224,
-        flip_probability: float = 0.5,
-        inverse_uniform: bool = False,
-        box_jitter: float = 0.0,
-        count_broken: bool = False,
-        seed: int = 0,
-    ) -> None:
-        for keyframe in keyframes:
+    keyframes: Sequence[Keyframe]
+    opened: AvaFrames
+    shape: ClipShape
+    _: KW_ONLY
+    num_classes: int = CLASSES
+    short_side: tuple[int, int] = (256, 340)
+    crop: int | None = 224
+    flip_probability: float = 0.5
+    inverse_uniform: bool = False
+    box_jitter: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for keyframe in self.keyframes:
             highest = max((max(actions) for actions in keyframe.actions if actions), default=0)
-            if highest > num_classes:
+            if highest > self.num_classes:
                 raise DatasetError(
-                    f"{keyframe.video} at second {keyframe.second:g} has action {highest}, num_classes is {num_classes}"
+                    f"{keyframe.video} at second {keyframe.second:g} has action {highest}, num_classes is "
+                    f"{self.num_classes}"
                 )
-        if crop is None and short_side[0] != short_side[1]:
-            raise InputError(f"short_side={short_side} without a crop: clips of a batch need one size, give it twice")
-        if not 0 <= box_jitter < 0.5:
-            raise InputError(f"box_jitter={box_jitter}: give a part of the box, at least 0 and below 0.5")
-        self.keyframes = keyframes
-        self.opened = frames
-        self.shape = shape
-        self.num_classes = num_classes
-        self.short_side = short_side
-        self.crop = crop
-        self.flip_probability = flip_probability
-        self.inverse_uniform = inverse_uniform
-        self.box_jitter = box_jitter
-        self.count_broken = count_broken
-        self.seed = seed
+        if self.crop is None and self.short_side[0] != self.short_side[1]:
+            raise InputError(
+                f"short_side={self.short_side} without a crop: clips of a batch need one size, give it twice"
+            )
+        if not 0 <= self.box_jitter < 0.5:
+            raise InputError(f"box_jitter={self.box_jitter}: give a part of the box, at least 0 and below 0.5")
 
     def __len__(self) -> int:
         return len(self.keyframes)
@@ -82,8 +72,6 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
         try:
             images = self.opened.clip(keyframe.video, keyframe.second, self.shape.frames, self.shape.stride)
         except VideoError as error:
-            if not self.count_broken:
-                raise
             return BrokenSample(index, self.opened.data / keyframe.video, str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
         height, width = images.shape[1:3]
@@ -106,16 +94,11 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
     def _draw(self, rng: np.random.Generator, height: int, width: int) -> CropTransform:
         if self.crop is None:
             flip = bool(rng.random() < self.flip_probability)
-            return dataclasses.replace(scale_only(height, width, self.short_side[0]), flip=flip)
+            return replace(scale_only(height, width, self.short_side[0]), flip=flip)
         return draw_train_crop(
-            rng,
-            height,
-            width,
-            short_side=self.short_side,
-            crop=self.crop,
-            flip_probability=self.flip_probability,
+            rng, height, width, short_side=self.short_side, crop=self.crop, flip_probability=self.flip_probability,
             inverse_uniform=self.inverse_uniform,
-        )
+        )  # fmt: skip
 
 
 def jittered(rng: np.random.Generator, boxes_xyxy: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
