@@ -255,6 +255,7 @@ def test_missing_and_unknown_names_are_counted(tmp_path):
         ("{}", "holds no scores"),
         ('{"x": [1, 0, 0]}', "no scored name is among the 3 listed"),
         ('{"v0": [1], "v2": [1]}', "has scores for 1 classes, the list has label 2"),
+        ('{"v0": [1, 0], "clips/v0.mp4": [0, 1]}', "v0.mp4 has scores twice"),
     ],
 )
 def test_bad_score_files(tmp_path, content, message):

@@ -13,7 +13,7 @@ from tests.data.vos_trees import moving_squares, write_davis, write_youtube_vos
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.youtube_vos import YouTubeVos
 from twospeed.errors import InputError, OutputError
-from twospeed.evaluation.mask_runs import RunSettings, can_skip, youtube_vos_jobs
+from twospeed.evaluation.mask_runs import RunSettings, remembered_jobs, youtube_vos_jobs
 from twospeed.evaluation.vos import DAVIS_TEST_SETTINGS, davis_settings, evaluate_davis, evaluate_youtube_vos
 from twospeed.pipelines.tracker import Tracker
 from twospeed.results import ObjectMasks, Progress
@@ -266,15 +266,16 @@ def test_frames_are_skipped_only_where_no_mask_changes(tmp_path: Path):
         write_youtube_vos(root, {"aa": labels}, {"aa": {1: "dog", 2: "cat"}}, every=every)
         return YouTubeVos(root)[0]
 
-    assert can_skip(sample({}, 5), 5)
-    assert can_skip(sample({2: 10}, 5), 5)
-    wanted_often = sample({}, 2)
-    assert not can_skip(wanted_often, 5)
-    assert len(youtube_vos_jobs(wanted_often)) == 21
-    # A tracker that remembers every 3rd frame would do so at 3, 6, 9, ... too.
-    names = [frame for frame, _, _ in youtube_vos_jobs(sample({}, 5), skip_every=3)]
-    assert names == [f"{t:05d}" for t in (0, 3, 5, 6, 9, 10, 12, 15, 18, 20)]
-    assert not can_skip(sample({}, 5), 3)
+    def names(jobs):
+        return [int(frame) for frame, _, _ in jobs]
+
+    assert names(remembered_jobs(youtube_vos_jobs(sample({}, 5)), 5)) == [0, 5, 10, 15, 20]
+    assert names(remembered_jobs(youtube_vos_jobs(sample({2: 10}, 5)), 5)) == [0, 5, 10, 15, 20]
+    wanted_often = youtube_vos_jobs(sample({}, 2))
+    assert remembered_jobs(wanted_often, 5) is None
+    assert len(wanted_often) == 21
+    # A tracker that remembers every 3rd frame would do so at 3, 6, 9, ... too, and 5 is wanted
+    assert remembered_jobs(youtube_vos_jobs(sample({}, 5)), 3) is None
 
 
 def test_without_all_frames_the_report_says_so(tmp_path: Path):
@@ -318,7 +319,7 @@ def test_skipped_frames_change_no_mask(network: torch.nn.Module, tmp_path: Path)
     labels = moving_squares(16, 2, starts={2: 5})
     root = write_youtube_vos(tmp_path / "yt", {"aa": labels}, {"aa": {1: "dog", 2: "cat"}})
     sample = YouTubeVos(root)[0]
-    assert can_skip(sample, 5)
+    assert len(remembered_jobs(youtube_vos_jobs(sample), 5)) < 16
     evaluate_youtube_vos(root, model=network, output=tmp_path / "out", settings=RunSettings(size=None))
     tracker = Tracker(network, memory_every=5, size=None)
     for frame, masks, wanted in youtube_vos_jobs(sample):
@@ -333,7 +334,7 @@ def test_no_frame_is_skipped_for_a_tracker_that_needs_every_one(tmp_path: Path):
     labels = moving_squares(16, 2, starts={2: 5})
     root = write_youtube_vos(tmp_path / "yt", {"aa": labels}, {"aa": {1: "dog", 2: "cat"}})
     sample = YouTubeVos(root)[0]
-    assert can_skip(sample, 5)
+    assert len(remembered_jobs(youtube_vos_jobs(sample), 5)) < 16
     evaluate_youtube_vos(root, model=network, output=tmp_path / "out", settings=RunSettings(size=None, finder=None))
     tracker = Tracker(network, memory_every=5, size=None, cuts=False, finder=None)
     for frame, masks, wanted in youtube_vos_jobs(sample):

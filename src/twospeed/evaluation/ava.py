@@ -156,8 +156,8 @@ def keyframe_ap(
         return numbers.setdefault((keyframe.video, keyframe.second), len(numbers))
 
     rows = [
-        (number(keyframe), box, action)
-        for keyframe in truth
+        (frame, box, action)
+        for frame, keyframe in zip(map(number, truth), truth, strict=True)
         for box, actions in zip(keyframe.boxes_xyxy, keyframe.actions, strict=True)
         for action in actions
     ]

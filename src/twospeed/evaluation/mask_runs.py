@@ -9,7 +9,7 @@ when it is finished, which is what makes a run resumable.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -217,47 +217,30 @@ def davis_jobs(sample: SequenceSample, *, given_masks: bool = True) -> FrameJobs
     return [(frame, first if number == 0 else None, True) for number, frame in enumerate(sample.frames)]
 
 
-def youtube_vos_jobs(sample: SequenceSample, *, skip_every: int | None = None) -> FrameJobs:
-    """From the first mask on, new objects given where they first appear; results wanted where the benchmark asks.
-
-    skip_every: leave out frames that are neither wanted nor remembered, for trackers that remember every so
-    many frames; see `can_skip`.
-    """
+def youtube_vos_jobs(sample: SequenceSample) -> FrameJobs:
+    """From the first mask on, new objects given where they first appear; results wanted where the benchmark asks."""
     given, wanted = first_masks(sample), required_frames(sample)
     frames = sample.frames[sample.frames.index(next(iter(given))) :]
-    if skip_every is not None:
-        frames = tuple(_needed(frames, given.keys(), wanted, skip_every))
     return [(frame, given.get(frame), frame in wanted) for frame in frames]
 
 
-def can_skip(sample: SequenceSample, memory_every: int) -> bool:
-    """Return whether a video may be reduced to the frames that are wanted or remembered without changing any mask.
+def remembered_jobs(jobs: FrameJobs, memory_every: int) -> FrameJobs | None:
+    """Leave out frames that are neither wanted nor remembered; None where that would change a mask.
 
     A tracker counts the frames it sees. Reduced to the needed frames, it must remember each of them, which is
     the same as before exactly when each lies `memory_every` or more frames after the one before. So it is
     with the official validation set (masks wanted every fifth frame, memory every fifth).
     """
-    given, wanted = first_masks(sample), required_frames(sample)
-    frames = sample.frames[sample.frames.index(next(iter(given))) :]
+    kept: FrameJobs = []
     last = 0
-    for index, frame in enumerate(frames):
-        if frame in given or index - last >= memory_every:
+    for index, job in enumerate(jobs):
+        _, given, wanted = job
+        if given is not None or index - last >= memory_every:
             last = index
-        elif frame in wanted:
-            return False
-    return True
-
-
-def _needed(frames: Sequence[str], given: Iterable[str], wanted: Iterable[str], every: int) -> Iterable[str]:
-    """Yield the frames that are given, wanted, or `every` or more after the last remembered one."""
-    given, wanted = set(given), set(wanted)
-    last = 0
-    for index, frame in enumerate(frames):
-        if frame in given or index - last >= every:
-            last = index
-            yield frame
-        elif frame in wanted:
-            yield frame
+            kept.append(job)
+        elif wanted:
+            return None
+    return kept
 
 
 CLOCK = "from pixels to masks, without reading and writing files"
@@ -302,14 +285,15 @@ class TrackerRun(Run):
 
     def youtube_vos_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
         """Which trackers see which frames of a video, leaving out those that change nothing."""
-        every = self.options.memory_every
+        jobs = youtube_vos_jobs(sample)
         need_all = any(getattr(one.tracker, "needs_every_frame", False) for one in self.passes)
-        if need_all or self.options.include_last or not can_skip(sample, every):
-            return InStep(self.passes), youtube_vos_jobs(sample)
+        fewer = None if need_all or self.options.include_last else remembered_jobs(jobs, self.options.memory_every)
+        if fewer is None:
+            return InStep(self.passes), jobs
         if self._every_frame_remembered is None:
             remembering = replace(self.options, memory_every=1)
             self._every_frame_remembered = build_passes(self._models, remembering, self._build)
-        return InStep(self._every_frame_remembered), youtube_vos_jobs(sample, skip_every=every)
+        return InStep(self._every_frame_remembered), fewer
 
     def vos_report(self, **fields: Any) -> Report:
         """Return the report of a run over masks."""

@@ -156,13 +156,13 @@ def _read_part(path: Path) -> VideoScores:
 
 
 def mean_of(results: Sequence[VideoScores]) -> VideoScores:
-    """Average the probabilities of several networks, over the videos that all of them scored.
+    """Average the probabilities of several networks or files, over the videos that all of them scored.
 
     Ranks of single views are not kept: each network has its own.
     """
     common = set(results[0].videos()).intersection(*(scores.videos() for scores in results[1:]))
     if len({scores.probabilities[video].size for scores in results for video in common}) > 1:
-        raise InputError("the networks have different numbers of classes; they cannot be averaged")
+        raise InputError("scores for different numbers of classes cannot be averaged")
     whole = VideoScores({v: np.mean([scores.probabilities[v] for scores in results], axis=0) for v in sorted(common)})
     for scores in results:
         whole.broken |= scores.broken
@@ -218,37 +218,25 @@ def report_videos(
     scores: VideoScores, videos: Sequence[LabelledVideo], *, model: str, views: str, clock: Clock | None = None
 ) -> Report:
     """Return the report of what `score_videos` found; raises DatasetError when no video could be scored."""
-    speed = {} if clock is None else clock.speed(CLOCK)
     if not scores.probabilities:
         why = f"; the first: {next(iter(scores.broken.values()))}" if scores.broken else ""
         raise DatasetError(f"not one of {len(videos)} videos could be scored{why}")
     notes = _broken_notes([scores.broken[v] for v in sorted(scores.broken)], videos)
-    covered = f"{len(scores.probabilities)} of {len(videos)} videos"
+    common: dict[str, Any] = {
+        "benchmark": "kinetics",
+        "coverage": f"{len(scores.probabilities)} of {len(videos)} videos",
+        "model": model,
+        "speed": {} if clock is None else clock.speed(CLOCK),
+    }
     if not all(video.labelled for video in videos):
-        return Report(
-            benchmark="kinetics",
-            scores={},
-            table=Table((), ()),
-            protocol=f"scores of videos without labels; {views}",
-            coverage=covered,
-            model=model,
-            speed=speed,
-            notes=("the list has no labels: scores were written, nothing is graded", *notes),
-        )
+        notes = ("the list has no labels: scores were written, nothing is graded", *notes)
+        protocol = f"scores of videos without labels; {views}"
+        return Report(scores={}, table=Table((), ()), protocol=protocol, notes=notes, **common)
     summary = summarise(scores, videos)
     rows = {f"mean of {views}": summary}
     if "per_view" in summary:
         rows["one view (mean)"] = summary["per_view"]
-    return Report(
-        benchmark="kinetics",
-        scores=summary,
-        table=_table(rows),
-        protocol=f"{PROTOCOL}; {views}",
-        coverage=covered,
-        model=model,
-        speed=speed,
-        notes=notes,
-    )
+    return Report(scores=summary, table=_table(rows), protocol=f"{PROTOCOL}; {views}", notes=notes, **common)
 
 
 def _broken_notes(reasons: Sequence[str], videos: Sequence[LabelledVideo], most: int = 5) -> tuple[str, ...]:
@@ -306,27 +294,12 @@ def evaluate_kinetics(
         raise InputError(
             f"{data}: its lines hold no labels, so scores can only be written: give a folder for them", option="output"
         )
-    networks = Networks(models, weights, task="classify", on_progress=on_progress)
-    return _evaluate_networks(networks, videos, clips, crops, workers, device, precision, output, resume, on_progress)
-
-
-def _evaluate_networks(
-    networks: Networks,
-    videos: Sequence[LabelledVideo],
-    clips: int,
-    crops: int,
-    workers: int,
-    device: str | None,
-    precision: Precision,
-    output: Path | str | None,
-    resume: bool,
-    on_progress: OnProgress,
-) -> Report:
     from twospeed.environment import resolve_device
     from twospeed.pipelines.classify import Classifier
     from twospeed.pipelines.inputs import used_precision
     from twospeed.training.distributed import processes
 
+    networks = Networks(models, weights, task="classify", on_progress=on_progress)
     precision = used_precision(precision, resolve_device(device))
     options = {"clips": clips, "crops": crops, "precision": precision, "videos": len(videos)}
     run = Run("kinetics", networks, options, on_progress)
@@ -341,15 +314,10 @@ def _evaluate_networks(
             )  # fmt: skip
             sampling = classifier.samplings[0]
             views[name] = {"short_side": sampling.short_side, "crop": sampling.crop, "frames": sampling.frames}
+            kept = None if parts is None else make_folder(parts / str(number))
+            tell = partial(_tell, run, name, len(videos), process.world)
             results.append(
-                score_videos(
-                    classifier,
-                    videos,
-                    process=process,
-                    parts=None if parts is None else make_folder(parts / str(number)),
-                    clock=run.clock,
-                    on_video=partial(_tell, run, name, len(videos), process.world),
-                )
+                score_videos(classifier, videos, process=process, parts=kept, clock=run.clock, on_video=tell)
             )
         whole = results[0] if len(results) == 1 else mean_of(results)
         if output is not None and process.is_main and not whole.probabilities:
@@ -364,14 +332,9 @@ def _evaluate_networks(
         alone = {name: summarise(one, videos) for name, one in zip(networks.names, results, strict=True)}
         scores, table = {**scores, "models": alone}, _table({**alone, "mean of all": scores})
     return run.report(
-        clock=CLOCK,
-        scores=scores,
-        table=table,
-        protocol=report.protocol,
-        coverage=report.coverage,
-        notes=report.notes,
-        settings={**options, **views},
-    )
+        clock=CLOCK, scores=scores, table=table, protocol=report.protocol, coverage=report.coverage,
+        notes=report.notes, settings={**options, **views},
+    )  # fmt: skip
 
 
 def _discard(folder: Path) -> None:
@@ -403,33 +366,34 @@ def _report_files(paths: Sequence[Path], videos: Sequence[LabelledVideo]) -> Rep
         for name, indices in found.items():
             if len(indices) == 1:  # what two videos share names neither
                 names.setdefault(name, indices[0])
-    rows: dict[int, list[Scores]] = {}
+    results: list[VideoScores] = []
     unknown: list[str] = []
-    for table in tables:
+    for path, table in zip(paths, tables, strict=True):
+        own: dict[int, Scores] = {}
         for name, row in table.items():
             place = next((names[n] for n in (name, Path(name).name, Path(name).stem) if n in names), None)
             if place is None:
                 unknown.append(name)
+            elif place in own:
+                raise DatasetError(f"{path}: {videos[place].path} has scores twice, under two names")
             else:
-                rows.setdefault(place, []).append(row)
-    complete = {i: values for i, values in rows.items() if len(values) == len(tables)}
-    if not complete:
+                own[place] = row
+        results.append(VideoScores(own))
+    whole = mean_of(results)
+    if not whole.probabilities:
         raise DatasetError(
             f"{paths[0]}: no scored name is among the {len(videos)} listed videos "
             f"(scored {next(iter(tables[0]))!r}, listed {str(videos[0].path)!r})"
         )
-    if len({row.size for values in complete.values() for row in values}) > 1:
-        raise DatasetError("the files have scores for different numbers of classes; they cannot be averaged")
-    order = sorted(complete)
-    scores = np.stack([np.mean(complete[i], axis=0) for i in order])
+    order, scores = whole.videos(), whole.stacked()
     labels = [videos[i].label for i in order]
     if max(labels) >= scores.shape[1]:
         raise DatasetError(f"{paths[0]}: has scores for {scores.shape[1]} classes, the list has label {max(labels)}")
     summary = _graded(scores, labels, len(videos))
     table_rows: dict[str, Mapping[str, Any]] = {}
     if len(paths) > 1:
-        for position, path in enumerate(paths):
-            single = np.stack([complete[i][position] for i in order])
+        for path, one in zip(paths, results, strict=True):
+            single = np.stack([one.probabilities[i] for i in order])
             table_rows[path.name] = _fractions(topk(single, np.array(labels)))
     table_rows["mean of all" if table_rows else paths[0].name] = summary
     notes = []
