@@ -40,6 +40,16 @@ def wait_until(condition, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
+def test_a_batch_that_is_only_read_stays_as_it_is(tmp_path):
+    out = tmp_path / "out"
+    run_batch(str(out), write_videos(tmp_path / "in", good="ok"))
+    before = sorted(path.name for path in out.iterdir())
+    manifest = open_manifest(FolderStorage(out), read_only=True)
+    manifest.close()
+    assert manifest.rows["good"].state == "done"
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
 def test_every_ending_of_a_video(tmp_path):
     """Bad input gets one attempt, faults and deaths all; none stops the others, and no half of a result is seen."""
     videos = write_videos(

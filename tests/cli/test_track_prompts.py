@@ -202,6 +202,15 @@ def test_quality_chooses_and_says_its_rate(scene, tmp_path, capsys):
     assert json.loads((tmp_path / "run.json").read_text())["options"]["size"] == 64
 
 
+def test_a_run_of_another_quality_is_not_resumed(scene, tmp_path, capsys):
+    command = ["track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--no-overlay", "-q", "-o", tmp_path]
+    assert twospeed(*command, "--end", 2, "--quality", "fast") == 0
+    line = fails(capsys, *command, "--end", 2, "--quality", "good", "--resume")
+    assert "holds a run of quality fast, now it is good; " in line
+    assert line.endswith("(--quality)")
+    assert "max_memory_frames" in fails(capsys, *command, "--end", 2, "--max-memory-frames", 7, "--resume")
+
+
 def test_no_rate_is_promised_where_objects_are_found_before_the_first_result(scene, tmp_path, capsys):
     command = ["track", scene / "clip.mp4", "--quality", "fast", "--size", 64, "--no-overlay", "-o", tmp_path]
     assert twospeed(*command) == 0

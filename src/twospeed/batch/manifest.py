@@ -139,7 +139,10 @@ class SqliteManifest(Manifest):
         self.path = path
         with self._errors():
             if read_only:
-                self._base = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+                # Readers leave files of their own beside the manifest, unless they are told that nobody writes
+                written = path.with_name(f"{path.name}-wal").exists()
+                mode = "mode=ro" if written else "mode=ro&immutable=1"
+                self._base = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
             else:
                 make_folder(path.parent)
                 self._base = sqlite3.connect(path)

@@ -25,10 +25,10 @@ from twospeed.cli.options import (
 from twospeed.cli.printing import print_json, print_note
 from twospeed.cli.progress import show_progress
 from twospeed.cli.prompts import Prompts
-from twospeed.cli.track_job import TrackJob, timed, write_preview
-from twospeed.cli.track_options import PROMPTS, MaskOutputOptions, MemoryOptions, PromptOptions
+from twospeed.cli.track_job import TrackJob, check_quality, timed, write_preview
+from twospeed.cli.track_options import PROMPTS, QUALITIES, MaskOutputOptions, MemoryOptions, PromptOptions
 from twospeed.errors import CheckpointError, InputError
-from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER, FAST_TRACKER
+from twospeed.weights.catalog import DEFAULT_FINDER, DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.results import Frame, ObjectMasks
@@ -41,11 +41,6 @@ _MEMORY = ("memory_every", "include_last", "top_k", "max_memory_frames", "precis
 _FOUND = ("merged", "min_score")
 MAX_OBJECTS = 50
 _NO_PROMPT = "give --mask FIRST.png, --box x,y,w,h or --point x,y"
-QUALITIES: dict[str, dict[str, Any]] = {
-    "fast": {"model": FAST_TRACKER, "size": 480, "max_memory_frames": 10},
-    "good": {"size": 480, "max_memory_frames": 20},
-    "best": {"size": 720, "memory_every": 3, "max_memory_frames": 40},
-}
 
 EPILOG = """
 **Examples**
@@ -304,6 +299,7 @@ def track(
                     f"mask of frame {begin if index is None else index}": path for index, path in given.files.items()
                 }
                 roles |= {f"annotations {number}": path for number, (_, path) in enumerate(given.annotations, start=1)}
+                check_quality(folder, model, options)
                 run = Run(
                     "track",
                     model=model,

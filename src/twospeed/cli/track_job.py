@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from twospeed.cli.printing import print_note
+from twospeed.cli.track_options import QUALITIES, MemoryOptions
 from twospeed.errors import InputError
+from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.cli.prompts import FramePrompts, Prompts
+    from twospeed.output.folder import ResultFolder
     from twospeed.output.run import Run
     from twospeed.pipelines.propagate import Direction
     from twospeed.pipelines.tracker import Tracker
@@ -154,6 +157,30 @@ def _finished(run: Run, position: int, frame: Frame) -> ObjectMasks:
 def _beyond(index: int, first: int, last: int) -> InputError:
     count = f"{last - first + 1} frames ({first} to {last})"
     return InputError(f"a prompt is for frame {index}, but the video has {count}")
+
+
+def check_quality(folder: ResultFolder, model: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError where the run to be resumed was of another quality as a whole: its options say little alone."""
+    if folder.earlier is None:
+        return
+    was = _quality_of({**folder.earlier["options"], "model": folder.earlier["model"]})
+    now = _quality_of({**options, "model": model})
+    if was and now and was != now:
+        raise InputError(
+            f"{folder.path} holds a run of quality {was}, now it is {now}; give the same options, begin anew, or "
+            "choose another folder",
+            option="quality",
+        )
+
+
+def _quality_of(facts: Mapping[str, Any]) -> str | None:
+    """Return the quality whose settings these all are."""
+    defaults = {"model": DEFAULT_TRACKER, "memory_every": MemoryOptions.memory_every}
+    for name, settings in QUALITIES.items():
+        wanted = defaults | settings
+        if wanted == {key: facts.get(key) for key in wanted}:
+            return name
+    return None
 
 
 def timed(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
 from twospeed.cli.options import Precision, whole, whole_or_none
+from twospeed.weights.catalog import FAST_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.output.mask_outputs import MaskOutputSettings
 
 PROMPTS = "Prompts"  # the panel of the help that shows them
+QUALITIES: dict[str, dict[str, Any]] = {
+    "fast": {"model": FAST_TRACKER, "size": 480, "max_memory_frames": 10},
+    "good": {"size": 480, "max_memory_frames": 20},
+    "best": {"size": 720, "memory_every": 3, "max_memory_frames": 40},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
