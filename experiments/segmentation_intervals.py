@@ -27,7 +27,7 @@ from torch import Tensor
 from twospeed.data.benchmarks.camvid import CLASSES, CamVid
 from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
 from twospeed.models.gsv.network import GSVNet, Step
-from twospeed.output.trade_off import plot_trade_off
+from twospeed.output.plots import plot_trade_off
 from twospeed.pipelines.segment import Every, Segmenter, on_drift
 from twospeed.weights.cost import SegmenterCost, segmenter_cost
 from twospeed.weights.load import create_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from twospeed.output.confidence import frames_worth_a_look
+from twospeed.output.areas import frames_worth_a_look
 
 
 def test_the_deepest_dips_come_first_whatever_the_level():

@@ -8,10 +8,7 @@ from PIL import Image
 
 from twospeed.data.benchmarks.camvid import CLASSES
 from twospeed.errors import OutputError
-from twospeed.output.areas import plot_areas
-from twospeed.output.confusion import plot_confusion
-from twospeed.output.timeline import plot_timeline
-from twospeed.output.trade_off import plot_trade_off
+from twospeed.output.plots import plot_areas, plot_confusion, plot_timeline, plot_trade_off
 from twospeed.results import ActionScores, ActionSpan, LabelMap
 
 

@@ -37,7 +37,7 @@ def actions(export: Export, path: Path) -> None:
 
 def actions_plot(export: Export, path: Path) -> None:
     """Draw the likeliest actions over time."""
-    from twospeed.output.timeline import plot_timeline
+    from twospeed.output.plots import plot_timeline
 
     plot_timeline(path, _actions(export)[1], title=export.project.get("name"))
 
@@ -122,7 +122,7 @@ def areas(export: Export, path: Path) -> None:
 
 def areas_plot(export: Export, path: Path) -> None:
     """Draw the areas over time."""
-    from twospeed.output.areas import plot_areas
+    from twospeed.output.plots import plot_areas
     from twospeed.results import LabelMap
 
     times, shares = _areas(export)

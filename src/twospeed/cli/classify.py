@@ -345,7 +345,7 @@ def _write_results(
     """
     from twospeed.output.action_overlay import Caption, CaptionOverlay
     from twospeed.output.documents import actions_document
-    from twospeed.output.timeline import plot_timeline
+    from twospeed.output.plots import plot_timeline
 
     record = run.record()
     top, best = record.options["top"], min(record.options["top"], 3)

@@ -129,7 +129,7 @@ def papers(
     if plot is not None:
         if len(filled) > 1:
             raise InputError("--plot draws one table; name it")
-        from twospeed.output.trade_off import plot_trade_off
+        from twospeed.output.plots import plot_trade_off
 
         (drawn,) = filled
         plot_trade_off(plot, drawn.curves(), title=f"{chosen.name} {drawn.table.name}: {drawn.table.source}")

@@ -237,7 +237,7 @@ def track(
     wanted = outputs.settings()
     names = ["masks/*.png", "confidence.png", *(["overlay.mp4"] if job.overlay else []), *wanted.patterns]
     with job.folder(source, "track", names, [*given.paths, *wanted.inputs]) as folder:
-        from twospeed.output.confidence import ObjectAreas
+        from twospeed.output.areas import ObjectAreas
         from twospeed.output.mask_outputs import MaskOutputs
         from twospeed.output.overlay import draw_masks
         from twospeed.output.run import Run

@@ -1,18 +1,22 @@
-"""How much of each frame every class takes, over time: counted, written and drawn."""
+"""What a run of labelled frames sums up: how large and how sure classes and objects are over time."""
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from twospeed.errors import OutputError
-from twospeed.output.figures import save_figure
-from twospeed.output.palette import distinct_colours
+from twospeed.output.plots import plot_areas, plot_confidence
 from twospeed.output.run import Run
-from twospeed.results import ClassMap, Frame, LabelMap
+from twospeed.results import ClassMap, Frame, ObjectMasks
+
+MOST_FRAMES = 10
+_AROUND = 12  # frames to either side with which one is compared
+_APART = 5  # frames between two that are listed
 
 
 class ClassAreas:
@@ -61,32 +65,79 @@ class ClassAreas:
         run.write("areas.png", lambda path: plot_areas(path, self._times, areas, labels, title=title))
 
 
-def plot_areas(
-    path: Path, times_s: Sequence[float], areas: Mapping[str, Sequence[float]], labels: LabelMap, *, title: str = ""
-) -> None:
-    """Write a PNG of stacked areas in the classes' own colours, whole or not at all.
+class ObjectAreas:
+    """How often, how large and how surely each object is seen: the summary of a run, and confidence.png."""
 
-    times_s: of the frames, in seconds. areas: share of the frame (0..1) by class name, one value a frame; classes that
-    never occur are left out. Raises OutputError without frames, or when it cannot be written.
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._objects: dict[int, list[int]] = {}  # id -> [frames, frames visible, pixels]
+        self._sure: dict[int, array[float]] = {}  # id -> how sure, by frame; NaN where it is not seen
+        self._indices, self._times = array("q"), array("d")
+
+    def add(self, frame: Frame, result: ObjectMasks) -> None:
+        """Count the pixels of a frame's objects."""
+        counts = np.bincount(result.labels.ravel(), minlength=256)
+        for object_id, sure in zip(result.object_ids, result.confidence, strict=True):
+            seen = self._objects.setdefault(object_id, [0, 0, 0])
+            area = int(counts[object_id])
+            seen[:] = seen[0] + 1, seen[1] + (area > 0), seen[2] + area
+            curve = self._sure.setdefault(object_id, array("f"))
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curve.append(round(float(sure), 4) if area else math.nan)  # as frames.csv has it
+        self._indices.append(frame.index)
+        self._times.append(frame.time_s)
+
+    def summarise(self) -> None:
+        """Put the objects, and the frames to check first, into the record of the run; draw confidence.png."""
+        objects = [
+            {"id": object_id, "frames_visible": visible, "mean_area": round(pixels / frames, 1)}
+            for object_id, (frames, visible, pixels) in sorted(self._objects.items())
+        ]
+        curves = {}
+        for object_id, curve in sorted(self._sure.items()):
+            curve.extend([math.nan] * (len(self._indices) - len(curve)))
+            curves[object_id] = np.array(curve, np.float32)
+        worth = frames_worth_a_look(curves, self._indices, self._times)
+        self._run.summarise({"objects": objects, "worth_a_look": worth})
+        if curves:
+            self._run.write("confidence.png", lambda path: plot_confidence(path, curves, self._times, worth))
+
+
+def frames_worth_a_look(
+    curves: Mapping[int, NDArray[np.float32]], indices: Sequence[int], times_s: Sequence[float], most: int = MOST_FRAMES
+) -> list[dict[str, Any]]:
+    """Return where confidence is lowest against the frames around, worst first.
+
+    Confidence compares frames of one video, not videos: what counts is the drop below the median of 12 frames to either
+    side, at local minima. curves: by object, float32 (T,), NaN where the object is not seen. indices, times_s: of
+    the T frames. Each line has `frame`, `time_s`, `object`, `confidence` and `drop`.
     """
-    from matplotlib.figure import Figure
+    found: list[tuple[float, int, int]] = []
+    for number, curve in curves.items():
+        seen = ~np.isnan(curve)
+        if not seen.any():
+            continue
+        drops = np.where(seen, np.nanmedian(_windows(curve, _AROUND), axis=1) - curve, 0)
+        lowest = curve <= np.nanmin(_windows(curve, _APART), axis=1)
+        found += [(float(drops[at]), int(at), number) for at in np.flatnonzero(seen & lowest & (drops > 0))]
+    chosen: list[tuple[float, int, int]] = []
+    for one in sorted(found, key=lambda one: (-one[0], one[1])):
+        if len(chosen) < most and all(abs(one[1] - other[1]) >= _APART for other in chosen):
+            chosen.append(one)
+    return [
+        {
+            "frame": int(indices[at]),
+            "time_s": round(float(times_s[at]), 3),
+            "object": number,
+            "confidence": round(float(curves[number][at]), 4),
+            "drop": round(drop, 4),
+        }
+        for drop, at, number in chosen
+    ]
 
-    if not times_s:
-        raise OutputError(f"{path}: there are no frames to draw over time")
-    shown = [(i, name) for i, name in enumerate(labels) if name in areas and max(areas[name]) > 0]
-    times = np.asarray(times_s, np.float64)
-    shares = [np.asarray(areas[name], np.float64) for _, name in shown]
-    if len(times) == 1:  # an area needs a width
-        times, shares = np.array([times[0], times[0] + 1]), [share.repeat(2) for share in shares]
-    colours = [tuple(distinct_colours(labels.colours)[i] / 255) for i, _ in shown] if labels.colours else None
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    axes = figure.subplots()
-    layers = axes.stackplot(times, *shares, colors=colours, labels=[name for _, name in shown], linewidth=0)
-    axes.set_xlim(times[0], times[-1])
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("time (s)")
-    axes.set_ylabel("share of the frame")
-    axes.set_title(title)
-    # From top to bottom as they are stacked
-    axes.legend(layers[::-1], [name for _, name in shown][::-1], loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    save_figure(figure, path)
+
+def _windows(curve: NDArray[np.float32], around: int) -> NDArray[np.float32]:
+    """Each frame with those around it. Shapes: (T,) -> (T, 2 around + 1), NaN beyond the ends."""
+    padded = np.pad(curve, around, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * around + 1)
+    return np.where(np.isnan(windows).all(axis=1, keepdims=True), np.float32(0), windows)

@@ -38,7 +38,7 @@ from twospeed.evaluation.folds import Folds, interval, leave_out, source_of
 from twospeed.files import write_json, write_text
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.models.optimise import optimise
-from twospeed.output.confusion import plot_confusion
+from twospeed.output.plots import plot_confusion
 from twospeed.pipelines.action_views import UniformViews
 from twospeed.pipelines.clip_networks import clip_shape
 from twospeed.results import OnProgress

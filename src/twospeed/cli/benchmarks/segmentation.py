@@ -137,7 +137,7 @@ def _plot(path: Path, report: Report) -> None:
     """Write accuracy against throughput as PNG, and the numbers beside it as CSV."""
     from twospeed.evaluation.trade_off import cost_table, operating_points
     from twospeed.files import write_text
-    from twospeed.output.trade_off import plot_trade_off
+    from twospeed.output.plots import plot_trade_off
 
     points = operating_points(report.scores)
     timed = [point for point in points if point.frames_per_second > 0]  # NaN is not
