@@ -6,7 +6,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from twospeed.app.handover import object_masks
 from twospeed.app.store import Project
-from twospeed.files import atomic_file, make_folder
 from twospeed.results import AnnotatedFrame, Frame, ObjectMasks
 from twospeed.video.colours import BT709
 from twospeed.video.writer import VideoWriter
@@ -67,22 +66,17 @@ class Export:
 
 def annotation_files(export: Export, path: Path) -> None:
     """Write a format of `output.exports`: its one file, or a zip of its files."""
-    from twospeed.output.exports import EXPORTS
+    from twospeed.output.exports import EXPORTS, files_in
 
     kind = EXPORTS[export.options["as"]]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as name:
         folder = Path(name)
-
-        def within(part: str) -> AbstractContextManager[Path]:
-            make_folder((folder / part).parent)
-            return atomic_file(folder / part)
-
         video = Path(export.project.get("name")).stem if kind.several_videos and export.options["as"] != "png" else ""
-        with kind(within) as writer:
+        with kind(files_in(folder)) as writer:
             for index, result in export.masks():
                 writer.add(AnnotatedFrame(video, f"{index:05d}", index, result))
         files = sorted(file for file in folder.rglob("*") if file.is_file())
-        if len(kind.patterns) == 1 and "*" not in kind.patterns[0]:
+        if kind.is_one_file():
             files[0].replace(path)
             return
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -66,7 +66,7 @@ def masks(
     """Convert masks between COCO, YouTube-VIS, DAVIS, YouTube-VOS, YOLO, CVAT, labelme and label PNGs."""
     from twospeed.app.handover import is_project, read_project
     from twospeed.data.annotations import read_annotations
-    from twospeed.output.exports import EXPORTS, check_formats
+    from twospeed.output.exports import EXPORTS, check_formats, files_in
     from twospeed.results import Progress
 
     (name,) = check_formats([to], "as")
@@ -77,7 +77,7 @@ def masks(
     kind = EXPORTS[name]
     frames, videos = 0, set[str]()
     with ExitStack() as stack:
-        if len(kind.patterns) == 1 and "*" not in kind.patterns[0]:
+        if kind.is_one_file():
             target = output if output.suffix == Path(kind.patterns[0]).suffix else output / kind.patterns[0]
             if target.exists() and not overwrite:
                 raise OutputError(f"{target} exists; choose another name, or allow to replace it", option="overwrite")
@@ -91,12 +91,7 @@ def masks(
                 output.rmdir()
             make_folder(output.parent)
             folder = stack.enter_context(atomic_folder(output))
-
-            def within(part: str) -> object:
-                make_folder((folder / part).parent)
-                return atomic_file(folder / part)
-
-            export = stack.enter_context(kind(within, image_suffix))  # type: ignore[arg-type]
+            export = stack.enter_context(kind(files_in(folder), image_suffix))
         on_progress = stack.enter_context(show_progress(quiet))
         for frame in read_project(source) if is_project(source) else read_annotations(source, image_size=image_size):
             videos.add(frame.video)

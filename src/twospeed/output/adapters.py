@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError
 from twospeed.files import write_json
-from twospeed.ops.rle import compress, run_lengths
+from twospeed.output.exports.base import coco_mask
 from twospeed.output.overlay import draw_boxes, draw_caption, draw_classes, draw_masks
 from twospeed.output.palette import class_colours, distinct_colours, object_colours
 from twospeed.results import ActionBoxes, ActionScores, ClassMap, ObjectMasks, Result
@@ -139,16 +139,8 @@ def to_supervision(result: Result) -> Any:
 def _annotation(
     mask: NDArray[np.bool_], image_id: int | None, frame: int, category: int, number: int
 ) -> dict[str, Any]:
-    (x1, y1, x2, y2), area = _boxes_of(mask[None])[0].tolist(), int(mask.sum())
-    return {
-        "id": number,
-        "image_id": frame if image_id is None else image_id,
-        "category_id": category,
-        "segmentation": {"size": list(mask.shape), "counts": compress(run_lengths(mask))},
-        "area": area,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "iscrowd": 0,
-    }
+    image = frame if image_id is None else image_id
+    return {"id": number, "image_id": image, "category_id": category, **coco_mask(mask), "iscrowd": 0}
 
 
 def _boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:

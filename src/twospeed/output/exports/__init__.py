@@ -1,20 +1,18 @@
-"""Masks in the formats that annotation tools, trainers and benchmarks read: a file of this package for each."""
+"""Masks in the formats that annotation tools, trainers and benchmarks read, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from twospeed.errors import InputError
-from twospeed.output.exports.base import Export, Files
-from twospeed.output.exports.coco import CocoExport
+from twospeed.output.exports.base import Export, Files, files_in
+from twospeed.output.exports.coco import CocoExport, YouTubeVisExport
 from twospeed.output.exports.cvat import CvatExport
 from twospeed.output.exports.labelme import LabelmeExport
-from twospeed.output.exports.png import PngExport
-from twospeed.output.exports.submission import DavisExport, YouTubeVosExport
+from twospeed.output.exports.png import DavisExport, PngExport, YouTubeVosExport
 from twospeed.output.exports.yolo import YoloExport
-from twospeed.output.exports.youtube_vis import YouTubeVisExport
 
-__all__ = ["EXPORTS", "Export", "Files", "check_formats"]
+__all__ = ["EXPORTS", "Export", "Files", "check_formats", "files_in"]
 
 EXPORTS: dict[str, type[Export]] = {
     "coco": CocoExport,

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.files import atomic_file, make_folder
 from twospeed.ops.rle import compress, run_lengths
 from twospeed.results import AnnotatedFrame, ObjectMasks
 
@@ -35,6 +37,11 @@ class Export(AbstractContextManager["Export"], ABC):
     several_videos: ClassVar[bool] = False
     """Whether frames of several videos, one after the other, have a place in one export."""
 
+    @classmethod
+    def is_one_file(cls) -> bool:
+        """Return whether one file holds everything."""
+        return len(cls.patterns) == 1 and "*" not in cls.patterns[0]
+
     def __init__(self, files: Files, image_suffix: str = ".jpg") -> None:
         self._files, self._image_suffix = files, image_suffix
         self._open = ExitStack()
@@ -44,9 +51,9 @@ class Export(AbstractContextManager["Export"], ABC):
     def add(self, frame: AnnotatedFrame) -> None:
         """Take the next frame."""
 
-    @abstractmethod
     def _finish(self) -> None:
         """Write what is known only at the end."""
+        return
 
     def close(self) -> None:
         """Finish the files: all frames so far are in them. Closing twice does nothing."""
@@ -79,6 +86,16 @@ class Export(AbstractContextManager["Export"], ABC):
         )
 
 
+def files_in(folder: Path) -> Files:
+    """Return what puts files into a folder, and makes folders in it for those whose names have them."""
+
+    def file(name: str) -> AbstractContextManager[Path]:
+        make_folder((folder / name).parent)
+        return atomic_file(folder / name)
+
+    return file
+
+
 def append(spool: IO[str], to: IO[str]) -> None:
     """Copy what was spooled to the end of a file."""
     spool.seek(0)
@@ -103,20 +120,13 @@ def seen(masks: ObjectMasks) -> list[tuple[int, float, NDArray[np.bool_]]]:
 
 def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Return a mask (H, W) as COCO has it: segmentation (compressed run lengths), area and bbox."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = int(columns[0]), int(rows[0])
     return {
         "segmentation": {"size": list(mask.shape), "counts": compress(run_lengths(mask))},
         "area": int(np.count_nonzero(mask)),
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
     }
 
 
 def object_name(object_id: int) -> str:
     """Return the label of an object, from which readers know its id."""
     return f"object {object_id}"
-
-
-def categories(ids: set[int]) -> list[dict[str, Any]]:
-    """Return COCO's categories: each object is one, as masks of given objects have no class."""
-    return [{"id": i, "name": object_name(i), "supercategory": "object"} for i in sorted(ids)]

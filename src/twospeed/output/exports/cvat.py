@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,12 +34,11 @@ class CvatExport(Export):
         self._frames += 1
         for object_id, _, mask in seen(frame.masks):
             self._ids.add(object_id)
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
-            lengths = ", ".join(map(str, _row_lengths(mask[top:bottom, left:right])))
+            left, top, across, down = cv2.boundingRect(mask.view(np.uint8))
+            lengths = ", ".join(map(str, _row_lengths(mask[top : top + down, left : left + across])))
             write(
                 f'    <mask label="{object_name(object_id)}" source="auto" occluded="0" rle="{lengths}" '
-                f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}" z_order="0">\n    </mask>\n'
+                f'left="{left}" top="{top}" width="{across}" height="{down}" z_order="0">\n    </mask>\n'
             )
         write("  </image>\n")
 

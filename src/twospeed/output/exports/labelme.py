@@ -47,6 +47,3 @@ class LabelmeExport(Export):
         document |= {"imageData": None, "imageHeight": height, "imageWidth": width}
         with self._files(f"labelme/{frame.name}.json") as path:
             path.write_text(dumps(document) + "\n", encoding="utf-8", newline="\n")
-
-    def _finish(self) -> None:
-        pass
