@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import Device, Weights, check_weights, whole
+from twospeed.cli.options import Device, Weights, check_weights, whole_option
 from twospeed.cli.printing import print_line
 from twospeed.errors import InputError
 from twospeed.weights.catalog import DEFAULT_TRACKER
@@ -32,10 +32,9 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def app(
     folder: Annotated[
-        Path,
-        typer.Argument(metavar="[FOLDER|VIDEO|RUN]", help="A folder of videos, a video, or a run's folder."),
+        Path, typer.Argument(metavar="[FOLDER|VIDEO|RUN]", help="A folder of videos, a video, or a run's folder.")
     ] = Path(),
-    port: Annotated[int, typer.Option(parser=whole(0, 65535), metavar="PORT", help="0 takes a free one.")] = 0,
+    port: Annotated[int, whole_option(0, 65535, metavar="PORT", help="0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option(" /--no-browser", help="Print the address only.")] = True,
     max_upload: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest video that the page may upload, such as 500MB or 8GB.")
@@ -46,8 +45,7 @@ def app(
     weights: Weights = "default",
     device: Device = None,
     size: Annotated[
-        int,
-        typer.Option(parser=whole(16, 4096), metavar="PIXELS", help="Shorter side at which the network tracks."),
+        int, whole_option(16, 4096, metavar="PIXELS", help="Shorter side at which the network tracks.")
     ] = 480,
 ) -> None:
     """Open a page in the browser: mark objects, track, correct, export."""

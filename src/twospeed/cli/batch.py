@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from twospeed.cli.classify import classify
 from twospeed.cli.detect import detect
-from twospeed.cli.options import Json, Quiet, check_range, number, parameters_of, whole, with_parameters
+from twospeed.cli.options import Json, Quiet, check_range, number_option, parameters_of, whole_option, with_parameters
 from twospeed.cli.parts import split
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
@@ -45,9 +45,11 @@ app = typer.Typer(
 
 SplitMinutes = Annotated[
     float | None,
-    typer.Option(
+    number_option(
+        0,
+        1e5,
+        above=True,
         metavar="MINUTES",
-        parser=number(0, 1e5, above=True),
         help="Compute longer videos in parts of so many minutes, on several workers at once, with the same results. "
         "Not with --drift, nor without --timeline. [default: each video on one worker]",
     ),
@@ -77,9 +79,9 @@ class _Options:
     ] = "local"
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole(1, 10_000),
+        whole_option(
+            1,
+            10_000,
             help="Videos worked on at the same time. [default: one a graphics card; without any, one a core; with "
             "--engine ray as many as the cluster has cores and GPUs for]",
         ),
@@ -92,14 +94,10 @@ class _Options:
         ),
     ] = None
     cpus: Annotated[
-        float,
-        typer.Option(metavar="N", parser=number(0, 1024), help="With --engine ray: cores to reserve for each worker."),
+        float, number_option(0, 1024, metavar="N", help="With --engine ray: cores to reserve for each worker.")
     ] = 1.0
     gpus: Annotated[
-        float,
-        typer.Option(
-            metavar="N", parser=number(0, 64), help="With --engine ray: graphics cards to reserve for each worker."
-        ),
+        float, number_option(0, 64, metavar="N", help="With --engine ray: graphics cards to reserve for each worker.")
     ] = 0.0
     masks: Annotated[
         Path | None,
@@ -108,35 +106,25 @@ class _Options:
         ),
     ] = None
     attempts: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            parser=whole(1, 100),
-            help="Attempts at a video where a fault or a crash ends one. Broken videos get one.",
-        ),
+        int, whole_option(1, 100, help="Attempts at a video where a fault or a crash ends one. Broken videos get one.")
     ] = 3
     lease: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            parser=number(2, 86400),
-            help="After how long without a sign of life a worker is replaced.",
-        ),
+        number_option(2, 86400, metavar="SECONDS", help="After how long without a sign of life a worker is replaced."),
     ] = 60.0
     memory: Annotated[
         float | None,
-        typer.Option(
+        number_option(
+            0.1,
+            1e5,
             metavar="GB",
-            parser=number(0.1, 1e5),
             help="With --engine local: replace a process that holds more after a video. [default: no limit]",
         ),
     ] = None
     split_minutes: SplitMinutes = None
     metrics_port: Annotated[
         int | None,
-        typer.Option(
-            metavar="PORT", parser=whole(0, 65535), help="Serve counts for Prometheus at 127.0.0.1:PORT/metrics."
-        ),
+        whole_option(0, 65535, metavar="PORT", help="Serve counts for Prometheus at 127.0.0.1:PORT/metrics."),
     ] = None
     resume: Annotated[bool, typer.Option(help="Always on: what is done already in OUT is not repeated.")] = True
     json_output: Json = False
@@ -401,7 +389,7 @@ def status(out: Out, json_output: Json = False) -> None:
 def retry_failed(
     out: Out,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="As for the batch itself.")] = "local",
-    workers: Annotated[int | None, typer.Option(metavar="N", parser=whole(1, 10_000), help="As above.")] = None,
+    workers: Annotated[int | None, whole_option(1, 10_000, help="As above.")] = None,
     address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="As above.")] = None,
     split_minutes: SplitMinutes = None,
     json_output: Json = False,

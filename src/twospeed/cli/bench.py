@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import Device, Json, whole
+from twospeed.cli.options import Device, Json, whole_option
 from twospeed.cli.printing import print_json, print_line
 from twospeed.environment import checkout_of_this_code
 from twospeed.errors import InputError
@@ -21,20 +21,12 @@ from twospeed.errors import InputError
 def bench(
     model: Annotated[str, typer.Argument(metavar="NAME", help="Model; `twospeed models` lists them.")] = "track_nano",
     size: Annotated[str, typer.Option(metavar="WxH", help="Width and height of the frames in pixels.")] = "854x480",
-    frames: Annotated[
-        int,
-        typer.Option(metavar="N", parser=whole(2, 10**6), help="Frames, or clips for classify, that are timed."),
-    ] = 20,
-    memory_frames: Annotated[
-        int, typer.Option(metavar="N", parser=whole(1, 10**5), help="Track: frames in memory while timing.")
-    ] = 10,
-    objects: Annotated[int, typer.Option(metavar="N", parser=whole(1, 50), help="Track: objects.")] = 1,
-    keyframe_every: Annotated[
-        int, typer.Option(metavar="N", parser=whole(1), help="Segment: the image network runs on every N-th frame.")
-    ] = 4,
+    frames: Annotated[int, whole_option(2, 10**6, help="Frames, or clips for classify, that are timed.")] = 20,
+    memory_frames: Annotated[int, whole_option(1, 10**5, help="Track: frames in memory while timing.")] = 10,
+    objects: Annotated[int, whole_option(1, 50, help="Track: objects.")] = 1,
+    keyframe_every: Annotated[int, whole_option(1, help="Segment: the image network runs on every N-th frame.")] = 4,
     every_job: Annotated[
-        bool,
-        typer.Option("--all", help="All jobs beside plain ways and this machine's limits, for docs/results.md."),
+        bool, typer.Option("--all", help="All jobs beside plain ways and this machine's limits, for docs/results.md.")
     ] = False,
     device: Device = None,
     json_output: Json = False,

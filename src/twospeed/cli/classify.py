@@ -21,8 +21,8 @@ from twospeed.cli.options import (
     identities,
     is_live,
     models_and_weights,
-    number,
-    whole,
+    number_option,
+    whole_option,
 )
 from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_line, print_note
@@ -93,16 +93,11 @@ def classify(
     ] = None,
     weights: ManyWeights = None,
     labels: Labels = None,
-    clips: Annotated[
-        int,
-        typer.Option(metavar="N", parser=whole(1, 10_000), help="Clips spread over the video. Fewer are faster."),
-    ] = 10,
+    clips: Annotated[int, whole_option(1, 10_000, help="Clips spread over the video. Fewer are faster.")] = 10,
     crops: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole(1, 3),
-            help="Views of each clip: 1 (centre) or 3 (along the longer side). [default: 3; 1 with --timeline]",
+        whole_option(
+            1, 3, help="Views of each clip: 1 (centre) or 3 (along the longer side). [default: 3; 1 with --timeline]"
         ),
     ] = None,
     timeline: Annotated[
@@ -110,26 +105,21 @@ def classify(
         typer.Option("--timeline", help="Slide a window over the whole video instead of --clips: what happens when."),
     ] = False,
     every: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", parser=number(0.01, 1e6), help="With --timeline: time from one window to the next."
-        ),
+        float, number_option(0.01, 1e6, metavar="SECONDS", help="With --timeline: time from one window to the next.")
     ] = 1.0,
     threshold: Annotated[
         float | None,
-        typer.Option(
+        number_option(
+            0,
+            1,
             metavar="P",
-            parser=number(0, 1),
             help="With --timeline: list every action while its probability is at least P. [default: the likeliest]",
         ),
     ] = None,
     smooth: Annotated[
-        int,
-        typer.Option(
-            metavar="N", parser=whole(1, 9999), help="With --timeline: average N windows, an odd number, around each."
-        ),
+        int, whole_option(1, 9999, help="With --timeline: average N windows, an odd number, around each.")
     ] = 1,
-    top: Annotated[int, typer.Option(metavar="N", parser=whole(1), help="Actions to list, likeliest first.")] = 5,
+    top: Annotated[int, whole_option(1, help="Actions to list, likeliest first.")] = 5,
     export: Annotated[
         str | None,
         typer.Option(

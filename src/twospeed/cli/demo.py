@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twospeed.cli.options import Json, Overwrite, Quiet, whole
+from twospeed.cli.options import Json, Overwrite, Quiet, whole_option
 from twospeed.cli.printing import print_json, print_line
 from twospeed.cli.progress import show_progress
 from twospeed.weights.catalog import DEFAULT_TRACKER
@@ -26,13 +26,9 @@ def demo(
         "twospeed_demo"
     ),
     overwrite: Overwrite = False,
-    frames: Annotated[
-        int, typer.Option(metavar="N", parser=whole(2, 100_000), help="Length of the clip in frames, 20 a second.")
-    ] = 60,
-    objects: Annotated[int, typer.Option(metavar="N", parser=whole(1, 12), help="Moving objects, 1 to 12.")] = 3,
-    seed: Annotated[
-        int, typer.Option(metavar="N", parser=whole(0), help="Number of the clip; each number gives another clip.")
-    ] = 7,
+    frames: Annotated[int, whole_option(2, 100_000, help="Length of the clip in frames, 20 a second.")] = 60,
+    objects: Annotated[int, whole_option(1, 12, help="Moving objects, 1 to 12.")] = 3,
+    seed: Annotated[int, whole_option(0, help="Number of the clip; each number gives another clip.")] = 7,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -20,10 +20,10 @@ from twospeed.cli.options import (
     grouped,
     identities,
     models_and_weights,
-    number,
+    number_option,
     parse_ints,
     parse_numbers,
-    whole,
+    whole_option,
 )
 from twospeed.cli.parts import PartsJob
 from twospeed.cli.printing import print_json, print_line, print_note
@@ -72,9 +72,10 @@ def detect(
     ] = None,
     boxes_start: Annotated[
         float,
-        typer.Option(
+        number_option(
+            -1e9,
+            1e9,
             metavar="SECONDS",
-            parser=number(-1e9, 1e9),
             help="What the file of boxes calls the first second of the video: 900 for videos cut as AVA's.",
         ),
     ] = 0.0,
@@ -89,9 +90,7 @@ def detect(
     weights: ManyWeights = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            metavar="PIXELS", parser=whole(32, 8192), help="Shorter side at which the network works. [default: 256]"
-        ),
+        whole_option(32, 8192, metavar="PIXELS", help="Shorter side at which the network works. [default: 256]"),
     ] = None,
     scales: Annotated[
         str | None,
@@ -102,21 +101,14 @@ def detect(
     flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored clips: twice the time.")] = False,
     labels: Labels = None,
     every: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", parser=number(0.01, 1e6), help="Time from one keyframe to the next."),
+        float, number_option(0.01, 1e6, metavar="SECONDS", help="Time from one keyframe to the next.")
     ] = 1.0,
     threshold: Annotated[
-        float,
-        typer.Option(metavar="P", parser=number(0, 1), help="Leave out people with a lower score (0 to 1)."),
+        float, number_option(0, 1, metavar="P", help="Leave out people with a lower score (0 to 1).")
     ] = 0.8,
-    top: Annotated[
-        int, typer.Option(metavar="N", parser=whole(1), help="Actions to list for each person, likeliest first.")
-    ] = 3,
+    top: Annotated[int, whole_option(1, help="Actions to list for each person, likeliest first.")] = 3,
     min_score: Annotated[
-        float,
-        typer.Option(
-            metavar="P", parser=number(0, 1), help="Show only actions with at least this score in overlay and table."
-        ),
+        float, number_option(0, 1, metavar="P", help="Show only actions with at least this score in overlay and table.")
     ] = 0.3,
     export: Annotated[
         str | None,

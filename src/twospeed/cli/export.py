@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from twospeed.cli.options import Json, Quiet, Weights, check_files, check_weights, number
+from twospeed.cli.options import Json, Quiet, Weights, check_files, check_weights, number_option
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 
@@ -47,9 +47,10 @@ def export(
     ] = None,
     allow_loss: Annotated[
         float,
-        typer.Option(
+        number_option(
+            0,
+            1,
             metavar="X",
-            parser=number(0, 1),
             help="Loss that a lower precision may cost: of J&F, mIoU or top-1 agreement with the results in fp32.",
         ),
     ] = 0.02,

@@ -74,6 +74,16 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
     return parse
 
 
+def whole_option(least: int, most: int = 10**9, **settings: Any) -> Any:
+    """Return an option for whole numbers in a range. settings: of `typer.Option`."""
+    return typer.Option(**{"metavar": "N", **settings}, parser=whole(least, most))
+
+
+def number_option(least: float, most: float = math.inf, *, above: bool = False, **settings: Any) -> Any:
+    """Return an option for finite numbers in a range, as `number` reads them. settings: of `typer.Option`."""
+    return typer.Option(**settings, parser=number(least, most, above=above))
+
+
 def parse_ints(option: str, text: str | None) -> tuple[int, ...]:
     """Read whole numbers between commas; none for None. Raises InputError."""
     parts = text.split(",") if text else []

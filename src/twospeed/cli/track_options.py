@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from twospeed.cli.options import Precision, whole, whole_or_none
+from twospeed.cli.options import Precision, whole_option, whole_or_none
 from twospeed.weights.catalog import FAST_TRACKER
 
 if TYPE_CHECKING:
@@ -90,30 +90,23 @@ class MemoryOptions:
 
     size: Annotated[
         int | None,
-        typer.Option(
+        whole_option(
+            0,
+            8192,
             show_default=False,
             metavar="PIXELS",
-            parser=whole(0, 8192),
             help="Shorter side at which the network works; 0 is the video's own. Smaller is faster, larger finds "
             "smaller objects. track_nano sees two thirds of it. [default: 480; slowfast_maskrcnn 800]",
         ),
     ] = None
     memory_every: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            parser=whole(1),
-            help="Keep every N-th frame in memory. Smaller follows fast changes better and is slower.",
-        ),
+        int, whole_option(1, help="Keep every N-th frame in memory. Smaller follows fast changes better and is slower.")
     ] = 5
     include_last: Annotated[
         bool, typer.Option(help="Also keep the last frame in memory until the next one. STM was published so.")
     ] = False
     top_k: Annotated[
-        int,
-        typer.Option(
-            metavar="K", parser=whole(0), help="Matches in memory that count for each cell of the image; 0 counts all."
-        ),
+        int, whole_option(0, metavar="K", help="Matches in memory that count for each cell of the image; 0 counts all.")
     ] = 20
     max_memory_frames: Annotated[
         int | None,
