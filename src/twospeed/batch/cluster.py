@@ -104,14 +104,14 @@ class RayEngine:
             except self._ray.exceptions.RayError as error:
                 self._ray.kill(actor)
                 reason = " ".join(str(error).split())[:300]
-                outcomes.append(_died(task, f"died: {reason}"))
+                outcomes.append(task.died(f"the worker that worked on it died: {reason}"))
             else:
                 self._idle.append(actor)
         for answer, (actor, task, begun) in list(self._running.items()):
             if self._most_seconds is not None and time.monotonic() - begun > self._most_seconds:
                 del self._running[answer]
                 self._ray.kill(actor)
-                outcomes.append(_died(task, f"was ended after {self._most_seconds:g} s"))
+                outcomes.append(task.died(f"the worker that worked on it was ended after {self._most_seconds:g} s"))
         return outcomes
 
     def close(self) -> None:
@@ -121,7 +121,3 @@ class RayEngine:
         self._idle, self._running = [], {}
         if self._begun_here:
             self._ray.shutdown()
-
-
-def _died(task: Task, how: str) -> Outcome:
-    return Outcome(task.key, "died", f"the worker that worked on it {how}", part=task.part, parts=task.parts)

@@ -139,10 +139,7 @@ class LocalEngine:
         code = worker.process.exitcode or 0
         if not why:
             why = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        if worker.task is None:
-            return []
-        task = worker.task
-        return [Outcome(task.key, "died", f"the process that worked on it {why}", part=task.part, parts=task.parts)]
+        return [] if worker.task is None else [worker.task.died(f"the process that worked on it {why}")]
 
 
 def serve(pipe: Connection, work: Work, device: str | None, threads: int) -> None:

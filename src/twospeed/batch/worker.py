@@ -80,6 +80,11 @@ class Task:
     parts: int = 1
 
 
+    def died(self, how: str) -> Outcome:
+        """Return the outcome of an attempt that ended with its worker. how: what became of it."""
+        return Outcome(self.key, "died", how, part=self.part, parts=self.parts)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. facts: of a done video, its line of results.parquet. memory: that the worker holds after

@@ -176,14 +176,19 @@ def _given(context: typer.Context, names: list[str]) -> list[str]:
     return arguments
 
 
+def _command_of(job: str) -> Any:
+    """Return the command of a job by itself, as Typer runs it."""
+    one = typer.Typer()
+    one.command(job)(JOBS[job])
+    return typer.main.get_command(one)
+
+
 def run_job(job: str, arguments: list[str]) -> None:
     """Run the command of a job in this process. Raises what it raises; InputError for options that are none.
 
     arguments: video, -o, folder, then options of a batch. Its folder may come from anyone: none may lead elsewhere.
     """
-    one = typer.Typer()
-    one.command(job)(JOBS[job])
-    command: Any = typer.main.get_command(one)
+    command = _command_of(job)
     try:
         given = command.make_context(job, list(arguments)).params
         video = given["video"] if isinstance(given["video"], list | tuple) else [given["video"]]
@@ -206,17 +211,13 @@ def run_job(job: str, arguments: list[str]) -> None:
 
 def count_parts(job: str, arguments: list[str], seconds: float) -> int:
     """Return in how many parts of so many seconds a job can compute the video of a command line; 1 for whole."""
-    one = typer.Typer()
-    one.command(job)(JOBS[job])
-    command: Any = typer.main.get_command(one)
+    command = _command_of(job)
     return max(1, len(split(job, seconds, command.make_context(job, [*arguments]).params)))  # it takes its list apart
 
 
 def _cells_to_arguments(job: str) -> Callable[[dict[str, str]], list[str]]:
     """Return what turns a line of a list into options of a job, and checks them as the command line does."""
-    one = typer.Typer()
-    one.command(job)(JOBS[job])
-    command: Any = typer.main.get_command(one)
+    command = _command_of(job)
     known = {parameter.name: parameter for parameter in command.params if parameter.name not in _OF_ONE_VIDEO}
     flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
