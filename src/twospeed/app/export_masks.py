@@ -8,17 +8,23 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app.handover import object_masks
 from twospeed.app.store import Project
+from twospeed.output.censor import blur_objects, pixelate_objects, read_background, replace_background
+from twospeed.output.exports import EXPORTS, files_in
+from twospeed.output.matte import foreground, matte, premultiplied, write_exr
+from twospeed.output.overlay import draw_masks
 from twospeed.results import AnnotatedFrame, Frame, ObjectMasks
 from twospeed.video.colours import BT709
+from twospeed.video.image_files import encoded
+from twospeed.video.reader import open_video
 from twospeed.video.writer import VideoWriter
 
 Image = NDArray[np.uint8]
@@ -48,8 +54,6 @@ class Export:
 
     def results(self) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Yield frames with their masks, and report each."""
-        from twospeed.video.reader import open_video
-
         with open_video(self.source, self.first, self.last + 1) as frames:
             for frame in frames:
                 yield frame, self._result(frame.index)
@@ -66,8 +70,6 @@ class Export:
 
 def annotation_files(export: Export, path: Path) -> None:
     """Write a format of `output.exports`: its one file, or a zip of its files."""
-    from twospeed.output.exports import EXPORTS, files_in
-
     kind = EXPORTS[export.options["as"]]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as name:
         folder = Path(name)
@@ -86,30 +88,12 @@ def annotation_files(export: Export, path: Path) -> None:
 
 def overlay(export: Export, path: Path) -> None:
     """Write the video with masks drawn on it."""
-    from twospeed.output.overlay import draw_masks
-
     colours = export.colours()
     write_video(export, path, lambda image, result: draw_masks(image, result.labels, colours=colours), audio=True)
 
 
-def blurred(export: Export, path: Path) -> None:
-    """Write the video with the objects blurred."""
-    from twospeed.output.censor import blur_objects
-
-    write_video(export, path, blur_objects, audio=True)
-
-
-def pixelated(export: Export, path: Path) -> None:
-    """Write the video with the objects shown as large squares."""
-    from twospeed.output.censor import pixelate_objects
-
-    write_video(export, path, pixelate_objects, audio=True)
-
-
 def background(export: Export, path: Path) -> None:
     """Write the objects before a colour."""
-    from twospeed.output.censor import read_background, replace_background
-
     colour = read_background(export.options["background"])
 
     def replaced(image: Image, result: ObjectMasks) -> Image:
@@ -147,8 +131,6 @@ def cutout(export: Export, path: Path) -> None:
 
 def cutout_images(export: Export, path: Path) -> None:
     """Write a zip of PNG or OpenEXR images with alpha."""
-    from twospeed.output.matte import write_exr
-
     exr = export.options["as"] == "exr"
     layers = sorted(export.objects) if export.options["layers"] else [None]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -162,16 +144,13 @@ def cutout_images(export: Export, path: Path) -> None:
                         write_exr(file, rgba, premultiply=True)  # as OpenEXR's readers expect
                         archive.write(file, f"{folder}{frame.index:05d}.exr")
                     continue
-                _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
-                archive.writestr(f"{folder}{frame.index:05d}.png", encoded.tobytes())
+                archive.writestr(f"{folder}{frame.index:05d}.png", encoded(rgba, ".png"))
 
 
 def _cut(
     export: Export, image: Image, result: ObjectMasks, object_id: int | None = None, *, stored: bool = True
 ) -> Image:
     """Return one object, or all, as RGBA. stored: premultiplied where that is wanted."""
-    from twospeed.output.matte import foreground, matte, premultiplied
-
     if export.options["soft"]:
         rgba = matte(image, result, object_id)
     else:
@@ -194,8 +173,10 @@ def _writer(export: Export, path: Path, *, audio: bool = False, alpha: Any = Non
     source = export.source if export.source.is_file() and audio else None
     times = export.project.times
     rate = float(1 / np.median(np.diff(times))) if len(times) > 1 else None
-    from twospeed.video.reader import open_video
-
     with open_video(export.source, ahead=0) as reader:
         colours = reader.info.colours or BT709
     return VideoWriter(path, rate, audio_from=source, alpha=alpha, colours=colours)
+
+
+blurred = partial(write_video, draw=blur_objects, audio=True)
+pixelated = partial(write_video, draw=pixelate_objects, audio=True)

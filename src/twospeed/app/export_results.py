@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 
 from twospeed.app import wire
 from twospeed.app.export_masks import Export, write_video
+from twospeed.data.benchmarks.ava import second_text
 from twospeed.errors import InputError
-from twospeed.results import ActionBoxes, ActionScores, ObjectMasks
+from twospeed.output.action_overlay import draw_people
+from twospeed.output.exports.actions import people_cues, timeline_cues, write_actions, write_people
+from twospeed.output.overlay import draw_caption, draw_classes, draw_legend
+from twospeed.output.plots import plot_areas, plot_timeline
+from twospeed.pipelines.action_timeline import spans
+from twospeed.results import ActionBoxes, ActionScores, LabelMap, ObjectMasks
+from twospeed.video.indexed_png import write_indexed_png
 
 Image = NDArray[np.uint8]
 MOST_NAMED = 3  # actions in a caption
@@ -23,29 +30,21 @@ MOST_NAMED = 3  # actions in a caption
 
 def actions(export: Export, path: Path) -> None:
     """Write actions and the spans in which they reach the threshold: JSON, JSON lines, WebVTT or SRT."""
-    from twospeed.output.exports.actions import timeline_cues, write_lines, write_srt, write_vtt
-
     document, _ = _actions(export)
-    writers: dict[str, Callable[[], None]] = {
-        "actions": lambda: _write_json(path, document),
-        "actions-jsonl": lambda: write_lines(path, document["views"]),
-        "actions-vtt": lambda: write_vtt(path, timeline_cues(document)),
-        "actions-srt": lambda: write_srt(path, timeline_cues(document)),
-    }
-    writers[export.options["as"]]()
+    if export.options["as"] == "actions":
+        _write_json(path, document)
+    else:
+        kind = export.options["as"].removeprefix("actions-")
+        write_actions(path, kind, document["views"], timeline_cues(document))
 
 
 def actions_plot(export: Export, path: Path) -> None:
     """Draw the likeliest actions over time."""
-    from twospeed.output.plots import plot_timeline
-
     plot_timeline(path, _actions(export)[1], title=export.project.get("name"))
 
 
 def actions_overlay(export: Export, path: Path) -> None:
     """Write the video with the likeliest actions of the nearest window."""
-    from twospeed.output.overlay import draw_caption
-
     views = _actions(export)[0]["views"]
     times = np.array([view["time_s"] for view in views])
     captions = [
@@ -60,28 +59,24 @@ def actions_overlay(export: Export, path: Path) -> None:
 
 def people(export: Export, path: Path) -> None:
     """Write who does what: JSON, JSON lines, WebVTT, SRT, CVAT's tracks or AVA's csv."""
-    from twospeed.output.exports.actions import people_cues, write_lines, write_people, write_srt, write_vtt
-
     project = export.project
     keyframes = _keyframes(export)
     document = {"video": project.get("name"), "keyframes": keyframes}
     cues = people_cues(document, export.options["threshold"], _gap([keyframe["time_s"] for keyframe in keyframes]))
     frames = [(index, export.time_of(index)) for index in range(export.first, export.last + 1)]
-    writers: dict[str, Callable[[], None]] = {
-        "people": lambda: _write_json(path, document),
-        "people-jsonl": lambda: write_lines(path, keyframes),
-        "people-vtt": lambda: write_vtt(path, cues),
-        "people-srt": lambda: write_srt(path, cues),
-        "people-cvat": lambda: write_people(path, document, frames, project.size),
-        "people-csv": lambda: _write_ava(path, project.get("name"), keyframes, project.size),
-    }
-    writers[export.options["as"]]()
+    match export.options["as"]:
+        case "people":
+            _write_json(path, document)
+        case "people-cvat":
+            write_people(path, document, frames, project.size)
+        case "people-csv":
+            _write_ava(path, project.get("name"), keyframes, project.size)
+        case subtitles_or_lines:
+            write_actions(path, subtitles_or_lines.removeprefix("people-"), keyframes, cues)
 
 
 def people_overlay(export: Export, path: Path) -> None:
     """Write the video with boxes, numbers and actions; between keyframes boxes move in straight lines."""
-    from twospeed.output.action_overlay import draw_people
-
     found = [_boxes(keyframe) for keyframe in _keyframes(export)]
     times = [one.time_s for one in found]
     hold_s = _gap(times)
@@ -100,8 +95,6 @@ def people_overlay(export: Export, path: Path) -> None:
 
 def labels(export: Export, path: Path) -> None:
     """Write a zip of label PNGs."""
-    from twospeed.video.indexed_png import write_indexed_png
-
     part = path.with_name(f".{path.name}.png")
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -122,9 +115,6 @@ def areas(export: Export, path: Path) -> None:
 
 def areas_plot(export: Export, path: Path) -> None:
     """Draw the areas over time."""
-    from twospeed.output.plots import plot_areas
-    from twospeed.results import LabelMap
-
     times, shares = _areas(export)
     classes = _classes(export)
     colours = tuple((r, g, b) for r, g, b in classes["colours"])
@@ -133,8 +123,6 @@ def areas_plot(export: Export, path: Path) -> None:
 
 def labels_overlay(export: Export, path: Path) -> None:
     """Write the video in the colours of its classes, with a legend."""
-    from twospeed.output.overlay import draw_classes, draw_legend
-
     classes = _classes(export)
     colours = np.array(classes["colours"], np.uint8)
 
@@ -155,8 +143,6 @@ def _actions(export: Export) -> tuple[dict[str, Any], ActionScores]:
 
     Beside it the same as a result, whose actions are those that are known of any window.
     """
-    from twospeed.pipelines.action_timeline import spans
-
     ((_, data),) = export.project.results("classify")
     stored = json.loads(data)
     windows = [
@@ -228,8 +214,6 @@ def _boxes(keyframe: dict[str, Any]) -> ActionBoxes:
 
 def _write_ava(path: Path, video: str, keyframes: list[dict[str, Any]], size: tuple[int, int]) -> None:
     """Write every box with every action that is known of it: time, corners as fractions, class id, score."""
-    from twospeed.data.benchmarks.ava import second_text
-
     height, width = size
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for keyframe in keyframes:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from twospeed.app import export_masks, export_results
+from twospeed.app import export_masks as masks
+from twospeed.app import export_results as results
 from twospeed.app.export_masks import Export
 from twospeed.app.store import Project
 from twospeed.errors import InputError, TwospeedError
@@ -31,51 +32,45 @@ class Format:
     file: str
     text: str
     group: str
-    write: Callable[[Export, Path], None]
+    write: Callable[[Export, Path], object]
     needs: str = "masks"
 
 
 FORMATS = {
-    "png": Format("masks.zip", "palette PNGs, for --mask of the command line", MASKS, export_masks.annotation_files),
-    "coco": Format("coco.json", "COCO, run lengths in JSON", MASKS, export_masks.annotation_files),
-    "youtube-vis": Format("youtube_vis.json", "YouTube-VIS JSON", MASKS, export_masks.annotation_files),
-    "davis": Format("davis.zip", "DAVIS submission", MASKS, export_masks.annotation_files),
-    "youtube-vos": Format("youtube_vos.zip", "YouTube-VOS submission", MASKS, export_masks.annotation_files),
-    "yolo-seg": Format("yolo.zip", "YOLO polygons", MASKS, export_masks.annotation_files),
-    "cvat": Format("cvat.xml", "CVAT for images", MASKS, export_masks.annotation_files),
-    "labelme": Format("labelme.zip", "labelme JSON", MASKS, export_masks.annotation_files),
-    "overlay": Format("overlay.mp4", "overlay video, with sound", VIDEOS, export_masks.overlay),
-    "blur": Format("blurred.mp4", "objects blurred, with sound", VIDEOS, export_masks.blurred),
-    "pixelate": Format("pixelated.mp4", "objects pixelated, with sound", VIDEOS, export_masks.pixelated),
-    "prores": Format("cutout.mov", "ProRes 4444, for editors", CUTS, export_masks.cutout),
-    "webm": Format("cutout.webm", "WebM VP9, for web pages", CUTS, export_masks.cutout),
-    "rgba": Format("cutout_png.zip", "PNG images with alpha", CUTS, export_masks.cutout_images),
-    "exr": Format("cutout_exr.zip", "OpenEXR images, linear light", CUTS, export_masks.cutout_images),
-    "matte": Format("matte.mp4", "matte video, white on black", CUTS, export_masks.grey_matte),
-    "background": Format("background.mp4", "objects before the new background", CUTS, export_masks.background),
-    "actions": Format("actions.json", "actions as JSON", ACTIONS, export_results.actions, "classify"),
-    "actions-jsonl": Format("actions.jsonl", "a line for each window", ACTIONS, export_results.actions, "classify"),
-    "actions-vtt": Format("actions.vtt", "WebVTT subtitles", ACTIONS, export_results.actions, "classify"),
-    "actions-srt": Format("actions.srt", "SRT subtitles", ACTIONS, export_results.actions, "classify"),
-    "actions-plot": Format(
-        "actions.png", "plot of actions over time", ACTIONS, export_results.actions_plot, "classify"
-    ),
-    "actions-overlay": Format(
-        "actions.mp4", "video with captions", ACTIONS, export_results.actions_overlay, "classify"
-    ),
-    "people": Format("people.json", "people as JSON", PEOPLE, export_results.people, "detect"),
-    "people-jsonl": Format("people.jsonl", "a line for each keyframe", PEOPLE, export_results.people, "detect"),
-    "people-vtt": Format("people.vtt", "WebVTT subtitles", PEOPLE, export_results.people, "detect"),
-    "people-srt": Format("people.srt", "SRT subtitles", PEOPLE, export_results.people, "detect"),
-    "people-cvat": Format("people.xml", "CVAT tracks of boxes", PEOPLE, export_results.people, "detect"),
-    "people-csv": Format("detections.csv", "AVA's csv", PEOPLE, export_results.people, "detect"),
-    "people-overlay": Format("people.mp4", "video with boxes", PEOPLE, export_results.people_overlay, "detect"),
-    "labels": Format("labels.zip", "label PNGs", PIXELS, export_results.labels, "segment"),
-    "areas": Format("areas.json", "areas over time as JSON", PIXELS, export_results.areas, "segment"),
-    "areas-plot": Format("areas.png", "plot of areas over time", PIXELS, export_results.areas_plot, "segment"),
-    "labels-overlay": Format(
-        "classes.mp4", "video with colours and legend", PIXELS, export_results.labels_overlay, "segment"
-    ),
+    "png": Format("masks.zip", "palette PNGs, for --mask of the command line", MASKS, masks.annotation_files),
+    "coco": Format("coco.json", "COCO, run lengths in JSON", MASKS, masks.annotation_files),
+    "youtube-vis": Format("youtube_vis.json", "YouTube-VIS JSON", MASKS, masks.annotation_files),
+    "davis": Format("davis.zip", "DAVIS submission", MASKS, masks.annotation_files),
+    "youtube-vos": Format("youtube_vos.zip", "YouTube-VOS submission", MASKS, masks.annotation_files),
+    "yolo-seg": Format("yolo.zip", "YOLO polygons", MASKS, masks.annotation_files),
+    "cvat": Format("cvat.xml", "CVAT for images", MASKS, masks.annotation_files),
+    "labelme": Format("labelme.zip", "labelme JSON", MASKS, masks.annotation_files),
+    "overlay": Format("overlay.mp4", "overlay video, with sound", VIDEOS, masks.overlay),
+    "blur": Format("blurred.mp4", "objects blurred, with sound", VIDEOS, masks.blurred),
+    "pixelate": Format("pixelated.mp4", "objects pixelated, with sound", VIDEOS, masks.pixelated),
+    "prores": Format("cutout.mov", "ProRes 4444, for editors", CUTS, masks.cutout),
+    "webm": Format("cutout.webm", "WebM VP9, for web pages", CUTS, masks.cutout),
+    "rgba": Format("cutout_png.zip", "PNG images with alpha", CUTS, masks.cutout_images),
+    "exr": Format("cutout_exr.zip", "OpenEXR images, linear light", CUTS, masks.cutout_images),
+    "matte": Format("matte.mp4", "matte video, white on black", CUTS, masks.grey_matte),
+    "background": Format("background.mp4", "objects before the new background", CUTS, masks.background),
+    "actions": Format("actions.json", "actions as JSON", ACTIONS, results.actions, "classify"),
+    "actions-jsonl": Format("actions.jsonl", "a line for each window", ACTIONS, results.actions, "classify"),
+    "actions-vtt": Format("actions.vtt", "WebVTT subtitles", ACTIONS, results.actions, "classify"),
+    "actions-srt": Format("actions.srt", "SRT subtitles", ACTIONS, results.actions, "classify"),
+    "actions-plot": Format("actions.png", "plot of actions over time", ACTIONS, results.actions_plot, "classify"),
+    "actions-overlay": Format("actions.mp4", "video with captions", ACTIONS, results.actions_overlay, "classify"),
+    "people": Format("people.json", "people as JSON", PEOPLE, results.people, "detect"),
+    "people-jsonl": Format("people.jsonl", "a line for each keyframe", PEOPLE, results.people, "detect"),
+    "people-vtt": Format("people.vtt", "WebVTT subtitles", PEOPLE, results.people, "detect"),
+    "people-srt": Format("people.srt", "SRT subtitles", PEOPLE, results.people, "detect"),
+    "people-cvat": Format("people.xml", "CVAT tracks of boxes", PEOPLE, results.people, "detect"),
+    "people-csv": Format("detections.csv", "AVA's csv", PEOPLE, results.people, "detect"),
+    "people-overlay": Format("people.mp4", "video with boxes", PEOPLE, results.people_overlay, "detect"),
+    "labels": Format("labels.zip", "label PNGs", PIXELS, results.labels, "segment"),
+    "areas": Format("areas.json", "areas over time as JSON", PIXELS, results.areas, "segment"),
+    "areas-plot": Format("areas.png", "plot of areas over time", PIXELS, results.areas_plot, "segment"),
+    "labels-overlay": Format("classes.mp4", "video with colours and legend", PIXELS, results.labels_overlay, "segment"),
 }
 
 

@@ -6,10 +6,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-import cv2
-
-from twospeed.errors import OutputError, VideoError
+from twospeed.errors import VideoError
 from twospeed.results import Frame
+from twospeed.video.image_files import encoded_jpeg
 from twospeed.video.reader import VideoReader, open_video, read_frames
 from twospeed.video.seeking import index_packets
 
@@ -194,8 +193,4 @@ class FrameSource:
 
 
 def _encoded(frame: Frame, *, small: bool = True) -> bytes:
-    image = frame.small if small and frame.small is not None else frame.image
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not done:
-        raise OutputError(f"frame {frame.index} cannot be encoded as JPEG")
-    return data.tobytes()
+    return encoded_jpeg(frame.small if small and frame.small is not None else frame.image, QUALITY)

@@ -191,17 +191,14 @@ class Library:
     def open_video(self, video_id: str) -> Project:
         """Open the project of a video, or make one. Raises VideoError for what cannot be read as a video."""
         video = self.video(video_id)
-        path = self.checked(video.path)
         project_id = f"{_stem(video.path.stem)}-{video.id[:6]}"
         for project in sorted(self._all_projects(), key=lambda one: one.id != project_id):
             if project.get("path") == self._relative(video.path) and not project.get("run"):
                 return project
         if self._exists(project_id):  # its video was renamed, and this one has taken the name
-            project_id = f"{_stem(video.path.stem)}-{fingerprint(path)[:6]}"
-        known = probe(path)
-        times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
-        source = {"name": video.name, "path": self._relative(video.path), "width": known["width"]}
-        return self._make(project_id, {**source, "height": known["height"], "fingerprint": fingerprint(path)}, times)
+            project_id = f"{_stem(video.path.stem)}-{fingerprint(self.checked(video.path))[:6]}"
+        source, times = self._probed(video.path)
+        return self._make(project_id, {"name": video.name, **source}, times)
 
     def open_run(self, run_id: str) -> Project:
         """Open the project that shows a finished run, or make one from its results. Raises InputError, VideoError."""
@@ -212,18 +209,23 @@ class Library:
         if self._exists(project_id):
             return self.project(project_id)
         path = self._video_of(run)
-        source: dict[str, Any] = {"run": run.command}
         if path is not None:
-            known = probe(self.checked(path))
-            times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
-            source |= {"name": path.name, "path": self._relative(path), "width": known["width"]}
-            source |= {"height": known["height"], "fingerprint": fingerprint(path)}
+            name = path.name
+            known, times = self._probed(path)
         else:
             times, (height, width) = frame_times(run)
             name = Path(run.video).name or run.folder.name
-            source |= {"name": name, "path": name, "width": width, "height": height, "fingerprint": ""}
-        source["name"] = f"{source['name']} ({run.folder.name})"
+            known = {"path": name, "width": width, "height": height, "fingerprint": ""}
+        source = {"run": run.command, "name": f"{name} ({run.folder.name})", **known}
         return self._make(project_id, source, times, lambda project: copy_results(run, project))
+
+    def _probed(self, path: Path) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """Return what a project keeps of its source, and the time in seconds of every frame. Raises VideoError."""
+        real = self.checked(path)
+        known = probe(real)
+        times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
+        facts = {"width": known["width"], "height": known["height"], "fingerprint": fingerprint(real)}
+        return {"path": self._relative(path), **facts}, times
 
     def _video_of(self, run: FinishedRun) -> Path | None:
         """Return where a run's video is, in the folder or as somebody has named it; None where it is not found."""
@@ -264,11 +266,9 @@ class Library:
         anyway: also where it is not the same file but has the same frames. Raises VideoError where it does not fit.
         """
         video = self.video(video_id)
-        path = self.checked(video.path)
-        found = fingerprint(path)
+        found = fingerprint(self.checked(video.path))
         if found != project.get("fingerprint"):
-            known = probe(path)
-            times = np.frombuffer(base64.b64decode(known["times_s"]), "<f8")
+            known, times = self._probed(video.path)
             height, width = project.size
             fits = len(times) == project.frames or (not project.get("fingerprint") and len(times) > project.frames)
             if (known["height"], known["width"]) != (height, width) or not fits:

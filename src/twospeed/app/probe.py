@@ -111,17 +111,14 @@ def _thumbnail(path: str) -> None:
     limit_memory(MOST_SECONDS // 3)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(10)  # nobody waits for it
-    import cv2
-
+    from twospeed.video.image_files import encoded_jpeg
     from twospeed.video.reader import open_video
 
     with open_video(path, ahead=0, damaged="stop", short_side=THUMBNAIL) as reader:
         image = next(reader).image
     width = THUMBNAIL * 16 // 9
     left = max(0, (image.shape[1] - width) // 2)  # the middle of wide images, as the list shows it
-    done, data = cv2.imencode(".jpg", image[:THUMBNAIL, left : left + width, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    if done:
-        sys.stdout.buffer.write(data.tobytes())
+    sys.stdout.buffer.write(encoded_jpeg(image[:THUMBNAIL, left : left + width], 80))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,6 @@ class Task:
     part: int = 0
     parts: int = 1
 
-
     def died(self, how: str) -> Outcome:
         """Return the outcome of an attempt that ended with its worker. how: what became of it."""
         return Outcome(self.key, "died", how, part=self.part, parts=self.parts)

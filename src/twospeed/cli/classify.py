@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -383,16 +384,11 @@ def _write_results(
 
 def _export(run: Run, described: dict[str, Any]) -> None:
     """Write the results in further formats, and into the report."""
-    from twospeed.output.exports.actions import FILES, timeline_cues, write_lines, write_srt, write_vtt
+    from twospeed.output.exports.actions import FILES, timeline_cues, write_actions
 
     cues = timeline_cues(described)
-    writers: dict[str, Callable[[Path], None]] = {
-        "jsonl": lambda path: write_lines(path, described["views"]),
-        "vtt": lambda path: write_vtt(path, cues),
-        "srt": lambda path: write_srt(path, cues),
-    }
     for name in run.record().options.get("export", ()):
-        run.write(FILES[name], writers[name])
+        run.write(FILES[name], partial(write_actions, kind=name, entries=described["views"], cues=cues))
     top = [[entry["label"], f"{entry['probability']:.3f}"] for entry in described["top"]]
     run.report.tables.append(("Actions", ("action", "probability"), top))
     spans = [[f"{cue.start_s:.1f} s to {cue.end_s:.1f} s", cue.text] for cue in cues]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -329,18 +330,15 @@ def _export(
     run: Run, formats: tuple[str, ...], document: dict[str, Any], min_score: float, every_s: float, size: Any
 ) -> None:
     """Write the keyframes in further formats."""
-    from twospeed.output.exports.actions import FILES, people_cues, write_lines, write_people, write_srt, write_vtt
+    from twospeed.output.exports.actions import FILES, people_cues, write_actions, write_people
 
     cues = people_cues(document, min_score, every_s)
     frame_size = int(size[1]), int(size[0])
-    writers: dict[str, Callable[[Path], None]] = {
-        "jsonl": lambda path: write_lines(path, document["keyframes"]),
-        "vtt": lambda path: write_vtt(path, cues),
-        "srt": lambda path: write_srt(path, cues),
-        "cvat": lambda path: write_people(path, document, run.frame_times(), frame_size),
-    }
     for name in formats:
-        run.write(FILES[name], writers[name])
+        if name == "cvat":
+            run.write(FILES[name], lambda path: write_people(path, document, run.frame_times(), frame_size))
+        else:
+            run.write(FILES[name], partial(write_actions, kind=name, entries=document["keyframes"], cues=cues))
 
 
 def _print_table(document: dict[str, Any], min_score: float) -> None:

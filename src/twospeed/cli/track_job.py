@@ -211,13 +211,13 @@ def write_preview(
     quiet: bool,
 ) -> None:
     """Write mask and overlay of the first frame that has prompts, without any tracking."""
-    import cv2
     import numpy as np
 
     from twospeed.output.folder import ResultFolder
     from twospeed.output.overlay import draw_masks
     from twospeed.output.run import Run
     from twospeed.results import ObjectMasks
+    from twospeed.video.image_files import encoded
     from twospeed.video.reader import frame_range, open_video
 
     with open_video(source, start, end) as reader:
@@ -237,14 +237,10 @@ def write_preview(
         ResultFolder(path, ["overlay.png", "masks/*.png"], overwrite=overwrite) as folder,
         Run("track --preview", model="none", weights_sha256=None, options={}, folder=folder) as run,
     ):
-        drawn = draw_masks(frame.image, labels)
-
-        def write(target: Path) -> None:
-            target.write_bytes(cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())
-
+        overlay = encoded(draw_masks(frame.image, labels), ".png")
         planes = np.stack([labels == i for i in (0, *ids)]).astype(np.float32)
         run.write_labels("masks", frame, ObjectMasks(labels, planes, ids, frame.index, frame.time_s))
-        run.write("overlay.png", write)
+        run.write("overlay.png", lambda target: target.write_bytes(overlay))
         run.advance()
     if not quiet:
         objects = "1 object" if len(ids) == 1 else f"{len(ids)} objects"

@@ -16,6 +16,7 @@ from twospeed.output.exports.base import coco_mask
 from twospeed.output.overlay import draw_boxes, draw_caption, draw_classes, draw_masks
 from twospeed.output.palette import class_colours, distinct_colours, object_colours
 from twospeed.results import ActionBoxes, ActionScores, ClassMap, ObjectMasks, Result
+from twospeed.video.image_files import encoded
 from twospeed.video.indexed_png import write_indexed_png
 
 Image = NDArray[np.uint8]
@@ -48,9 +49,7 @@ def as_png(result: ObjectMasks | ClassMap) -> bytes:
     colours = object_colours() if isinstance(result, ObjectMasks) else _colours(result)
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
-    written, png = cv2.imencode(".png", np.ascontiguousarray(table[result.labels][..., ::-1]))
-    assert written  # memory, not a disk
-    return png.tobytes()
+    return encoded(table[result.labels], ".png")
 
 
 def save(result: Result, path: str | os.PathLike[str]) -> None:

@@ -25,6 +25,7 @@ from twospeed.output.exports import EXPORTS, Export, check_formats
 from twospeed.output.matte import matte, premultiplied, write_exr
 from twospeed.output.run import Run, frame_name
 from twospeed.results import AnnotatedFrame, Frame, ObjectMasks
+from twospeed.video.image_files import encoded
 from twospeed.video.writer import Alpha
 
 MatteFormat = Literal["prores4444", "webm", "png", "exr"]
@@ -180,7 +181,5 @@ class MaskOutputs:
 
     def _write_image(self, name: str, image: NDArray[np.uint8], parameter: int, value: int) -> None:
         assert self._run.folder is not None
-        order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-        _, encoded = cv2.imencode(Path(name).suffix, cv2.cvtColor(image, order), [parameter, value])
         with self._run.folder.file(name) as path:
-            path.write_bytes(encoded.tobytes())
+            path.write_bytes(encoded(image, Path(name).suffix, parameter, value))

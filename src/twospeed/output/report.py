@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twospeed.output.palette import class_colours, distinct_colours, object_colours
 from twospeed.results import ClassMap, Frame, ObjectMasks
+from twospeed.video.image_files import encoded_jpeg
 
 _THUMBNAIL_WIDTH = 240  # pixels
 _MOST_THUMBNAILS = 12  # up to twice as many are held
@@ -201,8 +202,7 @@ def _thumbnail(index: int | None, time_s: float, image: NDArray[np.uint8], note:
     height, width = image.shape[:2]
     size = (min(_THUMBNAIL_WIDTH, width), max(1, round(height * min(_THUMBNAIL_WIDTH, width) / width)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return _Thumbnail(index, time_s, jpeg.tobytes(), note)
+    return _Thumbnail(index, time_s, encoded_jpeg(np.asarray(small, np.uint8), 80), note)
 
 
 def _figure(shown: _Thumbnail) -> str:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
+from twospeed.video.containers import Wanted
 from twospeed.video.image_files import BROKEN_IMAGE, stated_size
-from twospeed.video.pixels import scaled
 
 DEFAULT_MS = 100
 """How long browsers show a frame that states no duration."""
@@ -56,21 +56,17 @@ def decode_animation(path: Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         raise VideoError(f"{path}: frame {number} cannot be decoded ({error}); fetch the file again") from None
 
 
-def read_animation(
-    path: Path, *, start: int = 0, short_side: int | None = None, small_side: int | None = None
-) -> Generator[Frame | VideoInfo, None, None]:
-    """Yield the VideoInfo, then every Frame from index `start`."""
+def read_animation(path: Path, wanted: Wanted) -> Generator[Frame | VideoInfo, None, None]:
+    """Yield the VideoInfo, then every Frame that is wanted."""
     count = 0
-    described = False
     for index, (time_s, image) in enumerate(decode_animation(path)):
         count += 1
-        if index < start:
+        if index < wanted.start:
             continue
-        small = None if small_side is None else scaled(image, small_side)
-        image = scaled(image, short_side)
-        if not described:
-            yield VideoInfo(str(path), image.shape[1], image.shape[0], codec=path.suffix.lower().lstrip("."))
-            described = True
-        yield Frame(index, time_s, image, small=small)
-    if not described:
-        raise VideoError(f"{path}: has {count} frames, so none at start={start}", option="start")
+        frame = wanted.frame(index, time_s, image)
+        if index == wanted.start:
+            height, width = frame.image.shape[:2]
+            yield VideoInfo(str(path), width, height, codec=path.suffix.lower().lstrip("."))
+        yield frame
+    if count <= wanted.start:
+        raise VideoError(f"{path}: has {count} frames, so none at start={wanted.start}", option="start")

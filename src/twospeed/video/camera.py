@@ -12,24 +12,18 @@ from collections.abc import Generator
 from fractions import Fraction
 
 import cv2
+import numpy as np
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
+from twospeed.video.containers import Wanted
 from twospeed.video.image_files import quiet_opencv
-from twospeed.video.pixels import scaled
 
 
-def read_camera(
-    index: int,
-    *,
-    start: int = 0,
-    rate: Fraction | None = None,
-    short_side: int | None = None,
-    small_side: int | None = None,
-) -> Generator[Frame | VideoInfo, None, None]:
+def read_camera(index: int, wanted: Wanted) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame until the camera stops; times are those of capture.
 
-    rate: frames per second to ask the camera for; it may give another. Raises VideoError without such a camera.
+    The camera is asked for the rate; it may give another. Raises VideoError without such a camera.
     """
     name = f"camera {index}"
     with quiet_opencv():
@@ -39,8 +33,8 @@ def read_camera(
         capture.release()
         raise VideoError(f"{name}: cannot be opened; is it connected, free, and readable by this user?")
     try:
-        if rate is not None:
-            capture.set(cv2.CAP_PROP_FPS, float(rate))
+        if wanted.rate is not None:
+            capture.set(cv2.CAP_PROP_FPS, float(wanted.rate))
         stated = capture.get(cv2.CAP_PROP_FPS)
         began_s: float | None = None
         number = 0
@@ -51,19 +45,15 @@ def read_camera(
                 if began_s is None:
                     raise VideoError(f"{name}: opened, but gave no image")
                 return
-            if number >= start:
-                whole = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                rgb = scaled(whole, short_side)
-                small = None if small_side is None else scaled(whole, small_side)
-                if began_s is None:
-                    began_s = now_s
-                    yield VideoInfo(
-                        name=name,
-                        width=rgb.shape[1],
-                        height=rgb.shape[0],
-                        frame_rate=Fraction(stated).limit_denominator(1001) if stated > 0 else None,
-                    )
-                yield Frame(number, now_s - began_s, rgb, small=small)
+            if number >= wanted.start:
+                began_s = now_s if began_s is None else began_s
+                frame = wanted.frame(
+                    number, now_s - began_s, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+                )
+                if number == wanted.start:
+                    rate = Fraction(stated).limit_denominator(1001) if stated > 0 else None
+                    yield VideoInfo(name, frame.image.shape[1], frame.image.shape[0], frame_rate=rate)
+                yield frame
             number += 1
     finally:
         capture.release()

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av.error
+import numpy as np
 from av.video.frame import PictureType
+from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video.opening import Target, describe, opened, reason, stated_rate
-from twospeed.video.pixels import RgbConverter
+from twospeed.video.pixels import RgbConverter, scaled
 from twospeed.video.truncation import ends_early, lists_keyframe, missing_bytes, second_video
 
 Damaged = Literal["error", "stop", "skip"]
@@ -34,6 +36,24 @@ MOST_LEADING_PACKETS = 600
 
 MOST_REORDERED = 16
 """Images that a decoder may hold back to put others first (H.264 and HEVC allow this many)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a source, as `open_video` describes it. start: index of the first frame to deliver."""
+
+    start: int = 0
+    format: str | None = None
+    rate: Fraction | None = None
+    short_side: int | None = None
+    small_side: int | None = None
+    damaged: Damaged = "error"
+    reconnect_s: float | None = None
+
+    def frame(self, index: int, time_s: float, image: NDArray[np.uint8], **facts: Any) -> Frame:
+        """Return an image (H, W, 3) that is in memory as a frame of the sides that are wanted. facts: of `Frame`."""
+        small = None if self.small_side is None else scaled(image, self.small_side)
+        return Frame(index, time_s, scaled(image, self.short_side), small=small, **facts)
 
 
 class Clock:
@@ -308,26 +328,21 @@ def decodes_alone(image: Any, key: Keyframe) -> bool:
 def read_container(
     target: Target,
     name: str,
+    wanted: Wanted,
     *,
-    start: int = 0,
     keyframe: Keyframe | None = None,
     origin_pts: int | None = None,
-    format: str | None = None,
-    rate: Fraction | None = None,
-    short_side: int | None = None,
-    small_side: int | None = None,
-    damaged: Damaged = "error",
     convert: RgbConverter | None = None,
     on_length: Callable[[int], object] | None = None,
 ) -> Generator[Frame | VideoInfo, None, None]:
-    """Yield the VideoInfo, then every Frame from index `start`. The container is closed when the generator is.
+    """Yield the VideoInfo, then every Frame that is wanted. The container is closed when the generator is.
 
-    keyframe: the last one at or before `start`, to begin there instead of decoding what lies before; then origin_pts
-    is the first frame's pts. convert: in place of one for short_side. on_length: called with the length of the opened
-    file or stream in bytes, 0 or less where it has none.
+    keyframe: the last one at or before the first frame, to begin there instead of decoding what lies before; then
+    origin_pts is the first frame's pts. convert: in place of one for the wanted sides. on_length: called with the
+    length of the opened file or stream in bytes, 0 or less where it has none.
     """
-    convert = convert or RgbConverter(short_side, small_side=small_side, name=name)
-    with opened(target, name, format=format) as (container, stream):
+    convert = convert or RgbConverter(wanted.short_side, small_side=wanted.small_side, name=name)
+    with opened(target, name, format=wanted.format) as (container, stream):
         stated_size = (stream.codec_context.width, stream.codec_context.height)
         if on_length is not None:
             on_length(container.size)
@@ -335,11 +350,10 @@ def read_container(
         if keyframe is not None:
             seek(container, stream, keyframe)
             index = keyframe.index
-        clock = Clock(rate or stated_rate(stream) or ASSUMED_RATE, origin_pts)
+        clock = Clock(wanted.rate or stated_rate(stream) or ASSUMED_RATE, origin_pts)
         path = target if isinstance(target, Path) else None
-        described = False
         arrived = keyframe is None
-        for decoded in images(container, stream, name, path=path, damaged=damaged, first=index):
+        for decoded in images(container, stream, name, path=path, damaged=wanted.damaged, first=index):
             if keyframe is not None and not arrived:
                 if decoded.pts is not None and decoded.pts < keyframe.pts:
                     continue
@@ -347,11 +361,10 @@ def read_container(
                 if not arrived:
                     break
             time_s = clock.seconds(decoded.pts, decoded.time_base)
-            if index >= start:
+            if index >= wanted.start:
                 image = convert.image(decoded)
-                if not described:
+                if index == wanted.start:
                     yield describe(container, stream, decoded, name, (image.shape[1], image.shape[0]))
-                    described = True
                 small = convert.small(decoded)
                 yield Frame(index, time_s, image, pts=decoded.pts, is_keyframe=bool(decoded.key_frame), small=small)
                 del image, small
@@ -359,7 +372,6 @@ def read_container(
                 convert.size = (decoded.width, decoded.height)
             index += 1
     if not arrived:  # count from the start
-        options = {"format": format, "rate": rate, "damaged": damaged, "short_side": short_side}
-        yield from read_container(target, name, start=start, small_side=small_side, **options)  # type: ignore[arg-type]
-    elif not described:
-        raise VideoError(f"{name}: has {index} frames, so none at start={start}", option="start")
+        yield from read_container(target, name, wanted)
+    elif index <= wanted.start:
+        raise VideoError(f"{name}: has {index} frames, so none at start={wanted.start}", option="start")

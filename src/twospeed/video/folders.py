@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
-from twospeed.video.containers import Damaged
+from twospeed.video.containers import Wanted
 from twospeed.video.image_files import png_is_damaged, quiet_opencv, stated_size
 from twospeed.video.pixels import scaled
 
@@ -97,45 +97,34 @@ def _jpeg_is_cut(data: bytes) -> bool:
     return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
 
 
-def read_images(
-    images: list[Path],
-    name: str,
-    *,
-    start: int = 0,
-    rate: Fraction | None = None,
-    short_side: int | None = None,
-    small_side: int | None = None,
-    damaged: Damaged = "error",
-) -> Generator[Frame | VideoInfo, None, None]:
-    """Yield the VideoInfo, then every Frame from index `start`, each image at its own size."""
-    if start >= len(images):
-        raise VideoError(f"{name}: has {len(images)} frames, so none at start={start}")
-    step = 1 / (rate or FOLDER_RATE)
+def read_images(images: list[Path], name: str, wanted: Wanted) -> Generator[Frame | VideoInfo, None, None]:
+    """Yield the VideoInfo, then every Frame that is wanted, each image at its own size."""
+    if wanted.start >= len(images):
+        raise VideoError(f"{name}: has {len(images)} frames, so none at start={wanted.start}")
+    step = 1 / (wanted.rate or FOLDER_RATE)
     described = False
-    for index, path in enumerate(images[start:], start):
+    for index, path in enumerate(images[wanted.start :], wanted.start):
         try:
-            whole = read_image(path)
-            image = scaled(whole, short_side)
-            small = None if small_side is None else scaled(whole, small_side)
+            frame = wanted.frame(index, float(index * step), read_image(path), name=path.stem, is_keyframe=True)
         except VideoError as error:
-            if damaged == "skip" or (damaged == "stop" and not described):
+            if wanted.damaged == "skip" or (wanted.damaged == "stop" and not described):
                 continue
-            if damaged == "stop":
+            if wanted.damaged == "stop":
                 return
             raise VideoError(f"{error}; it would be frame {index}") from None
         if not described:
             yield VideoInfo(
                 name=name,
-                width=image.shape[1],
-                height=image.shape[0],
-                frame_rate=rate,
+                width=frame.image.shape[1],
+                height=frame.image.shape[0],
+                frame_rate=wanted.rate,
                 frame_count=len(images),
                 duration_s=float(len(images) * step),
                 codec=path.suffix.lower().lstrip("."),
             )
             described = True
-        yield Frame(index, float(index * step), image, name=path.stem, is_keyframe=True, small=small)
-        del whole, image, small
+        yield frame
+        del frame
     if not described:
         raise VideoError(f"{name}: not one of its {len(images)} images can be decoded")
 

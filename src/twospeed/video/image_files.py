@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import IO
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from twospeed.errors import InputError, VideoError
+from twospeed.errors import InputError, OutputError, VideoError
 from twospeed.video.pixels import check_pixels
 
 _lock = threading.Lock()
@@ -98,6 +100,20 @@ def quiet_opencv() -> Iterator[None]:
             _quiet["blocks"] -= 1
             if not _quiet["blocks"]:
                 logs.setLogLevel(_quiet["level"])
+
+
+def encoded(image: NDArray[np.uint8], suffix: str, *parameters: int) -> bytes:
+    """Return RGB (H, W, 3) or RGBA (H, W, 4) as the content of a .jpg or .png file. parameters: of cv2.imencode."""
+    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, order), parameters)
+    if not done:
+        raise OutputError(f"an image of {image.shape[1]}x{image.shape[0]} cannot be written as {suffix}")
+    return data.tobytes()
+
+
+def encoded_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """Return RGB (H, W, 3) as the content of a JPEG file of this quality, 0 to 100."""
+    return encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
 
 
 def png_is_damaged(data: bytes) -> bool:

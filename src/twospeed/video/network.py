@@ -7,11 +7,10 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
-from fractions import Fraction
 
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
-from twospeed.video.containers import ASSUMED_RATE, Damaged, read_container
+from twospeed.video.containers import ASSUMED_RATE, Wanted, read_container
 from twospeed.video.pixels import RgbConverter
 
 logger = logging.getLogger(__name__)
@@ -21,18 +20,7 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0
 
 
-def read_network(
-    address: str,
-    name: str,
-    *,
-    start: int = 0,
-    reconnect_s: float | None = None,
-    format: str | None = None,
-    rate: Fraction | None = None,
-    short_side: int | None = None,
-    small_side: int | None = None,
-    damaged: Damaged = "error",
-) -> Generator[Frame | VideoInfo, None, None]:
+def read_network(address: str, name: str, wanted: Wanted) -> Generator[Frame | VideoInfo, None, None]:
     """Yield the VideoInfo, then every Frame of an address; indices and times continue over a lost connection.
 
     What has a length (a file on a web server) is read once. Other streams are opened again after 0.5 s, then 1, 2, 4
@@ -40,18 +28,16 @@ def read_network(
     where `reconnect_s` is given, as FFmpeg does not tell the end of such a stream from a connection that breaks.
     Raises VideoError at once where the first opening fails.
     """
-    patience_s = RECONNECT_S if reconnect_s is None else reconnect_s
-    opens_again = reconnect_s is not None or address.lower().startswith("rtsp")
-    convert = RgbConverter(short_side, small_side=small_side, name=name)
+    patience_s = RECONNECT_S if wanted.reconnect_s is None else wanted.reconnect_s
+    opens_again = wanted.reconnect_s is not None or address.lower().startswith("rtsp")
+    convert = RgbConverter(wanted.short_side, small_side=wanted.small_side, name=name)
     lengths: list[int] = []
     first: VideoInfo | None = None
     index, time_s = -1, 0.0
     last_seen, delay_s = time.monotonic(), FIRST_DELAY_S
     while True:
         base, base_s, problem = index + 1, 0.0, ""
-        items = read_container(
-            address, name, format=format, rate=rate, damaged=damaged, convert=convert, on_length=lengths.append
-        )
+        items = read_container(address, name, replace(wanted, start=0), convert=convert, on_length=lengths.append)
         try:
             with closing(items):
                 for item in items:
@@ -63,7 +49,7 @@ def read_network(
                         continue
                     index, time_s = base + item.index, base_s + item.time_s
                     last_seen, delay_s = time.monotonic(), FIRST_DELAY_S
-                    if index >= start:
+                    if index >= wanted.start:
                         yield replace(item, index=index, time_s=time_s)
                     del item
         except VideoError as error:
@@ -84,5 +70,5 @@ def read_network(
         )
         time.sleep(delay_s)
         delay_s = min(2 * delay_s, LONGEST_DELAY_S)
-    if index < start:
-        raise VideoError(f"{name}: has {index + 1} frames, so none at start={start}", option="start")
+    if index < wanted.start:
+        raise VideoError(f"{name}: has {index + 1} frames, so none at start={wanted.start}", option="start")

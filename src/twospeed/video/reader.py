@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from twospeed.errors import InputError, VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video import animations, camera, containers, folders, network, seeking
 from twospeed.video.ahead import DecodeAhead
-from twospeed.video.containers import ASSUMED_RATE, Damaged
+from twospeed.video.containers import ASSUMED_RATE, Damaged, Wanted
 from twospeed.video.sources import (
     GRACE_S,
     PositionLike,
@@ -83,9 +82,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -155,9 +152,11 @@ def open_video(
     found = find_source(source)
     if isinstance(first, float) and found.stored:
         first = _index_at(found, first, exact_rate)
-    sides = {"short_side": short_side, "small_side": small_side}
-    options: dict[str, Any] = {"rate": exact_rate, "damaged": damaged, **sides}
-    items = _items(found, first if isinstance(first, int) else 0, format, reconnect_s, options)
+    wanted = Wanted(
+        start=first if isinstance(first, int) else 0, format=format, rate=exact_rate, short_side=short_side,
+        small_side=small_side, damaged=damaged, reconnect_s=reconnect_s,
+    )  # fmt: skip
+    items = _items(found, wanted)
     if last is not None or isinstance(first, float):
         items = _part(items, found.name, first, last)
     newest = live == "newest" or (live is None and found.live)
@@ -180,26 +179,26 @@ def _expected(info: VideoInfo, start: float, end: float | None) -> int | None:
     return max(0, round(stop - begin))
 
 
-def _items(source: Source, start: int, format: str | None, reconnect_s: float | None, options: dict[str, Any]) -> Items:
-    """Everything that a source delivers from frame `start` on: the VideoInfo, then Frames."""
-    target, name = source.target, source.name
-    sides = {"short_side": options["short_side"], "small_side": options["small_side"]}
+def _items(source: Source, wanted: Wanted) -> Items:
+    """Everything that is wanted of a source: the VideoInfo, then Frames."""
+    target, name, start = source.target, source.name, wanted.start
     match source.kind:
         case "camera":
-            return camera.read_camera(target, start=start, rate=options["rate"], **sides)
+            return camera.read_camera(target, wanted)
         case "images":
-            return folders.read_images(target, name, start=start, **options)
+            return folders.read_images(target, name, wanted)
         case "animation":
-            return animations.read_animation(target, start=start, **sides)
+            return animations.read_animation(target, wanted)
         case "frames":
-            return _given(source, start, float(1 / (options["rate"] or ASSUMED_RATE)))
+            return _given(source, start, float(1 / (wanted.rate or ASSUMED_RATE)))
         case "network":
-            return network.read_network(target, name, start=start, format=format, reconnect_s=reconnect_s, **options)
-    if source.kind == "file" and start and format is None:
-        packets = seeking.index_packets(target, options["rate"])
+            return network.read_network(target, name, wanted)
+    if source.kind == "file" and start and wanted.format is None:
+        packets = seeking.index_packets(target, wanted.rate)
         if packets.pts is not None and start < len(packets):
-            options = {**options, "keyframe": packets.keyframe_before(start), "origin_pts": int(packets.pts[0])}
-    return containers.read_container(target, name, start=start, format=format, **options)
+            keyframe, origin = packets.keyframe_before(start), int(packets.pts[0])
+            return containers.read_container(target, name, wanted, keyframe=keyframe, origin_pts=origin)
+    return containers.read_container(target, name, wanted)
 
 
 def _given(source: Source, start: int, step_s: float) -> Items:

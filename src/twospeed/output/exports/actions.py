@@ -43,6 +43,16 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(dumps(entry) + "\n" for entry in entries)
 
 
+def write_actions(path: Path, kind: str, entries: Iterable[Mapping[str, Any]], cues: Iterable[Cue]) -> None:
+    """Write actions as jsonl (a line for each entry), or as the subtitles vtt or srt (the cues)."""
+    if kind == "jsonl":
+        write_lines(path, entries)
+    elif kind == "vtt":
+        write_vtt(path, cues)
+    else:
+        write_srt(path, cues)
+
+
 def write_vtt(path: Path, cues: Iterable[Cue]) -> None:
     """Write WebVTT (https://www.w3.org/TR/webvtt1/), which web pages show as subtitles."""
     blocks = [
