@@ -6,11 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from twospeed.errors import CheckpointError, WeightsUnavailable
+from twospeed.errors import WeightsUnavailable
 from twospeed.models.slowfast_maskrcnn.convert import to_ours
 from twospeed.weights import store
 from twospeed.weights.entries import Entry, WeightsFile
 from twospeed.weights.imports import read_state
+from twospeed.weights.load import load_strictly
 
 COCO = WeightsFile(
     file="maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
@@ -54,22 +55,9 @@ def start_from_coco(model: nn.Module, file: Path | str | None = None) -> Path:
     path = coco_file() if file is None else Path(file)
     state, _ = read_state(path)
     given = to_ours({f"detector.{name.removeprefix('detector.')}": value for name, value in state.items()})
-    given = {name: value for name, value in given.items() if _is_taken(name)}
-    own = model.state_dict()
-    wanted = [name for name in own if _is_taken(name)]
-    wrong = [f"{name} is missing" for name in wanted if name not in given]
-    wrong += [f"{name} is unknown" for name in given if name not in own]
-    wrong += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: not torchvision's Mask R-CNN with ResNet-50 and pyramid; {len(wrong)} names differ: "
-            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
-        )
-    model.load_state_dict({**own, **{name: given[name] for name in wanted}})
+    kept = {name: value for name, value in model.state_dict().items() if not _is_taken(name)}
+    taken = {name: value for name, value in given.items() if _is_taken(name)}
+    load_strictly(model, kept | taken, str(path), "torchvision's Mask R-CNN with ResNet-50 and pyramid")
     return path
 
 

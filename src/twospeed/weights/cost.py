@@ -46,7 +46,8 @@ def cost_of(name: str) -> Cost:
                 model(torch.empty(1, 3, 320, 320), torch.empty(1, PLANES, 320, 320))
                 what = "one 320x320 window"
             elif entry.task == "segment":
-                what = _run_segmenter(model)
+                is_video = segmenter_cost(model, 1024, 2048).step_gmacs > 0
+                what = "two 2048x1024 frames, a keyframe and the next" if is_video else "one 2048x1024 frame"
             else:
                 pre = entry.preprocessing
                 side, frames = pre.crop or 256, pre.frames or 32
@@ -100,17 +101,6 @@ def segmenter_cost(model: nn.Module, height: int, width: int) -> SegmenterCost:
         keyframe.get_total_flops() / 2e9,
         step.get_total_flops() / 2e9,
     )
-
-
-def _run_segmenter(model: Any) -> str:
-    """Run an image network on one Cityscapes frame, or a video network on a keyframe and the frame after it."""
-    image = torch.empty(1, 3, 1024, 2048)
-    if not hasattr(model, "propagate"):
-        model(image)
-        return "one 2048x1024 frame"
-    scores = model.keyframe(image)
-    model.propagate(scores, image, image)
-    return "two 2048x1024 frames, a keyframe and the next"
 
 
 def _run_tracker(model: Any) -> str:

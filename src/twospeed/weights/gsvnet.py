@@ -48,25 +48,13 @@ _KEYFRAME_CONVERTERS: Mapping[str, ModuleType] = {
 def gsvnet_swiftnet_r18(num_classes: int = 19, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
     """Build GSVNet with SwiftNet-R18 on keyframes: 47.2 MB and, with the light flow network, 1.6 MB more."""
     options = _with_values(options, SWIFTNET_MEAN, SWIFTNET_STD)
-    network = swiftnet_r18(
-        num_classes,
-        pixel_mean=options["pixel_mean"],
-        pixel_std=options["pixel_std"],
-        input_order=_OTHER_ORDER[options["input_order"]],
-    )
-    return gsvnet(network, flow_network(flow), num_classes, **options)
+    return _around(swiftnet_r18, num_classes, flow, options, _OTHER_ORDER[options["input_order"]])
 
 
 def gsvnet_bisenet_r18(num_classes: int = 19, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
     """Build GSVNet with BiSeNet-R18 on keyframes."""
     options = _with_values(options, IMAGENET_MEAN, IMAGENET_STD)
-    network = bisenet_r18(
-        num_classes,
-        pixel_mean=options["pixel_mean"],
-        pixel_std=options["pixel_std"],
-        input_order=_OTHER_ORDER[options["input_order"]],
-    )
-    return gsvnet(network, flow_network(flow), num_classes, **options)
+    return _around(bisenet_r18, num_classes, flow, options, _OTHER_ORDER[options["input_order"]])
 
 
 def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: Unpack[Options]) -> GSVNet:
@@ -76,14 +64,14 @@ def segment_nano(num_classes: int = 11, *, flow: FlowName = "light", **options: 
     published propagation around its image network, instead of our finer one.
     """
     options = _with_values({"keyframe_scale": 4 / 3, "input_order": "rgb", **options}, NANO_MEAN, NANO_STD)
-    network = swiftnet_nano(
-        num_classes,
-        pixel_mean=options["pixel_mean"],
-        pixel_std=options["pixel_std"],
-        input_order=options["input_order"],
-    )
     options.setdefault("fine", True)
-    return gsvnet(network, flow_network(flow), num_classes, **options)
+    return _around(swiftnet_nano, num_classes, flow, options, options["input_order"])
+
+
+def _around(keyframe: Any, num_classes: int, flow: FlowName, options: Options, input_order: InputOrder) -> GSVNet:
+    """Build a GSVNet around the keyframe network of a builder, which sees images in this order of channels."""
+    pixels = {"pixel_mean": options["pixel_mean"], "pixel_std": options["pixel_std"], "input_order": input_order}
+    return gsvnet(keyframe(num_classes, **pixels), flow_network(flow), num_classes, **options)
 
 
 def _with_values(options: Options, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Options:

@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,7 +150,7 @@ def build_from_state(
             ours[key] = value
     if hasattr(converter, "complete"):
         converter.complete(model, ours, initial or {})
-    _load_strictly(model, ours, where, entry.name)
+    load_strictly(model, ours, where, entry.name)
     return model
 
 
@@ -305,19 +305,20 @@ def build(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
+    """Load weights from `where` into the network of this name. Raises CheckpointError with every key that is wrong."""
     expected = model.state_dict()
     # Files older than torch 0.4.1 lack these counters, which nothing here reads
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]
     misshaped = [
-        f"{printable(key)} {tuple(state[key].shape)} where {tuple(expected[key].shape)} is expected"
+        f"{key} {tuple(state[key].shape)} where {tuple(expected[key].shape)} is expected"
         for key in expected
         if key in state and state[key].shape != expected[key].shape
     ]
     if missing or unknown or misshaped:
         report = [
-            f"{len(keys)} {kind}: {_listed(keys)}"
+            f"{len(keys)} {kind}: {', '.join(map(printable, keys))}"
             for kind, keys in (("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped))
             if keys
         ]
@@ -336,21 +337,13 @@ def _fault(key: str, value: Tensor, dtype: torch.dtype) -> str:
         return ""
     integer = not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
     if not (value.is_floating_point() if dtype.is_floating_point else integer):
-        return f"is {_name_of(value.dtype)} where {_name_of(dtype)} is expected"
+        return f"is {value.dtype} where {dtype} is expected".replace("torch.", "")
     if dtype.is_floating_point:
         if not bool(torch.isfinite(value.to(dtype)).all()):
             return "holds NaN or infinity; the file is damaged or training diverged"
         if key.endswith("running_var") and value.numel() and float(value.min()) < 0:
             return f"holds a variance of {float(value.min()):.4g}; the file is damaged or training diverged"
     return ""
-
-
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return ", ".join(printable(key) for key in keys)
 
 
 def save_model(

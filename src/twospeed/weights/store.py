@@ -47,11 +47,8 @@ def cache_folder() -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_file(source: str | Path) -> Path:
@@ -185,21 +182,22 @@ def _check_unchanged(path: Path, weights: WeightsFile) -> None:
             f"{path} has SHA-256 {found[:16]}..., expected {weights.sha256[:16]}...; remove it, and it is downloaded "
             "again"
         )
-    if known is None:
-        try:
-            _check_readable(path)
-        except CheckpointError as error:
-            raise WeightsUnavailable(f"{error}; remove it, and it is downloaded again") from error
+    if known is None and (fault := _unreadable(path)):
+        raise WeightsUnavailable(f"{fault}; remove it, and it is downloaded again")
     record = {"url": weights.url, "sha256": found, "bytes": now.st_size, "changed_ns": now.st_mtime_ns}
     with _only_one(cache_folder() / "checksums.json"):
         write_json(cache_folder() / "checksums.json", {**_records(), path.name: record})
 
 
-def _check_readable(path: Path) -> None:
-    """Raise CheckpointError unless the file can be read as weights, to its end."""
+def _unreadable(path: Path) -> str:
+    """Return why a file cannot be read as weights, to its end; nothing where it can."""
     from twospeed.weights.imports import read_state
 
-    read_state(path)
+    try:
+        read_state(path)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 @contextlib.contextmanager
@@ -261,11 +259,9 @@ def _fetch(url: str, path: Path, checksum: str | None, on_progress: OnProgress |
             f"{url} has SHA-256 {found[:16]}..., expected {expected[:16]}...; the download was removed. Try again; if "
             f"it stays so, the file at this address is another one now"
         )
-    try:
-        _check_readable(part)
-    except CheckpointError as error:
+    if fault := _unreadable(part):
         _discard(part)
-        raise WeightsUnavailable(f"what {url} sent is not a whole file of weights ({error}); {manual}") from error
+        raise WeightsUnavailable(f"what {url} sent is not a whole file of weights ({fault}); {manual}")
     part.replace(path)
     _discard(part)
 
