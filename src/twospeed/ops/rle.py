@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,15 @@ def run_lengths(mask: NDArray[Any]) -> list[int]:
     borders = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     counts = np.diff(np.concatenate([[0], borders, [pixels.size]])).tolist()
     return [0, *counts] if pixels[0] else counts
+
+
+def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask (H, W) as COCO has it: segmentation (compressed run lengths), area and bbox."""
+    return {
+        "segmentation": {"size": list(mask.shape), "counts": compress(run_lengths(mask))},
+        "area": int(np.count_nonzero(mask)),
+        "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
+    }
 
 
 def mask_of(counts: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError
 from twospeed.files import write_json
-from twospeed.output.exports.base import coco_mask
+from twospeed.ops.rle import coco_mask
 from twospeed.output.overlay import draw_boxes, draw_caption, draw_classes, draw_masks
 from twospeed.output.palette import class_colours, distinct_colours, object_colours
 from twospeed.results import ActionBoxes, ActionScores, ClassMap, ObjectMasks, Result

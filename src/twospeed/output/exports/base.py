@@ -12,12 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.files import atomic_file, make_folder
-from twospeed.ops.rle import compress, run_lengths
 from twospeed.results import AnnotatedFrame, ObjectMasks
 
 Files = Callable[[str], AbstractContextManager[Path]]
@@ -116,15 +114,6 @@ def seen(masks: ObjectMasks) -> list[tuple[int, float, NDArray[np.bool_]]]:
         for i, score in zip(masks.object_ids, scores, strict=True)
         if 0 < i < 255 and counts[i]
     ]
-
-
-def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a mask (H, W) as COCO has it: segmentation (compressed run lengths), area and bbox."""
-    return {
-        "segmentation": {"size": list(mask.shape), "counts": compress(run_lengths(mask))},
-        "area": int(np.count_nonzero(mask)),
-        "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
-    }
 
 
 def object_name(object_id: int) -> str:

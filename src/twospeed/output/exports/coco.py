@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from twospeed.output.exports.base import Export, Files, append, coco_mask, dumps, object_name, seen
+from twospeed.ops.rle import coco_mask
+from twospeed.output.exports.base import Export, Files, append, dumps, object_name, seen
 from twospeed.results import AnnotatedFrame
 
 _HEAD = '{"info":{"description":"masks of objects, exported by twospeed"},"licenses":[],"annotations":['
