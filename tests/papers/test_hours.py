@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from twospeed.cli.train import apply_settings, load_recipe, parse_options, starting_settings
+from twospeed.evaluation.semseg import BENCHMARKS
 from twospeed.models.bisenet.network import BiSeNet
 from twospeed.models.gsv.loss import freeze_keyframe_network, roll_out
 from twospeed.models.unrolled import UnrolledPropagation
 from twospeed.papers.facts import PAPERS, Training, Weights, read_paper
 from twospeed.papers.tables import fill
-from twospeed.recipes import gsvnet
 from twospeed.recipes.slowfast_maskrcnn import let_learn
 from twospeed.weights.catalog import KINETICS_600, find
 from twospeed.weights.load import build
@@ -146,7 +146,7 @@ def propagation(module: Any, config: Any) -> tuple[float, float]:
 
     def forward() -> Tensor:
         given = {"flow": config.flow, "delay_kernel": config.delay_kernel, "learned_delay": config.learned_delay}
-        classes = len(gsvnet.CLASSES_AND_RATE[config.dataset][0])
+        classes = len(BENCHMARKS[config.dataset].classes)
         options = {**given, "intra": config.intra, "fusion": config.fusion, "num_classes": classes}
         network = freeze_keyframe_network(build(find(config.model), options))
         network.keyframe_scale = 1.0

@@ -6,7 +6,8 @@ evaluated (RITM: Sofiiuk, Petrov and Konushin, ICIP 2022; the protocol goes back
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from twospeed.data.benchmarks.davis import Davis
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.report import Report, Table
 from twospeed.evaluation.runner import Networks, Run, coverage
-from twospeed.ops.clicks import Point, next_click
+from twospeed.ops.clicks import Box, Point, next_click
 from twospeed.pipelines.prompts import PromptNetwork
 from twospeed.results import OnProgress
 
@@ -82,37 +83,48 @@ def score_frame(
     segmenter: PromptNetwork, image: NDArray[np.uint8], truth: NDArray[np.bool_], run: Run
 ) -> tuple[float, float, float, float]:
     """Return the clicks to 0.85 and 0.90, and the intersection over union from a box and from the first click."""
-    ys, xs = np.nonzero(truth)
-    box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-    with run.clock.running():
-        boxed = segmenter.predict(image, box=box)
-    points: list[Point] = []
-    result = np.zeros_like(truth)
+
+    def predict(*prompts: Any, **more: Any) -> NDArray[np.bool_]:
+        with run.clock.running():
+            return segmenter.predict(image, *prompts, **more)
+
+    boxed = overlap(predict(box=enclosing_box(truth)), truth)
     reached: dict[float, int] = {}
     first = 0.0
-    while len(points) < MOST_CLICKS and 0.90 not in reached:
-        click = next_click(truth, result, points)
-        if click is None:  # nothing is wrong where no click was made yet
-            break
-        points.append(click)
-        with run.clock.running():
-            result = segmenter.predict(image, points, start=result if len(points) > 1 else None)
-        overlap = _overlap(result, truth)
-        if len(points) == 1:
-            first = overlap
+    for clicks, result in enumerate(itertools.islice(masks_by_click(predict, truth), MOST_CLICKS), start=1):
+        reached_now = overlap(result, truth)
+        if clicks == 1:
+            first = reached_now
         for wanted in (0.85, 0.90):
-            if overlap >= wanted:
-                reached.setdefault(wanted, len(points))
-    return (
-        float(reached.get(0.85, MOST_CLICKS)),
-        float(reached.get(0.90, MOST_CLICKS)),
-        _overlap(boxed, truth),
-        first,
-    )
+            if reached_now >= wanted:
+                reached.setdefault(wanted, clicks)
+        if 0.90 in reached:
+            break
+    return float(reached.get(0.85, MOST_CLICKS)), float(reached.get(0.90, MOST_CLICKS)), boxed, first
 
 
-def _overlap(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return float((result & truth).sum() / (result | truth).sum())
+def masks_by_click(predict: Callable[..., NDArray[np.bool_]], truth: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Click where the mask is most wrong, again and again: yield the mask after each click, bool (H, W).
+
+    predict: (points, start=the mask so far or None) -> mask. Ends when nothing is wrong where no click was made yet.
+    """
+    points: list[Point] = []
+    result = np.zeros_like(truth)
+    while (click := next_click(truth, result, points)) is not None:
+        points.append(click)
+        result = predict(points, start=result if len(points) > 1 else None)
+        yield result
+
+
+def enclosing_box(truth: NDArray[np.bool_]) -> Box:
+    """Return the smallest box (x1, y1, x2, y2), in edges, around a mask (H, W) that is not empty."""
+    ys, xs = np.nonzero(truth)
+    return float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
+
+
+def overlap(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Return the intersection over union of two masks; 0 where both are empty."""
+    return float((result & truth).sum() / max(1, (result | truth).sum()))
 
 
 def _segmenter(model: Any, weights: Any) -> tuple[PromptNetwork, Networks]:

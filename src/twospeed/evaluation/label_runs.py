@@ -59,16 +59,21 @@ class Chain:
 
 
 def plan_chains(
-    data: LabelledVideos, distances: Sequence[int], *, step: int | None = None, most: int | None = None
+    data: LabelledVideos,
+    distances: Sequence[int],
+    *,
+    step: int | None = None,
+    most: int | None = None,
+    frames: int | None = None,
 ) -> list[Chain]:
     """Plan how every labelled frame is reached from every distance, each keyframe computed once.
 
     step: frames of the recording between two frames; None takes the finest that there is. most: where that is None,
-    frames that are farther apart than this do not count as neighbours. Labelled frames without enough frames before
-    them are left out at that distance.
+    frames that are farther apart than this do not count as neighbours. frames: only the first so many labelled ones.
+    Labelled frames without enough frames before them are left out at that distance.
     """
     chains: dict[tuple[str, int], list[Chain]] = {}
-    for frame in (data[index] for index in range(len(data))):
+    for frame in (data[index] for index in range(len(data))[:frames]):
         for distance in distances:
             path = leading_to(data, frame, distance, step=step, most=most)
             if path is None:

@@ -83,7 +83,7 @@ def training_sequences(config: StcnConfig) -> list[AnnotatedVideo]:
     assert config.davis is not None
     data = Davis(config.davis, config.davis_year, config.davis_split, sequences=config.davis_sequences or None)
     chosen = [sample for sample in data if sample.name not in config.held_out]
-    return list(chosen) if config.cache is None else list(decoded(data, chosen, config.cache))
+    return decoded(data, chosen, config.cache)
 
 
 def made_of(config: StcnConfig, trained: Sequence[AnnotatedVideo]) -> MovingObjects:

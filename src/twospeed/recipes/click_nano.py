@@ -11,6 +11,7 @@ In the run folder: config.json, origin.json, train.csv, validation.csv, checkpoi
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +28,16 @@ from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.clips.prompted import PromptedObjects, PromptedSample
 from twospeed.data.loading import load
 from twospeed.errors import InputError
+from twospeed.evaluation.clicks import enclosing_box, masks_by_click, overlap
 from twospeed.models.click.builders import click_nano
 from twospeed.models.click.network import SHARED_STAGES, ClickNetwork
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
-from twospeed.ops.clicks import Point, next_click, prompt_planes
+from twospeed.ops.clicks import next_click, prompt_planes
 from twospeed.ops.masks import soft_jaccard
 from twospeed.pipelines.click import ClickSegmenter
 from twospeed.results import OnProgress
-from twospeed.training.distributed import processes
 from twospeed.training.optim import encoder_groups
-from twospeed.training.run import Run
-from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes")
@@ -137,26 +136,12 @@ def validate(model: ClickNetwork, pairs: list[Pair]) -> dict[str, float]:
     segmenter = ClickSegmenter(model)
     scores: dict[str, list[float]] = {"box": [], "click_1": [], "click_5": []}
     for image, mask in pairs:
-        truth = mask > 0
-        ys, xs = np.nonzero(truth)
-        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-        scores["box"].append(_jaccard(segmenter.predict(image, box=box), truth))
-        points: list[Point] = []
-        result = np.zeros_like(truth)
-        for number in range(1, 6):
-            click = next_click(truth, result, points)
-            if click is None:
-                break
-            points.append(click)
-            result = segmenter.predict(image, points, start=result if number > 1 else None)
-            if number == 1:
-                scores["click_1"].append(_jaccard(result, truth))
-        scores["click_5"].append(_jaccard(result, truth))
+        truth, predict = mask > 0, functools.partial(segmenter.predict, image)
+        scores["box"].append(overlap(predict(box=enclosing_box(truth)), truth))
+        results = list(itertools.islice(masks_by_click(predict, truth), 5))
+        scores["click_1"].append(overlap(results[0], truth))
+        scores["click_5"].append(overlap(results[-1], truth))
     return {name: float(np.mean(values)) for name, values in scores.items()}
-
-
-def _jaccard(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return float((result & truth).sum() / max(1, (result | truth).sum()))
 
 
 def parts_to_train(model: ClickNetwork, config: ClickNanoConfig) -> list[dict[str, Any]]:
@@ -174,12 +159,7 @@ def train(config: ClickNanoConfig, *, resume: bool = False, on_progress: OnProgr
     held_out: list[Pair] = []
     if config.validation is not None:
         held_out = davis_pairs(config.validation, "val", config.validate_step, config.held_out)
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)
-        torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         model = click_nano()
         if not run.resumes:
             model.encoder.load_state_dict(imagenet_weights(model.encoder))

@@ -30,6 +30,7 @@ from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.videos import AnnotatedVideo, decoded
 from twospeed.data.loading import load
 from twospeed.errors import InputError
+from twospeed.evaluation.clicks import overlap
 from twospeed.models.encoders.efficientnet_lite import imagenet_weights
 from twospeed.models.find.builders import find_nano
 from twospeed.models.find.network import KEPT_STAGES, STRIDE, FindNetwork
@@ -37,11 +38,8 @@ from twospeed.ops.masks import soft_jaccard
 from twospeed.ops.motion import OFFSETS
 from twospeed.pipelines.find_frames import find_map, seen
 from twospeed.results import OnProgress
-from twospeed.training.distributed import processes
 from twospeed.training.optim import encoder_groups
-from twospeed.training.run import Run
-from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes", "replicas", "workers", "cache", "half_precision")
@@ -107,7 +105,7 @@ def videos_of(config: FindNanoConfig, *, held_out: bool) -> list[AnnotatedVideo]
         return []
     data = Davis(config.davis, 2016, "train")
     chosen = [sample for sample in data if (sample.name in config.held_out) == held_out]
-    return list(chosen) if config.cache is None else list(decoded(data, chosen, config.cache))
+    return decoded(data, chosen, config.cache)
 
 
 Key = tuple[int, bool]  # sample number, whether its crop is large
@@ -161,7 +159,7 @@ def validate(model: FindNetwork, videos: list[AnnotatedVideo], every: int) -> di
             found = find_map(model, seen(video.image(names[index])), others, torch.device("cpu"))
             truth = video.labels(names[index]) == 1
             mask = cv2.resize(found, truth.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-            values.append(float((mask & truth).sum() / max(1, (mask | truth).sum())))
+            values.append(overlap(mask, truth))
         scores[video.name] = float(np.mean(values))
     return {"jaccard": float(np.mean(list(scores.values()))), **scores}
 
@@ -178,12 +176,7 @@ def train(config: FindNanoConfig, *, resume: bool = False, on_progress: OnProgre
     Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
     """
     samples, held_out = Samples(config), videos_of(config, held_out=True)
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)
-        torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         model = find_nano()
         if not run.resumes:
             model.slow.load_state_dict(imagenet_weights(model.slow))

@@ -34,13 +34,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from twospeed.data.benchmarks import camvid, cityscapes
+from twospeed.data.benchmarks import camvid
 from twospeed.data.clips.drives import Drives, DriveSnippets
 from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
 from twospeed.data.loading import load
-from twospeed.data.samples import LabelledFrame
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import plan_chains, run_chains
+from twospeed.evaluation.semseg import BENCHMARKS, MOST_SECONDS_APART
 from twospeed.metrics.confusion import mean_iou, over_interval
 from twospeed.models.gsv.loss import (
     freeze_keyframe_network,
@@ -60,7 +60,6 @@ from twospeed.training.run import Run, RunSettings
 from twospeed.training.seed import seed_everything
 from twospeed.weights.load import create_model, save_model
 
-MOST_SECONDS_APART = 0.2  # frames that are farther apart are no video
 RELEASED_CLASS_WEIGHTS: Mapping[str, tuple[float, ...]] = {
     "cityscapes": (
         3.03871497, 13.01999212, 4.53008444, 38.00898985, 35.35990217, 31.14247824, 45.82106668, 39.44451896,
@@ -213,14 +212,14 @@ def train(
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
         seed_everything(config.seed)
-        classes, rate = CLASSES_AND_RATE[config.dataset]
-        most = int(MOST_SECONDS_APART * rate)
+        benchmark = BENCHMARKS[config.dataset]
+        classes, most = benchmark.classes, int(MOST_SECONDS_APART * benchmark.frame_rate)
         patches, counts = training_set(config, most)
         if short := [d for d, count in counts.items() if count < config.batch]:
             raise InputError(
                 f"{counts[short[0]]} snippets at distance {short[0]} do not fill a batch of {config.batch}"
             )
-        val = None if config.val_split is None else open_split(config, config.val_split)
+        val = None if config.val_split is None else benchmark.open(config.data, config.val_split, None)
         model = (build(config, len(classes)) if network is None else network).to(process.device)
         if model.num_classes != len(classes):
             raise InputError(f"the network has {model.num_classes} classes, {config.dataset} has {len(classes)}")
@@ -278,24 +277,12 @@ def train(
         return config.out
 
 
-CLASSES_AND_RATE = {"cityscapes": (cityscapes.CLASSES, 17), "camvid": (camvid.CLASSES, camvid.FRAME_RATE)}
-
-
-def open_split(config: GsvnetConfig, split: str, list_file: Path | None = None) -> LabelledVideos:
-    """Open one split of the data set."""
-    if config.dataset == "cityscapes":
-        return cityscapes.Cityscapes(config.data, split, list_file=list_file)  # type: ignore[arg-type]
-    if list_file is not None:
-        raise InputError(f"train_list {list_file}: CamVid is read without a list; its splits are known")
-    return camvid.CamVid(config.data, split)  # type: ignore[arg-type]
-
-
 Patches = TrainSnippets | DriveSnippets
 
 
 def training_set(config: GsvnetConfig, most: int) -> tuple[Patches, Mapping[int, int]]:
     """Return what is learned from, and how many snippets there are at each distance."""
-    videos = open_split(config, config.train_split, config.train_list)
+    videos = BENCHMARKS[config.dataset].open(config.data, config.train_split, config.train_list)
     crop = SnippetCrop(config.patch, config.scales, config.flip_probability)
     if not config.drives:
         snippets = Snippets(videos, config.distances, step=config.frame_step, most=most)
@@ -390,23 +377,6 @@ def batches(
     return load(patches, own, default_collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
-class First:
-    """The first so many labelled frames of a data set."""
-
-    def __init__(self, data: LabelledVideos, count: int | None):
-        self.data, self.count = data, len(data) if count is None else min(count, len(data))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> LabelledFrame:
-        return self.data[index]
-
-    def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
-        """As of the data set."""
-        return self.data.before(frame, count, step)
-
-
 def validate(
     model: GSVNet, config: GsvnetConfig, data: LabelledVideos, most: int, process: Process
 ) -> dict[str, float]:
@@ -414,12 +384,11 @@ def validate(
 
     All processes share the keyframes.
     """
-    num_classes = len(CLASSES_AND_RATE[config.dataset][0])
     model.keyframe_scale = config.keyframe_scale
     segmenter = Segmenter(model, NEVER, device=process.device)
     distances = range(max(config.distances) + 1)
-    chains = plan_chains(First(data, config.validate_frames), distances, step=config.frame_step, most=most)
-    mine = run_chains(segmenter, [chains[i] for i in shard(len(chains), process)], num_classes)
+    chains = plan_chains(data, distances, step=config.frame_step, most=most, frames=config.validate_frames)
+    mine = run_chains(segmenter, [chains[i] for i in shard(len(chains), process)], model.num_classes)
     model.keyframe_scale = 1.0
     freeze_keyframe_network(model)
     matrices: dict[int, Any] = {}

@@ -26,11 +26,8 @@ from twospeed.errors import InputError
 from twospeed.models.encoders.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, imagenet_weights
 from twospeed.models.slowfast.lite import FAST_SCALE, STRIDE, SlowFastLite, initialise_motion, slowfast_lite0
 from twospeed.results import OnProgress
-from twospeed.training.distributed import processes
 from twospeed.training.optim import parameter_groups
-from twospeed.training.run import Run
-from twospeed.training.seed import seed_everything
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
 from twospeed.transforms.colour import normalise
 from twospeed.weights.load import save_model
 
@@ -106,11 +103,7 @@ def train(config: MotionConfig, *, resume: bool = False, on_progress: OnProgress
 
     Raises InputError when the folder holds a run already and `resume` is False.
     """
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)
+    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         network = slowfast_lite0(num_classes=len(CLASSES), frame_stride=1)
         network.class_names = CLASSES
         if not run.resumes:
@@ -120,7 +113,6 @@ def train(config: MotionConfig, *, resume: bool = False, on_progress: OnProgress
         torch.nn.init.zeros_(network.head.projection.weight[:, : network.slow.channels[-1]])  # it is shown no Slow
         groups = parameter_groups(network, weight_decay=config.weight_decay, norm_weight_decay=0.0)
         stage = single_stage(run, config, network, groups)
-        torch.set_num_threads(1)
         draw, still = Drawer(config, network.frames), still_features(network, config)
 
         def loss(replica: SlowFastLite, number: int, batch: tuple[Tensor, Tensor, int]) -> Loss:

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from twospeed.data.benchmarks.camvid import CamVid
-from twospeed.data.benchmarks.cityscapes import Cityscapes
+from twospeed.data.clips.snippets import LabelledVideos
 from twospeed.data.loading import load
 from twospeed.errors import CheckpointError, InputError
+from twospeed.evaluation.semseg import BENCHMARKS
 from twospeed.metrics.confusion import confusion_matrix, mean_iou, pixel_accuracy
 from twospeed.models.bisenet.builders import bisenet_r18
 from twospeed.models.bisenet.loss import bisenet_loss
@@ -56,9 +56,6 @@ from twospeed.weights.imports import read_state
 from twospeed.weights.load import save_model
 
 ImageLabeller = SwiftNet | SwiftNetPyramid | BiSeNet
-Labelled = CamVid | Cityscapes
-
-CLASSES = {"camvid": 11, "cityscapes": 19}
 VOID = 255  # in crops, whatever the set's own number
 
 
@@ -113,7 +110,7 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
     A pure function of the key and the seed.
     """
 
-    def __init__(self, data: Labelled, config: SegmentationConfig) -> None:
+    def __init__(self, data: LabelledVideos, config: SegmentationConfig) -> None:
         self.data, self.config = data, config
 
     def __len__(self) -> int:
@@ -134,14 +131,9 @@ class TrainCrops(Dataset[tuple[Tensor, ...]]):
         return tuple(drawn)
 
 
-def open_data(config: SegmentationConfig, split: Literal["train", "val"]) -> Labelled:
-    """Find a split of the data set."""
-    return CamVid(config.data, split) if config.dataset == "camvid" else Cityscapes(config.data, split)
-
-
 def build(config: SegmentationConfig) -> ImageLabeller:
     """Build the network, its backbone from ImageNet weights if there are any. Raises CheckpointError on a mismatch."""
-    classes = CLASSES[config.dataset]
+    classes = len(BENCHMARKS[config.dataset].classes)
     if config.network == "bisenet_r18":
         network: ImageLabeller = bisenet_r18(classes, auxiliary_heads=True)
     else:
@@ -200,7 +192,7 @@ def set_rates(optimizer: torch.optim.Optimizer, config: SegmentationConfig, epoc
 
 
 @torch.inference_mode()
-def validate(network: ImageLabeller, data: Labelled, process: Process) -> dict[str, float]:
+def validate(network: ImageLabeller, data: LabelledVideos, process: Process) -> dict[str, float]:
     """Label whole images, shared by all processes: mIoU and pixel accuracy."""
     network.eval()
     matrix = np.zeros((network.num_classes, network.num_classes), np.int64)
@@ -221,7 +213,7 @@ def train(config: SegmentationConfig, *, resume: bool = False, on_progress: OnPr
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
         cv2.setNumThreads(0)
-        data, held_out = open_data(config, "train"), open_data(config, "val")
+        data, held_out = (BENCHMARKS[config.dataset].open(config.data, split, None) for split in ("train", "val"))
         seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         network = build(config).to(process.device)
         model = parallel(Training(network), process)

@@ -184,8 +184,10 @@ class DecodedVideo:
         return np.asarray(self._labels[self.annotations[frame]])
 
 
-def decoded(data: Davis, samples: Sequence[SequenceSample], cache: Path) -> list[DecodedVideo]:
-    """Return some of a set's videos, decoded once into a folder of their own below `cache`."""
+def decoded(data: Davis, samples: Sequence[SequenceSample], cache: Path | None) -> list[AnnotatedVideo]:
+    """Return some of a set's videos, decoded once into a folder of their own below `cache`; as they are without one."""
+    if cache is None:
+        return list(samples)
     place = f"{data.root.resolve()} {data.resolution} {data.year}"
     folder = cache / hashlib.sha256(place.encode()).hexdigest()[:12]
     return [DecodedVideo(sample, folder) for sample in samples]
