@@ -7,7 +7,9 @@ that comes in goes through `read_text` or `read_json`.
 from __future__ import annotations
 
 import contextlib
+import csv
 import glob
+import io
 import json
 import math
 import os
@@ -15,7 +17,7 @@ import re
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -96,6 +98,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all. Raises OutputError."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, a line each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
-from twospeed.files import make_folder, write_text
+from twospeed.files import csv_text, make_folder, write_text
 
 Kind = Literal["share", "count", "seconds", "number"]
 
@@ -47,11 +45,8 @@ class Table:
 
     def csv(self) -> str:
         """Return the table as CSV: plain numbers, fractions as they are, empty where there is none."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["name", *self.columns])
-        writer.writerows([name, *("" if _missing(v) else repr(v) for v in values)] for name, values in self.rows)
-        return file.getvalue()
+        rows = [[name, *("" if _missing(v) else repr(v) for v in values)] for name, values in self.rows]
+        return csv_text([["name", *self.columns], *rows])
 
 
 def _missing(value: float | None) -> bool:
@@ -61,12 +56,8 @@ def _missing(value: float | None) -> bool:
 def _shown(value: float | None, kind: Kind) -> str:
     if value is None or math.isnan(value):
         return "–"
-    return {
-        "share": f"{100 * value:.1f}",
-        "count": f"{value:,.0f}",
-        "seconds": f"{value:.1f}",
-        "number": f"{value:.2f}",
-    }[kind]
+    return {"share": f"{100 * value:.1f}", "count": f"{value:,.0f}", "seconds": f"{value:.1f}",
+            "number": f"{value:.2f}"}[kind]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

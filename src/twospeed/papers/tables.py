@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twospeed.errors import InputError
-from twospeed.files import read_json
+from twospeed.files import csv_text, read_json
 from twospeed.papers.facts import Format, Paper, PaperRun, PaperTable, Row, two_digits
 
 
@@ -93,11 +91,7 @@ class FilledTable:
         """Return the table as CSV, cells as they are printed, empty where there is no number."""
         heads, rows = self._cells()
         names = [f"ours, {heads[i - 1]}" if head == "ours" else head or "name" for i, head in enumerate(heads)]
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([["" if cell in ("–", "-") else cell for cell in row] for row in rows])
-        return file.getvalue()
+        return csv_text([names, *([("" if cell in ("–", "-") else cell) for cell in row] for row in rows)])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: the paper's cells as it prints them, ours as numbers in the same unit."""

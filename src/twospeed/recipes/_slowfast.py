@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from twospeed.data.loading import load
 from twospeed.errors import CheckpointError, DatasetError
-from twospeed.files import write_text
+from twospeed.files import csv_text, write_text
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.models.slowfast.transfer import initialise_from
 from twospeed.ops.bf16 import autocast
@@ -186,9 +184,7 @@ def save(run: Run, step: int, learning: Learner, unreadable: dict[str, str]) -> 
     unreadable.update({path: why for rank in gather(unreadable) for path, why in rank.items()})
     run.save(step, **learning.state, unreadable=dict(sorted(unreadable.items())))
     if run.process.is_main and unreadable:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("video", "reason"), *sorted(unreadable.items())])
-        write_text(run.path / "unreadable.csv", text.getvalue())
+        write_text(run.path / "unreadable.csv", csv_text([("video", "reason"), *sorted(unreadable.items())]))
         run.note(f"step {step}: {len(unreadable)} videos could not be read so far")
 
 

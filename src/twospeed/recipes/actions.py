@@ -17,8 +17,6 @@ Raises DatasetError for a folder that is not laid out so, and for a class with f
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Sequence
@@ -35,7 +33,7 @@ from torch.nn import functional as F
 from twospeed.data.benchmarks.video_lists import LabelledVideo, read_classes
 from twospeed.errors import DatasetError, InputError, VideoError
 from twospeed.evaluation.folds import Folds, interval, leave_out, source_of
-from twospeed.files import write_json, write_text
+from twospeed.files import csv_text, write_json, write_text
 from twospeed.metrics.confusion import Matrix, confusion_matrix
 from twospeed.models.optimise import optimise
 from twospeed.output.plots import plot_confusion
@@ -322,21 +320,17 @@ def write_predictions(
     path: Path, clips: Sequence[ClipFacts], names: Sequence[str], found: NDArray[np.float64], folds: Folds
 ) -> None:
     """Write a line for each clip: what it is, what it was taken for, how sure, and the fold that left it out."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["clip", "class", "predicted", "probability", "fold"])
+    rows = [("clip", "class", "predicted", "probability", "fold")]
     for clip, row, fold in zip(clips, found, folds.of, strict=True):
         best = int(row.argmax())
-        writer.writerow([clip.video.path, names[clip.video.label], names[best], f"{row[best]:.4f}", fold + 1])
-    write_text(path, text.getvalue())
+        rows.append((str(clip.video.path), names[clip.video.label], names[best], f"{row[best]:.4f}", str(fold + 1)))
+    write_text(path, csv_text(rows))
 
 
 def note_unreadable(run: Run, unreadable: dict[str, str]) -> None:
     """Write unreadable.csv: the clips that were left out, with the reason."""
     if unreadable:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("clip", "reason"), *sorted(unreadable.items())])
-        write_text(run.path / "unreadable.csv", text.getvalue())
+        write_text(run.path / "unreadable.csv", csv_text([("clip", "reason"), *sorted(unreadable.items())]))
         run.note(f"{len(unreadable)} clips cannot be read and were left out; see {run.path / 'unreadable.csv'}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any, Self
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
 from twospeed.errors import InputError, OutputError
-from twospeed.files import parse_json, write_json, write_text
+from twospeed.files import csv_text, parse_json, write_json, write_text
 
 Value = int | float | str
 
@@ -138,11 +137,8 @@ def _header(table: Path) -> list[str] | None:
 
 def _change_columns(table: Path, columns: list[str]) -> None:
     """Give a table other columns: those that it did not have are empty in its rows, others are left out."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(csv.DictReader(table.read_text("utf-8", "replace").splitlines()))
-    write_text(table, text.getvalue())
+    rows = csv.DictReader(table.read_text("utf-8", "replace").splitlines())
+    write_text(table, csv_text([columns, *([row.get(name, "") for name in columns] for row in rows)]))
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -149,12 +149,8 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
     elif (root / f"{split}annot").is_dir():
         image_folder, labels = root / split, root / f"{split}annot"
     elif (root / "LabeledApproved_full").is_dir():
-        image_folder, labels, own_split, read = (
-            root / "701_StillsRaw_full",
-            root / "LabeledApproved_full",
-            False,
-            read_colours,
-        )
+        image_folder, labels = root / "701_StillsRaw_full", root / "LabeledApproved_full"
+        own_split, read = False, read_colours
     elif (root / "label_id").is_dir():
         image_folder, labels, own_split = root / "frames", root / "label_id", False
     else:
@@ -169,7 +165,11 @@ def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tup
         images |= {place_of(path): path for path in files_by_stem(folder, _IMAGES).values()}
     annotations = {place_of(path): path for path in files_by_stem(labels, (".png",)).values()}
     if not own_split:
-        annotations = {place: path for place, path in annotations.items() if _in_split(place, split)}
+        annotations = {
+            (sequence, number): path
+            for (sequence, number), path in annotations.items()
+            if any(sequence == name and first <= number <= last for name, first, last in _RANGES[split])
+        }
         if not annotations:
             raise DatasetError(f"{labels}: no labels of split {split!r}; is the data set complete?")
     if missing := [annotations[place].name for place in sorted(annotations) if place not in images]:
@@ -189,11 +189,6 @@ def place_of(path: Path) -> tuple[str, int]:
     if found is None:
         raise DatasetError(f"{path}: not a name of CamVid; expected SEQUENCE_FRAME, such as 0016E5_07959")
     return found["sequence"], int(found["number"])
-
-
-def _in_split(place: tuple[str, int], split: Split) -> bool:
-    sequence, number = place
-    return any(sequence == name and first <= number <= last for name, first, last in _RANGES[split])
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:

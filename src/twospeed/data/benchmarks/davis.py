@@ -49,8 +49,8 @@ class Davis:
     root: folder that holds `Annotations` (or its parent in the authors' tree: `2016`, `2017/trainval`,
     `2017/test-dev`). split: name of a list in `ImageSets`. sequences: take only these, whatever the lists
     say; a folder without `ImageSets` needs none and gives all it has. images: whether frames are needed
-    (scoring files needs annotations only). resolution: name of the folder of frames; None takes 480p, or the largest
-    that there is. official: how many sequences the split has, None when that is not known.
+    (scoring files needs annotations only). resolution: name of the folder of frames, 480p or the largest that there
+    is. official: how many sequences the split has, None when that is not known.
 
     Raises DatasetError when a folder, a list, a sequence, a frame or an annotation is missing, saying what
     was looked for and what is there.
@@ -65,13 +65,12 @@ class Davis:
         sequences: Sequence[str] | None = None,
         *,
         images: bool = True,
-        resolution: str | None = None,
     ):
         self.year, self.split, self.task, self.images = year, split, task, images
         unsupervised = year == 2017 and task == "unsupervised"
         kind = "Annotations_unsupervised" if unsupervised else "Annotations"
-        self.root, self.resolution = _find_root(Path(root), year, split, kind, resolution)
-        resolution = self.resolution
+        self.root, resolution = _find_root(Path(root), year, split, kind)
+        self.resolution = resolution
         self._annotations = self.root / kind / resolution
         self._images = self.root / "JPEGImages" / resolution
         if images and not self._images.is_dir():
@@ -89,12 +88,9 @@ class Davis:
                 + ("" if sequences else f" (the list is {self.list_file}; choose some by name)"),
                 option="sequences",
             )
-        self.official = len(listed) if listed else self._official_count()
-
-    def _official_count(self) -> int | None:
-        """Size of the validation split when all sequences are among its own."""
-        known = VAL_2016 if self.year == 2016 else VAL_2017
-        return len(known) if self.split == "val" and set(self.names) <= set(known) else None
+        known = VAL_2016 if year == 2016 else VAL_2017
+        is_val = split == "val" and set(self.names) <= set(known)
+        self.official = len(listed) if listed else len(known) if is_val else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,19 +114,16 @@ class Davis:
         return SequenceSample(name, frames, images, annotations, foreground=self.year == 2016)
 
 
-def _find_root(root: Path, year: Year, split: str, kind: str, resolution: str | None) -> tuple[Path, str]:
+def _find_root(root: Path, year: Year, split: str, kind: str) -> tuple[Path, str]:
     """Return the folder that holds the masks, `root` or the place below it in the authors' tree, and their size."""
-    wanted = resolution or "480p"
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; give the one that holds Annotations/{wanted}")
+        raise DatasetError(f"{root}: no such folder; give the one that holds Annotations/480p")
     below = "2016" if year == 2016 else f"2017/{'trainval' if split in ('train', 'val') else split}"
     candidates = (root, root / below, root / Path(below).name)
     for candidate in candidates:
-        if found := find_resolution(candidate / kind, resolution):
+        if found := find_resolution(candidate / kind):
             return candidate, found
-    raise DatasetError(
-        f"{root}: found no {kind}/{wanted} there or in its {below}; it holds {listing(subfolders(root))}"
-    )
+    raise DatasetError(f"{root}: found no {kind}/480p there or in its {below}; it holds {listing(subfolders(root))}")
 
 
 def _find_list(root: Path, year: Year, split: str, task: Task, resolution: str, *, needed: bool) -> Path | None:

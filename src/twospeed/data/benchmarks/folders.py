@@ -47,13 +47,13 @@ def check_no_gaps(folder: Path, frames: Sequence[str]) -> None:
         raise DatasetError(f"{folder}: frames {listing(missing)} are missing between {frames[0]} and {frames[-1]}")
 
 
-def find_resolution(folder: Path, wanted: str | None = None) -> str | None:
-    """Return the name of the folder of frames of one size: the wanted one, else 480p, else the largest; None for none.
+def find_resolution(folder: Path) -> str | None:
+    """Return the name of the folder of frames of one size: 480p, else the largest; None for none.
 
     DAVIS has 480p and 1080p; copies in other sizes are named alike, 288p for example.
     """
-    if wanted is not None or not folder.is_dir():
-        return wanted if wanted is not None and (folder / wanted).is_dir() else None
+    if not folder.is_dir():
+        return None
     sizes = [name for name in subfolders(folder) if re.fullmatch(r"[0-9]{2,5}p", name)]
     return "480p" if "480p" in sizes else max(sizes, key=lambda name: int(name[:-1]), default=None)
 

@@ -43,7 +43,7 @@ def read_label_file(path: Path, *, has_void: bool = False) -> NDArray[np.uint8]:
     Raises DatasetError for a missing file or one that is no label map.
     """
     labels, is_palette = read_indices(path)
-    if not (is_palette and has_void) and _is_binary(labels):
+    if not (is_palette and has_void) and labels.max(initial=0) == VOID and ((labels == 0) | (labels == VOID)).all():
         return np.asarray(labels != 0, dtype=np.uint8)
     return labels
 
@@ -58,7 +58,3 @@ def read_foreground(path: Path) -> NDArray[np.uint8]:
     threshold = 0 if is_palette or int(labels.max(initial=0)) < 128 else 127
     foreground: NDArray[np.uint8] = (labels > threshold).view(np.uint8)
     return foreground
-
-
-def _is_binary(labels: NDArray[np.uint8]) -> bool:
-    return bool(labels.max(initial=0) == VOID) and bool(((labels == 0) | (labels == VOID)).all())

@@ -41,28 +41,26 @@ _HERE = ((".", "."),)  # images and masks side by side
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a set lies: names of its folder, pairs of (images, masks) below it; how many it has, and how often."""
+    """Where a set lies: names of its folder, pairs of (images, masks) below it; and how often it is seen."""
 
     folders: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
-    official: int | None
     repeats: int = 1
     by_folder: bool = False  # a folder for each class or sequence below those of `pairs`
 
 
 LAYOUTS = {
-    "fss": _Layout(("fss", "fewshot_data", "FSS-1000"), _HERE, 10_000, by_folder=True),
-    "duts-tr": _Layout(("DUTS-TR",), (*_HERE, ("DUTS-TR-Image", "DUTS-TR-Mask")), 10_553),
-    "duts-te": _Layout(("DUTS-TE",), (*_HERE, ("DUTS-TE-Image", "DUTS-TE-Mask")), 5_019),
-    "ecssd": _Layout(("ecssd", "ECSSD"), (*_HERE, ("images", "ground_truth_mask")), 1_000),
-    "big": _Layout(("BIG_small", "BIG"), (*_HERE, ("val", "val"), ("test", "test")), 150, repeats=5),
+    "fss": _Layout(("fss", "fewshot_data", "FSS-1000"), _HERE, by_folder=True),
+    "duts-tr": _Layout(("DUTS-TR",), (*_HERE, ("DUTS-TR-Image", "DUTS-TR-Mask"))),
+    "duts-te": _Layout(("DUTS-TE",), (*_HERE, ("DUTS-TE-Image", "DUTS-TE-Mask"))),
+    "ecssd": _Layout(("ecssd", "ECSSD"), (*_HERE, ("images", "ground_truth_mask"))),
+    "big": _Layout(("BIG_small", "BIG"), (*_HERE, ("val", "val"), ("test", "test")), repeats=5),
     "hrsod": _Layout(
         ("HRSOD_small", "HRSOD"),
         (*_HERE, ("HRSOD_train", "HRSOD_train_mask"), ("HRSOD_test", "HRSOD_test_mask")),
-        2_010,
         repeats=5,
     ),
-    "davis": _Layout(("davis", "DAVIS"), (("JPEGImages", "Annotations"),), None, by_folder=True),
+    "davis": _Layout(("davis", "DAVIS"), (("JPEGImages", "Annotations"),), by_folder=True),
 }
 """The sets by name, with how often each is seen in an epoch."""
 
@@ -111,23 +109,19 @@ def find_pairs(root: Path, sets: Sequence[str] = (), *, sequences: Sequence[str]
         raise DatasetError(f"no static set {listing(unknown)}; there are {', '.join(LAYOUTS)}")
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; give the one that holds {', '.join(LAYOUTS)}")
-    found = {}
+    found, held = {}, listing(subfolders(root))
     for name in sets or LAYOUTS:
         layout = LAYOUTS[name]
         folder = next((root / f for f in layout.folders if (root / f).is_dir()), None)
         if folder is None and name == "davis" and (root / layout.pairs[0][0]).is_dir():
             folder = root
         if folder is None and sets:
-            raise DatasetError(f"{root}: has no folder {' or '.join(layout.folders)}; it holds {_held(root)}")
+            raise DatasetError(f"{root}: has no folder {' or '.join(layout.folders)}; it holds {held}")
         if folder is not None and (sets or name != "davis" or folder == root):
             found[name] = _pairs_of(name, layout, folder, sequences if name == "davis" else ())
     if not found:
-        raise DatasetError(f"{root}: holds none of the sets {', '.join(LAYOUTS)}; it holds {_held(root)}")
+        raise DatasetError(f"{root}: holds none of the sets {', '.join(LAYOUTS)}; it holds {held}")
     return found
-
-
-def _held(root: Path) -> str:
-    return listing(subfolders(root))
 
 
 def _pairs_of(name: str, layout: _Layout, folder: Path, only: Sequence[str]) -> list[StaticPair]:

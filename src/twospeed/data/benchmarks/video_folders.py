@@ -20,12 +20,11 @@ from twospeed.errors import DatasetError
 class VideoFolders:
     """The videos below one folder, as `SequenceSample`s; their files are listed when one is asked for, not kept.
 
-    names: only these. foreground: all that is not black is one object. Raises DatasetError for missing folders and
-    names.
+    names: only these. Raises DatasetError for missing folders and names.
     """
 
-    def __init__(self, root: Path | str, names: Sequence[str] | None = None, *, foreground: bool = False) -> None:
-        self.root, self.foreground = Path(root), foreground
+    def __init__(self, root: Path | str, names: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
         for needed in (self.root / "JPEGImages", self.root / "Annotations"):
             if not needed.is_dir():
                 raise DatasetError(f"{needed}: no such folder; {self.root} holds {_held(self.root)}")
@@ -47,7 +46,7 @@ class VideoFolders:
         images = files_by_stem(self.root / "JPEGImages" / name, (".jpg", ".jpeg", ".png"))
         if bare := [mask for mask in masks if mask not in images]:
             raise DatasetError(f"{self.root / 'JPEGImages' / name}: no image for the masks {listing(bare)}")
-        return SequenceSample(name, tuple(images), images, masks, foreground=self.foreground)
+        return SequenceSample(name, tuple(images), images, masks)
 
 
 def youtube_vos_training(root: Path | str, *, subset: Path | None = None) -> VideoFolders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -195,15 +195,10 @@ def _plain(
     without = [number for (number, _), (_, label) in zip(lines, split, strict=True) if label is None]
     if without and len(without) < len(lines):
         raise DatasetError(
-            f"{path}:{without[0]}: no label at the end of {lines_at(lines, without[0])!r}, though other lines have one"
+            f"{path}:{without[0]}: no label at the end of {dict(lines)[without[0]]!r}, though other lines have one"
         )
     for (number, _), (text, label) in zip(lines, split, strict=True):
         yield number, LabelledVideo(_existing_path(text, base, separator), label or 0, label is not None)
-
-
-def lines_at(lines: Iterable[tuple[int, str]], number: int) -> str:
-    """Return the text of a numbered line."""
-    return dict(lines)[number]
 
 
 def _split(line: str, separator: str | None, labels: Sequence[str] | None) -> tuple[str, int | None]:
