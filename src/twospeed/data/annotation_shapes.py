@@ -146,11 +146,7 @@ def _labelme_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> N
 
 
 def cvat_shape(
-    shape: ElementTree.Element,
-    size: tuple[int, int],
-    name: str,
-    label: str | None = None,
-    track: int | None = None,
+    shape: ElementTree.Element, size: tuple[int, int], name: str, label: str | None = None, track: int | None = None
 ) -> Shape:
     """Return a shape of CVAT as a mask. label, track: of a shape that is part of a track."""
     given = shape.attrib

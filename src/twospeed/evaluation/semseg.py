@@ -338,10 +338,7 @@ class _SegmentationRun(Run):
             clock, network = Clock(), ScaledImages(self.image_network, scale)
             done = partial(self._tell, f"images at {scale:g}", len(chains))
             segmenter = Segmenter(
-                network,
-                labels=self.chosen.classes,
-                precision=self.segmenter.precision,
-                device=self.segmenter.device,
+                network, labels=self.chosen.classes, precision=self.segmenter.precision, device=self.segmenter.device
             )
             (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=done).values()
             table[f"{scale:g}"] = {

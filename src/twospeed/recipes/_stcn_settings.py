@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from twospeed.data.benchmarks.davis import Year
-from twospeed.data.clips.videos import (
-    BORDERS,
-    GAPS,
-    FrameChoice,
-    max_gap,
-)
+from twospeed.data.clips.videos import BORDERS, GAPS, FrameChoice, max_gap
 from twospeed.errors import InputError
 from twospeed.models.protocol import Similarity
 from twospeed.training.run import RunSettings

@@ -194,11 +194,7 @@ class Step(nn.Module):
 
 
 def train(
-    config: GsvnetConfig,
-    *,
-    resume: bool = False,
-    network: GSVNet | None = None,
-    on_progress: OnProgress | None = None,
+    config: GsvnetConfig, *, resume: bool = False, network: GSVNet | None = None, on_progress: OnProgress | None = None
 ) -> Path:
     """Train, validate, and return the run folder. Every process of a torchrun calls this.
 

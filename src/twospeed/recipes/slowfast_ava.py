@@ -156,22 +156,13 @@ def report_member() -> SlowFastAvaConfig:
     The report varies these and the context branch between members without stating which member has which; without the
     branch: model_options={}.
     """
-    return dataclasses.replace(
-        report_16x8(),
-        proposal_iou=0.75,
-        iterations=16_000,
-        lr_boundaries=(10_700, 14_200),
-    )
+    return dataclasses.replace(report_16x8(), proposal_iou=0.75, iterations=16_000, lr_boundaries=(10_700, 14_200))
 
 
 def report_trainval() -> SlowFastAvaConfig:
     """The report's training on train and val together, for the server's test set: half as many iterations more."""
     return dataclasses.replace(
-        report_16x8(),
-        splits=("train", "val"),
-        val=None,
-        iterations=18_000,
-        lr_boundaries=(12_000, 16_000),
+        report_16x8(), splits=("train", "val"), val=None, iterations=18_000, lr_boundaries=(12_000, 16_000)
     )
 
 

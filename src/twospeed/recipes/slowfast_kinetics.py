@@ -271,9 +271,7 @@ def train(
         return config.out
 
 
-def read_lists(
-    config: SlowFastKineticsConfig,
-) -> tuple[list[LabelledVideo], list[LabelledVideo], list[str] | None]:
+def read_lists(config: SlowFastKineticsConfig) -> tuple[list[LabelledVideo], list[LabelledVideo], list[str] | None]:
     """Return the videos to train on, those to validate on, and class names, where they are known.
 
     A label means the same class in both.

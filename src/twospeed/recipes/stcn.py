@@ -376,10 +376,7 @@ def _fit(
             if replicas is not None:
                 tally += _shared_backward(replicas, tensors, batch.objects, config, keep, spoiling)
                 continue
-            with (
-                gradients_stay_here(model, unless=part + 1 == plan.forwards),
-                autocast(process.device, kind),
-            ):
+            with gradients_stay_here(model, unless=part + 1 == plan.forwards), autocast(process.device, kind):
                 loss, _, jaccard = step_loss(model, tensors, batch.objects, config, keep, spoiling)
             scaler.scale(loss / plan.forwards).backward()
             tally += torch.stack([loss.detach(), jaccard, loss.new_ones(())])

@@ -93,14 +93,7 @@ def parallel(model: nn.Module, process: Process) -> nn.Module:
 
 
 def epoch_batches(
-    length: int,
-    *,
-    epoch: int,
-    seed: int,
-    batch: int,
-    batch_per_forward: int,
-    process: Process,
-    skip_steps: int = 0,
+    length: int, *, epoch: int, seed: int, batch: int, batch_per_forward: int, process: Process, skip_steps: int = 0
 ) -> list[list[Key]]:
     """Return this rank's batches of one epoch as (epoch, index) keys: the batch_sampler of a DataLoader.
 

@@ -44,13 +44,7 @@ from torch import Tensor, nn
 from twospeed.errors import CheckpointError, InputError
 from twospeed.files import lock_file, make_folder
 from twospeed.results import OnProgress, Progress
-from twospeed.training.checkpoint import (
-    check_same,
-    checkpoints,
-    load_checkpoint,
-    restore_random_state,
-    save_checkpoint,
-)
+from twospeed.training.checkpoint import check_same, checkpoints, load_checkpoint, restore_random_state, save_checkpoint
 from twospeed.training.distributed import Process, gather
 from twospeed.training.log import RunLog, Value, resolved
 

@@ -49,12 +49,7 @@ class YouTubeVos:
     """
 
     def __init__(
-        self,
-        root: Path | str,
-        split: str = "valid",
-        sequences: Sequence[str] | None = None,
-        *,
-        images: bool = True,
+        self, root: Path | str, split: str = "valid", sequences: Sequence[str] | None = None, *, images: bool = True
     ):
         root = Path(root)
         if not root.is_dir():

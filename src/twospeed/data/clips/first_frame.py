@@ -50,13 +50,7 @@ class FirstFrame:
         return 1
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        *,
-        index: int | None = None,
-        size: int = 224,
-        objects: int = 2,
-        gap: int = 5,
+        self, rng: np.random.Generator, *, index: int | None = None, size: int = 224, objects: int = 2, gap: int = 5
     ) -> TrainingClip:
         """Draw one clip; objects that are not to be followed move, too. index and gap have no meaning here.
 
@@ -92,13 +86,7 @@ class FirstFrame:
         return jitter_colours(rng, self.background[::-1], 0.2) if kind < 0.5 else self.background
 
     def _layer(
-        self,
-        rng: np.random.Generator,
-        k: int,
-        wanted: list[int],
-        scale: float,
-        middle: NDArray[np.float64],
-        size: int,
+        self, rng: np.random.Generator, k: int, wanted: list[int], scale: float, middle: NDArray[np.float64], size: int
     ) -> Layer:
         """Set an object near its place in the view, moving on its own."""
         rgba, place = self.cutouts[k]

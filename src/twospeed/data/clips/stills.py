@@ -73,13 +73,7 @@ class StillClips:
         return len(self.pairs) * self.repeats
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        *,
-        index: int | None = None,
-        size: int = 384,
-        objects: int = 1,
-        gap: int = 0,
+        self, rng: np.random.Generator, *, index: int | None = None, size: int = 384, objects: int = 1, gap: int = 0
     ) -> TrainingClip:
         """Draw one clip of one object; gap has no meaning here.
 

@@ -58,21 +58,14 @@ class MovingObjects:
         return self.count
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        *,
-        index: int | None = None,
-        size: int = 256,
-        objects: int = 2,
-        gap: int = 5,
+        self, rng: np.random.Generator, *, index: int | None = None, size: int = 256, objects: int = 2, gap: int = 5
     ) -> TrainingClip:
         """Draw one clip; each object to follow covers 0.3 % of frame 0 or more. index and gap have no meaning here.
 
         Raises InputError when no object comes into view.
         """
         return attempt(
-            lambda: self._attempt(rng, size, objects),
-            "no object was visible; are the images larger than a few pixels?",
+            lambda: self._attempt(rng, size, objects), "no object was visible; are the images larger than a few pixels?"
         )
 
     def _attempt(self, rng: np.random.Generator, size: int, objects: int) -> TrainingClip | None:
@@ -115,12 +108,7 @@ class MovingObjects:
             middle = np.array([xs.mean(), ys.mean()]) + rng.normal(0, 0.15, 2) * view
         strength = 1.0 if mask is None else 1.5
         motion = random_motion(
-            rng,
-            centre=np.array([0, 0]),
-            scale=scale,
-            layer_side=size,
-            reach=0.03 * size,
-            strength=0.5 * strength,
+            rng, centre=np.array([0, 0]), scale=scale, layer_side=size, reach=0.03 * size, strength=0.5 * strength
         )
         flip = rng.random() < 0.5
         film = filmed(image, motion, middle, size, self.length, flip=flip)

@@ -271,13 +271,7 @@ class VideoClips:
         return len(self.places) * self.repeats
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        *,
-        index: int | None = None,
-        size: int = 384,
-        objects: int = 2,
-        gap: int = 5,
+        self, rng: np.random.Generator, *, index: int | None = None, size: int = 384, objects: int = 2, gap: int = 5
     ) -> TrainingClip:
         """Draw one clip. Raises DatasetError and VideoError for files that cannot be read."""
         place = int(rng.integers(len(self))) if index is None else index
