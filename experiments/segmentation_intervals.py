@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twospeed.data.benchmarks.camvid import CLASSES, CamVid
+from twospeed.data.benchmarks.camvid import CLASSES, FRAME_RATE, CamVid
+from twospeed.data.samples import LabelledFrame
 from twospeed.metrics.confusion import Matrix, confusion_matrix, mean_iou
 from twospeed.models.gsv.network import GSVNet, Step
 from twospeed.output.plots import plot_trade_off
@@ -108,6 +109,18 @@ def fixed_at(gmacs: float, fixed: list[Result]) -> float:
     return float(np.interp(gmacs, [r.gmacs for r in by_cost], [r.miou for r in by_cost]))
 
 
+def longest_run(frames: Sequence[LabelledFrame]) -> list[LabelledFrame]:
+    """Return the most frames that follow each other in one recording, at most a second apart."""
+    runs: list[list[LabelledFrame]] = []
+    for frame in frames:
+        last = runs[-1][-1] if runs else None
+        if last is not None and last.sequence == frame.sequence and frame.number - last.number <= FRAME_RATE:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return max(runs, key=len)
+
+
 def main() -> None:
     """Compare, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,8 +137,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    longest = max(CamVid(arguments.camvid, arguments.split).runs(), key=lambda part: len(part.frames))
-    frames = [(frame.image(), frame.labels()) for frame in longest.frames]
+    longest = longest_run(CamVid(arguments.camvid, arguments.split).frames)
+    frames = [(frame.image(), frame.labels()) for frame in longest]
     frames = in_pieces(frames, arguments.pieces) if arguments.pieces else frames
     model = create_model(arguments.model, arguments.weights)
     segmenter = Segmenter(model, labels=CLASSES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +63,6 @@ def test_every_layout_gives_the_same_frames_and_classes(tmp_path: Path, layout: 
         assert len(CamVid(tmp_path, "train")) == 4
 
 
-def test_runs_end_where_time_jumps(tmp_path: Path) -> None:
-    first, second = CamVid(make(tmp_path, "here", [*VAL, "0016E5_08041", "0016E5_08043"]), "val").runs()
-    assert [frame.number for frame in first.frames] == [7959, 7961, 7963, 7965, 7967]
-    assert (second.frames[0].number, second.step, second.rate) == (8041, 2, Fraction(15))
-
-
 def test_before_takes_unlabelled_frames_of_the_video(tmp_path: Path) -> None:
     make(tmp_path, "video frames", ["0016E5_07959"])
     for number in (7957, 7958):
@@ -109,10 +102,8 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
         CamVid(root, "val")[0].labels()
 
 
-def test_the_real_set_has_its_described_runs() -> None:
+def test_the_real_set_has_its_described_splits() -> None:
     root = require_data("camvid")
     train, val = CamVid(root, "train"), CamVid(root, "val")
-    assert [len(run.frames) for run in train.runs()] == [62, 101, 17, 51, 120, 16]
-    assert {run.rate for run in train.runs()} == {Fraction(1)}
-    assert [(len(run.frames), run.rate) for run in val.runs()] == [(60, Fraction(15))]
+    assert (len(train), len(val)) == (367, 60)
     assert val[0].image().shape[:2] == val[0].labels().shape == (360, 480)

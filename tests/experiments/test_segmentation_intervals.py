@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import segmentation_intervals as script
 from tests.data.driving_trees import make_camvid
 from tests.evaluation.test_semseg import video_network
+from twospeed.data.samples import LabelledFrame
 
 
 def test_policies_are_compared_at_equal_cost(tmp_path, monkeypatch, capsys):
@@ -34,3 +36,10 @@ def test_the_cost_between_two_intervals_is_interpolated():
     assert script.in_pieces(list(range(7)), 2) == [2, 3, 6, 0, 1, 4, 5]
     assert script.fixed_at(5.0, fixed) == pytest.approx(0.525)
     assert script.fixed_at(9.0, fixed) != script.fixed_at(9.0, fixed)  # beyond what was measured
+
+
+def test_runs_end_where_time_or_the_recording_jumps():
+    places = [("a", 1), ("a", 3), ("a", 34), ("b", 35), ("b", 65), ("b", 80)]
+    frames = [LabelledFrame(f"{s}{n}", s, n, Path(), None, lambda path: None) for s, n in places]
+    assert [frame.name for frame in script.longest_run(frames)] == ["b35", "b65", "b80"]
+    assert [frame.name for frame in script.longest_run(frames[:3])] == ["a1", "a3"]

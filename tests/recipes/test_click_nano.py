@@ -97,7 +97,7 @@ def test_samples_show_their_object(tiny):
     assert sample.mask.sum() > 0.004 * 64 * 64
     with pytest.raises(InputError, match="no images to draw from"):
         PromptedObjects([[]])
-    with pytest.raises(InputError, match="20 draws of images showed no object"):
+    with pytest.raises(InputError, match="20 draws gave nothing to train on: they showed no object"):
         PromptedObjects([[(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8))]]).draw(np.random.default_rng(0))
 
 

@@ -149,5 +149,5 @@ def test_settings_that_make_no_training_are_refused():
     with pytest.raises(InputError, match="no videos or images to draw from"):
         PrimaryObjects([])
     empty = [(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))]
-    with pytest.raises(InputError, match="20 draws of clips showed no object"):
+    with pytest.raises(InputError, match="20 draws gave nothing to train on: they showed no object"):
         PrimaryObjects([], empty).draw(np.random.default_rng(0), (64, 96))

@@ -5,6 +5,7 @@ Whatever the format, frames come out as `ObjectMasks`, whose confidence is the f
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -307,22 +308,25 @@ def _json(path: Path) -> dict[str, Any]:
     return document
 
 
-class _reading:  # noqa: N801  # reads as a verb where it is used
+@contextlib.contextmanager
+def _reading(path: object) -> Iterator[None]:
     """Turn what a file lacks, or has wrong, into an InputError."""
-
-    def __init__(self, path: object) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        wrong = (
-            LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError, SyntaxError, csv.Error
-        )  # fmt: skip
-        if isinstance(error, wrong) and not isinstance(error, InputError):
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{self._path}: is not as its format says ({what[:200]})") from error
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        OSError,
+        SyntaxError,
+        csv.Error,
+    ) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path}: is not as its format says ({what[:200]})") from error
 
 
 def _size(entry: dict[str, Any], path: Path) -> tuple[int, int]:

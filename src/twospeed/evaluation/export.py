@@ -13,7 +13,8 @@ from twospeed.errors import InputError
 from twospeed.files import atomic_folder
 from twospeed.metrics.confusion import confusion_matrix, mean_iou
 from twospeed.metrics.regions import score_frame
-from twospeed.models.protocol import MASK_MEMORY, VIDEO_SEGMENTATION, lacks
+from twospeed.models.protocol import CLIP_NETWORK, MASK_MEMORY, VIDEO_SEGMENTATION, lacks
+from twospeed.ops.on_numpy import sigmoid
 from twospeed.results import OnProgress
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import frame_times, read_frames
@@ -82,13 +83,15 @@ def export_model(
             raise InputError(
                 f"{entry.name} cannot be exported; models that classify, detect, segment or follow masks can"
             )
+        from twospeed.pipelines.action_labels import label_names
         from twospeed.weights.load import create_model
 
         network: Any = create_model(entry.name, weights, on_progress=on_progress)
         task, preprocessing, model = entry.task, preprocessing or entry.preprocessing, entry.name
         labels = labels or getattr(network, "class_names", None)
-        if entry.task != "segment":  # whose pipeline knows the classes of data sets by their number
-            labels = labels or _labels_of(entry.labels, getattr(network, "num_classes", 0))
+        if entry.task != "segment" and not labels and entry.labels is not None:
+            # A segmenter's pipeline knows the classes of data sets by their number
+            labels = tuple(label_names(None, entry.labels, getattr(network, "num_classes", 0), entry.labels))
         if weights is not None:
             origin["weights_sha256"] = weights_sha256(entry.name, weights)
         if weights == "default" and entry.weights is not None:
@@ -103,17 +106,9 @@ def export_model(
     network = network.eval().cpu()
     with atomic_folder(folder) as temporary:
         exported = write_graphs(
-            network,
-            temporary,
-            task=task,
-            model=model,
-            engine=format,
-            precision=precision,
-            clip=clip,
-            preprocessing=preprocessing,
-            labels=labels,
-            origin=origin,
-        )
+            network, temporary, task=task, model=model, engine=format, precision=precision, clip=clip,
+            preprocessing=preprocessing, labels=labels, origin=origin,
+        )  # fmt: skip
         if precision != "fp32":
             what, agreement = _agreement(network, exported, clip)
             if 1 - agreement > allow_loss:
@@ -128,16 +123,8 @@ def export_model(
     return read_exported(folder)
 
 
-def _labels_of(known: str | None, classes: int) -> tuple[str, ...] | None:
-    from twospeed.pipelines.action_labels import label_names
-
-    return None if known is None else tuple(label_names(None, known, classes, known))
-
-
 def _task_of(network: Any) -> Task:
     """Tell what a network does from what it offers."""
-    from twospeed.models.protocol import CLIP_NETWORK
-
     if not lacks(network, MASK_MEMORY):
         return "track"
     if lacks(network, CLIP_NETWORK):
@@ -181,7 +168,7 @@ def _agreement(network: Any, exported: ExportedModel, clip: Clip) -> tuple[str, 
     if exported.task == "classify":
         equal = [a.mean(1).argmax(-1) == b.mean(1).argmax(-1) for a, b in pairs]
         return "top-1 agreement", float(np.concatenate(equal).mean())
-    scores = [np.abs(_sigmoid(a) - _sigmoid(b)).ravel() for a, b in pairs]
+    scores = [np.abs(sigmoid(a.astype(np.float64)) - sigmoid(b.astype(np.float64))).ravel() for a, b in pairs]
     return "1 - mean difference of scores", 1 - float(np.concatenate(scores).mean())
 
 
@@ -208,8 +195,3 @@ def _labels_agree(network: Any, exported: ExportedModel, clip: Clip) -> float:
         reference, found = (segmenter.step(image) for segmenter in segmenters)
         total = total + confusion_matrix(reference.labels, found.labels, len(reference.scores))
     return float(mean_iou(total, absent="skip"))
-
-
-def _sigmoid(x: NDArray[Any]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = 1 / (1 + np.exp(-x.astype(np.float64)))
-    return result

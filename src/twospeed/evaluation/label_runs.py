@@ -35,11 +35,9 @@ class LabelsFrames(Protocol):
 
     def step(self, image: NDArray[np.uint8]) -> ClassMap:
         """Take the next frame, uint8 (H, W, 3) RGB."""
-        ...
 
     def reset(self) -> None:
         """Forget the video: the next frame is a keyframe."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,10 @@ class Chain:
 
     frames: tuple[LabelledFrame, ...]
     scored: dict[int, LabelledFrame] = field(default_factory=dict)
+
+    def continues(self, path: Sequence[LabelledFrame]) -> bool:
+        """Return whether one of chain and path begins with the other."""
+        return all(one.image_file == other.image_file for one, other in zip(self.frames, path, strict=False))
 
 
 def plan_chains(
@@ -79,17 +81,13 @@ def plan_chains(
             if path is None:
                 continue
             of_keyframe = chains.setdefault((path[0].sequence, path[0].number), [])
-            shared = next((chain for chain in of_keyframe if _one_continues(chain.frames, path)), None)
+            shared = next((chain for chain in of_keyframe if chain.continues(path)), None)
             if shared is None:
                 of_keyframe.append(Chain(path, {distance: frame}))
                 continue
             shared.frames = max(shared.frames, path, key=len)
             shared.scored[distance] = frame
     return [chain for place in sorted(chains) for chain in chains[place]]
-
-
-def _one_continues(a: Sequence[LabelledFrame], b: Sequence[LabelledFrame]) -> bool:
-    return all(one.image_file == other.image_file for one, other in zip(a, b, strict=False))
 
 
 def run_chains(
@@ -111,7 +109,9 @@ def run_chains(
     """
     matrices: dict[int, Matrix] = {}
     for number, chain in enumerate(chains, start=1):
-        files = {} if output is None else {d: _file(output, d, frame) for d, frame in chain.scored.items()}
+        files = {}
+        if output is not None:
+            files = {d: output / f"distance_{d}" / f"{frame.name}.png" for d, frame in chain.scored.items()}
         found = {d: _read_kept(path, code) for d, path in files.items() if path.is_file()}
         if len(found) < len(chain.scored):
             found = _label(segmenter, chain, clock)
@@ -161,10 +161,6 @@ def _count(frame: LabelledFrame, labels: Labels, num_classes: int) -> Matrix:
 
 def _size(labels: Labels) -> str:
     return f"{labels.shape[1]}x{labels.shape[0]}"
-
-
-def _file(output: Path, distance: int, frame: LabelledFrame) -> Path:
-    return output / f"distance_{distance}" / f"{frame.name}.png"
 
 
 def _read_kept(path: Path, code: LabelCode | None) -> Labels:

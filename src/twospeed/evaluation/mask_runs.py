@@ -37,11 +37,9 @@ class MaskTracker(Protocol):
 
     def step(self, image: NDArray[np.uint8], masks: Labels | None = None) -> ObjectMasks:
         """Take the next frame, uint8 (H, W, 3) RGB, with masks where they are given; return all objects' masks."""
-        ...
 
     def reset(self) -> None:
         """Forget the video."""
-        ...
 
 
 BuildTracker = Callable[..., MaskTracker]
@@ -110,15 +108,12 @@ class Labeller(Protocol):
 
     def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
         """Take the next frame; return the labels, uint8 (H, W), of the next frames in order, if any are ready."""
-        ...
 
     def finish(self) -> list[Labels]:
         """End the sequence: return the labels of the frames that are still missing."""
-        ...
 
     def reset(self) -> None:
         """Forget the sequence."""
-        ...
 
 
 @dataclass(frozen=True)

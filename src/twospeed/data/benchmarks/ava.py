@@ -20,7 +20,7 @@ import csv
 import io
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -86,16 +86,9 @@ class BoxRows:
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> BoxRows:
         """Return these rows, a mask or numbers."""
         chosen = np.arange(len(self))[rows]
-        return BoxRows(
-            path=self.path,
-            lines=self.lines[chosen],
-            videos=tuple(self.videos[row] for row in chosen.tolist()),
-            seconds=self.seconds[chosen],
-            boxes_xyxy=self.boxes_xyxy[chosen],
-            actions=self.actions[chosen],
-            persons=self.persons[chosen],
-            scores=self.scores[chosen],
-        )
+        columns = ("lines", "seconds", "boxes_xyxy", "actions", "persons", "scores")
+        taken: dict[str, Any] = {name: getattr(self, name)[chosen] for name in columns}
+        return replace(self, videos=tuple(self.videos[row] for row in chosen.tolist()), **taken)
 
     def where(self, row: int) -> str:
         """Name a row as errors do: `file:line`."""
@@ -261,14 +254,8 @@ def write_detections(
 
 def write_rows(file: IO[str], rows: BoxRows) -> None:
     """Append rows of detections as they are to an open file, with six decimals."""
-    columns = (
-        rows.videos,
-        rows.seconds.tolist(),
-        rows.boxes_xyxy.tolist(),
-        rows.actions.tolist(),
-        rows.scores.tolist(),
-    )
-    for video, second, box, action, score in zip(*columns, strict=True):
+    columns = (rows.seconds.tolist(), rows.boxes_xyxy.tolist(), rows.actions.tolist(), rows.scores.tolist())
+    for video, second, box, action, score in zip(rows.videos, *columns, strict=True):
         corners = ",".join(f"{value:.6f}" for value in box)
         file.write(f"{video},{second_text(second)},{corners},{action},{score:.6f}\n")
 

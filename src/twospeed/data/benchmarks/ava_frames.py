@@ -64,7 +64,7 @@ class AvaFrames:
             second_of.setdefault(keyframe.video, keyframe.second)
             if keyframe.video in self._images:
                 self._image_index(keyframe.video, keyframe.second)
-        missing = [video for video in second_of if not self._has(video)]
+        missing = [video for video in second_of if not self._listed(video) and self._file(video) is None]
         if missing:
             raise DatasetError(
                 f"{self.data}: {len(missing)} of {len(second_of)} videos are missing, the first is {missing[0]}; "
@@ -112,9 +112,6 @@ class AvaFrames:
             f"{name}: the keyframe at second {second:g} is out of range: its images are those of seconds "
             f"{first:g} to {end:.2f} (first_second says at which second of the film they begin)"
         )
-
-    def _has(self, video: str) -> bool:
-        return self._listed(video) or self._file(video) is not None
 
     def _listed(self, video: str) -> bool:
         """Return whether a video is there as images; remembers the contents of its folder."""

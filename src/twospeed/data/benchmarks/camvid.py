@@ -1,4 +1,4 @@
-"""CamVid (Brostow et al., 2009): classes in the grouping of eleven that SegNet introduced, splits, runs of frames.
+"""CamVid (Brostow et al., 2009): classes in the grouping of eleven that SegNet introduced, and splits.
 
 Four layouts are read, distinguished by their folders; NAME is SEQUENCE_FRAME, the frame's number at 30 Hz:
 
@@ -13,11 +13,7 @@ In the last two, frames of the videos may lie beside the labelled ones; `camvid_
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -74,19 +70,6 @@ _IMAGES = (".jpg", ".jpeg", ".png")
 _NAME = re.compile(r"(?P<sequence>[A-Za-z0-9]+)_f?(?P<number>\d+)(_L)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Labelled frames that follow each other. step: frames of the 30 Hz recording between them (the most frequent)."""
-
-    frames: tuple[LabelledFrame, ...]
-    step: int
-
-    @property
-    def rate(self) -> Fraction:
-        """Labelled frames per second."""
-        return Fraction(FRAME_RATE, self.step)
-
-
 class CamVid:
     """The labelled frames of a split, in order of recording: a map-style data set of `LabelledFrame`.
 
@@ -108,21 +91,6 @@ class CamVid:
     def __getitem__(self, index: int) -> LabelledFrame:
         return self.frames[index]
 
-    def runs(self, max_gap: int = FRAME_RATE) -> tuple[Run, ...]:
-        """Cut the split into runs of labelled frames with gaps of at most max_gap 30 Hz frames.
-
-        At the default of one second these are the runs of the data set's own description: train and test have frames
-        one second apart, val has 15 a second. Neighbours in a folder are not always neighbours in time.
-        """
-        groups: list[list[LabelledFrame]] = []
-        for frame in self.frames:
-            last = groups[-1][-1] if groups else None
-            if last is not None and last.sequence == frame.sequence and frame.number - last.number <= max_gap:
-                groups[-1].append(frame)
-            else:
-                groups.append([frame])
-        return tuple(Run(tuple(group), _step(group)) for group in groups)
-
     def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
         """Return `count` frames before one and itself, `step` frames of the recording apart, or None where some lack.
 
@@ -134,11 +102,6 @@ class CamVid:
         numbers = [frame.number - step * back for back in range(count, -1, -1)]
         found = [self.images.get((frame.sequence, number)) for number in numbers]
         return tuple(f for f in found if f is not None) if all(found) else None
-
-
-def _step(frames: list[LabelledFrame]) -> int:
-    gaps = Counter(b.number - a.number for a, b in pairwise(frames))
-    return gaps.most_common(1)[0][0] if gaps else FRAME_RATE
 
 
 def _find(root: Path, split: Split) -> tuple[tuple[LabelledFrame, ...], dict[tuple[str, int], LabelledFrame]]:

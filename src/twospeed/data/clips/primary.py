@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twospeed.data.clips.layers import draw_layers, filmed, random_motion
 from twospeed.data.clips.synthetic import MovingObjects
+from twospeed.data.clips.training_clip import attempt
 from twospeed.data.clips.videos import AnnotatedVideo
 from twospeed.errors import InputError
 from twospeed.ops.motion import OFFSETS, motion_planes
@@ -69,11 +70,10 @@ class PrimaryObjects:
 
         Raises DatasetError and VideoError for files that cannot be read.
         """
-        for _ in range(20):
-            sample = self._kinds[int(rng.choice(len(self._kinds), p=self._weights))](rng, size)
-            if sample is not None:
-                return sample
-        raise InputError("20 draws of clips showed no object: are the masks empty?")
+        return attempt(
+            lambda: self._kinds[int(rng.choice(len(self._kinds), p=self._weights))](rng, size),
+            "they showed no object; are the masks empty?",
+        )
 
     def _of_video(self, rng: np.random.Generator, size: tuple[int, int]) -> PrimarySample | None:
         video = self.videos[int(rng.integers(len(self.videos)))]

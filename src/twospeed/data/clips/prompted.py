@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.clips.training_clip import attempt
 from twospeed.errors import InputError
 from twospeed.ops.clicks import Box, Point, prompt_planes
 from twospeed.transforms.colour import jitter_colours
@@ -38,15 +39,15 @@ class PromptedObjects:
 
     def draw(self, rng: np.random.Generator, *, size: int = 256) -> PromptedSample:
         """Draw one sample of size x size pixels whose object is in view. Raises InputError when 20 draws show none."""
-        for _ in range(20):
+
+        def crop() -> tuple[Image, Image] | None:
             group = self.groups[int(rng.integers(len(self.groups)))]
             image, mask = group[int(rng.integers(len(group)))]
-            crop = _crop(rng, np.asarray(image), np.asarray(mask), size)
-            if crop is not None:
-                piece, inside = crop
-                points, box, before = first_prompts(rng, inside)
-                return PromptedSample(piece, inside, prompt_planes(size, size, points, box, before))
-        raise InputError("20 draws of images showed no object: are the masks empty?")
+            return _crop(rng, np.asarray(image), np.asarray(mask), size)
+
+        piece, inside = attempt(crop, "they showed no object; are the masks empty?")
+        points, box, before = first_prompts(rng, inside)
+        return PromptedSample(piece, inside, prompt_planes(size, size, points, box, before))
 
 
 def _crop(rng: np.random.Generator, image: Image, mask: Image, size: int) -> tuple[Image, Image] | None:

@@ -23,15 +23,12 @@ class LabelledVideos(Protocol):
 
     def __len__(self) -> int:
         """Count the labelled frames."""
-        ...
 
     def __getitem__(self, index: int) -> LabelledFrame:
         """Return one labelled frame."""
-        ...
 
     def before(self, frame: LabelledFrame, count: int, step: int | None = None) -> tuple[LabelledFrame, ...] | None:
         """Return `count` frames before one and itself, `step` apart, or None where some are missing."""
-        ...
 
 
 def leading_to(

@@ -49,7 +49,6 @@ class MaskedImage(Protocol):
 
     def read(self) -> tuple[Image, Image]:
         """Return the image, uint8 RGB (H, W, 3), and the object, uint8 (H, W) of 0 and 255."""
-        ...
 
 
 class StillClips:

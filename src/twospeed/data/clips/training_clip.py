@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Image = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,12 +59,12 @@ def visible(labels: Image, share: float) -> list[int]:
     return [k for k in range(1, 255) if counts[k] and counts[k] >= share * labels.size]
 
 
-def attempt(draw: Callable[[], TrainingClip | None], why_not: str, tries: int = 20) -> TrainingClip:
-    """Draw until a clip comes out. Raises InputError, with this reason, when none did."""
-    for _ in range(tries):
-        if (clip := draw()) is not None:
-            return clip
-    raise InputError(f"{tries} draws gave no training clip: {why_not}")
+def attempt(draw: Callable[[], T | None], why_not: str) -> T:
+    """Draw until something comes out. Raises InputError, with this reason, when twenty draws gave nothing."""
+    for _ in range(20):
+        if (drawn := draw()) is not None:
+            return drawn
+    raise InputError(f"20 draws gave nothing to train on: {why_not}")
 
 
 class ClipSource(Protocol):
@@ -73,7 +74,6 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int:
         """Count the clips of an epoch."""
-        ...
 
     def draw(
         self, rng: np.random.Generator, *, index: int | None = None, size: int, objects: int = 2, gap: int = 5
@@ -83,7 +83,6 @@ class ClipSource(Protocol):
         index: which of the epoch's clips; None draws that, too. gap: largest distance between neighbouring frames,
         where there is a video to take them from.
         """
-        ...
 
 
 class ClipKey(NamedTuple):

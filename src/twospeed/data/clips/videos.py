@@ -127,20 +127,16 @@ class AnnotatedVideo(Protocol):
     @property
     def name(self) -> str:
         """As the set calls it."""
-        ...
 
     @property
     def annotations(self) -> Mapping[str, object]:
         """The annotated frames' names, in time order, with what their masks are read from."""
-        ...
 
     def image(self, frame: str) -> Image:
         """Read one frame, uint8 (H, W, 3) RGB."""
-        ...
 
     def labels(self, frame: str) -> Image:
         """Read one annotation, uint8 (H, W)."""
-        ...
 
 
 class AnnotatedVideos(Protocol):
@@ -148,11 +144,9 @@ class AnnotatedVideos(Protocol):
 
     def __len__(self) -> int:
         """Count the videos."""
-        ...
 
     def __getitem__(self, index: int, /) -> AnnotatedVideo:
         """Return one."""
-        ...
 
 
 class DecodedVideo:
