@@ -55,11 +55,23 @@ def use_one_heap() -> None:
 
     To be called before threads are started. By itself each has a heap of its own, and what one has freed does not serve
     the others. A process that opens a decoder, with its threads, for every jump in a video holds much more that way.
-    Up to 32 MB at the heap's end stay when they are freed: a large image that comes and goes would otherwise be taken
-    from the system each time, page by page.
+    Freed memory is kept, as by `keep_freed_memory`.
     """
+    _set_allocator((-8, 1))  # M_ARENA_MAX
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let up to 32 MB at the heap's end stay when they are freed (glibc, so most Linux; nothing elsewhere).
+
+    An image that comes and goes would otherwise be taken from the system each time, page by page.
+    """
+    _set_allocator((-3, 32 << 20), (-1, 32 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+
+def _set_allocator(*options: tuple[int, int]) -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        for option, value in ((-8, 1), (-3, 32 << 20), (-1, 32 << 20)):  # M_ARENA_MAX, M_MMAP_, M_TRIM_THRESHOLD
+        for option, value in options:
             mallopt(option, value)
 
 

@@ -18,8 +18,10 @@ from tests.data.vos_trees import (
     write_results,
     write_youtube_vos,
 )
+from tests.metrics.test_regions import plain_f, plain_j
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.vos import evaluate_davis, evaluate_youtube_vos
+from twospeed.metrics.regions import tolerance_pixels
 
 GOLDEN = GOLDENS / "davis_metric"
 OFFICIAL_NAMES = {
@@ -79,6 +81,81 @@ def test_davis16_equals_the_official_scorer_on_real_masks(davis16: Path, task: s
         assert report.scores["global"][ours] == pytest.approx(expected["global"][theirs], abs=1e-6)
         for name, row in expected["per_sequence"].items():
             assert report.scores["sequences"][name][ours] == pytest.approx(row[theirs], abs=1e-6)
+
+
+def random_labels(rng: np.random.Generator, size: tuple[int, int], objects: int) -> np.ndarray:
+    """Rectangles that often reach the image's edges, cover each other, or are missing."""
+    labels = np.zeros(size, np.uint8)
+    for k in range(1, objects + 1):
+        y, x = (rng.integers(-3, side + 3, 2) for side in size)
+        labels[max(0, y.min()) : max(0, y.max()), max(0, x.min()) : max(0, x.max())] = k
+    return labels
+
+
+def write_in_some_form(path: Path, labels: np.ndarray, form: str) -> None:
+    """Save a mask of one object as people do: palette of 0 and 1, grey, black and white, or grey saved as colour."""
+    if form == "palette":
+        write_mask(path, labels)
+        return
+    write_grey(path, labels)
+    if form != "grey":
+        with Image.open(path) as image:
+            image.convert({"bits": "1", "colour": "RGB"}[form]).save(path)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_davis16_equals_the_plain_formulas_on_masks_of_every_form(tmp_path: Path, workers: int):
+    rng = np.random.default_rng(0)
+    forms = ("palette", "grey", "bits", "colour")
+    expected: list[list[float]] = [[], []]
+    for t in range(21):
+        size = (22, 31) if t < 13 else (34, 27)  # the video changes its size
+        result, annotation = (random_labels(rng, size, 1) for _ in range(2))
+        if t == 0:
+            annotation[3:9, 4:8] = 1
+        write_in_some_form(tmp_path / f"results/dog/{t:05d}.png", result, forms[t % 4])
+        write_in_some_form(tmp_path / f"davis/Annotations/480p/dog/{t:05d}.png", annotation, forms[t // 2 % 4])
+        if 0 < t < 20:
+            pair = result > 0, annotation > 0
+            expected[0].append(plain_j(*pair))
+            expected[1].append(plain_f(*pair, tolerance_pixels(*size)))
+    report = evaluate_davis(tmp_path / "davis", 2016, predictions=tmp_path / "results", workers=workers)
+    scores = report.scores["sequences"]["dog"]
+    for name, values in zip("JF", expected, strict=True):
+        assert len(set(values)) > 3
+        assert scores[f"{name}-Mean"] == pytest.approx(np.mean(values), abs=1e-12)
+        assert scores[f"{name}-Recall"] == pytest.approx(np.mean(np.array(values) > 0.5), abs=1e-12)
+
+
+def test_davis17_equals_the_plain_formulas_for_several_objects_and_void(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    expected = np.zeros((2, 7, 11))
+    for t in range(13):
+        result, annotation = (random_labels(rng, (30, 41), 7) for _ in range(2))
+        if t == 0:
+            annotation[0, 0] = 7
+        annotation[12:15, 20 + t : 24 + t] = 255
+        write_mask(tmp_path / f"results/dog/{t:05d}.png", result)
+        write_mask(tmp_path / f"davis/Annotations/480p/dog/{t:05d}.png", annotation)
+        for k in range(7) if 0 < t < 12 else ():
+            pair = result == k + 1, annotation == k + 1
+            expected[:, k, t - 1] = plain_j(*pair), plain_f(*pair, tolerance_pixels(30, 41))
+    report = evaluate_davis(tmp_path / "davis", 2017, predictions=tmp_path / "results")
+    for k, (j, f) in enumerate(expected.mean(2).T, start=1):
+        scores = report.scores["sequences"][f"dog_{k}"]
+        assert (scores["J-Mean"], scores["F-Mean"]) == (pytest.approx(j, abs=1e-12), pytest.approx(f, abs=1e-12))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_colours_and_16_bits_are_refused_by_name(davis17: tuple[Path, Path, dict[str, np.ndarray]], mode: str):
+    root, results, labels = davis17
+    path = results / "dog/00002.png"
+    if mode == "RGB":
+        Image.fromarray(np.stack([labels["dog"][2] * 90, *[labels["dog"][2]] * 2], axis=2)).save(path)
+    else:
+        Image.fromarray(labels["dog"][2].astype(np.uint16) * 300).save(path)
+    with pytest.raises(DatasetError, match=rf"dog/00002\.png: an image of mode {mode}, not a label map"):
+        evaluate_davis(root, 2017, predictions=results)
 
 
 @pytest.fixture

@@ -18,11 +18,14 @@ from PIL import Image
 from tests.conftest import GOLDENS
 from twospeed.errors import InputError
 from twospeed.metrics.regions import (
+    Outline,
     boundary_map,
+    contour_accuracies,
     contour_accuracy,
     dilate_with_disk,
     match_proposals,
     outline,
+    outlines,
     region_similarity,
     score_frame,
     score_frame_pairs,
@@ -137,6 +140,59 @@ def test_crops_give_what_whole_images_give(a: np.ndarray, b: np.ndarray, radius:
     first, second = outline(a, radius), outline(b, radius)
     assert region_similarity(first, second) == pytest.approx(plain_j(a, b), abs=1e-12)
     assert contour_accuracy(first, second) == pytest.approx(plain_f(a, b, radius), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(masks(), masks()), max_size=9), st.integers(0, 6))
+def test_many_pairs_at_once_give_what_each_gives_alone(pairs: list[tuple[np.ndarray, np.ndarray]], radius: int):
+    cut = [(outline(a, radius), outline(b, radius)) for a, b in pairs]
+    found = contour_accuracies(cut)
+    assert found == [contour_accuracy(*pair) for pair in cut]
+    assert found == pytest.approx([plain_f(a, b, radius) for a, b in pairs], abs=1e-12)
+
+
+def test_pairs_of_other_sizes_and_tolerances_are_not_mixed():
+    """An object at the lower edge of its image has no boundary there; in a taller image it has."""
+    pairs = []
+    for height, width, radius in ((12, 17, 1), (12, 17, 3), (15, 17, 1), (12, 20, 1), (12, 17, 1)):
+        a, b = np.zeros((2, height, width), bool)
+        a[5:12, 4:17] = b[7:12, 6:17] = True
+        pairs.append((a, b, radius))
+    found = contour_accuracies([(outline(a, radius), outline(b, radius)) for a, b, radius in pairs])
+    assert found == pytest.approx([plain_f(*pair) for pair in pairs], abs=1e-12)
+    assert len(set(found)) == 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(np.uint8, (11, 9)), st.integers(0, 4))
+def test_eight_masks_in_a_plane_are_each_as_one_alone(plane: np.ndarray, radius: int):
+    for bit in range(8):
+        mask = (plane >> bit & 1).astype(bool)
+        np.testing.assert_array_equal(boundary_map(plane) >> bit & 1, boundary_map(mask))
+        np.testing.assert_array_equal(dilate_with_disk(plane, radius) >> bit & 1, dilate_with_disk(mask, radius))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps, label_maps, st.tuples(*[st.integers(0, 5)] * 4), st.sampled_from([1, 2]))
+def test_a_part_of_an_image_gives_what_the_image_gives(
+    first: np.ndarray, second: np.ndarray, margins: tuple[int, int, int, int], count: int
+):
+    top, bottom, left, right = margins
+
+    def part(labels: np.ndarray) -> list[Outline]:
+        height, width = labels.shape
+        inside = labels[top : height - bottom, left : width - right]
+        return outlines(inside, count, top=top, left=left, size=(height, width))
+
+    for labels in (first, second):  # 0 outside of the part, and in its outermost rows and columns inside the image
+        labels[: top + 1 if top else 0] = labels[:, : left + 1 if left else 0] = 0
+        labels[len(labels) - bottom - 1 if bottom else len(labels) :] = 0
+        labels[:, labels.shape[1] - right - 1 if right else labels.shape[1] :] = 0
+    whole = list(zip(outlines(first, count), outlines(second, count), strict=True))
+    parts = list(zip(part(first), part(second), strict=True))
+    for measure in (region_similarity, contour_accuracy):
+        assert [measure(*pair) for pair in parts] == [measure(*pair) for pair in whole]
+    assert contour_accuracies(parts) == contour_accuracies(whole)
 
 
 @settings(max_examples=60, deadline=None)

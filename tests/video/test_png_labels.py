@@ -89,11 +89,29 @@ def filtered(values: np.ndarray, filters: np.ndarray | None) -> np.ndarray:
 
 def check_against_pillow(path: Path, rows: np.ndarray, colour: int, parts: int) -> None:
     path.write_bytes(png(rows, colour, parts=parts))
-    found = read_png_labels(path)
     values, is_palette = general(path)
+    for cut in (False, True):
+        found = read_png_labels(path, cut=cut)
+        assert found is not None
+        np.testing.assert_array_equal(found.whole(), values)
+        assert found.is_palette == is_palette
+        height, width = found.values.shape
+        bottom, right = found.height - found.top - height, found.width - found.left - width
+        margins = found.top, bottom, found.left, right
+        sides = found.values[:1], found.values[-1:], found.values[:, :1], found.values[:, -1:]
+        assert not any(margin and side.any() for margin, side in zip(margins, sides, strict=True))
+
+
+@pytest.mark.parametrize("filters", [0, 1, 2, 3, 4])
+def test_margins_of_zeros_are_cut_away(tmp_path: Path, filters: int):
+    mask = np.zeros((24, 36), np.uint8)
+    mask[5:9, 10:20] = 255
+    (tmp_path / "mask.png").write_bytes(png(filtered(mask, np.full(24, filters))))
+    found = read_png_labels(tmp_path / "mask.png", cut=True)
     assert found is not None
-    np.testing.assert_array_equal(found.values, values)
-    assert found.is_palette == is_palette
+    assert (found.top, found.left, found.height, found.width) == (4, 9, 24, 36)
+    np.testing.assert_array_equal(found.values[:6, :12], mask[4:10, 9:21])
+    assert found.values.size <= 16 * 27  # halves take several pixels to fade
 
 
 def test_data_sets_read_masks_without_the_general_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.data.benchmarks.label_files import read_foreground, read_label_file
+from twospeed.data.benchmarks.label_files import read_label_part
 from twospeed.errors import DatasetError
+from twospeed.video.png_labels import LabelPart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +58,14 @@ class SequenceSample:
 
         Raises DatasetError when it is missing or no label map.
         """
+        return self.label_part(frame).whole()
+
+    def label_part(self, frame: str) -> LabelPart:
+        """Read the part of one annotation that is not 0. Raises as `labels`."""
         path = self.annotations.get(frame)
         if path is None:
             raise DatasetError(f"{self.name}: frame {frame} is not annotated; {len(self.annotations)} other frames are")
-        return read_foreground(path) if self.foreground else read_label_file(path, has_void=True)
+        return read_label_part(path, foreground=self.foreground, has_void=True)
 
 
 @dataclass(frozen=True, slots=True)

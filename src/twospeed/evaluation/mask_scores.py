@@ -1,7 +1,7 @@
 """Score folders of mask files against a data set's annotations: J and F of every object in every frame.
 
-Frames are read and compared in parallel by threads: decoding PNG and comparing masks are done outside
-Python's lock, so threads keep all cores busy, start at once, and need nothing of the calling script.
+Frames are read and compared a few at a time, and only where they are not 0: most of a mask file's pixels are
+background, which no pass over the image has to see again after it is unpacked.
 """
 
 from __future__ import annotations
@@ -18,22 +18,29 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.davis import Task
 from twospeed.data.benchmarks.folders import listing, subfolders
-from twospeed.data.benchmarks.label_files import VOID, read_foreground, read_label_file
+from twospeed.data.benchmarks.label_files import VOID, read_label_part
 from twospeed.data.benchmarks.youtube_vos import first_masks
 from twospeed.data.samples import SequenceSample
-from twospeed.environment import usable_cores
+from twospeed.environment import keep_freed_memory, usable_cores
 from twospeed.errors import DatasetError
 from twospeed.metrics.regions import (
     MAX_PROPOSALS,
+    Outline,
+    contour_accuracies,
     match_proposals,
-    score_frame,
+    outlines,
+    region_similarity,
     score_frame_pairs,
     statistics,
 )
+from twospeed.video.png_labels import LabelPart
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.uint8]
 T = TypeVar("T")
+
+_TOGETHER = 8
+"""Frames that follow each other and are compared as one: their objects lie at nearly the same place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +84,14 @@ class _Plan:
     frames: tuple[str, ...]
     object_ids: tuple[int, ...]
 
-    def pair(self, frame: str) -> tuple[Labels, Labels]:
-        """Read result and annotation of one frame, uint8 (H, W) of the same size."""
-        path, annotation = self.results[frame], self.sample.labels(frame)
-        result = read_foreground(path) if self.sample.foreground else read_label_file(path)
-        if result.shape != annotation.shape:
+    def pair(self, frame: str) -> tuple[LabelPart, LabelPart]:
+        """Read result and annotation of one frame, of images of the same size."""
+        path, annotation = self.results[frame], self.sample.label_part(frame)
+        result = read_label_part(path, foreground=self.sample.foreground)
+        if (result.height, result.width) != (annotation.height, annotation.width):
             raise DatasetError(
-                f"{path}: {result.shape[1]}x{result.shape[0]} pixels, its annotation is "
-                f"{annotation.shape[1]}x{annotation.shape[0]}; save masks at the size of the annotation"
+                f"{path}: {result.width}x{result.height} pixels, its annotation is "
+                f"{annotation.width}x{annotation.height}; save masks at the size of the annotation"
             )
         return result, annotation
 
@@ -132,43 +139,72 @@ def _davis_plan(sample: SequenceSample, folder: Path, task: Task, all_frames: bo
 
 
 def _ids(labels: Labels) -> frozenset[int]:
-    """Return the ids that a label map holds, without 0."""
+    """Return the ids that labels hold, without 0."""
     highest = int(labels.max(initial=0))
     if highest > MAX_PROPOSALS:
         return frozenset(np.flatnonzero(np.bincount(labels.reshape(-1))).tolist()) - {0}
-    return frozenset(k for k in range(1, highest + 1) if (labels == k).any())  # far quicker than counting
+    below = {k for k in range(1, highest) if (labels == k).any()}  # far quicker than counting
+    return frozenset(below | {highest} - {0})
 
 
-def _compare_by_id(job: tuple[_Plan, str]) -> tuple[Scores, Scores, frozenset[int]]:
-    """Compare one frame object by object: J and F (K,), and the ids that its result holds."""
-    plan, frame = job
-    result, annotation = plan.pair(frame)
-    # Labels become 1..K, since lists may have holes in their ids.
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """J and F of every object in frames that follow each other, float64 (K, T), and the ids that their results hold."""
+
+    j: Scores
+    f: Scores
+    held: frozenset[int]
+
+
+def _compare_by_id(job: tuple[_Plan, tuple[str, ...]]) -> _Compared:
+    """Compare frames object by object."""
+    plan, frames = job
+    objects = len(plan.object_ids)
     places = np.zeros(256, dtype=np.uint8)
-    places[list(plan.object_ids)] = np.arange(1, len(plan.object_ids) + 1)
-    held = _ids(result)
-    if strangers := sorted(held - set(plan.object_ids)):
-        raise DatasetError(
-            f"{plan.results[frame]}: holds object {listing([str(i) for i in strangers])}, but {plan.sample.name} has "
-            f"only {listing([str(i) for i in plan.object_ids])}; each result keeps the id of its first mask"
-        )
-    if plan.object_ids[-1] != len(plan.object_ids):
-        result, annotation = places[result], places[annotation]
-    j, f = score_frame(result, annotation, len(plan.object_ids))
-    return j, f, held
+    places[list(plan.object_ids)] = np.arange(1, objects + 1)
+    held: frozenset[int] = frozenset()
+    pairs: list[list[tuple[Outline, Outline]]] = [[] for _ in plan.object_ids]
+    for frame in frames:
+        result, annotation = plan.pair(frame)
+        ids = _ids(result.values)
+        if strangers := sorted(ids - set(plan.object_ids)):
+            raise DatasetError(
+                f"{plan.results[frame]}: holds object {listing([str(i) for i in strangers])}, but {plan.sample.name} "
+                f"has only {listing([str(i) for i in plan.object_ids])}; each result keeps the id of its first mask"
+            )
+        held |= ids
+        found, wanted = (
+            outlines(
+                # Labels become 1..K, since lists may have holes in their ids.
+                part.values if plan.object_ids[-1] == objects else places[part.values],
+                objects, top=part.top, left=part.left, size=(part.height, part.width),
+            )
+            for part in (result, annotation)
+        )  # fmt: skip
+        for of_object, pair in zip(pairs, zip(found, wanted, strict=True), strict=True):
+            of_object.append(pair)
+    j = np.array([[region_similarity(*pair) for pair in of_object] for of_object in pairs], dtype=np.float64)
+    f = np.array([contour_accuracies(of_object) for of_object in pairs], dtype=np.float64)
+    return _Compared(j, f, held)
 
 
-def _compare_pairs(job: tuple[_Plan, str]) -> tuple[Scores, Scores]:
-    """Compare one frame's proposals with all objects: J and F (P + 1, K), the last row for a proposal that is empty."""
-    plan, frame = job
-    result, annotation = plan.pair(frame)
-    proposals = int(result.max(initial=0))
-    if proposals > MAX_PROPOSALS:
-        raise DatasetError(
-            f"{plan.results[frame]}: holds proposal {proposals}; at most {MAX_PROPOSALS} are allowed, ids 1 to "
-            f"{MAX_PROPOSALS}"
-        )
-    return score_frame_pairs(result, annotation, proposals + 1, len(plan.object_ids))
+def _compare_pairs(job: tuple[_Plan, tuple[str, ...]]) -> list[tuple[Scores, Scores]]:
+    """Compare each frame's proposals with all objects.
+
+    J and F of each frame (P + 1, K), the last row for a proposal that is empty.
+    """
+    plan, frames = job
+    scores = []
+    for frame in frames:
+        result, annotation = (part.whole() for part in plan.pair(frame))
+        proposals = int(result.max(initial=0))
+        if proposals > MAX_PROPOSALS:
+            raise DatasetError(
+                f"{plan.results[frame]}: holds proposal {proposals}; at most {MAX_PROPOSALS} are allowed, ids 1 to "
+                f"{MAX_PROPOSALS}"
+            )
+        scores.append(score_frame_pairs(result, annotation, proposals + 1, len(plan.object_ids)))
+    return scores
 
 
 def score_davis(
@@ -192,40 +228,41 @@ def score_davis(
     scores: list[ObjectScores] = []
     notes: list[str] = []
     if task == "semi-supervised":
-        for plan, frames in _compared(_compare_by_id, plans, workers):
-            scores += _objects_by_id(plan, frames, notes)
+        for plan, groups in _compared(_compare_by_id, plans, workers):
+            scores += _objects_by_id(plan, groups, notes)
             on_sequence(plan.sample.name)
     else:
         for plan, pairs in _compared(_compare_pairs, plans, workers):
-            scores += _matched_objects(plan, pairs, notes)
+            scores += _matched_objects(plan, [frame for group in pairs for frame in group], notes)
             on_sequence(plan.sample.name)
     return scores, notes
 
 
 def _compared(
-    compare: Callable[[tuple[_Plan, str]], T], plans: Sequence[_Plan], workers: int | None
+    compare: Callable[[tuple[_Plan, tuple[str, ...]]], T], plans: Sequence[_Plan], workers: int | None
 ) -> Iterator[tuple[_Plan, list[T]]]:
-    """Compare the frames of all sequences on threads; yield each sequence with its frames' results, in order."""
+    """Compare the frames of all sequences on threads; yield each sequence with the results of its groups, in order."""
+    keep_freed_memory()
+    groups = [[plan.frames[i : i + _TOGETHER] for i in range(0, len(plan.frames), _TOGETHER)] for plan in plans]
     with ThreadPoolExecutor(workers or usable_cores()) as pool:
         try:
-            results = pool.map(compare, [(plan, frame) for plan in plans for frame in plan.frames])
-            for plan in plans:
-                yield plan, [next(results) for _ in plan.frames]
+            jobs = [(plan, frames) for plan, parts in zip(plans, groups, strict=True) for frames in parts]
+            results = pool.map(compare, jobs)
+            for plan, parts in zip(plans, groups, strict=True):
+                yield plan, [next(results) for _ in parts]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _objects_by_id(
-    plan: _Plan, frames: list[tuple[Scores, Scores, frozenset[int]]], notes: list[str]
-) -> list[ObjectScores]:
-    held = frozenset().union(*(ids for _, _, ids in frames))
+def _objects_by_id(plan: _Plan, groups: list[_Compared], notes: list[str]) -> list[ObjectScores]:
+    held = frozenset().union(*(group.held for group in groups))
     if absent := [k for k in plan.object_ids if k not in held]:
         notes.append(
             f"{plan.sample.name}: no result holds object {listing([str(k) for k in absent])} of "
             f"{len(plan.object_ids)}; scored as empty masks"
         )
-    j, f = np.stack([j for j, _, _ in frames], axis=1), np.stack([f for _, f, _ in frames], axis=1)  # (K, T)
+    j, f = (np.concatenate(parts, axis=1) for parts in ([g.j for g in groups], [g.f for g in groups]))  # (K, T)
     return [ObjectScores(plan.sample.name, k, j[i], f[i]) for i, k in enumerate(plan.object_ids)]
 
 

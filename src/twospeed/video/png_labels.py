@@ -25,15 +25,40 @@ _LAST_FILTER = 4  # Paeth's
 _zlib_error: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # an instance in the package's stubs
 
 
-class PngLabels(NamedTuple):
-    """Values of a PNG of one byte a pixel, uint8 (H, W), read-only; is_palette: they are indices, else grey."""
+class LabelPart(NamedTuple):
+    """The part of a label image that holds all that is not 0, as read from a file; often a small one.
+
+    values: uint8 (h, w), often read-only; its first pixel lies at (top, left) of the image of height x width pixels.
+    Outermost rows and columns that are not the image's are 0. is_palette: values are indices, else grey.
+    """
 
     values: NDArray[np.uint8]
+    top: int
+    left: int
+    height: int
+    width: int
     is_palette: bool
 
+    @classmethod
+    def of_whole(cls, values: NDArray[np.uint8], is_palette: bool) -> LabelPart:
+        """Take a whole image, uint8 (H, W), as its own part."""
+        return cls(values, 0, 0, values.shape[0], values.shape[1], is_palette)
 
-def read_png_labels(path: Path) -> PngLabels | None:
-    """Read a grey or palette PNG of 8 bits, uninterlaced; None for any other file, and for one with any fault."""
+    def whole(self) -> NDArray[np.uint8]:
+        """Return the image, uint8 (H, W), possibly read-only."""
+        height, width = self.values.shape
+        if (height, width) == (self.height, self.width):
+            return self.values
+        image = np.zeros((self.height, self.width), np.uint8)
+        image[self.top : self.top + height, self.left : self.left + width] = self.values
+        return image
+
+
+def read_png_labels(path: Path, *, cut: bool = False) -> LabelPart | None:
+    """Read a grey or palette PNG of 8 bits, uninterlaced; None for any other file, and for one with any fault.
+
+    cut: leave away what can be of an image's margins of 0; without it only where that is the fastest.
+    """
     try:
         data = path.read_bytes()
     except OSError:
@@ -50,10 +75,12 @@ def read_png_labels(path: Path) -> PngLabels | None:
         last_filter = int(rows[:, 0].max())
         if last_filter > _LAST_FILTER:
             return None
-        values = _unfiltered(rows) if last_filter else rows[:, 1:]
+        if not last_filter and not cut:
+            return LabelPart.of_whole(rows[:, 1:], colour == _PALETTE)
+        values, top, left = _unfiltered(rows) if last_filter else _cut(rows)
     except (_zlib_error, ValueError, OSError):
         return None
-    return PngLabels(values, colour == _PALETTE)
+    return LabelPart(values, top, left, height, width, colour == _PALETTE)
 
 
 def _pixel_data(data: bytes) -> bytes:
@@ -77,27 +104,41 @@ def _unpacked(packed: bytes, width: int, height: int) -> NDArray[np.uint8]:
     return np.frombuffer(rows, np.uint8).reshape(height, width + 1)
 
 
-def _unfiltered(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Undo the filters of rows (H, 1 + W): uint8 (H, W).
+def _box(stored: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Return top, bottom, left, right of all that is not 0 in (H, W), with a pixel around it where there is one."""
+    height, width = stored.shape
+    rows = np.flatnonzero(np.bitwise_or.reduce(stored, axis=1))  # faster than a maximum
+    if not rows.size:
+        return 0, 0, 0, 0
+    top, bottom = max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 2, height)
+    columns = np.flatnonzero(np.bitwise_or.reduce(stored[top:bottom], axis=0))
+    return top, bottom, max(int(columns[0]) - 1, 0), min(int(columns[-1]) + 2, width)
+
+
+def _cut(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int, int]:
+    """Return the part of unfiltered rows (H, 1 + W) that is not 0, uint8 (h, w), and its top and left."""
+    top, bottom, left, right = _box(rows[:, 1:])
+    return rows[top:bottom, 1 + left : 1 + right], top, left
+
+
+def _unfiltered(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int, int]:
+    """Undo the filters of rows (H, 1 + W) and return the part that is not 0, uint8 (h, w), and its top and left.
 
     Filters predict a pixel from those left of it and above it: where all stored bytes from the first row, or from the
     left edge, on are 0, pixels are 0 too, and so they are behind a row or column of zeros with stored zeros alone after
     it. A mask's surroundings are like that, so that mostly its own rectangle is all that has to be unfiltered.
     """
     height, width = rows.shape[0], rows.shape[1] - 1
-    stored = rows[:, 1:]
-    values = np.zeros((height, width), np.uint8)
-    used_rows = np.flatnonzero(stored.max(axis=1))
-    if not used_rows.size:
-        return values
-    top, bottom = int(used_rows[0]), min(int(used_rows[-1]) + 2, height)  # with one more row and column, to be 0
-    used_columns = np.flatnonzero(stored[top:bottom].max(axis=0))
-    left, right = int(used_columns[0]), min(int(used_columns[-1]) + 2, width)
-    part = _unfiltered_by_pillow(np.concatenate([rows[top:bottom, :1], stored[top:bottom, left:right]], axis=1))
-    if (bottom < height and part[-1].any()) or (right < width and part[:, -1].any()):
-        return _unfiltered_by_pillow(rows)
-    values[top:bottom, left:right] = part
-    return values
+    top, bottom, left, right = _box(rows[:, 1:])
+    if top == bottom:
+        return np.zeros((0, 0), np.uint8), 0, 0
+    while True:
+        box = np.concatenate([rows[top:bottom, :1], rows[top:bottom, 1 + left : 1 + right]], axis=1)
+        values = _unfiltered_by_pillow(box)
+        goes_down, goes_right = bottom < height and values[-1].any(), right < width and values[:, -1].any()
+        if not goes_down and not goes_right:
+            return values, top, left
+        bottom, right = height if goes_down else bottom, width if goes_right else right
 
 
 def _unfiltered_by_pillow(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:

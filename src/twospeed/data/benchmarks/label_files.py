@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import DatasetError
 from twospeed.video.image_files import open_image
-from twospeed.video.png_labels import read_png_labels
+from twospeed.video.png_labels import LabelPart, read_png_labels
 
 VOID = 255
 """Label of pixels that an annotation leaves undecided."""
@@ -20,20 +20,25 @@ def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
     Raises DatasetError for a missing file or one that is no label map.
     """
-    if (found := read_png_labels(path)) is not None:
-        return found
-    with open_image(path, DatasetError) as image:
-        if image.mode in ("P", "L", "1"):
-            return np.asarray(image, dtype=np.uint8), image.mode == "P"
-        if image.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
-            colours = np.array(image.convert("RGB"))
-            if (colours == colours[..., :1]).all():
-                return np.ascontiguousarray(colours[..., 0]), False
-        mode = image.mode
-    raise DatasetError(
-        f"{path}: an image of mode {mode}, not a label map; "
-        "give a palette or 8-bit grey PNG whose values are object ids"
-    )
+    part = _read(path, cut=False)
+    return part.whole(), part.is_palette
+
+
+def read_label_part(path: Path, *, foreground: bool = False, has_void: bool = False) -> LabelPart:
+    """Read as `read_label_file` does, or as `read_foreground` does, the part of an image that is not 0.
+
+    Raises DatasetError for a missing file or one that is no label map.
+    """
+    part = _read(path, cut=True)
+    values, is_palette = part.values, part.is_palette
+    highest = int(values.max(initial=0))
+    if foreground:
+        # Grey values below one half alone are ids in a file without a palette, not a mask that nobody could see.
+        threshold = 0 if is_palette or highest < 128 else 127
+        values = values if highest <= 1 else (values > threshold).view(np.uint8)
+    elif highest == VOID and not (is_palette and has_void) and ((values == 0) | (values == VOID)).all():
+        values = (values != 0).view(np.uint8)
+    return part._replace(values=values)
 
 
 def read_label_file(path: Path, *, has_void: bool = False) -> NDArray[np.uint8]:
@@ -42,10 +47,7 @@ def read_label_file(path: Path, *, has_void: bool = False) -> NDArray[np.uint8]:
     has_void: keep 255 of a palette file, which means "do not score this pixel" in annotations.
     Raises DatasetError for a missing file or one that is no label map.
     """
-    labels, is_palette = read_indices(path)
-    if not (is_palette and has_void) and labels.max(initial=0) == VOID and ((labels == 0) | (labels == VOID)).all():
-        return np.asarray(labels != 0, dtype=np.uint8)
-    return labels
+    return read_label_part(path, has_void=has_void).whole()
 
 
 def read_foreground(path: Path) -> NDArray[np.uint8]:
@@ -53,8 +55,21 @@ def read_foreground(path: Path) -> NDArray[np.uint8]:
 
     Accepts 0/1, 0/255, palette ids, and soft 8-bit grey. Raises DatasetError as `read_label_file`.
     """
-    labels, is_palette = read_indices(path)
-    # Grey values below one half alone are ids in a file without a palette, not a mask that nobody could see.
-    threshold = 0 if is_palette or int(labels.max(initial=0)) < 128 else 127
-    foreground: NDArray[np.uint8] = (labels > threshold).view(np.uint8)
-    return foreground
+    return read_label_part(path, foreground=True).whole()
+
+
+def _read(path: Path, *, cut: bool) -> LabelPart:
+    if (part := read_png_labels(path, cut=cut)) is not None:
+        return part
+    with open_image(path, DatasetError) as image:
+        if image.mode in ("P", "L", "1"):
+            return LabelPart.of_whole(np.asarray(image, dtype=np.uint8), image.mode == "P")
+        if image.mode in ("LA", "RGB", "RGBA"):  # some DAVIS-2016 masks: grey saved as colour
+            colours = np.array(image.convert("RGB"))
+            if (colours == colours[..., :1]).all():
+                return LabelPart.of_whole(np.ascontiguousarray(colours[..., 0]), is_palette=False)
+        mode = image.mode
+    raise DatasetError(
+        f"{path}: an image of mode {mode}, not a label map; "
+        "give a palette or 8-bit grey PNG whose values are object ids"
+    )
