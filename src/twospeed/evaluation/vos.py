@@ -87,7 +87,7 @@ def evaluate_davis(
     the semi-supervised task, as the SlowFast report does. settings: None for the split's published ones;
     `UnsupervisedSettings` for models of the unsupervised task. output: where a model's masks go, an empty or new
     folder, or with `resume` that of an interrupted run; None for a temporary one. build_tracker: what is run, if not
-    `twospeed.Tracker`. workers: threads that score; None for one a core.
+    `twospeed.Tracker`. workers: threads that score; None for two, or one where there is one core.
 
     The report's scores are {"global": ..., "sequences": {name: ...}} with the seven numbers of the official
     scorer, fractions. 2016: all objects of a file are one foreground, one entry a sequence. 2017: one entry
