@@ -32,8 +32,7 @@ from twospeed.pipelines.segment import Segmenter
 from twospeed.pipelines.tracker import Tracker
 from twospeed.video.indexed_png import write_indexed_png
 from twospeed.video.writer import VideoWriter
-from twospeed.weights.entries import Preprocessing
-from twospeed.weights.exported import read_exported
+from twospeed.weights.entries import Preprocessing, read_exported
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

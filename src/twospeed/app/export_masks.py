@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twospeed.app.handover import object_masks
 from twospeed.app.store import Project
 from twospeed.output.censor import blur_objects, pixelate_objects, read_background, replace_background
 from twospeed.output.exports import EXPORTS, files_in
@@ -65,7 +64,7 @@ class Export:
 
     def _result(self, index: int) -> ObjectMasks:
         print(json.dumps({"done": index - self.first, "total": self.last - self.first + 1}), flush=True)
-        return object_masks(self.project, index, self.objects)
+        return self.project.object_masks(index, self.objects)
 
 
 def annotation_files(export: Export, path: Path) -> None:

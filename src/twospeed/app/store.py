@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app import wire
-from twospeed.app.database import Conflict, ranges_of
-from twospeed.app.records import Records
+from twospeed.app.database import Conflict, Database, ranges_of
 from twospeed.app.wire import EDITED, GIVEN, STALE, TRACKED, WireMask
 from twospeed.errors import InputError
+from twospeed.results import AnnotatedFrame, ObjectMasks
 
 MOST_OBJECTS = 50  # as many as are tracked at once
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")  # Okabe and Ito
 _DESCRIBED = ("name", "width", "height", "frames", "times_s", "fingerprint", "run")
 
 
-class Project(Records):
+class Project(Database):
     """One video's state. Safe to use from several threads; one process writes it, others pass only_read.
 
     Raises InputError for a file of another version, OutputError where the disk refuses.
@@ -104,6 +106,17 @@ class Project(Records):
         """Return a frame's labels, zeros where there is no mask."""
         mask = self.mask(frame)
         return np.zeros(self.size, np.uint8) if mask is None else mask.labels()
+
+    def object_masks(self, frame: int, objects: frozenset[int] | None = None) -> ObjectMasks:
+        """Return a frame's masks of all objects, or the chosen ones. Probabilities are not stored: there are none."""
+        mask = self.mask(frame)
+        known = {} if mask is None else mask.confidence
+        ids = sorted(entry["id"] for entry in self.objects() if objects is None or entry["id"] in objects)
+        found = self.labels(frame)
+        labels = np.where(np.isin(found, ids), found, 0).astype(np.uint8)
+        confidence = np.array([known.get(i, 1.0) for i in ids], np.float32)
+        planes = np.zeros((0, *labels.shape), np.float32)
+        return ObjectMasks(labels, planes, tuple(ids), frame, float(self.times[frame]), confidence)
 
     def keyframes(self) -> list[int]:
         """Return the frames whose masks a person made, sorted."""
@@ -284,6 +297,67 @@ class Project(Records):
             for i in sorted(set(ids) - known):
                 self._write_row("object", str(i), [f"object {i}", COLOURS[(i - 1) % len(COLOURS)], 0, 0, i])
 
+    # --- jobs, and what they found ------------------------------------------------------------------------------
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the newest jobs, newest first."""
+        names = ("id", "kind", "options", "state", "done", "total", "error", "seconds")
+        rows = self._all(f"SELECT {', '.join(names)} FROM job ORDER BY id DESC LIMIT 20")
+        return [{**dict(zip(names, row, strict=True)), "options": self._json(row[2])} for row in rows]
+
+    def job(self, job_id: int) -> dict[str, Any]:
+        """Return one job. Raises InputError where there is none."""
+        for entry in self.jobs():
+            if entry["id"] == job_id:
+                return entry
+        raise InputError(f"there is no job {job_id}")
+
+    def add_job(self, kind: str, options: Mapping[str, Any], total: int) -> int:
+        """Queue a job; returns its id."""
+        with self._changes():
+            cursor = self._db.execute(
+                "INSERT INTO job (kind, options, state, done, total, seconds) VALUES (?, ?, 'queued', 0, ?, 0)",
+                (kind, json.dumps(options), total),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def set_job(self, job_id: int, **values: Any) -> None:
+        """Change state, done, total, error or seconds of a job."""
+        with self._changes():
+            for name, value in values.items():
+                self._db.execute(f"UPDATE job SET {name}=? WHERE id=?", (value, job_id))
+
+    def frames_of_job(self, job_id: int) -> list[int]:
+        """Return the frames whose masks a job made."""
+        return [row[0] for row in self._all("SELECT frame FROM mask WHERE job=? AND stale=0", job_id)]
+
+    def put_results(self, kind: str, results: Mapping[int, Any]) -> None:
+        """Store results of classify, detect or segment, by frame: bytes as they are, anything else as JSON."""
+        rows = [
+            (kind, i, one if isinstance(one, bytes) else json.dumps(one, allow_nan=False).encode())
+            for i, one in results.items()
+        ]
+        with self._changes():
+            self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", rows)
+
+    def clear_results(self, kind: str) -> None:
+        """Forget the results of a kind before they are made anew."""
+        with self._changes():
+            self._db.execute("DELETE FROM result WHERE kind=?", (kind,))
+
+    def results(self, kind: str) -> list[tuple[int, bytes]]:
+        """Return (frame, data) of a kind, sorted."""
+        return self._all("SELECT frame, data FROM result WHERE kind=? ORDER BY frame", kind)
+
+    def result(self, kind: str, frame: int) -> bytes | None:
+        """Return the data of a frame."""
+        row = self._one("SELECT data FROM result WHERE kind=? AND frame=?", kind, frame)
+        return None if row is None else row[0]
+
+    def result_frames(self, kind: str) -> list[int]:
+        """Return the frames that have a result of a kind, sorted."""
+        return [row[0] for row in self._all("SELECT frame FROM result WHERE kind=? ORDER BY frame", kind)]
+
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _check_unchanged(self, frame: int, base_rev: int | None) -> None:
@@ -338,3 +412,26 @@ class Project(Records):
         height, width = self.size
         known = wire.unpack_confidence(confidence)
         return WireMask(frame, height, width, runs, known, source + (STALE if stale else 0), rev)
+
+
+def is_project(path: Path) -> bool:
+    """Whether this is the folder of a project of the page."""
+    return (path / "project.db").is_file()
+
+
+def read_project(path: Path, *, marked: bool = False) -> Iterator[AnnotatedFrame]:
+    """Yield the masks of a project's folder, in order of frames; also while the page is open.
+
+    marked: only of frames that a person marked or corrected. Raises InputError for what is no project.
+    """
+    project = Project(path, only_read=True)
+    try:
+        if project.get("frames") is None:
+            raise InputError(f"{path}: is no finished project; open its video in the page again")
+        video = Path(project.get("name")).stem
+        keys = project.keyframes()
+        frames = keys if marked else [i for a, b in project.changed_since(-1) for i in range(a, b + 1)]
+        for index in frames:
+            yield AnnotatedFrame(video, f"{index:05d}", index, project.object_masks(index))
+    finally:
+        project.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from twospeed.cli.benchmarks.ava import ava
-from twospeed.cli.benchmarks.clicks import clicks
-from twospeed.cli.benchmarks.kinetics import kinetics
+from twospeed.cli.benchmarks.recognition import ava, kinetics
 from twospeed.cli.benchmarks.segmentation import segmentation
-from twospeed.cli.benchmarks.vos import davis, youtube_vos
+from twospeed.cli.benchmarks.vos import clicks, davis, youtube_vos
 
 _DAVIS = """{title}
 

@@ -64,7 +64,7 @@ def masks(
     quiet: Quiet = False,
 ) -> None:
     """Convert masks between COCO, YouTube-VIS, DAVIS, YouTube-VOS, YOLO, CVAT, labelme and label PNGs."""
-    from twospeed.app.handover import is_project, read_project
+    from twospeed.app.store import is_project, read_project
     from twospeed.data.annotations import read_annotations
     from twospeed.output.exports import EXPORTS, check_formats, files_in
     from twospeed.results import Progress

@@ -157,7 +157,7 @@ class Prompts:
 
     def _annotated(self, size: tuple[int, int]) -> Iterator[tuple[int | None, AnnotatedFrame, Path]]:
         """Read masks of COCO, CVAT, labelme and the like; of a folder of images by their names."""
-        from twospeed.app.handover import read_project
+        from twospeed.app.store import read_project
         from twospeed.data.annotations import read_annotations
 
         places = dict[str, int | None]()

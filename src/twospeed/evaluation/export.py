@@ -20,8 +20,7 @@ from twospeed.video.indexed_png import read_label_map
 from twospeed.video.reader import frame_times, read_frames
 from twospeed.video.sources import SourceLike
 from twospeed.weights.catalog import find
-from twospeed.weights.entries import ExportedModel, Preprocessing, Task
-from twospeed.weights.exported import ENGINES, PRECISIONS, read_exported
+from twospeed.weights.entries import ENGINES, PRECISIONS, ExportedModel, Preprocessing, Task, read_exported
 from twospeed.weights.store import weights_sha256
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twospeed.errors import InputError
-from twospeed.weights.entries import TASKS, Entry, Preprocessing, PublishedFile, Task, WeightsFile
-from twospeed.weights.exported import read_exported
+from twospeed.weights.entries import TASKS, Entry, Preprocessing, PublishedFile, Task, WeightsFile, read_exported
 
 DEFAULT_TRACKER = "track_small"  # of everything that follows given masks; `--quality fast` takes FAST_TRACKER
 FAST_TRACKER = "track_nano"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import Data, ModelRun, OneModel, OneWeights, Precision, Predictions
 from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
@@ -64,10 +63,10 @@ Plot = Annotated[
 def segmentation(
     *,
     context: typer.Context,
-    data: Data = None,
-    predictions: Predictions = None,
-    model: OneModel = None,
-    weights: OneWeights = None,
+    data: options.Data = None,
+    predictions: options.Predictions = None,
+    model: options.OneModel = None,
+    weights: options.OneWeights = None,
     keyframe_weights: KeyframeWeights = None,
     split: Split = "val",
     frame_list: Annotated[
@@ -79,8 +78,8 @@ def segmentation(
     image_scales: ImageScales = None,
     keyframe_scale: KeyframeScale = None,
     plot: Plot = None,
-    precision: Precision = "fp32",
-    run: ModelRun,
+    precision: options.Precision = "fp32",
+    run: options.ModelRun,
 ) -> None:
     """Score label images on CamVid or Cityscapes, or run a model and score its labels."""
     from twospeed.evaluation.semseg import SegmentationSettings, evaluate_segmentation

@@ -1,4 +1,4 @@
-"""`twospeed evaluate davis16`, `davis17` and `youtube-vos`: video object segmentation."""
+"""`twospeed evaluate davis16`, `davis17`, `youtube-vos` and `clicks`: masks of objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import Data, Flip, ManyWeights, ModelRun, Models, Predictions, Scales, Sequences
 from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
@@ -31,8 +30,8 @@ class Memory:
             metavar="N",
         ),
     ] = None
-    scales: Scales = None
-    flip: Flip = False
+    scales: options.Scales = None
+    flip: options.Flip = False
     memory_every: Annotated[
         int | None,
         options.running(
@@ -115,11 +114,11 @@ class Memory:
 def davis(
     *,
     context: typer.Context,
-    data: Data = None,
-    predictions: Predictions = None,
-    model: Models = None,
-    weights: ManyWeights = None,
-    sequences: Sequences = None,
+    data: options.Data = None,
+    predictions: options.Predictions = None,
+    model: options.Models = None,
+    weights: options.ManyWeights = None,
+    sequences: options.Sequences = None,
     split: Annotated[str, typer.Option(help="Which list of the data set: val, test-dev, ...", metavar="NAME")] = "val",
     task: Annotated[
         Literal["semi-supervised", "unsupervised"] | None,
@@ -145,7 +144,7 @@ def davis(
             metavar="X",
         ),
     ] = None,
-    run: ModelRun,
+    run: options.ModelRun,
 ) -> None:
     """Score masks on DAVIS, or run a model and score its masks."""
     from twospeed.evaluation.vos import davis_settings, evaluate_davis
@@ -180,14 +179,14 @@ def davis(
 @grouped
 def youtube_vos(
     *,
-    data: Data = None,
-    predictions: Predictions = None,
-    model: Models = None,
-    weights: ManyWeights = None,
-    sequences: Sequences = None,
+    data: options.Data = None,
+    predictions: options.Predictions = None,
+    model: options.Models = None,
+    weights: options.ManyWeights = None,
+    sequences: options.Sequences = None,
     split: Annotated[str, typer.Option(help="Which folder of the data set.", metavar="NAME")] = "valid",
     memory: Memory,
-    run: ModelRun,
+    run: options.ModelRun,
 ) -> None:
     """Video object segmentation on YouTube-VOS: G, and J and F of seen and unseen classes.
 
@@ -216,6 +215,41 @@ def youtube_vos(
             sequences=options.names_in(sequences),
             settings=memory.settings(YOUTUBE_VOS_SETTINGS),
             **run.arguments,
+            on_progress=on_progress,
+        )
+    )
+
+
+@grouped
+def clicks(
+    *,
+    data: options.Data = None,
+    model: Annotated[
+        str, typer.Option(help="Network that draws masks from clicks; grabcut: by colour alone.", metavar="NAME")
+    ] = "click_nano",
+    weights: options.OneWeights = None,
+    sequences: options.Sequences = None,
+    split: Annotated[str, typer.Option(help="Which list of the data set.", metavar="NAME")] = "val",
+    every: Annotated[int, typer.Option(min=1, help="Score every n-th frame of a sequence.", metavar="N")] = 25,
+    reporting: options.Reporting,
+) -> None:
+    """Masks from clicks: how many a mask needs, on frames of DAVIS-2016, and how good boxes and first clicks are.
+
+        twospeed evaluate clicks --data DAVIS/2016
+
+    NoC85, NoC90: clicks until the mask overlaps the true one by 0.85 and 0.90, at most 20; a simulated user clicks in
+    the middle of the thickest error. Beside it, what colours alone give: --model grabcut.
+    """
+    from twospeed.evaluation.clicks import evaluate_clicks
+
+    reporting.report(
+        lambda on_progress: evaluate_clicks(
+            options.folder_of(data, "clicks"),
+            model=model,
+            weights=options.sources(weights),
+            split=split,
+            sequences=options.names_in(sequences),
+            every=every,
             on_progress=on_progress,
         )
     )

@@ -1,4 +1,4 @@
-"""`twospeed evaluate ava`: frame-mAP of boxes with actions."""
+"""`twospeed evaluate kinetics` and `ava`: what happens in videos, and what people do in them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.benchmarks.options import (
-    Data,
-    Files,
-    Flip,
-    ManyWeights,
-    ModelRun,
-    Models,
-    Precision,
-    Scales,
-    Sequences,
-    Workers,
-)
 from twospeed.cli.options import grouped
 from twospeed.errors import InputError
 
@@ -31,12 +19,12 @@ if TYPE_CHECKING:
 @grouped
 def ava(
     *,
-    data: Data = None,
-    predictions: Files = None,
-    model: Models = None,
-    weights: ManyWeights = None,
+    data: options.Data = None,
+    predictions: options.Files = None,
+    model: options.Models = None,
+    weights: options.ManyWeights = None,
     split: Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")] = "val",
-    sequences: Sequences = None,
+    sequences: options.Sequences = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option(
@@ -87,11 +75,11 @@ def ava(
         int | None,
         options.running(help="Shorter side of the frames in pixels.  [default: the model's, 256]", metavar="N"),
     ] = None,
-    scales: Scales = None,
-    flip: Flip = False,
-    workers: Workers = 1,
-    precision: Precision = "fp32",
-    run: ModelRun,
+    scales: options.Scales = None,
+    flip: options.Flip = False,
+    workers: options.Workers = 1,
+    precision: options.Precision = "fp32",
+    run: options.ModelRun,
 ) -> None:
     """Action detection on AVA: frame-mAP at IoU 0.5 of boxes with actions.
 
@@ -169,6 +157,82 @@ def ava(
             **run.arguments,
             workers=workers,
             precision=precision,
+            on_progress=on_progress,
+        )
+    )
+
+
+@grouped
+def kinetics(
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A list of videos (`path label` on each line, or the official csv), a folder of class folders, or a "
+            "folder with SPLIT.csv.",
+            metavar="PATH",
+        ),
+    ] = None,
+    predictions: options.Files = None,
+    model: options.Models = None,
+    weights: options.ManyWeights = None,
+    split: Annotated[str, typer.Option(help="Which list or folder in --data.", metavar="NAME")] = "val",
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that a list's paths are relative to.  [default: the list's folder]", metavar="DIR"),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Text between path and label in a list. Needed when paths end in numbers.  [default: found out]",
+            metavar="TEXT",
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="File of class names in order, for lists that name classes.", metavar="FILE")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(min=1, help="Clips spread over each video. 1 is faster, 10 is the papers' protocol.")
+    ] = 10,
+    crops: Annotated[
+        Literal["1", "3"], typer.Option(help="Crops of each clip: 1 (centre), or 3 along the longer side.")
+    ] = "3",
+    workers: options.Workers = 1,
+    precision: options.Precision = "fp32",
+    run: options.ModelRun,
+) -> None:
+    """Action recognition: top-1 and top-5 accuracy, and their average error, on labelled videos.
+
+    Run a model with 10 clips of 3 crops, as the SlowFast papers do, and keep the scores:
+
+        twospeed evaluate kinetics --data val.csv --model slowfast_r50_8x8 -o scores
+
+    Score them again, or average the scores of several models:
+
+        twospeed evaluate kinetics --data val.csv --predictions a/scores.npz --predictions b/scores.npz
+
+    A list without labels is not graded: its scores are written to -o DIR.
+    Several processes share the videos: torchrun --nproc-per-node 8 -m twospeed evaluate kinetics ...
+    """
+    from twospeed.evaluation.recognition import evaluate_kinetics
+
+    if not model:
+        options.refuse("belongs to a run of a --model", weights=weights)
+    run.report(
+        lambda on_progress: evaluate_kinetics(
+            options.folder_of(data, "kinetics"),
+            model=model,
+            weights=options.sources(weights),
+            predictions=predictions or (),
+            part=split,
+            root=root,
+            separator=separator,
+            class_names=class_names,
+            clips=clips,
+            crops=int(crops),
+            workers=workers,
+            precision=precision,
+            **run.arguments,
             on_progress=on_progress,
         )
     )
