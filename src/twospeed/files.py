@@ -131,18 +131,23 @@ def lock_file(path: Path, message: str) -> Iterator[None]:
         file = path.open("ab")
     with file:
         try:
-            if os.name == "nt":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError as error:
             raise InputError(f"{message}; wait until it has ended, or choose another folder") from error
         yield
+
+
+def lock(file: IO[Any]) -> None:
+    """Lock an open file for as long as it is open. Raises OSError where another process holds it."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def read_text(path: Path, *, most_bytes: int = _LONGEST_TEXT) -> str:

@@ -7,13 +7,15 @@ Sec-Fetch-Site), not without the cookie that only the token printed at the start
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -97,7 +99,7 @@ class Guard:
 
         async def sent(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_encoded(HEADERS)]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         await self._app(scope, _limited(scope, receive), sent)
@@ -165,11 +167,4 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: 
         await receive()
         await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
         return
-    body = json.dumps({"error": why}).encode()
-    headers = {**HEADERS, "content-type": "application/json", "content-length": str(len(body))}
-    await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await JSONResponse({"error": why}, status, headers=HEADERS)(scope, receive, send)

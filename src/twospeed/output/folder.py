@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from twospeed.errors import OutputError
-from twospeed.files import atomic_file, make_folder, write_json
+from twospeed.files import atomic_file, disk_errors, lock, make_folder, write_json
 from twospeed.output.record import Identity, RunRecord, identify, is_inside, read_record
 
 RECORD, FRAMES, REPORT = "run.json", "frames.csv", "report.html"
@@ -120,7 +119,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                 if "row" in entry and entry["row"][0] >= kept:
                     del entry["row"]
                 journal.write(json.dumps(entry) + "\n")
-        with _disk(self.work):
+        with disk_errors(self.work):
             self._journal = (self.work / JOURNAL).open("a", encoding="utf-8")
         self._write_record(replace(record, finished=False, files={}))
 
@@ -168,7 +167,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
     def note(self, entry: Mapping[str, Any]) -> None:
         """Add a line to the journal. It survives this process; written through to the system at once."""
         assert self._journal is not None
-        with _disk(self.work):
+        with disk_errors(self.work):
             self._journal.write(json.dumps(entry) + "\n")
             self._journal.flush()
 
@@ -327,7 +326,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         # From here on, until the last line, what lies in the folder is a mixture, and its record says so
         mixed = {name: identity for name, identity in {**old, **new}.items() if identity and name != RECORD}
         write_json(self.path / RECORD, {**record, "finished": False, "files": mixed})
-        with _disk(self.path):
+        with disk_errors(self.path):
             (self.path / JOURNAL).unlink(missing_ok=True)
             self._remove_states(self.path)
             for name in [*new, *(name for name in old if name not in new and name != RECORD)]:
@@ -364,7 +363,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                     f"no permission to write into {self.path} ({error.strerror}); choose another folder"
                 ) from error
             try:
-                _lock_file(file)
+                lock(file)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                     file.close()
@@ -384,20 +383,6 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
         return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock_file(file: IO[str]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock_file(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _entries(journal: Path) -> Iterator[dict[str, Any]]:
@@ -443,13 +428,3 @@ def _files(folder: Path) -> dict[str, Identity | None]:
             known = {"bytes", "sha256"} <= entry.keys()
             found[name] = {"bytes": entry["bytes"], "sha256": entry["sha256"]} if known else None
     return found
-
-
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write into {folder} ({error.strerror or error}); free space, or choose another"
-        ) from error
