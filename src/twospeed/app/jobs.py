@@ -65,10 +65,7 @@ class Jobs:
                 await self._task
         if self._current is not None:
             await self._set(self._current, state="stopped")
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await self._kill()
 
     async def submit(self, job: Job) -> None:
         """Queue a job."""

@@ -25,6 +25,7 @@ from twospeed.files import read_json
 from twospeed.output.record import identify, read_record
 from twospeed.results import ObjectMasks
 from twospeed.video.indexed_png import read_label_map
+from twospeed.video.sources import find_source
 from twospeed.weights.catalog import CATALOG
 
 COMMANDS = ("track", "segment", "classify", "detect")
@@ -51,18 +52,10 @@ class FinishedRun:
         if not (path.is_file() or path.is_dir()):  # a pipe would never end
             return False
         try:
-            found = identify(images_in(path) if path.is_dir() else [path])
+            found = identify(find_source(path).files)
         except InputError:
             return False
         return (found["bytes"], found["sha256"]) == self.identity
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the images of a folder in the order in which they are read."""
-    from twospeed.video.sources import find_source
-
-    target = find_source(str(folder)).target
-    return [target] if isinstance(target, Path) else list(target)
 
 
 def read_run(folder: Path) -> FinishedRun | None:

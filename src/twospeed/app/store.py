@@ -166,7 +166,8 @@ class Project(Database):
                 labels = self.labels(frame)
                 if mask is not None and (object_id in mask.confidence or (labels == object_id).any()):
                     left = np.where(labels == object_id, 0, labels).astype(np.uint8)
-                    self._set_mask(op, self._cleared(mask, left, object_id))
+                    sure = {i: value for i, value in mask.confidence.items() if i != object_id}
+                    self._set_mask(op, wire.mask_of(left, frame, sure, mask.source & ~STALE))
 
     def set_range(self, first: int, last: int, tab: str = "") -> None:
         """Set the in and out points: tracking and exports are of frames first..last."""
@@ -379,10 +380,6 @@ class Project(Database):
         self._set_mask(op, mask)
         self._make_stale(op, frame)
         return mask.marked(source=source, rev=self.rev)
-
-    def _cleared(self, mask: WireMask, labels: NDArray[np.uint8], object_id: int) -> WireMask:
-        confidence = {i: value for i, value in mask.confidence.items() if i != object_id}
-        return wire.mask_of(labels, mask.frame, confidence, mask.source & ~STALE)
 
     def _with_locked(self, mask: WireMask, locked: list[int], known: set[int]) -> WireMask:
         labels = mask.labels()

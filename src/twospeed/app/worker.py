@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from twospeed.app import pipe
+from twospeed.app import pipe, wire
 from twospeed.app.plan import as_range
 from twospeed.app.probe import end_with_parent
 
@@ -121,7 +121,6 @@ class Worker:
 
     def _track(self, job: dict[str, Any], masks: list[bytes]) -> None:
         """job: source, options, parts of {first, last}, gone by keyframe. masks: of the keyframes."""
-        from twospeed.app import wire
         from twospeed.pipelines.propagate import frames_of, propagate
 
         keyframes = {mask.frame: mask.labels() for mask in map(wire.parse, masks)}
@@ -141,7 +140,6 @@ class Worker:
 
     def _mark(self, job: dict[str, Any], masks: list[bytes]) -> None:
         """One object's region from prompts. job: source, frame, points, box. masks: the region to correct, if any."""
-        from twospeed.app import wire
         from twospeed.pipelines.prompts import mask_from_prompts
         from twospeed.video.reader import read_frames
 
@@ -153,8 +151,6 @@ class Worker:
         self._send(pipe.message(pipe.MASK, mask.to_bytes()))
 
     def _send_masks(self, index: int, result: Any) -> None:
-        from twospeed.app import wire
-
         confidence = dict(zip(result.object_ids, result.confidence.tolist(), strict=True))
         mask = wire.mask_of(result.labels, index, confidence, wire.TRACKED)
         self._send(pipe.message(pipe.MASK, mask.to_bytes()))
@@ -223,7 +219,6 @@ class Worker:
         """What every pixel is, and how much of each frame every class takes. job: source, first, last, options."""
         import numpy as np
 
-        from twospeed.app import wire
         from twospeed.app.runs import class_colours
         from twospeed.pipelines.segment import Segmenter
         from twospeed.video.reader import open_video

@@ -306,7 +306,7 @@ class JobOptions:
         return ResultFolder(
             self.place(source, command),
             list(files),
-            inputs=[*inputs, *files_of(source)],
+            inputs=[*inputs, *source.files],
             overwrite=self.overwrite,
             resume=self.resume,
         )
@@ -380,13 +380,6 @@ def check_range(start: str | None, end: str | None) -> None:
             parse_position(position, name)
 
 
-def files_of(source: Source) -> list[Path]:
-    """Return the files that a source is read from; none for live ones."""
-    if not source.stored:
-        return []
-    return [source.target] if isinstance(source.target, Path) else list(source.target)
-
-
 def image_suffix(source: Source) -> str:
     """Return the suffix of the images that a source's frames are called after: a folder's own, else .jpg."""
     return source.target[0].suffix if source.kind == "images" else ".jpg"
@@ -398,5 +391,5 @@ def identities(files: Mapping[str, Path], source: Source | None = None) -> dict[
 
     found = {role: {"path": str(path), **identify([path])} for role, path in files.items()}
     if source is not None:
-        found["video"] = {"path": source.name, **identify(files_of(source))}
+        found["video"] = {"path": source.name, **identify(source.files)}
     return found

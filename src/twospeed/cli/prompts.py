@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twospeed.cli.options import check_files, files_of, parse_numbers
+from twospeed.cli.options import check_files, parse_numbers
 from twospeed.cli.track_options import PromptOptions
 from twospeed.errors import InputError, MaskError
 
@@ -106,7 +106,8 @@ class Prompts:
         for (frame, number), drawn in self._marks.items():
             index = first if frame is None else frame
             if isinstance(number, str):  # a new object: later masks may correct it, so only earlier ones count
-                number = max([0, *taken, *(_highest(labels) for at, labels in masks.items() if at <= index)]) + 1
+                known = [int(labels[labels <= MOST_ID].max(initial=0)) for at, labels in masks.items() if at <= index]
+                number = max([0, *taken, *known]) + 1
                 taken.add(number)
                 if number > MOST_ID:
                     raise InputError(f"no number up to {MOST_ID} is free for another object; renumber the masks")
@@ -162,7 +163,7 @@ class Prompts:
 
         places = dict[str, int | None]()
         if self._source.kind == "images":
-            places = {image.stem: index for index, image in enumerate(files_of(self._source))}
+            places = {image.stem: index for index, image in enumerate(self._source.files)}
         for frame, path in self.annotations:
             if path.name == PROJECT_FILE:
                 read = read_project(path.parent, marked=True)
@@ -269,15 +270,11 @@ def _put(masks: dict[int, Labels], index: int, labels: Labels, file: Path) -> No
     masks[index] = labels
 
 
-def _highest(labels: Labels) -> int:
-    return int(labels[labels <= MOST_ID].max(initial=0))
-
-
 def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
     """Masks named as the images of the video's folder, where all of them are, or by frame numbers."""
     masks = {file.stem: file for file in sorted(folder.glob("*.png"))}
     if masks and source.kind == "images":
-        places = {image.stem: index for index, image in enumerate(files_of(source))}
+        places = {image.stem: index for index, image in enumerate(source.files)}
         if masks.keys() <= places.keys():
             return {places[stem]: file for stem, file in masks.items()}
     numbered = dict[int | None, Path]()

@@ -52,7 +52,10 @@ def soft_alpha(inside: NDArray[np.bool_], probability: NDArray[np.float32] | Non
     outside = cv2.distanceTransform(1 - pixels, cv2.DIST_L2, 3)
     # Signed distance to the edge, which runs between pixels. The image's border is no edge.
     distance = np.where(
-        pixels, cv2.distanceTransform(_bordered(pixels), cv2.DIST_L2, 3)[1:-1, 1:-1] - 0.5, 0.5 - outside
+        pixels,
+        cv2.distanceTransform(cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_REPLICATE), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        - 0.5,
+        0.5 - outside,
     )
     share = distance.astype(np.float32) / radius
     alpha[part] = np.clip(soft, np.clip(share, 0, 1), np.clip(1 + share, 0, 1))
@@ -158,7 +161,3 @@ def _part(inside: NDArray[np.bool_], margin: int) -> Any:
     if not width:
         return None
     return np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
-
-
-def _bordered(pixels: Image) -> Image:
-    return cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)

@@ -16,16 +16,12 @@ Colour = tuple[int, int, int]
 
 def text_height(image: NDArray[np.uint8]) -> int:
     """Return the font size in pixels that suits an image (H, W, 3): 1/28 of its shorter side, at least 11."""
-    return max(11, round(_short_side(image) / 28))
+    return max(11, round(min(image.shape[:2]) / 28))
 
 
 def line_width(image: NDArray[np.uint8]) -> int:
     """Return the width of outlines in pixels: 1/240 of the shorter side, at least 1."""
-    return max(1, round(_short_side(image) / 240))
-
-
-def _short_side(image: NDArray[np.uint8]) -> int:
-    return int(min(image.shape[:2]))
+    return max(1, round(min(image.shape[:2]) / 240))
 
 
 @lru_cache(maxsize=8)

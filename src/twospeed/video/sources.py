@@ -50,6 +50,13 @@ class Source:
         return self.kind in ("file", "animation", "images")
 
     @property
+    def files(self) -> list[Path]:
+        """The files that it is read from, in order; none of what is not stored."""
+        if not self.stored:
+            return []
+        return [self.target] if isinstance(self.target, Path) else list(self.target)
+
+    @property
     def live(self) -> bool:
         """Whether the source does not wait for its reader."""
         return self.kind == "camera" or (self.kind == "network" and self.target.lower().startswith("rtsp"))
@@ -94,7 +101,7 @@ def _named(text: str) -> Source:
         return Source("stream", "standard input", _standard_input())
     protocol = text.partition("://")[0].lower() if "://" in text else ""
     if protocol in PROTOCOLS:
-        return Source("network", _without_password(text), text)
+        return Source("network", re.sub(r"(?<=://)[^/@]*@", "", text), text)  # without a password
     path = Path(text)
     try:
         status = path.stat()
@@ -142,10 +149,6 @@ def _no_source(source: object) -> InputError:
         "a video is a path, an address, a camera index, '-', a binary stream or an iterable of images, not "
         f"{type(source).__name__}"
     )
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
 
 
 def _standard_input() -> BinaryIO:

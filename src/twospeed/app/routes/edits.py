@@ -16,6 +16,7 @@ from twospeed.app.messages import Marks, NewObject, ObjectChanges, Range
 from twospeed.app.routes.common import binary, check_frame
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
+from twospeed.video.indexed_png import read_label_map
 
 
 def edit_routes(routes: APIRouter, desk: Desk) -> None:
@@ -74,7 +75,8 @@ def edit_routes(routes: APIRouter, desk: Desk) -> None:
     ) -> dict[str, Any]:
         project = await desk.project(p)
         check_frame(project, index)
-        labels = await asyncio.to_thread(_read_mask, project, await request.body(), snap)
+        file = io.BytesIO(await request.body())
+        labels = await asyncio.to_thread(read_label_map, file, name="the mask", expect_size=project.size, snap=snap)
         rev = await asyncio.to_thread(project.put_labels, {index: labels}, tab, base_rev)
         desk.changed(project, [index])
         return {"objects": [int(i) for i in np.unique(labels) if i], "rev": rev}
@@ -105,7 +107,7 @@ def edit_routes(routes: APIRouter, desk: Desk) -> None:
     async def _undo(p: str, tab: str, anyway: bool, redo: bool) -> dict[str, Any]:
         project = await desk.project(p)
         others = frozenset() if anyway else desk.hub.names(p) - {tab}
-        undone = await asyncio.to_thread(lambda: project.undo(redo=redo, others=others))
+        undone = await asyncio.to_thread(project.undo, redo=redo, others=others)
         if undone is None:
             return {"frames": None, "rev": None}
         desk.changed(project, undone.frames)
@@ -145,9 +147,3 @@ def _apply_marks(desk: Desk, project: Project, message: Marks, tab: str) -> Wire
     found = project.set_marks(message.frame, message.object, kept, region, tab, message.base_rev)
     assert found is not None
     return found
-
-
-def _read_mask(project: Project, data: bytes, snap: bool) -> np.ndarray[Any, Any]:
-    from twospeed.video.indexed_png import read_label_map
-
-    return read_label_map(io.BytesIO(data), name="the mask", expect_size=project.size, snap=snap)

@@ -37,7 +37,7 @@ def project_routes(routes: APIRouter, desk: Desk) -> None:
     @routes.post("/p/{p}/locate", status_code=204)
     async def locate(p: str, message: Locate) -> None:
         project = await desk.project(p)
-        await asyncio.to_thread(lambda: desk.library.locate(project, message.video, anyway=message.anyway))
+        await asyncio.to_thread(desk.library.locate, project, message.video, anyway=message.anyway)
         desk.changed(project, [])
 
     @routes.delete("/p/{p}", status_code=204)

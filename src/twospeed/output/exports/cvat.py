@@ -6,8 +6,8 @@ from xml.sax.saxutils import quoteattr
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from twospeed.ops.rle import run_lengths
 from twospeed.output.exports.base import Export, Files, append, object_name, seen
 from twospeed.output.palette import object_colours
 from twospeed.results import AnnotatedFrame
@@ -35,7 +35,7 @@ class CvatExport(Export):
         for object_id, _, mask in seen(frame.masks):
             self._ids.add(object_id)
             left, top, across, down = cv2.boundingRect(mask.view(np.uint8))
-            lengths = ", ".join(map(str, _row_lengths(mask[top : top + down, left : left + across])))
+            lengths = ", ".join(map(str, run_lengths(mask[top : top + down, left : left + across].T)))
             write(
                 f'    <mask label="{object_name(object_id)}" source="auto" occluded="0" rle="{lengths}" '
                 f'left="{left}" top="{top}" width="{across}" height="{down}" z_order="0">\n    </mask>\n'
@@ -55,10 +55,3 @@ class CvatExport(Export):
         )
         append(self._images, self._file)
         self._file.write("</annotations>\n")
-
-
-def _row_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    pixels = np.ascontiguousarray(mask).ravel()
-    borders = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    counts: list[int] = np.diff(np.concatenate([[0], borders, [pixels.size]])).tolist()
-    return [0, *counts] if pixels[0] else counts
