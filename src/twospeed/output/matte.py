@@ -51,12 +51,9 @@ def soft_alpha(inside: NDArray[np.bool_], probability: NDArray[np.float32] | Non
         soft = np.where(jumps & ~between, soft, stretched)
     outside = cv2.distanceTransform(1 - pixels, cv2.DIST_L2, 3)
     # Signed distance to the edge, which runs between pixels. The image's border is no edge.
-    distance = np.where(
-        pixels,
-        cv2.distanceTransform(cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_REPLICATE), cv2.DIST_L2, 3)[1:-1, 1:-1]
-        - 0.5,
-        0.5 - outside,
-    )
+    bordered = cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    within = cv2.distanceTransform(bordered, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    distance = np.where(pixels, within - 0.5, 0.5 - outside)
     share = distance.astype(np.float32) / radius
     alpha[part] = np.clip(soft, np.clip(share, 0, 1), np.clip(1 + share, 0, 1))
     return alpha

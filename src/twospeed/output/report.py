@@ -133,11 +133,8 @@ class Report:
         else:
             heapq.heapreplace(self._worst, entry)
 
-    def worth_a_look(self) -> list[tuple[int | None, float, str]]:
-        """Return the frames to look at first, worst first: index, time in seconds, and why."""
-        return [(one.index, one.time_s, one.note) for one in self._chosen()]
-
     def _chosen(self) -> list[_Thumbnail]:
+        """Return the frames to look at first, worst first."""
         chosen: list[_Thumbnail] = []
         for _, _, image in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1])):
             if all(abs(image.time_s - other.time_s) >= _LEAST_GAP_S for other in chosen):
