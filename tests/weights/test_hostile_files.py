@@ -73,7 +73,7 @@ def laughs() -> bytes:
         (b"(" * 100_000 + b"t" * 100_000 + b".", "holds a tuple"),
         (b"I" + b"9" * 5000 + b"\n.", "not whole"),
         (b"r\xff\xff\xff\xff", "not whole"),
-        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "announces"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "not whole"),
         (b"(lp0\n" + b"cbuiltins\nset\n" * 0 + b".", "holds a list"),
         (b"}" + b"\x8c\x01ah\x00" * 3, "not whole"),
         (b"]" * 3_000_000, "more than .* operations"),

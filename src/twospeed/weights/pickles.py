@@ -8,12 +8,11 @@ what they are given; every other name is refused. Work and memory are bounded by
 
 from __future__ import annotations
 
-import codecs
-import pickle
+import pickletools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from twospeed.errors import CheckpointError
 
@@ -81,32 +80,17 @@ class _Machine:
     def run(self) -> Any:
         for _ in range(_MOST_OPERATIONS):
             code = self.file.read(1)
-            if code == pickle.STOP:
-                return self.stack.pop()
-            operation = _OPERATIONS.get(code)
-            if operation is None:
+            known = _CODES.get(code)
+            if known is None or (known.name not in _OPERATIONS and known.name not in _LITERALS | _SKIPPED):
                 raise Damaged(f"byte {code!r} is no pickle operation" if code else "it ends too early")
-            operation(self)
+            argument = None if known.arg is None else _READERS.get(known.name, known.arg.reader)(self.file)
+            if known.name == "STOP":
+                return self.stack.pop()
+            if known.name in _LITERALS:
+                self.stack.append(argument)
+            elif known.name not in _SKIPPED:
+                _OPERATIONS[known.name](self, argument)
         raise CheckpointError(f"its pickle has more than {_MOST_OPERATIONS} operations; no checkpoint needs as many")
-
-    # Reading -------------------------------------------------------------------------------------------------------
-    def number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.taken(struct.calcsize(layout)))[0]
-
-    def taken(self, length: int) -> bytes:
-        data = self.file.read(length) if 0 <= length < 1 << 62 else b""
-        if len(data) != length:
-            raise Damaged(f"it holds {len(data)} of the {length} bytes that it announces")
-        return data
-
-    def skip(self, length: int) -> None:
-        self.taken(length)
-
-    def line(self) -> bytes:
-        line = self.file.readline()
-        if not line.endswith(b"\n"):
-            raise Damaged("it ends too early")
-        return line[:-1]
 
     # Stack ---------------------------------------------------------------------------------------------------------
     def since_mark(self) -> list[Any]:
@@ -143,10 +127,9 @@ class _Machine:
         self.stack[-1].update(_text_keys(items))
 
     # Names ---------------------------------------------------------------------------------------------------------
-    def name(self, module: object, name: object) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise Damaged("a name is no text")
-        text = f"{module}.{name}"
+    def name(self, name: str) -> None:
+        """Name a global. name: its module and its name, with a space between them."""
+        text = name.replace(" ", ".")
         if text not in self.functions and text not in self.names:
             raise CheckpointError(
                 f"the pickle asks for {printable(text)}, which could run code; refused. "
@@ -176,10 +159,9 @@ class _Machine:
         elif not isinstance(target, dict | Ignored):  # whose attributes no network needs
             raise Damaged(f"it sets the state of a {type(target).__name__}")
 
-    def instance(self) -> None:
-        module, name = self.line().decode(), self.line().decode()
+    def instance(self, name: str) -> None:
         arguments = self.since_mark()
-        self.name(module, name)
+        self.name(name)
         self.call(self.stack.pop(), arguments)
 
     def object_of_mark(self) -> None:
@@ -198,9 +180,12 @@ class _Machine:
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.name(module, name)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Damaged("a name is no text")
+        self.name(f"{module} {name}")
 
-    def pushes(self, value: Any) -> None:
+    def push(self, value: Any) -> None:
+        """Push a value that was made of the stack, which is another list since."""
         self.stack.append(value)
 
 
@@ -209,85 +194,57 @@ def _text_keys(items: list[Any]) -> dict[str, Any]:
     return {key: value for key, value in zip(items[::2], items[1::2], strict=True) if isinstance(key, str)}
 
 
-def _int(text: bytes) -> int | bool:
-    return text == b"01" if text in (b"00", b"01") else int(text.rstrip(b"L"))
+def _quoted(file: IO[bytes]) -> str:
+    """Read a text of Python 2, whose bytes are characters: pickletools takes ASCII alone."""
+    text: Any = pickletools.read_stringnl(file, decode=False)
+    return str(text, "unicode_escape")
 
 
-def _long(data: bytes) -> int:
-    return int.from_bytes(data, "little", signed=True)
+_CODES = {operation.code.encode("latin1"): operation for operation in pickletools.opcodes}
+_READERS: Mapping[str, Callable[[IO[bytes]], Any]] = {"STRING": _quoted, "BYTEARRAY8": pickletools.read_bytes8}
+_LITERALS = frozenset(
+    {"INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING"}
+    | {"SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"}
+    | {"BINBYTES8", "BYTEARRAY8"}
+)
+"""Operations that push what they hold."""
 
-
-def _quoted(text: bytes) -> str:
-    return codecs.decode(text.strip()[1:-1], "unicode_escape")
-
-
-_Operation = Callable[[_Machine], None]
-
-
-def _push(read: Callable[[_Machine], Any]) -> _Operation:
-    return lambda m: m.stack.append(read(m))
-
-
-_OPERATIONS: Mapping[bytes, _Operation] = {
-    pickle.PROTO: lambda m: m.skip(1),
-    pickle.FRAME: lambda m: m.skip(8),
-    pickle.MARK: _Machine.mark,
-    pickle.POP: _Machine.pop,
-    pickle.POP_MARK: lambda m: m.since_mark().clear(),
-    pickle.DUP: lambda m: m.stack.append(m.stack[-1]),
-    pickle.NONE: lambda m: m.stack.append(None),
-    pickle.NEWTRUE: lambda m: m.stack.append(True),
-    pickle.NEWFALSE: lambda m: m.stack.append(False),
-    pickle.INT: _push(lambda m: _int(m.line())),
-    pickle.LONG: _push(lambda m: _int(m.line())),
-    pickle.BININT: _push(lambda m: m.number("<i")),
-    pickle.BININT1: _push(lambda m: m.number("<B")),
-    pickle.BININT2: _push(lambda m: m.number("<H")),
-    pickle.LONG1: _push(lambda m: _long(m.taken(m.number("<B")))),
-    pickle.LONG4: _push(lambda m: _long(m.taken(m.number("<i")))),
-    pickle.FLOAT: _push(lambda m: float(m.line())),
-    pickle.BINFLOAT: _push(lambda m: m.number(">d")),
-    pickle.STRING: _push(lambda m: _quoted(m.line())),
-    pickle.BINSTRING: _push(lambda m: m.taken(m.number("<i")).decode("latin1")),
-    pickle.SHORT_BINSTRING: _push(lambda m: m.taken(m.number("<B")).decode("latin1")),
-    pickle.UNICODE: _push(lambda m: m.line().decode("raw-unicode-escape")),
-    pickle.BINUNICODE: _push(lambda m: m.taken(m.number("<I")).decode("utf-8", "surrogatepass")),
-    pickle.SHORT_BINUNICODE: _push(lambda m: m.taken(m.number("<B")).decode("utf-8", "surrogatepass")),
-    pickle.BINUNICODE8: _push(lambda m: m.taken(m.number("<Q")).decode("utf-8", "surrogatepass")),
-    pickle.BINBYTES: _push(lambda m: m.taken(m.number("<I"))),
-    pickle.SHORT_BINBYTES: _push(lambda m: m.taken(m.number("<B"))),
-    pickle.BINBYTES8: _push(lambda m: m.taken(m.number("<Q"))),
-    pickle.BYTEARRAY8: _push(lambda m: m.taken(m.number("<Q"))),
-    pickle.EMPTY_LIST: lambda m: m.stack.append([]),
-    pickle.EMPTY_SET: lambda m: m.stack.append([]),
-    pickle.LIST: lambda m: m.pushes(m.since_mark()),
-    pickle.FROZENSET: lambda m: m.pushes(m.since_mark()),
-    pickle.APPEND: lambda m: m.extend([m.stack.pop()]),
-    pickle.APPENDS: lambda m: m.extend(m.since_mark()),
-    pickle.ADDITEMS: lambda m: m.extend(m.since_mark()),
-    pickle.EMPTY_TUPLE: lambda m: m.stack.append(()),
-    pickle.TUPLE: lambda m: m.pushes(tuple(m.since_mark())),
-    pickle.TUPLE1: lambda m: m.tuple_of(1),
-    pickle.TUPLE2: lambda m: m.tuple_of(2),
-    pickle.TUPLE3: lambda m: m.tuple_of(3),
-    pickle.EMPTY_DICT: lambda m: m.stack.append({}),
-    pickle.DICT: lambda m: m.pushes(_text_keys(m.since_mark())),
-    pickle.SETITEM: lambda m: m.set_items([m.stack.pop(-2), m.stack.pop()]),
-    pickle.SETITEMS: lambda m: m.set_items(m.since_mark()),
-    pickle.GET: lambda m: m.pushes(m.memo[int(m.line())]),
-    pickle.BINGET: lambda m: m.pushes(m.memo[m.number("<B")]),
-    pickle.LONG_BINGET: lambda m: m.pushes(m.memo[m.number("<I")]),
-    pickle.PUT: lambda m: m.remember(int(m.line())),
-    pickle.BINPUT: lambda m: m.remember(m.number("<B")),
-    pickle.LONG_BINPUT: lambda m: m.remember(m.number("<I")),
-    pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
-    pickle.GLOBAL: lambda m: m.name(m.line().decode(), m.line().decode()),
-    pickle.STACK_GLOBAL: _Machine.stack_global,
-    pickle.REDUCE: _Machine.reduce,
-    pickle.NEWOBJ: _Machine.reduce,
-    pickle.NEWOBJ_EX: _Machine.new_with_keywords,
-    pickle.BUILD: _Machine.build,
-    pickle.INST: _Machine.instance,
-    pickle.OBJ: _Machine.object_of_mark,
-    pickle.BINPERSID: lambda m: m.persistent(m.stack.pop()),
+_SKIPPED = frozenset({"PROTO", "FRAME"})
+_OPERATIONS: Mapping[str, Callable[[_Machine, Any], object]] = {
+    "STOP": lambda m, _: None,
+    "MARK": lambda m, _: m.mark(),
+    "POP": lambda m, _: m.pop(),
+    "POP_MARK": lambda m, _: m.since_mark(),
+    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "NONE": lambda m, _: m.stack.append(None),
+    "NEWTRUE": lambda m, _: m.stack.append(True),
+    "NEWFALSE": lambda m, _: m.stack.append(False),
+    "EMPTY_LIST": lambda m, _: m.stack.append([]),
+    "EMPTY_SET": lambda m, _: m.stack.append([]),
+    "LIST": lambda m, _: m.push(m.since_mark()),
+    "FROZENSET": lambda m, _: m.push(m.since_mark()),
+    "APPEND": lambda m, _: m.extend([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.since_mark()),
+    "ADDITEMS": lambda m, _: m.extend(m.since_mark()),
+    "EMPTY_TUPLE": lambda m, _: m.stack.append(()),
+    "TUPLE": lambda m, _: m.push(tuple(m.since_mark())),
+    "TUPLE1": lambda m, _: m.tuple_of(1),
+    "TUPLE2": lambda m, _: m.tuple_of(2),
+    "TUPLE3": lambda m, _: m.tuple_of(3),
+    "EMPTY_DICT": lambda m, _: m.stack.append({}),
+    "DICT": lambda m, _: m.push(_text_keys(m.since_mark())),
+    "SETITEM": lambda m, _: m.set_items([m.stack.pop(-2), m.stack.pop()]),
+    "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, key: m.stack.append(m.memo[key])),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, key: m.remember(key)),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    "GLOBAL": lambda m, name: m.name(name),
+    "STACK_GLOBAL": lambda m, _: m.stack_global(),
+    "REDUCE": lambda m, _: m.reduce(),
+    "NEWOBJ": lambda m, _: m.reduce(),
+    "NEWOBJ_EX": lambda m, _: m.new_with_keywords(),
+    "BUILD": lambda m, _: m.build(),
+    "INST": lambda m, name: m.instance(name),
+    "OBJ": lambda m, _: m.object_of_mark(),
+    "BINPERSID": lambda m, _: m.persistent(m.stack.pop()),
 }
