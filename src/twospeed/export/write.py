@@ -154,68 +154,56 @@ def _traced(onnx: ModuleType, network: nn.Module, folder: Path, name: str, graph
     return model
 
 
+_READ = """
+<ir_version: 9, opset_import: ["": {opset}], producer_name: "twospeed">
+read (float[P, C] queries, float[N, C] keys, float[K, N, V] values, bool[N] allowed, int64[1] top_k)
+=> (float[K, P, V] readout)
+<float[1] two = {{2}}, float[1] zero = {{0}}, int64[1] first = {{1}}, int64[1] second = {{2}}> {{
+    width = Shape <start = 1, end = 2> (keys)
+    channels = Cast <to = 1> (width)
+    root = Sqrt (channels)
+    scale = Reciprocal (root)
+    {similarity}
+    offset = Where (allowed, bias, hidden)
+    wanted = Mul (queries, factor)
+    across = Transpose <perm = [1, 0]> (keys)
+    products = MatMul (wanted, across)
+    affinity = Add (products, offset)
+    best, cells = TopK <axis = -1, sorted = 0> (affinity, top_k)
+    weights = Softmax <axis = -1> (best)
+    found = Gather <axis = 1> (values, cells)
+    rows = Unsqueeze (weights, first)
+    mixed = MatMul (rows, found)
+    readout = Squeeze (mixed, second)
+}}
+"""
+"""The read with top-k. found: (K, P, k, V). rows: (P, 1, k). mixed: (K, P, 1, V). Its version is what ONNX Runtime of
+the year before takes, too."""
+
+_SIMILARITIES = {
+    "l2": """
+    factor = Mul (scale, two)
+    squares = Mul (keys, keys)
+    norms = ReduceSum <keepdims = 0> (squares, first)
+    scaled = Mul (norms, scale)
+    bias = Neg (scaled)
+    """,
+    "dot": """
+    factor = Identity (scale)
+    sums = ReduceSum <keepdims = 0> (keys, first)
+    bias = Mul (sums, zero)
+    """,
+}
+"""What queries are multiplied by, and what is added for each key; l2 is (2 k.q - k.k) / sqrt(C)."""
+
+
 def _read_graph(onnx: ModuleType, similarity: str) -> Any:
     """Return the read with top-k: (P, C), (N, C), (K, N, V), allowed (N,), top_k (1,) -> (K, P, V)."""
-    make, kinds = onnx.helper.make_node, onnx.TensorProto
-    nodes = [
-        make("Shape", ["keys"], ["width"], start=1, end=2),
-        make("Cast", ["width"], ["channels"], to=kinds.FLOAT),
-        make("Sqrt", ["channels"], ["root"]),
-        make("Reciprocal", ["root"], ["scale"]),
-    ]
-    if similarity == "l2":  # (2 k.q - k.k) / sqrt(C)
-        nodes += [
-            make("Mul", ["scale", "two"], ["factor"]),
-            make("Mul", ["keys", "keys"], ["squares"]),
-            make("ReduceSum", ["squares", "last"], ["norms"], keepdims=0),
-            make("Mul", ["norms", "scale"], ["scaled"]),
-            make("Neg", ["scaled"], ["bias"]),
-        ]
-    else:
-        nodes += [
-            make("Identity", ["scale"], ["factor"]),
-            make("ReduceSum", ["keys", "last"], ["sums"], keepdims=0),
-            make("Mul", ["sums", "zero"], ["bias"]),
-        ]
-    nodes += [
-        make("Where", ["allowed", "bias", "hidden"], ["offset"]),
-        make("Mul", ["queries", "factor"], ["wanted"]),
-        make("Transpose", ["keys"], ["across"], perm=[1, 0]),
-        make("MatMul", ["wanted", "across"], ["products"]),
-        make("Add", ["products", "offset"], ["affinity"]),
-        make("TopK", ["affinity", "top_k"], ["best", "cells"], axis=-1, sorted=0),
-        make("Softmax", ["best"], ["weights"], axis=-1),
-        make("Gather", ["values", "cells"], ["found"], axis=1),  # (K, P, k, V)
-        make("Unsqueeze", ["weights", "middle"], ["rows"]),  # (P, 1, k)
-        make("MatMul", ["rows", "found"], ["mixed"]),  # (K, P, 1, V)
-        make("Squeeze", ["mixed", "third"], ["readout"]),
-    ]
-    info = onnx.helper.make_tensor_value_info
-    inputs = [
-        info("queries", kinds.FLOAT, ["P", "C"]),
-        info("keys", kinds.FLOAT, ["N", "C"]),
-        info("values", kinds.FLOAT, ["K", "N", "V"]),
-        info("allowed", kinds.BOOL, ["N"]),
-        info("top_k", kinds.INT64, [1]),
-    ]
-    constants = {
-        "two": np.array([2], np.float32),
-        "zero": np.array([0], np.float32),
-        "hidden": np.array([-np.inf], np.float32),
-        "last": np.array([1], np.int64),
-        "middle": np.array([1], np.int64),
-        "third": np.array([2], np.int64),
-    }
-    used = {name for node in nodes for name in node.input}
-    graph = onnx.helper.make_graph(
-        nodes,
-        "read",
-        inputs,
-        [info("readout", kinds.FLOAT, ["K", "P", "V"])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items() if name in used],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="twospeed")
-    model.ir_version = 9  # what ONNX Runtime of the year before takes, too
+    from onnx import parser
+
+    model = parser.parse_model(_READ.format(opset=OPSET, similarity=_SIMILARITIES[similarity]))
+    hidden = onnx.numpy_helper.from_array(np.array([-np.inf], np.float32), "hidden")
+    model.graph.initializer.append(hidden)
     return model
 
 
