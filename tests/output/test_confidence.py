@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from twospeed.output.areas import frames_worth_a_look
+from twospeed.output.areas import MOST_FRAMES, frames_worth_a_look
 
 
 def test_the_deepest_dips_come_first_whatever_the_level():
@@ -26,7 +26,7 @@ def test_a_steady_curve_and_an_unseen_object_have_none():
 
 def test_neighbours_and_the_number_are_limited():
     curve = np.tile(np.float32([0.9, 0.9, 0.8]), 40)
-    found = frames_worth_a_look({1: curve}, range(120), range(120), most=4)
-    assert len(found) == 4
+    found = frames_worth_a_look({1: curve}, range(120), range(120))
+    assert len(found) == MOST_FRAMES
     frames = sorted(one["frame"] for one in found)
     assert min(np.diff(frames)) >= 5

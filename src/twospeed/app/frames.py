@@ -20,8 +20,8 @@ BACKWARDS = 16  # frames that are decoded together when somebody steps back
 class JpegCache:
     """The last JPEGs, by (project, index, height). Safe to use from several threads."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most, self._held = most_bytes, 0
+    def __init__(self) -> None:
+        self._held = 0
         self._items: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,7 +43,7 @@ class JpegCache:
         with self._lock:
             self._held += len(data) - len(self._items.pop(key, b""))
             self._items[key] = data
-            while self._held > self._most:
+            while self._held > MOST_BYTES:
                 self._held -= len(self._items.popitem(last=False)[1])
 
 

@@ -64,9 +64,7 @@ class Project(Database):
             marks = self._all("SELECT frame, object, data FROM mark ORDER BY frame")
             return {
                 "id": self.id,
-                **{
-                    key: self.get(key) for key in ("name", "width", "height", "frames", "times_s", "fingerprint", "run")
-                },
+                **{key: self.get(key) for key in _DESCRIBED},
                 "in": self.get("in", 0),
                 "out": self.get("out", self.frames - 1),
                 "objects": self.objects(),

@@ -94,11 +94,11 @@ class Worker:
         except OSError:
             os._exit(0)
 
-    def _report(self, job: dict[str, Any], text: str, done: int = 0, total: int | None = None) -> None:
+    def _report(self, job: dict[str, Any], text: str, done: int = 0) -> None:
         """Report what is being done, four times a second at most."""
         if time.monotonic() - self._reported > 0.25:
             self._reported = time.monotonic()
-            self._tell(t="progress", job=job["id"], text=text, done=done, total=total)
+            self._tell(t="progress", job=job["id"], text=text, done=done, total=None)
 
     def _tracker(self, options: dict[str, Any], job: dict[str, Any]) -> Any:
         key = json.dumps(options, sort_keys=True)

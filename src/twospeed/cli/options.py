@@ -44,9 +44,9 @@ def whole(least: int, most: int = 10**9) -> Callable[[object], int]:
     return parse
 
 
-def whole_or_none(least: int, most: int = 10**9) -> Callable[[object], int | None]:
+def whole_or_none(least: int) -> Callable[[object], int | None]:
     """Return a type for whole numbers in a range, or the word "none": no limit."""
-    number_of = whole(least, most)
+    number_of = whole(least)
 
     def parse(given: object) -> int | None:
         if str(given) == "none":

@@ -104,7 +104,7 @@ class ObjectAreas:
 
 
 def frames_worth_a_look(
-    curves: Mapping[int, NDArray[np.float32]], indices: Sequence[int], times_s: Sequence[float], most: int = MOST_FRAMES
+    curves: Mapping[int, NDArray[np.float32]], indices: Sequence[int], times_s: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Return where confidence is lowest against the frames around, worst first.
 
@@ -122,7 +122,7 @@ def frames_worth_a_look(
         found += [(float(drops[at]), int(at), number) for at in np.flatnonzero(seen & lowest & (drops > 0))]
     chosen: list[tuple[float, int, int]] = []
     for one in sorted(found, key=lambda one: (-one[0], one[1])):
-        if len(chosen) < most and all(abs(one[1] - other[1]) >= _APART for other in chosen):
+        if len(chosen) < MOST_FRAMES and all(abs(one[1] - other[1]) >= _APART for other in chosen):
             chosen.append(one)
     return [
         {

@@ -93,32 +93,16 @@ def random_clip(
 
 
 def uniform_clip(
-    number: int,
-    clips: int,
-    video_frames: int,
-    frames: int,
-    stride: int,
-    frame_rate: float | None = None,
-    *,
-    touch_end: bool = False,
+    number: int, clips: int, video_frames: int, frames: int, stride: int, frame_rate: float | None = None
 ) -> Indices:
     """Return test clip `number` of `clips`, spread uniformly over the video.
 
     PySlowFast starts clip k of K at max(n - span, 0) * k / K, so that the last clip stops short of the end.
-    touch_end: its other rule (offset sampling): integer starts, the last clip ends with the video, and a
-    single clip stands in the middle.
     """
     if not 0 <= number < clips:
         raise InputError(f"test clip {number} does not exist among {clips} clips")
     span = clip_span(frames, stride, frame_rate)
-    slack = max(video_frames - span, 0.0)
-    if not touch_end:
-        start = slack * number / clips
-    elif clips == 1:
-        start = float(np.floor(slack / 2))
-    else:
-        start = number * float(np.floor(slack / (clips - 1)))
-    return spread(start, span, frames, video_frames)
+    return spread(max(video_frames - span, 0.0) * number / clips, span, frames, video_frames)
 
 
 def keyframe_clip(centre: int, frames: int, stride: int, video_frames: int) -> Indices:
