@@ -12,8 +12,7 @@ from twospeed.cli.printing import print_json, print_line
 
 def models(
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="One model, described in full. [default: all, a line each]"),
+        str | None, typer.Argument(metavar="[NAME]", help="One model, described in full. [default: all, a line each]")
     ] = None,
     task: Annotated[
         Literal["classify", "detect", "track", "segment"] | None, typer.Option(help="List the models of one task.")

@@ -70,10 +70,7 @@ def papers(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Network of all --weights, in place of the paper's; the table says so.",
-            metavar="NAME",
-        ),
+        typer.Option(help="Network of all --weights, in place of the paper's; the table says so.", metavar="NAME"),
     ] = None,
     plot: Annotated[
         Path | None,

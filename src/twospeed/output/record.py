@@ -55,12 +55,7 @@ class RunRecord:
         return None
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "command": self.command,
-            "model": self.model,
-            "weights_sha256": self.weights_sha256,
-            **self.options,
-        }
+        return {"command": self.command, "model": self.model, "weights_sha256": self.weights_sha256, **self.options}
 
 
 def _contents(inputs: Mapping[str, Identity]) -> dict[str, Any]:

@@ -23,15 +23,7 @@ from twospeed.results import Frame, VideoInfo
 from twospeed.video import animations, camera, containers, folders, network, seeking
 from twospeed.video.ahead import DecodeAhead
 from twospeed.video.containers import ASSUMED_RATE, Damaged, Wanted
-from twospeed.video.sources import (
-    GRACE_S,
-    PositionLike,
-    Source,
-    SourceLike,
-    find_source,
-    frames_of,
-    parse_position,
-)
+from twospeed.video.sources import GRACE_S, PositionLike, Source, SourceLike, find_source, frames_of, parse_position
 
 Rate: TypeAlias = float | Fraction | None
 Items: TypeAlias = Generator[Frame | VideoInfo, None, None]
@@ -251,11 +243,7 @@ def _index_at(source: Source, start_s: float, rate: Fraction | None) -> int:
 
 
 def read_frames(
-    source: SourceLike,
-    indices: Sequence[int] | NDArray[np.integer],
-    *,
-    short_side: int | None = None,
-    threads: int = 0,
+    source: SourceLike, indices: Sequence[int] | NDArray[np.integer], *, short_side: int | None = None, threads: int = 0
 ) -> NDArray[np.uint8]:
     """Return the frames at these indices, in the order asked, repeats allowed: uint8 (T, H, W, 3), RGB, upright.
 
