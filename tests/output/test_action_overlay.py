@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twospeed.output import action_overlay
-from twospeed.output.action_overlay import Caption, CaptionOverlay
+from twospeed.output.action_overlay import Caption, TimedOverlay, draw_nearest
 from twospeed.results import Frame
 
 
@@ -18,7 +18,7 @@ def drawn(monkeypatch, frames, captions, most_bytes=None):
     monkeypatch.setattr(action_overlay, "draw_caption", lambda image, lines: seen.append(lines[0]) or image)
     written = []
     captions = list(captions)
-    with CaptionOverlay(lambda image, time_s: written.append(time_s)) as overlay:
+    with TimedOverlay(lambda image, time_s: written.append(time_s), draw_nearest) as overlay:
         for i in range(frames):
             overlay.add_frame(Frame(i, i / 10, np.full((16, 16, 3), i, np.uint8)))
             while captions and captions[0][0] <= i / 10:

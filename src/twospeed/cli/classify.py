@@ -334,7 +334,7 @@ def _write_results(
     An interruption, or a video that breaks off, leaves the windows of a timeline before it. Clips that are spread over
     a whole video say nothing of a part of it, so that nothing is left of those.
     """
-    from twospeed.output.action_overlay import Caption, CaptionOverlay
+    from twospeed.output.action_overlay import Caption, TimedOverlay, draw_nearest
     from twospeed.output.documents import actions_document
     from twospeed.output.plots import plot_timeline
 
@@ -375,7 +375,7 @@ def _write_results(
 
     run.at_end(finish)
     with run, ExitStack() as stack:
-        drawn = stack.enter_context(CaptionOverlay(write)) if record.options["overlay"] else None
+        drawn = stack.enter_context(TimedOverlay(write, draw_nearest)) if record.options["overlay"] else None
         calls: dict[str, Any] = {"on_frame": on_frame, "on_view": on_view, "full_size": drawn is not None}
         classifier.classify(source, tick, known=known, **calls)
         run.advance(classifier.frames_seen - before - run.frames)

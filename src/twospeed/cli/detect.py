@@ -263,7 +263,7 @@ def write_results(
     those. Raises InputError for a video without a keyframe.
     """
     from twospeed.data.benchmarks.ava import write_detections
-    from twospeed.output.action_overlay import ActionOverlay
+    from twospeed.output.action_overlay import TimedOverlay, draw_people
     from twospeed.output.documents import best_actions, people_document, people_table
 
     found: list[ActionBoxes] = []
@@ -279,17 +279,16 @@ def write_results(
         drawn = None
         if overlay is not None:
             least = overlay["min_score"]
-            drawn = stack.enter_context(
-                ActionOverlay(
-                    lambda image, time_s: run.write_overlay(image, time_s, detector.info.frame_rate),
-                    lambda result, row: [
-                        f"{action['label']} {action['score']:.2f}"
-                        for action in best_actions(result.action_scores[row], result.labels, top)
-                        if action["score"] >= least
-                    ],
-                    overlay["hold_s"],
-                )
-            )
+
+            def write(image: Any, time_s: float) -> None:
+                run.write_overlay(image, time_s, detector.info.frame_rate)
+
+            def texts(result: ActionBoxes, row: int) -> list[str]:
+                best = best_actions(result.action_scores[row], result.labels, top)
+                return [f"{one['label']} {one['score']:.2f}" for one in best if one["score"] >= least]
+
+            draw = partial(draw_people, texts=texts, hold_s=overlay["hold_s"])
+            drawn = stack.enter_context(TimedOverlay(write, draw))
         waiting: list[Frame] = []
 
         def on_frame(frame: Frame) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,84 +19,49 @@ MOST_BYTES = 256_000_000  # of waiting frames: about 600 of 1920x1080
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
-class _Timed(Protocol):
-    @property
-    def time_s(self) -> float: ...
+Image = NDArray[np.uint8]
 
 
-R = TypeVar("R", bound=_Timed)
-
-
-class _Waiting(NamedTuple):
-    time_s: float
-    jpeg: NDArray[np.uint8]
-
-
-class _Overlay(AbstractContextManager["_Overlay[Any]"], Generic[R]):
+class TimedOverlay(AbstractContextManager["TimedOverlay"]):
     """Draw frames as soon as the results on both sides of them are known; until then they wait, compressed.
 
     When more than `MOST_BYTES` wait, the oldest are drawn by the result before them alone, so that memory is bounded
-    however far results are apart. write: called with each image, uint8 (H, W, 3), and its time in seconds. Leaving the
-    `with` block without an error draws what still waits.
+    however far results are apart. write: called with each image, uint8 (H, W, 3), and its time in seconds. draw: makes
+    the image of an image, its time, and the results before and after it, None where there is none. Leaving the `with`
+    block without an error draws what still waits.
     """
 
-    def __init__(self, write: Callable[[NDArray[np.uint8], float], None]) -> None:
-        self._write = write
-        self._waiting: deque[_Waiting] = deque()
+    def __init__(self, write: Callable[[Image, float], None], draw: Callable[[Image, float, Any, Any], Image]) -> None:
+        self._write, self._draw = write, draw
+        self._waiting: deque[tuple[float, Image]] = deque()  # time in seconds, JPEG
         self._bytes = 0
-        self._last: R | None = None
-
-    def _drawn(self, image: NDArray[np.uint8], time_s: float, before: R | None, after: R | None) -> NDArray[np.uint8]:
-        """Draw on the image of a time what the results before and after it say."""
-        raise NotImplementedError
+        self._last: Any = None
 
     def add_frame(self, frame: Frame) -> None:
         """Take the next frame."""
         # Channels in the wrong order change nothing here: they come out as they went in
         _, jpeg = cv2.imencode(".jpg", frame.image, _JPEG)
-        self._waiting.append(_Waiting(frame.time_s, np.asarray(jpeg, np.uint8)))
+        self._waiting.append((frame.time_s, np.asarray(jpeg, np.uint8)))
         self._bytes += jpeg.nbytes
         while self._bytes > MOST_BYTES:
-            self._draw(None)
+            self._write_first(None)
 
-    def add_result(self, result: R) -> None:
+    def add_result(self, result: ActionBoxes | Caption) -> None:
         """Take the next result, and draw the frames before it."""
-        while self._waiting and self._waiting[0].time_s < result.time_s - 1e-6:
-            self._draw(result)
+        while self._waiting and self._waiting[0][0] < result.time_s - 1e-6:
+            self._write_first(result)
         self._last = result
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             while self._waiting:
-                self._draw(None)
+                self._write_first(None)
 
-    def _draw(self, after: R | None) -> None:
+    def _write_first(self, after: Any) -> None:
         time_s, jpeg = self._waiting.popleft()
         self._bytes -= jpeg.nbytes
         image = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-        self._write(self._drawn(image, time_s, self._last, after), time_s)
-
-
-class ActionOverlay(_Overlay[ActionBoxes]):
-    """People's boxes, which move in straight lines between two keyframes, with their numbers and actions.
-
-    texts: what is written at the box of a row of a result. hold_s: how long a box is shown where there is no other
-    keyframe. write: see `_Overlay`.
-    """
-
-    def __init__(
-        self,
-        write: Callable[[NDArray[np.uint8], float], None],
-        texts: Callable[[ActionBoxes, int], list[str]],
-        hold_s: float,
-    ) -> None:
-        super().__init__(write)
-        self._texts, self._hold_s = texts, hold_s
-
-    def _drawn(
-        self, image: NDArray[np.uint8], time_s: float, before: ActionBoxes | None, after: ActionBoxes | None
-    ) -> NDArray[np.uint8]:
-        return draw_people(image, time_s, before, after, self._texts, self._hold_s)
+        self._write(self._draw(image, time_s, self._last, after), time_s)
 
 
 class Caption(NamedTuple):
@@ -106,27 +71,27 @@ class Caption(NamedTuple):
     lines: list[str]
 
 
-class CaptionOverlay(_Overlay[Caption]):
-    """On every frame the caption that is nearest in time."""
-
-    def _drawn(
-        self, image: NDArray[np.uint8], time_s: float, before: Caption | None, after: Caption | None
-    ) -> NDArray[np.uint8]:
-        known = [caption for caption in (before, after) if caption is not None]
-        if not known:
-            return image
-        return draw_caption(image, min(known, key=lambda caption: abs(caption.time_s - time_s)).lines)
+def draw_nearest(image: Image, time_s: float, before: Caption | None, after: Caption | None) -> Image:
+    """Write the caption that is nearest in time."""
+    known = [caption for caption in (before, after) if caption is not None]
+    if not known:
+        return image
+    return draw_caption(image, min(known, key=lambda caption: abs(caption.time_s - time_s)).lines)
 
 
 def draw_people(
-    image: NDArray[np.uint8],
+    image: Image,
     time_s: float,
     before: ActionBoxes | None,
     after: ActionBoxes | None,
     texts: Callable[[ActionBoxes, int], list[str]],
     hold_s: float,
-) -> NDArray[np.uint8]:
-    """Draw people where they are between two keyframes. texts, hold_s: as `ActionOverlay`."""
+) -> Image:
+    """Draw people's boxes where they are between two keyframes, with their numbers and actions.
+
+    texts: what is written at the box of a row of a result. hold_s: how long a box is shown where there is no other
+    keyframe.
+    """
     boxes, rows = between(before, after, time_s, hold_s)
     if not rows:
         return image
