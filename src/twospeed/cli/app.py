@@ -13,20 +13,6 @@ from twospeed.cli.printing import print_line
 from twospeed.errors import InputError
 from twospeed.weights.catalog import DEFAULT_TRACKER
 
-EPILOG = """
-**Examples**
-
-`twospeed app` opens the videos of this folder in the browser: mark objects, track them, correct, export.
-
-`twospeed app clip.mp4` opens one video at once.
-
-`twospeed app clip_track` shows the results of a finished run of `track`, `segment`, `classify` or `detect`. Masks can
-be corrected and tracked further; the run's own files stay as they are.
-
-`twospeed app videos --no-browser --port 8000` prints the address. From another machine:
-`ssh -L 8000:127.0.0.1:8000 THAT_MACHINE`, then open the printed address here.
-"""
-
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -48,7 +34,20 @@ def app(
         int, whole_option(16, 4096, metavar="PIXELS", help="Shorter side at which the network tracks.")
     ] = 480,
 ) -> None:
-    """Open a page in the browser: mark objects, track, correct, export."""
+    """Open a page in the browser: mark objects, track, correct, export.
+
+    **Examples**
+
+    `twospeed app` opens the videos of this folder in the browser: mark objects, track them, correct, export.
+
+    `twospeed app clip.mp4` opens one video at once.
+
+    `twospeed app clip_track` shows the results of a finished run of `track`, `segment`, `classify` or `detect`. Masks
+    can be corrected and tracked further; the run's own files stay as they are.
+
+    `twospeed app videos --no-browser --port 8000` prints the address. From another machine: `ssh -L 8000:127.0.0.1:8000
+    THAT_MACHINE`, then open the printed address here.
+    """
     try:
         from twospeed.app.runs import read_run
         from twospeed.app.server import serve
@@ -85,6 +84,3 @@ def _bytes(text: str) -> int:
             f"{text[:40]!r} is no size; give a number with a unit, such as 500MB or 8GB", option="max_upload"
         )
     return int(match[1]) * _UNITS[match[2].upper()]
-
-
-app.__doc__ = (app.__doc__ or "") + "\n" + EPILOG

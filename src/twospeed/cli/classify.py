@@ -41,25 +41,6 @@ if TYPE_CHECKING:
     from twospeed.pipelines.parts import Answer
     from twospeed.results import Frame, OnProgress
 
-EPILOG = """
-**Examples**
-
-`twospeed classify clip.mp4` prints the likeliest actions: 10 clips x 3 crops, as the papers test.
-
-`twospeed classify hour.mp4 --timeline -o out` slides a window over the video at constant memory and writes
-`out/timeline.png`, `out/results.json`, `out/overlay.mp4`, `out/frames.csv`, `out/run.json`.
-
-`twospeed classify clip.mp4 --model slowfast_r50_8x8 --weights SLOWFAST_8x8_R50.pyth --labels names.txt` uses a
-checkpoint of PySlowFast or PyTorchVideo as it is.
-
-`twospeed classify clip.mp4 --weights runs/actions/weights.safetensors` uses what `twospeed train actions` made of your
-own clips; the file knows its model and the names of its classes.
-
-`twospeed classify a.mp4 b.mp4 folder/ --model slowfast_r50_8x8 --model slowfast_r101_8x8` averages two networks over
-many videos; a broken one is reported, the others are finished. With `-o out --resume` a second run of the same command
-repeats only what is missing.
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyJob(PartsJob):
@@ -136,6 +117,23 @@ def classify(
 
     Prints the likeliest actions with their probabilities, and a timeline. Cameras and standard input are always
     classified by a sliding window. Exit code 2 when a video could not be classified; all others are finished.
+
+    **Examples**
+
+    `twospeed classify clip.mp4` prints the likeliest actions: 10 clips x 3 crops, as the papers test.
+
+    `twospeed classify hour.mp4 --timeline -o out` slides a window over the video at constant memory and writes
+    `out/timeline.png`, `out/results.json`, `out/overlay.mp4`, `out/frames.csv`, `out/run.json`.
+
+    `twospeed classify clip.mp4 --model slowfast_r50_8x8 --weights SLOWFAST_8x8_R50.pyth --labels names.txt` uses a
+    checkpoint of PySlowFast or PyTorchVideo as it is.
+
+    `twospeed classify clip.mp4 --weights runs/actions/weights.safetensors` uses what `twospeed train actions` made of
+    your own clips; the file knows its model and the names of its classes.
+
+    `twospeed classify a.mp4 b.mp4 folder/ --model slowfast_r50_8x8 --model slowfast_r101_8x8` averages two networks
+    over many videos; a broken one is reported, the others are finished. With `-o out --resume` a second run of the same
+    command repeats only what is missing.
     """
     from twospeed.output.folder import ResultFolder
     from twospeed.video.sources import find_source
@@ -262,9 +260,6 @@ def classify(
         raise InputError(f"{len(failed)} of {len(sources)} videos could not be classified; the first: {first}")
     if not job.quiet and job.output is not None:
         print_note(f"{job.output}: {len(found)} of {len(sources)} videos")
-
-
-classify.__doc__ = (classify.__doc__ or "") + "\n" + EPILOG
 
 
 def _sources(given: list[str]) -> list[str]:

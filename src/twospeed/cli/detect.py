@@ -38,23 +38,6 @@ if TYPE_CHECKING:
     from twospeed.results import ActionBoxes, Frame, OnProgress
     from twospeed.video.sources import Source
 
-EPILOG = """
-**Examples**
-
-`twospeed detect clip.mp4` detects people once a second and what each of them does; results go to `clip_detect/`.
-
-`twospeed detect clip.mp4 --boxes people.csv -o out` takes people's boxes from a file: AVA's csv
-(video,second,x1,y1,x2,y2,action,score), a csv with a header (time_s,x1,y1,x2,y2,score), or JSON.
-
-`twospeed detect clip.mp4 --box 40,20,120,220 --every 0.5` looks at one place, twice a second (x,y,width,height).
-
-`twospeed detect clip.mp4 --scales 224,256,320 --flip` averages the scores of sizes and mirrored clips; several
-`--model` (each with its `--weights`) average networks.
-
-`twospeed detect 1j20qq1JyX4.mkv --boxes ava_detection_val_boxes_and_labels.csv --boxes-start 900` detects on a video of
-AVA, whose lists count from second 900.
-"""
-
 
 @grouped
 def detect(
@@ -127,6 +110,21 @@ def detect(
     Writes `results.json`, `detections.csv` (as AVA's server takes it), `overlay.mp4`, `frames.csv` and `run.json`. Each
     person keeps one number as long as the boxes overlap from keyframe to keyframe. `--resume` starts an interrupted run
     again from its beginning.
+
+    **Examples**
+
+    `twospeed detect clip.mp4` detects people once a second and what each of them does; results go to `clip_detect/`.
+
+    `twospeed detect clip.mp4 --boxes people.csv -o out` takes people's boxes from a file: AVA's csv
+    (video,second,x1,y1,x2,y2,action,score), a csv with a header (time_s,x1,y1,x2,y2,score), or JSON.
+
+    `twospeed detect clip.mp4 --box 40,20,120,220 --every 0.5` looks at one place, twice a second (x,y,width,height).
+
+    `twospeed detect clip.mp4 --scales 224,256,320 --flip` averages the scores of sizes and mirrored clips; several
+    `--model` (each with its `--weights`) average networks.
+
+    `twospeed detect 1j20qq1JyX4.mkv --boxes ava_detection_val_boxes_and_labels.csv --boxes-start 900` detects on a
+    video of AVA, whose lists count from second 900.
     """
     source = job.source(video)
     if boxes is not None and box:
@@ -240,9 +238,6 @@ def detect(
         count = len(document["people"])
         people = "1 person" if count == 1 else f"{count} people"
         print_note(f"{folder.path}: {already}{len(document['keyframes'])} keyframes, {people}")
-
-
-detect.__doc__ = (detect.__doc__ or "") + "\n" + EPILOG
 
 
 def write_results(

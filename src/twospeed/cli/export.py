@@ -11,17 +11,6 @@ from twospeed.cli.options import Json, Quiet, Weights, check_files, check_weight
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 
-EPILOG = """
-**Examples**
-
-`twospeed export track_nano -o tracker` writes ONNX graphs; then `twospeed track clip.mp4 --mask first.png --model
-tracker`.
-
-`twospeed export segment_nano -o segmenter --format openvino` writes graphs for OpenVINO.
-
-`twospeed export track_nano -o small --precision int8 --frames clip.mp4 --mask first.png` calibrates on your frames.
-"""
-
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model; `twospeed models` lists them.")],
@@ -58,7 +47,17 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model as graphs that run without torch, each checked against torch; every command takes the folder as
-    --model."""
+    --model.
+
+    **Examples**
+
+    `twospeed export track_nano -o tracker` writes ONNX graphs; then `twospeed track clip.mp4 --mask first.png --model
+    tracker`.
+
+    `twospeed export segment_nano -o segmenter --format openvino` writes graphs for OpenVINO.
+
+    `twospeed export track_nano -o small --precision int8 --frames clip.mp4 --mask first.png` calibrates on your frames.
+    """
     check_weights([weights])
     check_files([] if mask is None else [mask])
     from twospeed.evaluation.export import export_model
@@ -87,6 +86,3 @@ def export(
     if agreement := exported.check.get("agreement"):
         print_line(f"{agreement['of']} against fp32: {agreement['value']:.4f}")
     print_note(f"{output}: {exported.model}, {format} {precision}, {size / 1e6:.1f} MB; use it as --model {output}")
-
-
-export.__doc__ = (export.__doc__ or "") + "\n" + EPILOG

@@ -15,20 +15,6 @@ from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
 from twospeed.files import atomic_file, atomic_folder, make_folder, remove_leftovers
 
-EPILOG = """
-**Examples**
-
-`twospeed masks clip_track --as coco -o clip.json` writes the masks of a run as COCO's JSON.
-
-`twospeed masks annotations.xml --as png -o masks/` makes label PNGs of CVAT's masks; `twospeed track --mask masks/`
-takes them.
-
-`twospeed masks twospeed_projects/clip-3f9a1c --as coco -o clip.json` writes what was marked and tracked in the page
-(`twospeed app`).
-
-`twospeed masks predictions/ --as davis -o submission.zip` packs a folder of sequences as DAVIS' server takes them.
-"""
-
 
 def masks(
     source: Annotated[
@@ -63,7 +49,20 @@ def masks(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert masks between COCO, YouTube-VIS, DAVIS, YouTube-VOS, YOLO, CVAT, labelme and label PNGs."""
+    """Convert masks between COCO, YouTube-VIS, DAVIS, YouTube-VOS, YOLO, CVAT, labelme and label PNGs.
+
+    **Examples**
+
+    `twospeed masks clip_track --as coco -o clip.json` writes the masks of a run as COCO's JSON.
+
+    `twospeed masks annotations.xml --as png -o masks/` makes label PNGs of CVAT's masks; `twospeed track --mask masks/`
+    takes them.
+
+    `twospeed masks twospeed_projects/clip-3f9a1c --as coco -o clip.json` writes what was marked and tracked in the page
+    (`twospeed app`).
+
+    `twospeed masks predictions/ --as davis -o submission.zip` packs a folder of sequences as DAVIS' server takes them.
+    """
     from twospeed.app.store import is_project, read_project
     from twospeed.data.annotations import read_annotations
     from twospeed.output.exports import EXPORTS, check_formats, files_in
@@ -110,6 +109,3 @@ def masks(
             (folder / only).rmdir()
     if not quiet:
         print_note(f"{output}: {frames} frames as {name}")
-
-
-masks.__doc__ = (masks.__doc__ or "") + "\n" + EPILOG
