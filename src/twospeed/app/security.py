@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
+from fastapi.datastructures import Headers
+from fastapi.responses import JSONResponse
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -99,7 +99,7 @@ class Guard:
 
         async def sent(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                message["headers"] = [*message.get("headers", []), *Headers(HEADERS).raw]
             await send(message)
 
         await self._app(scope, _limited(scope, receive), sent)
