@@ -54,26 +54,13 @@ from twospeed.files import atomic_file
 from twospeed.models.slowfast import detection
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.box_actions import BoxActions
-from twospeed.recipes._slowfast import (
-    PRECISE_BN_EPOCH,
-    SlowFastSettings,
-    accumulate,
-    check_readable,
-    epoch_loader,
-    export,
-    learner,
-    save,
-    start_from,
-    update,
-)
+from twospeed.recipes._slowfast import PRECISE_BN_EPOCH, SlowFastSettings, SlowFastTraining, start_from
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.distributed import Process, gather, processes, shard, total
-from twospeed.training.optim import set_learning_rate
 from twospeed.training.run import Run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.video.sampling import ClipShape
 from twospeed.weights.catalog import KINETICS_600, find
 from twospeed.weights.entries import Preprocessing
 
@@ -314,42 +301,34 @@ def train(
             run.note(start_from(network, config))
         if validation is not None:
             scorer(config, network.to(process.device), validation, process)  # refuses now what does not fit
-        learning = learner(config, network, process)
-        shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
+        training = SlowFastTraining(run, config, network)
         clips = TrainKeyframes(
-            keyframes, opened, shape, num_classes=config.num_classes, short_side=config.short_side, crop=config.crop,
-            flip_probability=config.flip_probability, inverse_uniform=config.inverse_uniform,
+            keyframes, opened, training.shape, num_classes=config.num_classes, short_side=config.short_side,
+            crop=config.crop, flip_probability=config.flip_probability, inverse_uniform=config.inverse_uniform,
             box_jitter=config.box_jitter, seed=config.seed,
         )  # fmt: skip
         run.total_steps = config.iterations
 
-        seed_everything(config.seed, process.rank)  # dropout differs between ranks
-        saved = run.restore(**learning.state)
-        step: int = saved.get("step", 0)
-        unreadable: dict[str, str] = saved.get("unreadable", {})
-
         def losses(batch: KeyframeBatch) -> tuple[Tensor, Tensor]:
             """Sum the losses of a batch's boxes; count loss, boxes, clips, clips without boxes."""
-            unreadable.update({str(broken.path): broken.reason for broken in batch.broken})
-            logits, targets = forward_boxes(learning.model, network, batch, shape, config, process)
+            training.count_broken(batch.broken)
+            logits, targets = forward_boxes(training, batch, config)
             found = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
             loss = found.mean(dim=1)[: len(batch.targets) if batch.targets is not None else 0].sum()
             boxes = sum(len(box) for box in batch.boxes_xyxy)
             numbers = [float(loss.detach()), boxes, len(batch), batch.empty]
             return loss + 0.0 * logits.sum(), torch.tensor(numbers, dtype=torch.float64, device=process.device)
 
-        batches = load(config, clips, process, step)
+        batches = endless(training, clips, training.step)
         training_mode(network, config)
-        while step < config.iterations:
-            lr = learning_rate(config, step)
-            set_learning_rate(learning.optimizer, lr)
-            tally = accumulate(config, learning, batches, losses, process)
+        while training.step < config.iterations:
+            lr = learning_rate(config, training.step)
+            tally = training.accumulate(batches, losses)
             loss, boxes, seen, empty = total(tally).tolist()
             # A step is the mean over its boxes, whoever computes them; how many there are is only known at its end
-            norm = update(config, learning, factor=config.batch / max(boxes, 1))
-            step += 1
+            norm, step = training.update(lr, factor=config.batch / max(boxes, 1)), training.step
             if step % config.log_every == 0 or step == 1:
-                check_readable(step, seen + empty, unreadable)
+                training.check_readable(seen + empty)
                 run.check_finite(step, lr=lr, loss=loss)
                 if boxes:
                     run.log(
@@ -359,23 +338,23 @@ def train(
             is_last = step == config.iterations
             if validation is not None and (is_last or step % config.validate_every == 0):
                 run.check_weights(network)
-                estimate_bn(config, network, clips, process, step)
-                mean = validate(config, network, name, validation, opened, run, step)
+                estimate_bn(training, clips)
+                mean = validate(training, config, name, validation, opened)
                 run.note(f"iteration {step}: {100 * mean:.2f} mAP")
                 training_mode(network, config)
             if run.due(step) or is_last:
-                save(run, step, learning, unreadable)
+                training.save()
             if run.ended(step):
                 return config.out
-        export(run, config, network, recipe="slowfast_ava", name=name)
+        training.export(recipe="slowfast_ava", name=name)
         return config.out
 
 
-def load(config: SlowFastAvaConfig, clips: TrainKeyframes, process: Process, step: int) -> Iterator[KeyframeBatch]:
+def endless(training: SlowFastTraining, clips: TrainKeyframes, step: int) -> Iterator[KeyframeBatch]:
     """Iterate over this process's batches from an iteration on, epoch after epoch, without end."""
-    epoch, skip = divmod(step, max(len(clips) // config.batch, 1))
+    epoch, skip = divmod(step, max(len(clips) // training.config.batch, 1))
     while True:
-        yield from epoch_loader(config, clips, collate_keyframes, process, epoch, skip)
+        yield from training.batches(clips, collate_keyframes, epoch, skip)
         epoch, skip = epoch + 1, 0
 
 
@@ -388,43 +367,34 @@ def training_mode(network: nn.Module, config: SlowFastAvaConfig) -> None:
                 module.eval()
 
 
-def forward_boxes(
-    model: nn.Module,
-    network: nn.Module,
-    batch: KeyframeBatch,
-    shape: ClipShape,
-    config: SlowFastAvaConfig,
-    process: Process,
-) -> tuple[Tensor, Tensor]:
+def forward_boxes(training: SlowFastTraining, batch: KeyframeBatch, config: SlowFastAvaConfig) -> tuple[Tensor, Tensor]:
     """Return logits and targets (K, C). Without anybody to look at, a pass over an empty clip keeps the processes in
     step; it leaves no statistics.
     """
+    device = training.process.device
     if batch.clips is not None and batch.targets is not None:
-        boxes = [box.to(process.device, non_blocking=True) for box in batch.boxes_xyxy]
-        logits: Tensor = model(batch.clips.to(process.device, non_blocking=True), boxes)
-        return logits, batch.targets.to(process.device, non_blocking=True)
+        boxes = [box.to(device, non_blocking=True) for box in batch.boxes_xyxy]
+        logits: Tensor = training.model(batch.clips.to(device, non_blocking=True), boxes)
+        return logits, batch.targets.to(device, non_blocking=True)
     side = config.crop or config.short_side[0]
-    nothing = torch.zeros(1, 3, shape.frames, side, side, device=process.device)
-    network.eval()
-    logits = model(nothing, [nothing.new_tensor([[0.0, 0.0, side - 1.0, side - 1.0]])])
-    training_mode(network, config)
+    nothing = torch.zeros(1, 3, training.shape.frames, side, side, device=device)
+    training.network.eval()
+    logits = training.model(nothing, [nothing.new_tensor([[0.0, 0.0, side - 1.0, side - 1.0]])])
+    training_mode(training.network, config)
     return logits, torch.zeros_like(logits, dtype=torch.float32)
 
 
-def estimate_bn(
-    config: SlowFastAvaConfig, network: nn.Module, clips: TrainKeyframes, process: Process, step: int
-) -> None:
+def estimate_bn(training: SlowFastTraining, clips: TrainKeyframes) -> None:
     """Re-estimate batch-norm statistics over training clips, where the settings want it."""
+    config, network, device = training.config, training.network, training.process.device
     if not config.precise_bn_batches:
         return
 
     steps_per_epoch = max(len(clips) // config.batch, 1)
-    batches = load(config, clips, process, (PRECISE_BN_EPOCH + step) * steps_per_epoch)
+    batches = endless(training, clips, (PRECISE_BN_EPOCH + training.step) * steps_per_epoch)
     some: Any = islice((batch for batch in batches if len(batch)), config.precise_bn_batches)
     precise_bn(
-        network,
-        some,
-        lambda batch: network(batch.clips.to(process.device), [box.to(process.device) for box in batch.boxes_xyxy]),
+        network, some, lambda batch: network(batch.clips.to(device), [box.to(device) for box in batch.boxes_xyxy])
     )
 
 
@@ -440,22 +410,17 @@ def scorer(config: SlowFastAvaConfig, network: SlowFast, validation: Validation,
 
 
 def validate(
-    config: SlowFastAvaConfig,
-    network: SlowFast,
-    name: str,
-    validation: Validation,
-    opened: AvaFrames,
-    run: Run,
-    step: int,
+    training: SlowFastTraining, config: SlowFastAvaConfig, name: str, validation: Validation, opened: AvaFrames
 ) -> float:
     """Score the network on some of the keyframes, after the last iteration on all; returns the mAP."""
-    process, is_last = run.process, step == config.iterations
+    process, step = training.process, training.step
+    is_last = step == config.iterations
 
     def counts(keyframe: Keyframe) -> bool:
         return is_last or round(keyframe.second) % config.val_every_s == 0
 
     people = [keyframe for keyframe in validation.keyframes if counts(keyframe)]
-    actions = scorer(config, network, validation, process)
+    actions = scorer(config, training.network, validation, process)
     mine = [people[i] for i in shard(len(people), process)]
     scores = [found for _, found in score_keyframes(mine, opened, actions, workers=max(config.workers, 1))]
     parts = gather(scores)
@@ -463,7 +428,7 @@ def validate(
     truth = [keyframe for keyframe in validation.truth if counts(keyframe)]
     result = keyframe_ap(truth, people, everyone, list(validation.labels))
     by_class = {f"AP_{action}": result.by_class.get(action, math.nan) for action in validation.labels}
-    run.log("validation", step, mAP=result.mean, keyframes=len(people), **by_class)
+    training.run.log("validation", step, mAP=result.mean, keyframes=len(people), **by_class)
     if is_last and process.is_main:
         write_and_score(config, validation, everyone, name).write_json(config.out / "test.json")
     return result.mean

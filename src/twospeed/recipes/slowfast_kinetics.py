@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from twospeed.data.benchmarks.video_lists import LabelledVideo, find_videos, read_class_names
@@ -36,26 +36,13 @@ from twospeed.evaluation.runner import Clock
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.network import SlowFast
 from twospeed.pipelines.classify import Classifier
-from twospeed.recipes._slowfast import (
-    PRECISE_BN_EPOCH,
-    SlowFastSettings,
-    accumulate,
-    check_readable,
-    epoch_loader,
-    export,
-    learner,
-    save,
-    start_from,
-    update,
-)
+from twospeed.recipes._slowfast import PRECISE_BN_EPOCH, SlowFastSettings, SlowFastTraining, start_from
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
-from twospeed.training.distributed import Process, processes, total
-from twospeed.training.optim import set_learning_rate
+from twospeed.training.distributed import processes, total
 from twospeed.training.run import Run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
 from twospeed.training.seed import seed_everything
-from twospeed.video.sampling import ClipShape
 from twospeed.weights.catalog import KINETICS_600
 from twospeed.weights.entries import Preprocessing
 
@@ -197,43 +184,36 @@ def train(
             network.class_names = tuple(class_names)  # they are kept with the weights
         if config.weights is not None and not run.resumes:
             run.note(start_from(network, config))
-        learning = learner(config, network, process)
-        shape = ClipShape(frames=network.frames, stride=network.frame_stride, mean=config.mean, std=config.std)
+        training = SlowFastTraining(run, config, network)
         clips = TrainClips(
-            videos, shape, short_side=config.short_side, crop=config.crop, flip_probability=config.flip_probability,
-            seed=config.seed,
+            videos, training.shape, short_side=config.short_side, crop=config.crop,
+            flip_probability=config.flip_probability, seed=config.seed,
         )  # fmt: skip
         steps_per_epoch = len(videos) // config.batch
         run.total_steps = config.epochs * steps_per_epoch
 
-        seed_everything(config.seed, process.rank)  # dropout differs between ranks
-        saved = run.restore(**learning.state)
-        step: int = saved.get("step", 0)
-        unreadable: dict[str, str] = saved.get("unreadable", {})
-
         def losses(batch: ClipBatch) -> tuple[Tensor, Tensor]:
             """Sum the losses of a batch; count loss, top-1 hits and clips."""
-            unreadable.update({str(broken.path): broken.reason for broken in batch.broken})
-            views, targets = on_device(batch, shape, config.crop, process)
-            logits = forward_clips(learning.model, network, views, len(batch))
+            training.count_broken(batch.broken)
+            logits = forward_clips(training, batch, config.crop)
+            targets = batch.labels.to(process.device, non_blocking=True)
             loss = F.cross_entropy(logits[: len(batch)], targets, reduction="sum")
             hits = (logits[: len(batch)].argmax(dim=1) == targets).sum()
             # Clips of unreadable videos add nothing, but every process takes part
             return loss + 0.0 * logits.sum(), torch.stack([loss.detach().double(), hits, hits.new_tensor(len(batch))])
 
-        for epoch in range(step // max(steps_per_epoch, 1), config.epochs):
-            batches = load(config, clips, process, epoch, skip_steps=step - epoch * steps_per_epoch)
+        for epoch in range(training.step // max(steps_per_epoch, 1), config.epochs):
+            done = training.step - epoch * steps_per_epoch
+            batches = training.batches(clips, collate_clips, epoch, skip_steps=done)
             network.train()
-            started, first_step = time.perf_counter(), step
-            while step < (epoch + 1) * steps_per_epoch:
-                lr = learning_rate(config, step / steps_per_epoch)
-                set_learning_rate(learning.optimizer, lr)
-                tally = accumulate(config, learning, batches, losses, process)
-                norm = update(config, learning)
-                step += 1
+            started, first_step = time.perf_counter(), training.step
+            while training.step < (epoch + 1) * steps_per_epoch:
+                lr = learning_rate(config, training.step / steps_per_epoch)
+                tally = training.accumulate(batches, losses)
+                norm, step = training.update(lr), training.step
                 if step % config.log_every == 0 or step == 1:
                     loss, hits, count = total(tally).tolist()
-                    check_readable(step, count, unreadable)
+                    training.check_readable(count)
                     run.check_finite(step, lr=lr, loss=loss)
                     if count:
                         run.log(
@@ -241,17 +221,18 @@ def train(
                             clips=int(count), gradient_norm=norm,
                         )  # fmt: skip
                 if step % steps_per_epoch and run.due(step):  # at the end of an epoch one follows the validation
-                    save(run, step, learning, unreadable)
+                    training.save()
                     if run.ended(step):
                         return config.out
 
-            seconds = time.perf_counter() - started
+            seconds, step = time.perf_counter() - started, training.step
             is_last = epoch + 1 == config.epochs
             if is_last or (epoch + 1) % config.validate_every == 0:
                 run.check_weights(network)
-                estimate_bn(config, network, clips, process, epoch)
-                views_now = config.test_views if is_last else config.val_views
-                report = validate(config, network, name, val_videos, shape, process, views_now)
+                estimate_bn(training, clips, epoch)
+                report = validate(
+                    training, config, name, val_videos, config.test_views if is_last else config.val_views
+                )
                 if report is not None:
                     scores = {key: report.scores[key] for key in ("top1", "top5", "average_error", "videos")}
                     run.log("validation", step, epoch=epoch + 1, **scores)
@@ -259,15 +240,15 @@ def train(
                         report.write_json(config.out / "test.json")
                     best = f"top-1 {100 * scores['top1']:.1f} %, top-5 {100 * scores['top5']:.1f} %"
                     run.note(f"epoch {epoch + 1}: {best} ({report.coverage})")
-            save(run, step, learning, unreadable)
+            training.save()
             run.log(
                 "epoch", step, epoch=epoch + 1, seconds=round(seconds, 3),
                 clips_per_second=round((step - first_step) * config.batch / max(seconds, 1e-9), 3),
-                unreadable_videos=len(unreadable),
+                unreadable_videos=len(training.unreadable),
             )  # fmt: skip
             if run.ended(step):
                 return config.out
-        export(run, config, network, recipe="slowfast_kinetics", name=name)
+        training.export(recipe="slowfast_kinetics", name=name)
         return config.out
 
 
@@ -284,68 +265,51 @@ def read_lists(config: SlowFastKineticsConfig) -> tuple[list[LabelledVideo], lis
     return videos, find_videos(config.val, part="val", labels=names, **listing)[0], names
 
 
-def load(
-    config: SlowFastKineticsConfig, clips: TrainClips, process: Process, epoch: int, skip_steps: int = 0
-) -> Iterator[ClipBatch]:
-    """Iterate over this process's batches of one epoch."""
-    return epoch_loader(config, clips, collate_clips, process, epoch, skip_steps)
-
-
-def on_device(batch: ClipBatch, shape: ClipShape, crop: int, process: Process) -> tuple[Tensor, Tensor]:
-    """Move a batch's clips (N, 3, T, H, W) and labels to the device; one empty clip where none could be read."""
-    views = torch.zeros(1, 3, shape.frames, crop, crop) if batch.views is None else batch.views[:, 0]
-    return views.to(process.device, non_blocking=True), batch.labels.to(process.device, non_blocking=True)
-
-
-def forward_clips(model: nn.Module, network: nn.Module, views: Tensor, clips: int) -> Tensor:
-    """Return logits (N, C). Without a readable clip the pass only keeps the processes in step: no statistics."""
-    if clips == 0:
+def forward_clips(training: SlowFastTraining, batch: ClipBatch, crop: int) -> Tensor:
+    """Return logits (N, C). Without a readable clip the pass, of an empty one, only keeps the processes in step: no
+    statistics.
+    """
+    network, views = training.network, batch.views
+    if views is None:
         network.eval()
-    logits: Tensor = model(views).mean(dim=1)  # one position at the training crop
-    if clips == 0:
+    clips = torch.zeros(1, 3, training.shape.frames, crop, crop) if views is None else views[:, 0]  # (N, 3, T, H, W)
+    # One position at the training crop
+    logits: Tensor = training.model(clips.to(training.process.device, non_blocking=True)).mean(dim=1)
+    if views is None:
         network.train()
     return logits
 
 
-def estimate_bn(
-    config: SlowFastKineticsConfig, network: nn.Module, clips: TrainClips, process: Process, epoch: int
-) -> None:
+def estimate_bn(training: SlowFastTraining, clips: TrainClips, epoch: int) -> None:
     """Re-estimate batch-norm statistics over training clips, as before each evaluation of the papers."""
-    wanted = config.precise_bn_batches
+    wanted = training.config.precise_bn_batches
 
     def some() -> Iterator[Tensor]:
         given = 0
         while given < wanted:  # a small set is gone through more than once, with new draws
-            for batch in load(config, clips, process, PRECISE_BN_EPOCH * (1 + given) + epoch):
+            for batch in training.batches(clips, collate_clips, PRECISE_BN_EPOCH * (1 + given) + epoch):
                 given += 1
                 if batch.views is not None:
-                    yield batch.views[:, 0].to(process.device)
+                    yield batch.views[:, 0].to(training.process.device)
                 if given == wanted:
                     return
 
     if wanted:
-        precise_bn(network, some())
+        precise_bn(training.network, some())
 
 
 def validate(
-    config: SlowFastKineticsConfig,
-    network: SlowFast,
-    name: str,
-    videos: list[LabelledVideo],
-    shape: ClipShape,
-    process: Process,
+    training: SlowFastTraining, config: SlowFastKineticsConfig, name: str, videos: list[LabelledVideo],
     views: tuple[int, int],
-) -> Report | None:
+) -> Report | None:  # fmt: skip
     """Score the network on the validation videos, shared by all processes; None when there are none."""
     if not videos:
         return None
+    network, shape, process = training.network, training.shape, training.process
     prepared = Preprocessing(
-        mean=shape.mean,
-        std=shape.std,
-        input_order=shape.order,
-        short_side=config.test_short_side,
+        mean=shape.mean, std=shape.std, input_order=shape.order, short_side=config.test_short_side,
         crop=config.test_crop,
-    )
+    )  # fmt: skip
     clips, crops = views
     was_training = network.training
     classifier = Classifier(
