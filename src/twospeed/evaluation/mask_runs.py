@@ -8,6 +8,7 @@ when it is finished, which is what makes a run resumable.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -123,8 +124,30 @@ class InStep:
     passes: Sequence[Pass]
 
     def feed(self, image: NDArray[np.uint8], masks: Labels | None) -> list[Labels]:
-        """Segment one frame by all passes."""
-        return [_step_together(self.passes, image, masks)]
+        """Segment one frame by all passes. Raises InputError where they disagree on the objects."""
+        if len(self.passes) == 1 and not self.passes[0].mirrored:
+            return [self.passes[0].tracker.step(image, masks).labels]
+        total: NDArray[np.float32] | None = None
+        ids: tuple[int, ...] = ()
+        for one in self.passes:
+            if one.mirrored:
+                flipped = None if masks is None else np.ascontiguousarray(masks[:, ::-1])
+                result = one.tracker.step(np.ascontiguousarray(image[:, ::-1]), flipped)
+                probabilities = result.probabilities[:, :, ::-1]
+            else:
+                result = one.tracker.step(image, masks)
+                probabilities = result.probabilities
+            if total is None:
+                total, ids = probabilities.astype(np.float32, copy=True), result.object_ids
+                continue
+            if set(result.object_ids) != set(ids):
+                raise InputError(
+                    f"trackers disagree on the objects ({ids} and {result.object_ids}), so their probabilities cannot "
+                    "be averaged; average only models that are given their masks"
+                )
+            total += probabilities[[0, *(1 + result.object_ids.index(k) for k in ids)]]
+        assert total is not None  # there is at least one pass
+        return [np.array([0, *ids], dtype=np.uint8)[total.argmax(axis=0)]]
 
     def finish(self) -> list[Labels]:
         """Nothing is missing: a tracker answers at once."""
@@ -134,33 +157,6 @@ class InStep:
         """Forget the sequence."""
         for one in self.passes:
             one.tracker.reset()
-
-
-def _step_together(passes: Sequence[Pass], image: NDArray[np.uint8], masks: Labels | None) -> Labels:
-    if len(passes) == 1 and not passes[0].mirrored:
-        return passes[0].tracker.step(image, masks).labels
-    total: NDArray[np.float32] | None = None
-    ids: tuple[int, ...] = ()
-    for one in passes:
-        if one.mirrored:
-            flipped = None if masks is None else np.ascontiguousarray(masks[:, ::-1])
-            result = one.tracker.step(np.ascontiguousarray(image[:, ::-1]), flipped)
-            probabilities = result.probabilities[:, :, ::-1]
-        else:
-            result = one.tracker.step(image, masks)
-            probabilities = result.probabilities
-        if total is None:
-            total, ids = probabilities.astype(np.float32, copy=True), result.object_ids
-            continue
-        if set(result.object_ids) != set(ids):
-            raise InputError(
-                f"trackers disagree on the objects ({ids} and {result.object_ids}), so their probabilities cannot "
-                "be averaged; average only models that are given their masks"
-            )
-        total += probabilities[[0, *(1 + result.object_ids.index(k) for k in ids)]]
-    assert total is not None  # there is at least one pass
-    labels: Labels = np.array([0, *ids], dtype=np.uint8)[total.argmax(axis=0)]
-    return labels
 
 
 def run_sequences(
@@ -263,7 +259,11 @@ class TrackerRun(Run):
         networks = Networks(model, weights, task="track", on_progress=on_progress)
         super().__init__(benchmark, networks, {**asdict(settings), **(options or {})}, on_progress)
         self.options = settings
-        self._build = build_tracker or _default_tracker(device)
+        if build_tracker is None:
+            from twospeed.pipelines.tracker import Tracker
+
+            build_tracker = functools.partial(Tracker, device=device, cuts=False)
+        self._build = build_tracker
         self._models = self.networks.built(**(options or {}))
         self.passes = build_passes(self._models, settings, self._build)
         if not settings.given_masks and any(getattr(p.tracker, "needs_masks", True) for p in self.passes):
@@ -294,9 +294,3 @@ class TrackerRun(Run):
         """Return the report of a run over masks."""
         several = f", {len(self.passes)} passes a frame" if len(self.passes) > 1 else ""
         return self.report(clock=CLOCK + several, **fields)
-
-
-def _default_tracker(device: str | None) -> BuildTracker:
-    from twospeed.pipelines.tracker import Tracker
-
-    return lambda model, **options: Tracker(model, device=device, cuts=False, **options)

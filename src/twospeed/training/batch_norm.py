@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -50,15 +49,6 @@ def group_batch_norm(model: nn.Module, clips: int) -> nn.Module:
     return model
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Running sums of one layer's inputs, float64 per channel."""
-
-    values: Tensor
-    squares: Tensor
-    count: Tensor
-
-
 @torch.no_grad()
 def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], object] | None = None) -> int:
     """Replace running statistics of all batch-norm layers by exact ones over `batches`; returns their number.
@@ -74,23 +64,14 @@ def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], ob
     layers = [m for m in layers if m.running_mean is not None]
     modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
-    sums = {
-        layer: _Sums(
-            values=torch.zeros_like(layer.running_mean, dtype=torch.float64),
-            squares=torch.zeros_like(layer.running_mean, dtype=torch.float64),
-            count=torch.zeros((), dtype=torch.float64, device=layer.running_mean.device),
-        )
-        for layer in layers
-        if layer.running_mean is not None
-    }
+    # Of each layer's inputs: the sum of each channel, of its squares, and how many values a channel has
+    sums = {layer: layer.get_buffer("running_mean").new_zeros(2 * layer.num_features + 1).double() for layer in layers}
 
     def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().double()
         dims = [d for d in range(x.ndim) if d != 1]
-        kept = sums[layer]  # type: ignore[index]
-        kept.values += x.sum(dims)
-        kept.squares += x.square().sum(dims)
-        kept.count += x.numel() // x.shape[1]
+        count = x.new_tensor([x.numel() // x.shape[1]])
+        sums[layer] += torch.cat([x.sum(dims), x.square().sum(dims), count])  # type: ignore[index]
 
     handles = [layer.register_forward_pre_hook(collect) for layer in layers]
     seen = 0
@@ -111,13 +92,13 @@ def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], ob
             layer.momentum = momentum
     if not layers:
         return seen
-    device = next(iter(sums.values())).count.device
+    device = next(iter(sums.values())).device
     if not total(torch.tensor(seen, device=device)):
         raise InputError("precise BN got no batch to estimate statistics from")
     for layer, kept in sums.items():
-        count = total(kept.count)
-        mean = total(kept.values) / count
-        variance = (total(kept.squares) / count - mean.square()).clamp(min=0)
+        values, squares, count = total(kept).split([layer.num_features, layer.num_features, 1])
+        mean = values / count
+        variance = (squares / count - mean.square()).clamp(min=0)
         unbiased = variance * count / (count - 1).clamp(min=1)  # as torch keeps it
         layer.get_buffer("running_mean").copy_(mean)
         layer.get_buffer("running_var").copy_(unbiased)

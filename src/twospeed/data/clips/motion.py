@@ -39,10 +39,15 @@ class Pose:
     size: Path
 
 
+def _pose(time: Path, *, x: Path | float = 0.0, y: Path | float = 0.0, turn: Path | float = 0.0,
+          size: Path | float = 1.0) -> Pose:  # fmt: skip
+    return Pose(*(np.broadcast_to(np.asarray(each, np.float64), time.shape) for each in (x, y, turn, size)))
+
+
 def _shift(rng: np.random.Generator, time: Path, direction: int, speeds: tuple[float, float]) -> Pose:
     angle = 2 * np.pi * (direction + rng.uniform(-0.4, 0.4)) / len(DIRECTIONS)  # clockwise from right, as y grows down
     way = rng.uniform(*speeds) * time
-    return Pose(way * np.cos(angle), way * np.sin(angle), 0 * time, 1 + 0 * time)
+    return _pose(time, x=way * np.cos(angle), y=way * np.sin(angle))
 
 
 def _drift(direction: int, speeds: tuple[float, float]) -> Callable[[np.random.Generator, Path], Pose]:
@@ -50,11 +55,11 @@ def _drift(direction: int, speeds: tuple[float, float]) -> Callable[[np.random.G
 
 
 def _size(sign: int) -> Callable[[np.random.Generator, Path], Pose]:
-    return lambda rng, time: Pose(0 * time, 0 * time, 0 * time, np.exp(sign * rng.uniform(0.02, 0.07) * time))
+    return lambda rng, time: _pose(time, size=np.exp(sign * rng.uniform(0.02, 0.07) * time))
 
 
 def _turn(sign: int) -> Callable[[np.random.Generator, Path], Pose]:
-    return lambda rng, time: Pose(0 * time, 0 * time, sign * rng.uniform(0.04, 0.2) * time, 1 + 0 * time)
+    return lambda rng, time: _pose(time, turn=sign * rng.uniform(0.04, 0.2) * time)
 
 
 def _swing(rng: np.random.Generator, time: Path, frames_a_cycle: tuple[float, float]) -> Path:
@@ -62,10 +67,7 @@ def _swing(rng: np.random.Generator, time: Path, frames_a_cycle: tuple[float, fl
 
 
 def _beat(frames_a_cycle: tuple[float, float]) -> Callable[[np.random.Generator, Path], Pose]:
-    def pose(rng: np.random.Generator, time: Path) -> Pose:
-        return Pose(0 * time, 0 * time, 0 * time, np.exp(rng.uniform(0.15, 0.4) * _swing(rng, time, frames_a_cycle)))
-
-    return pose
+    return lambda rng, time: _pose(time, size=np.exp(rng.uniform(0.15, 0.4) * _swing(rng, time, frames_a_cycle)))
 
 
 def _half(first: bool) -> Callable[[np.random.Generator, Path], Pose]:
@@ -79,19 +81,15 @@ def _half(first: bool) -> Callable[[np.random.Generator, Path], Pose]:
 
 
 MOTIONS: dict[str, Callable[[np.random.Generator, Path], Pose]] = {
-    "still": lambda rng, time: Pose(0 * time, 0 * time, 0 * time, 1 + 0 * time),
+    "still": lambda rng, time: _pose(time),
     **{f"drift {name} slowly": _drift(number, _SLOW) for number, name in enumerate(DIRECTIONS)},
     **{f"drift {name} quickly": _drift(number, _QUICK) for number, name in enumerate(DIRECTIONS)},
     "grow": _size(+1),
     "shrink": _size(-1),
     "turn clockwise": _turn(+1),
     "turn anticlockwise": _turn(-1),
-    "swing sideways": lambda rng, time: Pose(
-        rng.uniform(0.06, 0.2) * _swing(rng, time, (5, 14)), 0 * time, 0 * time, 1 + 0 * time
-    ),
-    "swing up and down": lambda rng, time: Pose(
-        0 * time, rng.uniform(0.06, 0.2) * _swing(rng, time, (5, 14)), 0 * time, 1 + 0 * time
-    ),
+    "swing sideways": lambda rng, time: _pose(time, x=rng.uniform(0.06, 0.2) * _swing(rng, time, (5, 14))),
+    "swing up and down": lambda rng, time: _pose(time, y=rng.uniform(0.06, 0.2) * _swing(rng, time, (5, 14))),
     "beat slowly": _beat((8, 14)),
     "beat quickly": _beat((3.5, 5.5)),
     "start": _half(first=False),
