@@ -10,14 +10,14 @@ from tests.data.driving_trees import image_of, make_camvid, make_cityscapes, wri
 from twospeed.data.benchmarks import camvid, cityscapes
 from twospeed.data.benchmarks.camvid import CamVid
 from twospeed.data.benchmarks.cityscapes import Cityscapes
-from twospeed.data.clips.snippets import SnippetCrop, Snippets, TrainSnippets
+from twospeed.data.clips.snippets import SnippetCrop, Snippets, TrainSnippets, read_snippet
 from twospeed.errors import DatasetError, InputError
 
 
 def test_cityscapes_goes_through_all_labels_at_each_distance(tmp_path):
     snippets = Snippets(Cityscapes(make_cityscapes(tmp_path), "val"), (1, 3))
-    assert [sample.distance for sample in snippets] == [1, 1, 1, 3, 3, 3]
-    images, labels = snippets[3].read()
+    assert [len(snippet) - 1 for snippet in snippets] == [1, 1, 1, 3, 3, 3]
+    images, labels = read_snippet(snippets[3])
     assert images.shape == (4, 64, 128, 3)
     assert labels.shape == (64, 128)
     colours = cityscapes.CLASSES.colours
@@ -28,7 +28,7 @@ def test_cityscapes_goes_through_all_labels_at_each_distance(tmp_path):
 def test_camvid_leaves_out_the_start_of_its_run(tmp_path):
     snippets = Snippets(CamVid(make_camvid(tmp_path, frames=6), "val"), (0, 2, 5))
     assert snippets.counts == {0: 6, 2: 4, 5: 1}
-    assert [frame.number for frame in snippets[-1].frames] == [7959, 7961, 7963, 7965, 7967, 7969]
+    assert [frame.number for frame in snippets[-1]] == [7959, 7961, 7963, 7965, 7967, 7969]
     with pytest.raises(DatasetError, match="none of the 6 labelled frames has 6 frames before it"):
         Snippets(CamVid(tmp_path, "val"), (6,))
     with pytest.raises(InputError, match="distances are"):
@@ -59,10 +59,10 @@ def test_sizes_that_differ_are_refused(tmp_path):
     root = make_camvid(tmp_path, frames=3)
     write(root / "val" / "labels" / "0016E5_07963.png", np.zeros((32, 64), np.uint8))
     with pytest.raises(DatasetError, match=r"labels: is 64x32, but .*0016E5_07963.png is 128x64; frames and labels"):
-        Snippets(CamVid(root, "val"), (1,))[-1].read()
+        read_snippet(Snippets(CamVid(root, "val"), (1,))[-1])
     write(root / "val" / "images" / "0016E5_07959.png", np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"0016E5_07959.png: is 64x32"):
-        Snippets(CamVid(root, "val"), (1,))[0].read()
+        read_snippet(Snippets(CamVid(root, "val"), (1,))[0])
 
 
 def test_patches_that_cannot_be_are_refused(tmp_path):

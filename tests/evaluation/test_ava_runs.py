@@ -23,7 +23,7 @@ from twospeed.data.benchmarks.ava_frames import AvaFrames
 from twospeed.data.benchmarks.ava_keyframes import Keyframe
 from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation import ava_runs
-from twospeed.evaluation.ava_ensemble import average_detections
+from twospeed.evaluation.ava import average_detections
 from twospeed.evaluation.ava_runs import evaluate_ava_model, published_person_score, score_keyframes
 from twospeed.pipelines.box_actions import BoxActions
 from twospeed.pipelines.detect import Detector

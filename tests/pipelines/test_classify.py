@@ -13,7 +13,7 @@ from twospeed.evaluation.recognition import score_videos
 from twospeed.pipelines.action_views import UniformViews, prepare, sliding_views
 from twospeed.pipelines.classify import Classifier, classify, position_average, videos_in
 from twospeed.transforms.colour import normalise
-from twospeed.transforms.views import view_crops
+from twospeed.transforms.spatial import view_crops
 from twospeed.video.sampling import ClipShape, uniform_clip
 from twospeed.video.writer import VideoWriter
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twospeed.errors import InputError
-from twospeed.transforms.views import view_crops
+from twospeed.transforms.spatial import view_crops
 
 
 @given(st.integers(20, 120), st.floats(1.0, 3.0), st.booleans())

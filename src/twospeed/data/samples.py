@@ -97,41 +97,6 @@ class LabelledFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class SnippetSample:
-    """Consecutive frames of a driving video, the last one labelled; the first is the keyframe.
-
-    frames: in time order, one or more.
-    """
-
-    frames: tuple[LabelledFrame, ...]
-
-    @property
-    def distance(self) -> int:
-        """Propagation steps from the keyframe to the labelled frame."""
-        return len(self.frames) - 1
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read images, uint8 (T, H, W, 3) RGB, and the last one's classes, uint8 (H, W).
-
-        Raises DatasetError where sizes differ, VideoError where an image is unreadable.
-        """
-        images = [frame.image() for frame in self.frames]
-        labels = self.frames[-1].labels()
-        sizes = [
-            *((f.image_file, i.shape[:2]) for f, i in zip(self.frames, images, strict=True)),
-            ("labels", labels.shape),
-        ]
-        (last, wanted) = sizes[-2]
-        for what, size in sizes:
-            if size != wanted:
-                raise DatasetError(
-                    f"{what}: is {size[1]}x{size[0]}, but {last} is {wanted[1]}x{wanted[0]}; "
-                    "frames and labels of one snippet need one size"
-                )
-        return np.stack(images), labels
-
-
-@dataclass(frozen=True, slots=True)
 class ClipSample:
     """One clip of a labelled video, ready for a network.
 

@@ -305,7 +305,7 @@ class _SegmentationRun(Run):
         """Where the time of a GSVNet's propagation step goes; empty for other networks."""
         import torch
 
-        from twospeed.evaluation.step_seconds import step_seconds
+        from twospeed.evaluation.speed import step_seconds
         from twospeed.models.gsv.network import GSVNet
 
         if not isinstance(self.segmenter.model, GSVNet):

@@ -20,8 +20,7 @@ from twospeed.pipelines.inputs import Array, arrays_of
 from twospeed.pipelines.parts import Part
 from twospeed.results import Frame, VideoInfo
 from twospeed.transforms.colour import normalise
-from twospeed.transforms.spatial import scale_only
-from twospeed.transforms.views import view_crops
+from twospeed.transforms.spatial import scale_only, view_crops
 from twospeed.video.containers import Damaged
 from twospeed.video.reader import VideoReader, frame_times, open_video, probe, read_frames
 from twospeed.video.sampling import (

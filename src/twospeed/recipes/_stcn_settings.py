@@ -75,9 +75,8 @@ class StcnConfig(RunSettings):
     generated_first: bool = False  # the first phase has generated clips alone
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-5
-    rates: Mapping[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # by part: {"key_encoder": 0.2}, not decayed; 0: kept as it is
+    # Of parts, not decayed: {"key_encoder": 0.2}; 0: kept as it is
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     schedule: Literal["steps", "cosine"] = "steps"
     lr_boundaries: tuple[float, ...] = (125 / 150,)  # shares of the run at which it falls to a tenth
     warm_up: float = 0.0  # share of the run in which it rises

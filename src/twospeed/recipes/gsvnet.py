@@ -89,9 +89,7 @@ class GsvnetConfig(RunSettings):
     keyframe_weights: Path | None = None  # the trained image network; segment_nano has a shipped one
     weights: Path | None = None  # start from this whole GSVNet instead
     flow: Literal["light", "flownet2s"] = "light"
-    flow_weights: Path | None = (
-        None  # the flow network's, such as FlowNet2S's published ones; none: it starts at random
-    )
+    flow_weights: Path | None = None  # the flow network's, such as FlowNet2S's published ones; none: random
     delay_kernel: int = 3
     learned_delay: bool = False
     intra: bool = True

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from twospeed.data.samples import LabelledFrame, SnippetSample
+from twospeed.data.samples import LabelledFrame
 from twospeed.errors import DatasetError, InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def leading_to(
 
 
 class Snippets:
-    """All snippets of a data set whose label is at one of these distances from the keyframe: map-style.
+    """All snippets of a data set whose label is at one of these distances from the keyframe: map-style, their frames.
 
     In the order of the distances, as the released code runs an epoch: all frames at the first one, then all at the
     second. step: frames of the recording from one frame to the next; None takes the finest that there is, which is no
@@ -67,12 +68,12 @@ class Snippets:
             raise InputError(
                 f"distances are {tuple(distances)}; give one or more, 0 (the labelled frame alone) or more"
             )
-        self.samples: list[SnippetSample] = []
+        self.samples: list[tuple[LabelledFrame, ...]] = []
         self.counts: dict[int, int] = {}
         frames = [data[index] for index in range(len(data))]
         for distance in distances:
             found = [leading_to(data, frame, distance, step=step, most=most) for frame in frames]
-            samples = [SnippetSample(frames) for frames in found if frames is not None]
+            samples = [snippet for snippet in found if snippet is not None]
             if not samples:
                 raise DatasetError(
                     f"none of the {len(frames)} labelled frames has {distance} frames before it (as "
@@ -84,8 +85,27 @@ class Snippets:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> SnippetSample:
+    def __getitem__(self, index: int) -> tuple[LabelledFrame, ...]:
         return self.samples[index]
+
+
+def read_snippet(frames: Sequence[LabelledFrame]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read the images of consecutive frames, uint8 (T, H, W, 3) RGB, and the last one's classes, uint8 (H, W).
+
+    Raises DatasetError where sizes differ, VideoError where an image is unreadable.
+    """
+    images, labels = [frame.image() for frame in frames], frames[-1].labels()
+    sizes: list[tuple[object, tuple[int, ...]]] = [
+        (frame.image_file, image.shape[:2]) for frame, image in zip(frames, images, strict=True)
+    ]
+    last, wanted = sizes[-1]
+    for what, size in [*sizes, ("labels", labels.shape)]:
+        if size != wanted:
+            raise DatasetError(
+                f"{what}: is {size[1]}x{size[0]}, but {last} is {wanted[1]}x{wanted[0]}; "
+                "frames and labels of one snippet need one size"
+            )
+    return np.stack(images), labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +147,7 @@ class TrainSnippets:
         from twospeed.transforms.spatial import CropTransform
 
         epoch, index = key
-        images, labels = self.snippets[index].read()
+        images, labels = read_snippet(self.snippets[index])
         size = labels.shape
         random = np.random.default_rng([self.seed, epoch, index])
         scale = self.crop.scales[random.integers(len(self.crop.scales))]
