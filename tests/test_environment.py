@@ -197,3 +197,26 @@ def test_threads_share_one_heap_where_that_is_asked_for():
 
     assert further("one") == 0
     assert further("many") > 0
+
+
+FAULTS = """
+import resource, sys
+from twospeed.environment import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for size in range(30, 60):
+    held = bytearray(size * 100_000)  # of its own mapping, and larger each time
+    del held
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+def test_freed_memory_is_kept_where_that_is_asked_for():
+    def faults(how):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
+        return int(done.stdout)
+
+    assert faults("kept") < faults("given back") / 4
