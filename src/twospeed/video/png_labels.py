@@ -3,8 +3,8 @@
 A mask is a few kilobytes that unpack to half a million bytes. Libraries unpack it row by row, which costs more than
 everything else about it. Here a file is unpacked in one call by zlib-ng. Rows that are stored as they are (all rows of
 most palette PNGs) are then ready; rows that are filtered are packed again without compression for Pillow, which
-undoes the filters. A reader that needs only what is not 0 gets that part (`LabelPart`), often a small one. What is unusual
-or damaged is left to the general reader.
+undoes the filters. A reader that needs only what is not 0 gets that part (`LabelPart`), often a small one. What is
+unusual or damaged is left to the general reader.
 """
 
 from __future__ import annotations
