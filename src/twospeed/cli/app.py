@@ -67,14 +67,10 @@ def app(
     if run is not None and read_run(run) is None:
         raise InputError(f"{folder}: holds no results of track, segment, classify or detect that can be shown")
     serve(
-        folder.resolve().parent if video or run else folder,
-        video=video,
-        run=run,
-        port=port,
-        browser=browser,
+        folder.resolve().parent if video or run else folder, video=video, run=run, port=port, browser=browser,
         settings={"model": model, "weights": weights, "device": device, "size": size, "max_upload": _bytes(max_upload)},
         announce=print_line,
-    )
+    )  # fmt: skip
 
 
 def _bytes(text: str) -> int:

@@ -59,14 +59,10 @@ def demo(
 
         tracker = Tracker(DEFAULT_TRACKER)
         run = Run(
-            "demo",
-            model=DEFAULT_TRACKER,
-            weights_sha256=weights_sha256(DEFAULT_TRACKER, "default"),
-            options={"seed": seed, "objects": objects, "frames": frames},
-            folder=folder,
-            total=frames,
+            "demo", model=DEFAULT_TRACKER, weights_sha256=weights_sha256(DEFAULT_TRACKER, "default"),
+            options={"seed": seed, "objects": objects, "frames": frames}, folder=folder, total=frames,
             on_progress=on_progress,
-        )
+        )  # fmt: skip
 
         def draw(frame: Frame, result: ObjectMasks) -> NDArray[np.uint8]:
             return draw_masks(frame.image, result.labels)

@@ -154,19 +154,10 @@ def detect(
         from twospeed.pipelines.detect import Detector
 
         return Detector(
-            names,
-            boxes if boxes is not None else static or None,
-            every,
-            weights=given,
-            threshold=threshold,
-            start_s=boxes_start,
-            scales=sizes,
-            flip=flip,
-            labels=labels,
-            precision=precision,
-            device=job.device,
+            names, boxes if boxes is not None else static or None, every, weights=given, threshold=threshold,
+            start_s=boxes_start, scales=sizes, flip=flip, labels=labels, precision=precision, device=job.device,
             on_progress=on_progress,
-        )
+        )  # fmt: skip
 
     if job.part is not None:
         with show_progress(job.quiet) as on_progress:
@@ -219,16 +210,9 @@ def detect(
 
                     chosen_part["known"] = read_parts(job.parts)
                 found = write_results(
-                    source,
-                    chosen_part,
-                    detector,
-                    run,
-                    name=name,
-                    start_s=boxes_start,
-                    top=top,
-                    overlay=shown,
+                    source, chosen_part, detector, run, name=name, start_s=boxes_start, top=top, overlay=shown,
                     export=lambda document: _export(run, exports, document, min_score, every, detector.image_size),
-                )
+                )  # fmt: skip
                 document = people_document(found, name, detector.actions.name, top)
     if job.json_output:
         print_json(document)

@@ -64,16 +64,9 @@ def export(
 
     with show_progress(quiet) as on_progress:
         exported = export_model(
-            model,
-            output,
-            format,
-            precision,
-            weights=weights,
-            source=frames,
-            masks=mask,
-            allow_loss=allow_loss,
+            model, output, format, precision, weights=weights, source=frames, masks=mask, allow_loss=allow_loss,
             on_progress=on_progress,
-        )
+        )  # fmt: skip
     size = sum((output / name).stat().st_size for name in exported.files)
     if json_output:
         print_json({"output": str(output), "bytes": size, "opset": exported.opset, **exported.check})

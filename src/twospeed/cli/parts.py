@@ -52,11 +52,7 @@ def split(job: str, seconds: float, options: Mapping[str, Any]) -> list[Part]:
         return []
     video = options["video"]
     return split_video(
-        video if isinstance(video, str) else video[0],
-        seconds,
-        start=options["start"],
-        end=options["end"],
-        damaged=options["damaged"],
-        folder_rate=None if job == "segment" else TRAINED_RATE,
+        video if isinstance(video, str) else video[0], seconds, start=options["start"], end=options["end"],
+        damaged=options["damaged"], folder_rate=None if job == "segment" else TRAINED_RATE,
         multiple=options.get("keyframe_every", 1),
-    )
+    )  # fmt: skip

@@ -133,13 +133,9 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
     with ExitStack() as stack:
         whole = stack.enter_context(ResultFolder(output, ["results.json"], inputs=table, overwrite=given["overwrite"]))
         run = Run(
-            "track",
-            model=given["model"],
-            weights_sha256=None,
-            options={"videos": [clip.video for clip in clips]},
-            inputs=identities(dict(zip(["prompts"], table, strict=False))),
-            folder=whole,
-        )
+            "track", model=given["model"], weights_sha256=None, options={"videos": [clip.video for clip in clips]},
+            inputs=identities(dict(zip(["prompts"], table, strict=False))), folder=whole,
+        )  # fmt: skip
         stack.enter_context(run)
         stack.callback(lambda: _write(run, clips))
         for number, clip in enumerate(clips, start=1):

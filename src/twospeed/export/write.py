@@ -88,20 +88,12 @@ def write_graphs(
             )
     sizes = sorted({tuple(e.inputs[0].shape) for e in next(iter(graphs.values())).examples})
     exported = ExportedModel(
-        folder=folder,
-        model=model,
-        task=task,
-        engine=engine,
-        precision=precision,
-        graphs=described,
-        files=files,
-        attributes=_attributes(network, task),
-        preprocessing=preprocessing,
-        labels=None if labels is None else tuple(labels),
-        opset=OPSET,
+        folder=folder, model=model, task=task, engine=engine, precision=precision, graphs=described, files=files,
+        attributes=_attributes(network, task), preprocessing=preprocessing,
+        labels=None if labels is None else tuple(labels), opset=OPSET,
         check={"largest_difference": largest, "sizes": [list(size) for size in sizes]},
         origin={**origin, "versions": installed_versions()},
-    )
+    )  # fmt: skip
     exported.write()
     return exported
 

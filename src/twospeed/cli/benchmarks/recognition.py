@@ -122,14 +122,10 @@ def ava(
                     "-o keeps what a --model or the mean of several --predictions gives; there is only one file"
                 )
             return evaluate_ava(
-                predictions,
-                truth,
-                labels=labels or files.get("labels"),
-                exclusions=exclusions or files.get("exclusions"),
-                rules=rules,
-                videos=names,
+                predictions, truth, labels=labels or files.get("labels"),
+                exclusions=exclusions or files.get("exclusions"), rules=rules, videos=names,
                 averaged_to=None if run.output is None else make_folder(run.output) / "detections.csv",
-            )
+            )  # fmt: skip
 
         run.report(score_files)
         return
@@ -140,26 +136,12 @@ def ava(
     sizes = options.sizes_in(size, scales) or (() if size is None else (size,))
     run.report(
         lambda on_progress: evaluate_ava_model(
-            data,
-            model=list(model),
-            weights=options.sources(weights),
-            split=split,
-            boxes=boxes,
-            threshold=threshold,
-            scales=sizes,
-            flip=flip,
-            videos=names,
-            ground_truth=ground_truth,
-            labels=labels,
-            exclusions=exclusions,
-            rules=rules,
-            version=version,
-            **run.arguments,
-            workers=workers,
-            precision=precision,
+            data, model=list(model), weights=options.sources(weights), split=split, boxes=boxes, threshold=threshold,
+            scales=sizes, flip=flip, videos=names, ground_truth=ground_truth, labels=labels, exclusions=exclusions,
+            rules=rules, version=version, **run.arguments, workers=workers, precision=precision,
             on_progress=on_progress,
         )
-    )
+    )  # fmt: skip
 
 
 @grouped
@@ -220,19 +202,9 @@ def kinetics(
         options.refuse("belongs to a run of a --model", weights=weights)
     run.report(
         lambda on_progress: evaluate_kinetics(
-            options.folder_of(data, "kinetics"),
-            model=model,
-            weights=options.sources(weights),
-            predictions=predictions or (),
-            part=split,
-            root=root,
-            separator=separator,
-            class_names=class_names,
-            clips=clips,
-            crops=int(crops),
-            workers=workers,
-            precision=precision,
-            **run.arguments,
+            options.folder_of(data, "kinetics"), model=model, weights=options.sources(weights),
+            predictions=predictions or (), part=split, root=root, separator=separator, class_names=class_names,
+            clips=clips, crops=int(crops), workers=workers, precision=precision, **run.arguments,
             on_progress=on_progress,
         )
-    )
+    )  # fmt: skip

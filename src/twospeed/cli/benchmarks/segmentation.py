@@ -86,45 +86,30 @@ def segmentation(
 
     if predictions:
         options.refuse(
-            "belongs to a run of a model, not to --predictions",
-            weights=weights,
-            device=run.device,
-            keyframe_every=keyframe_every,
-            keyframe_weights=keyframe_weights,
-            frame_step=frame_step,
-            image_scales=image_scales,
-            keyframe_scale=keyframe_scale,
-            plot=plot,
-        )
+            "belongs to a run of a model, not to --predictions", weights=weights, device=run.device,
+            keyframe_every=keyframe_every, keyframe_weights=keyframe_weights, frame_step=frame_step,
+            image_scales=image_scales, keyframe_scale=keyframe_scale, plot=plot,
+        )  # fmt: skip
     if plot is not None and (not plot.name or plot.is_dir()):
         raise InputError(f"--plot {plot}: is a folder; name a file in it")
     if plot is not None and not plot.parent.is_dir():
         raise InputError(f"--plot {plot}: there is no folder {plot.parent}")
     settings = SegmentationSettings(
-        keyframe_every=keyframe_every,
-        frame_step=frame_step,
-        image_scales=options.factors_in("--image-scales", image_scales),
-        keyframe_scale=keyframe_scale,
+        keyframe_every=keyframe_every, frame_step=frame_step,
+        image_scales=options.factors_in("--image-scales", image_scales), keyframe_scale=keyframe_scale,
         precision=precision,
-    )
+    )  # fmt: skip
 
     options.single("--weights", weights)
     benchmark = cast("DrivingSet", context.info_name)
 
     def evaluate(on_progress: OnProgress) -> Report:
         report = evaluate_segmentation(
-            benchmark,
-            options.folder_of(data, benchmark),
-            split=split,
-            predictions=options.single("--predictions", predictions),
-            model=options.single("--model", model),
-            weights=options.sources(weights)[0],
-            keyframe_weights=keyframe_weights,
-            settings=settings,
-            list_file=frame_list,
-            **run.arguments,
-            on_progress=on_progress,
-        )
+            benchmark, options.folder_of(data, benchmark), split=split,
+            predictions=options.single("--predictions", predictions), model=options.single("--model", model),
+            weights=options.sources(weights)[0], keyframe_weights=keyframe_weights, settings=settings,
+            list_file=frame_list, **run.arguments, on_progress=on_progress,
+        )  # fmt: skip
         if plot is not None:
             _plot(plot, report)
         return report

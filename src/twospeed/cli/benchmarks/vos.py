@@ -159,21 +159,13 @@ def davis(
         settings = memory.settings(davis_settings(split))
     run.report(
         lambda on_progress: evaluate_davis(
-            options.folder_of(data, str(context.info_name)),
-            year,
-            predictions=options.single("--predictions", predictions),
-            model=model or None,
-            weights=options.sources(weights),
-            options=memory.model_options,
-            split=split,
-            task=task,
-            all_frames=all_frames,
-            sequences=options.names_in(sequences),
-            settings=settings,
-            **run.arguments,
+            options.folder_of(data, str(context.info_name)), year,
+            predictions=options.single("--predictions", predictions), model=model or None,
+            weights=options.sources(weights), options=memory.model_options, split=split, task=task,
+            all_frames=all_frames, sequences=options.names_in(sequences), settings=settings, **run.arguments,
             on_progress=on_progress,
         )
-    )
+    )  # fmt: skip
 
 
 @grouped
@@ -206,18 +198,12 @@ def youtube_vos(
         raise InputError(f"{' + '.join(model or ())} takes no masks, which YouTube-VOS gives; choose stcn or stm")
     run.report(
         lambda on_progress: evaluate_youtube_vos(
-            options.folder_of(data, "youtube-vos"),
-            predictions=options.single("--predictions", predictions),
-            model=model or None,
-            weights=options.sources(weights),
-            options=memory.model_options,
-            split=split,
-            sequences=options.names_in(sequences),
-            settings=memory.settings(YOUTUBE_VOS_SETTINGS),
-            **run.arguments,
+            options.folder_of(data, "youtube-vos"), predictions=options.single("--predictions", predictions),
+            model=model or None, weights=options.sources(weights), options=memory.model_options, split=split,
+            sequences=options.names_in(sequences), settings=memory.settings(YOUTUBE_VOS_SETTINGS), **run.arguments,
             on_progress=on_progress,
         )
-    )
+    )  # fmt: skip
 
 
 @grouped
@@ -244,15 +230,10 @@ def clicks(
 
     reporting.report(
         lambda on_progress: evaluate_clicks(
-            options.folder_of(data, "clicks"),
-            model=model,
-            weights=options.sources(weights),
-            split=split,
-            sequences=options.names_in(sequences),
-            every=every,
-            on_progress=on_progress,
+            options.folder_of(data, "clicks"), model=model, weights=options.sources(weights), split=split,
+            sequences=options.names_in(sequences), every=every, on_progress=on_progress,
         )
-    )
+    )  # fmt: skip
 
 
 def _is_unsupervised(model: list[str] | None) -> bool:
