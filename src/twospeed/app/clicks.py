@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import cv2
 import numpy as np
@@ -97,11 +98,6 @@ class Prompter:
         if self._process is None or self._process.poll() is not None:
             environment = {**os.environ}
             use_threads_well(environment)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "twospeed.app.worker", "--prompts"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-                start_new_session=True,
-            )
+            command = [sys.executable, "-m", "twospeed.app.worker", "--prompts"]
+            self._process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True)
         return self._process

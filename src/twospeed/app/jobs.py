@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -105,15 +106,9 @@ class Jobs:
     async def _spawn(self) -> None:
         environment = {**os.environ}
         use_threads_well(environment)
+        command = [sys.executable, "-m", "twospeed.app.worker"]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "twospeed.app.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment,
-            limit=1 << 20,
-            start_new_session=True,
+            *command, stdin=PIPE, stdout=PIPE, env=environment, limit=1 << 20, start_new_session=True
         )
 
     async def _run(self) -> None:

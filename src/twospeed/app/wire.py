@@ -39,21 +39,9 @@ class WireMask:
 
     def to_bytes(self) -> bytes:
         """Return the mask as it travels."""
-        return (
-            _HEADER.pack(
-                1,
-                self.source,
-                len(self.confidence),
-                self.frame,
-                self.rev,
-                self.height,
-                self.width,
-                struct.unpack_from("<I", self.runs)[0],
-                0,
-            )
-            + pack_confidence(self.confidence)
-            + self.runs[4:]
-        )
+        count, objects = struct.unpack_from("<I", self.runs)[0], len(self.confidence)
+        head = _HEADER.pack(1, self.source, objects, self.frame, self.rev, self.height, self.width, count, 0)
+        return head + pack_confidence(self.confidence) + self.runs[4:]
 
     def labels(self) -> NDArray[np.uint8]:
         """Return uint8 (H, W). Raises InputError where lengths do not fit the size."""

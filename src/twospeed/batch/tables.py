@@ -95,21 +95,10 @@ def results_table(rows: Iterable[Row]) -> pa.Table:
     for row in rows:
         facts = {name: value for name, value in row.facts.items() if name in COLUMNS["results"]}
         summary = json.dumps(row.facts["summary"]) if "summary" in row.facts else None
-        lines.append(
-            {
-                "video": row.key,
-                "source": row.source,
-                "state": row.state,
-                "attempts": row.attempts,
-                "error_kind": row.kind or None,
-                "error": row.error or None,
-                "begun": row.begun or None,
-                "ended": row.ended or None,
-                **facts,
-                "summary": summary,
-                "seconds": row.seconds,
-            }
-        )
+        line = {"video": row.key, "source": row.source, "state": row.state, "attempts": row.attempts}
+        line |= {"error_kind": row.kind or None, "error": row.error or None}
+        line |= {"begun": row.begun or None, "ended": row.ended or None}
+        lines.append({**line, **facts, "summary": summary, "seconds": row.seconds})
     return _table("results", None, lines)
 
 
@@ -161,13 +150,8 @@ def _classes(document: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
     for index, time_s in enumerate(document["time_s"]):
         for number, (label, shares) in enumerate(document["areas"].items()):
             if shares[index]:
-                yield {
-                    "output_index": index,
-                    "time_s": time_s,
-                    "class_id": number,
-                    "label": label,
-                    "share": shares[index],
-                }
+                facts = {"output_index": index, "time_s": time_s, "class_id": number, "label": label}
+                yield {**facts, "share": shares[index]}
 
 
 def _boxes(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

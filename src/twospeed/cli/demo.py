@@ -80,16 +80,15 @@ def demo(
         with closing(results()) as steps:
             run.label_frames("masks", steps, draw=draw, rate=rate)
     mean_j, mean_f = np.nanmean(np.stack(scores), axis=0)  # (K,), (K,)
-    record = run.record(finished=True)
+    record, together = run.record(finished=True), float(mean_j.mean() + mean_f.mean()) / 2
     if json_output:
         per_object = {i + 1: {"J": float(mean_j[i]), "F": float(mean_f[i])} for i in range(objects)}
-        print_json({"J&F": float((mean_j.mean() + mean_f.mean()) / 2), "objects": per_object,
+        print_json({"J&F": together, "objects": per_object,
                     "frames_per_second": record.frames_per_second, "output": str(output)})  # fmt: skip
         return
     print_line(f"{'object':>8} {'J':>6} {'F':>6} {'J&F':>6}")
     for i in range(objects):
         print_line(f"{i + 1:>8} {mean_j[i]:6.3f} {mean_f[i]:6.3f} {(mean_j[i] + mean_f[i]) / 2:6.3f}")
-    together = (mean_j.mean() + mean_f.mean()) / 2
     print_line(f"{'all':>8} {mean_j.mean():6.3f} {mean_f.mean():6.3f} {together:6.3f}")
     speed = f"{record.frames_per_second:.1f} frames/s with rendering and writing"
     print_line(f"{record.frames} frames, {speed}; see {output / 'overlay.mp4'}")

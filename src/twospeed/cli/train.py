@@ -321,7 +321,8 @@ def _converted(value: Any, hint: Any) -> Any:
             raise ValueError(value)
         return _first(value, [kind for kind in inside if kind is not type(None)])
     if origin is Literal:
-        return next(choice for choice in inside if str(choice) == str(value)) if _among(value, inside) else _fail(value)
+        choices = {str(choice): choice for choice in inside}
+        return choices[str(value)] if str(value) in choices else _fail(value)
     if origin is tuple:
         items = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
         if len(inside) == 2 and inside[1] is Ellipsis:
@@ -354,10 +355,6 @@ def _first(value: Any, kinds: Sequence[Any]) -> Any:
         except (TypeError, ValueError):
             continue
     return _converted(value, kinds[-1])
-
-
-def _among(value: Any, choices: Sequence[Any]) -> bool:
-    return str(value) in [str(choice) for choice in choices]
 
 
 def _fail(value: Any) -> typing.NoReturn:

@@ -27,12 +27,8 @@ def davis_palette() -> NDArray[np.uint8]:
     Bit j of a channel, counted from its highest, is bit 3j + channel of the label: neighbouring labels differ in
     high bits, so their colours differ clearly.
     """
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for channel in range(3):
-        for bit in range(8):
-            if 3 * bit + channel < 8:
-                palette[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    palette = np.concatenate([np.packbits(bits[:, channel::3], axis=1) for channel in range(3)], axis=1)
     palette.flags.writeable = False
     return palette
 

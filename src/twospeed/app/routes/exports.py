@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from asyncio.subprocess import PIPE
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -85,14 +86,8 @@ async def _export(desk: Desk, project: Project, key: str, asked: dict[str, Any])
 
 
 async def _write(desk: Desk, project: Project, state: dict[str, Any], asked: dict[str, Any]) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "twospeed.app.exporting",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command, environment = [sys.executable, "-m", "twospeed.app.exporting"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     try:

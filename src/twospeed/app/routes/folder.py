@@ -90,17 +90,7 @@ def _models() -> list[dict[str, Any]]:
     found = []
     for name, entry in CATALOG.items():
         weights = entry.weights
-        here = weights is not None and not weights.url and not weights.start
-        found.append(
-            {
-                "name": name,
-                "task": entry.task,
-                "summary": entry.summary,
-                "needs_masks": entry.needs_masks,
-                "here": here,
-                "licence": None if weights is None else weights.licence,
-                "url": None if weights is None else weights.url,
-                "file": None if weights is None else weights.file,
-            }
-        )
+        facts = {"name": name, "task": entry.task, "summary": entry.summary, "needs_masks": entry.needs_masks}
+        facts["here"] = weights is not None and not weights.url and not weights.start
+        found.append(facts | {key: getattr(weights, key, None) for key in ("licence", "url", "file")})
     return found
