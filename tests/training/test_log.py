@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def read(path):
 
 
 def test_config_origin_and_metrics(tmp_path):
-    with RunLog(tmp_path / "run", Config()) as run:
+    with closing(RunLog(tmp_path / "run", Config())) as run:
         run.log("train", 1, loss=2.25, lr=0.1)
         run.log("train", 2, loss=1 / 3, lr=0.1)
         run.log("validation", 2, top1=0.5)
@@ -46,7 +47,7 @@ def test_curves_reach_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with RunLog(tmp_path, Config()) as run:
+    with closing(RunLog(tmp_path, Config())) as run:
         run.log("train", 1, loss=0.5)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -54,13 +55,13 @@ def test_curves_reach_tensorboard(tmp_path):
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
-    with RunLog(tmp_path, Config()) as run:
+    with closing(RunLog(tmp_path, Config())) as run:
         for step in (1, 2, 3):
             run.log("train", step, loss=step / 3)
         run.log("validation", 3, top1=0.1)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # cut while writing
-    with RunLog(tmp_path, Config(), resume_step=2) as run:
+    with closing(RunLog(tmp_path, Config(), resume_step=2)) as run:
         run.log("train", 3, loss=1.0)
     assert [(r["step"], float(r["loss"])) for r in read(tmp_path / "train.csv")] == [
         ("1", 1 / 3),
@@ -71,22 +72,22 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
 
 
 def test_rows_of_a_kind_have_the_same_fields(tmp_path):
-    with RunLog(tmp_path, Config()) as run:
+    with closing(RunLog(tmp_path, Config())) as run:
         run.log("train", 1, loss=1.0)
         with pytest.raises(ValueError, match="have the fields"):
             run.log("train", 2, other=1.0)
 
 
 def test_a_resumed_run_may_log_other_numbers_than_before(tmp_path):
-    with RunLog(tmp_path, Config()) as run:
+    with closing(RunLog(tmp_path, Config())) as run:
         run.log("train", 1, lr=0.5, loss=1.0)
-    with RunLog(tmp_path, Config(), resume_step=1) as run:
+    with closing(RunLog(tmp_path, Config(), resume_step=1)) as run:
         run.log("train", 2, loss=0.8, jaccard=0.4)
     assert (tmp_path / "train.csv").read_text() == "step,loss,jaccard\n1,1.0,\n2,0.8,0.4\n"
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    with RunLog(tmp_path / "run", Config(), active=False) as run:
+    with closing(RunLog(tmp_path / "run", Config(), active=False)) as run:
         run.log("train", 1, loss=1.0)
     assert not (tmp_path / "run").exists()
 
@@ -104,13 +105,13 @@ def test_resolved_takes_plain_mappings_too():
     ],
 )  # fmt: skip
 def test_a_damaged_log_is_continued_from_its_sound_rows(tmp_path, damage):
-    with RunLog(tmp_path / "run", Config()) as run:
+    with closing(RunLog(tmp_path / "run", Config())) as run:
         run.log("train", 1, loss=0.5)
     lines = tmp_path / "run" / "metrics.jsonl"
     sound = lines.read_bytes()
     lines.write_bytes(damage + b"\n" + sound)
     (tmp_path / "run" / "notes.csv").write_text("what,why\n")
-    with RunLog(tmp_path / "run", Config(), resume_step=1) as run:
+    with closing(RunLog(tmp_path / "run", Config(), resume_step=1)) as run:
         run.log("train", 2, loss=0.25)
     assert lines.read_bytes().startswith(sound)
     assert (tmp_path / "run" / "train.csv").read_text() == "step,loss\n1,0.5\n2,0.25\n"

@@ -135,12 +135,15 @@ def train(config: ActionsConfig, *, resume: bool = False, on_progress: OnProgres
         note_unreadable(run, unreadable)
 
         features = [seen[str(clip.video.path)].float() for clip in clips]
-        labels = [clip.video.label for clip in clips]
+        shown = Shown(clips, features, names, network.pathway_channels, config.weight_decay)
         if config.folds:
             groups = [source_of(clip.video.path) for clip in clips]
-            folds = leave_out(labels, groups, config.folds, seed=config.seed)
-            validate(config, run, clips, features, labels, names, network.pathway_channels, folds)
-        finish(config, run, network, features, labels, names)
+            validate(run, shown, leave_out(shown.labels, groups, config.folds, seed=config.seed))
+        network.head.projection = shown.fit(range(len(clips)))
+        network.num_classes, network.class_names = len(names), tuple(names)
+        run.check_weights(network)
+        source, path = {"recipe": "actions", "clips": str(len(clips))}, run.path / "weights.safetensors"
+        save_model(network.cpu(), path, model_name=name_of(config), source=source, half_precision=True)
     return config.out
 
 
@@ -250,26 +253,42 @@ def fit(
     return layer
 
 
-def validate(
-    config: ActionsConfig,
-    run: Run,
-    clips: Sequence[ClipFacts],
-    features: Sequence[Tensor],
-    labels: Sequence[int],
-    names: Sequence[str],
-    parts: Sequence[int],
-    folds: Folds,
-) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """What the head is shown of all clips. features: of each, float32 (S, C), as `look` gives them.
+
+    parts: channels of each pathway. weight_decay: as `fit` takes it.
+    """
+
+    clips: Sequence[ClipFacts]
+    features: Sequence[Tensor]
+    names: Sequence[str]
+    parts: Sequence[int]
+    weight_decay: float
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each clip."""
+        return [clip.video.label for clip in self.clips]
+
+    def fit(self, places: Sequence[int]) -> nn.Linear:
+        """Fit the last layer on some of the clips."""
+        features, labels = [self.features[p] for p in places], [self.clips[p].video.label for p in places]
+        return fit(features, labels, len(self.names), self.parts, self.weight_decay)
+
+
+def validate(run: Run, shown: Shown, folds: Folds) -> None:
     """Classify every clip by a layer that was fitted without it; write and report how well that went."""
+    clips, names, labels = shown.clips, shown.names, shown.labels
     run.total_steps = folds.count
     found: NDArray[np.float64] = np.zeros((len(clips), len(names)))
     for number in range(folds.count):
         own = [place for place in range(len(clips)) if folds.of[place] != number]
-        layer = fit([features[p] for p in own], [labels[p] for p in own], len(names), parts, config.weight_decay)
+        layer = shown.fit(own)
         left = [place for place in range(len(clips)) if folds.of[place] == number]
         for place in left:
             with torch.no_grad():
-                found[place] = layer(features[place]).softmax(-1).mean(0).double().numpy()
+                found[place] = layer(shown.features[place]).softmax(-1).mean(0).double().numpy()
         right = float(np.mean([found[place].argmax() == labels[place] for place in left]))
         run.log("fold", number + 1, accuracy=right, clips=len(left), trained_on=len(own))
     predicted = found.argmax(1)
@@ -332,20 +351,3 @@ def note_unreadable(run: Run, unreadable: dict[str, str]) -> None:
     if unreadable:
         write_text(run.path / "unreadable.csv", csv_text([("clip", "reason"), *sorted(unreadable.items())]))
         run.note(f"{len(unreadable)} clips cannot be read and were left out; see {run.path / 'unreadable.csv'}")
-
-
-def finish(
-    config: ActionsConfig,
-    run: Run,
-    network: Any,
-    features: Sequence[Tensor],
-    labels: Sequence[int],
-    names: Sequence[str],
-) -> None:
-    """Fit the last layer on all clips and write weights.safetensors, class names and all."""
-    network.head.projection = fit(features, labels, len(names), network.pathway_channels, config.weight_decay)
-    network.num_classes, network.class_names = len(names), tuple(names)
-    run.check_weights(network)
-    source = {"recipe": "actions", "clips": str(len(features))}
-    path = run.path / "weights.safetensors"
-    save_model(network.cpu(), path, model_name=name_of(config), source=source, half_precision=True)

@@ -9,18 +9,17 @@ import re
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from twospeed.environment import commit_of_this_code, installed_versions, machine_name
-from twospeed.errors import InputError, OutputError
-from twospeed.files import csv_text, parse_json, write_json, write_text
+from twospeed.errors import InputError
+from twospeed.files import csv_text, disk_errors, make_folder, parse_json, write_json, write_text
 
 Value = int | float | str
 
 
 class RunLog:
-    """Writes metrics while a training runs; a context manager.
+    """Writes metrics while a training runs; to be closed. Raises OutputError where the disk refuses.
 
     resume_step: None starts a new log. A number continues one: rows written
     after that step (between the last checkpoint and the interruption) are removed, so that the curve has each
@@ -34,23 +33,17 @@ class RunLog:
         self._tensorboard: Any = None
         if not active:
             return
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if resume_step is None:
-                write_json(path / "config.json", resolved(config))
-                write_json(path / "origin.json", origin())
-            else:
+        make_folder(path)
+        if resume_step is None:
+            write_json(path / "config.json", resolved(config))
+            write_json(path / "origin.json", origin())
+        else:
+            with disk_errors(path):
                 self._drop_after(resume_step)
-        except OSError as error:
-            raise OutputError(f"{path}: run folder cannot be written ({error.strerror})") from error
         self._tensorboard = _tensorboard(path / "tensorboard", resume_step)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the curves of TensorBoard."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -64,19 +57,14 @@ class RunLog:
         if known is not None and known != list(row):
             raise ValueError(f"rows of {kind!r} have the fields {known}, got {list(row)}")
         self._fields[kind] = list(row)
-        try:
+        with disk_errors(self.path):
             known = _header(table)
             if known not in (None, list(row)):  # an earlier version of the recipe logged other numbers
                 _change_columns(table, list(row))
             with (self.path / "metrics.jsonl").open("a") as lines:
                 lines.write(json.dumps({"kind": kind, **row}) + "\n")
             with table.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if known is None:
-                    writer.writerow(row)
-                writer.writerow(row.values())
-        except OSError as error:
-            raise OutputError(f"{self.path}: metrics cannot be written ({error.strerror})") from error
+                file.write(csv_text([*([row] if known is None else []), row.values()]))
         if self._tensorboard is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -96,9 +84,7 @@ class RunLog:
             if table.stem not in rows and (_header(table) or [])[:1] == ["step"]:  # others are not ours
                 table.unlink()
         for kind, entries in rows.items():
-            text = ",".join(entries[0]) + "\n"
-            text += "".join(",".join(str(value) for value in row.values()) + "\n" for row in entries)
-            write_text(self.path / f"{kind}.csv", text)
+            write_text(self.path / f"{kind}.csv", csv_text([entries[0], *(row.values() for row in entries)]))
 
 
 def resolved(config: Any) -> dict[str, Any]:

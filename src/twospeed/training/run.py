@@ -173,8 +173,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder is not None:
-            self._folder.__exit__(kind, error, trace)
         self._exit.close()
 
     # ---------------------------------------------------------------- checkpoints
@@ -283,6 +281,7 @@ class Run:
         if self._folder is None:
             at = self._saved["step"] if self.resumes else None
             self._folder = RunLog(self.path, self.config, resume_step=at, active=self.process.is_main)
+            self._exit.callback(self._folder.close)
 
     @contextlib.contextmanager
     def _heed_signals(self) -> Iterator[None]:
