@@ -100,34 +100,30 @@ class LabelledFrame:
 class ClipSample:
     """One clip of a labelled video, ready for a network.
 
-    views: float32 (S, 3, T, H, W), normalised; S = 1 in training. label: class number. video: index in the data set's
-    list.
+    views: float32 (S, 3, T, H, W), normalised; S = 1 in training. label: class number.
     """
 
     views: Tensor
     label: int
-    video: int
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenSample:
     """A video that could not be read, in the place of its clip: to be counted and reported, never replaced."""
 
-    video: int
     path: Path
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """Clips of a batch: views float32 (N, S, 3, T, H, W), labels, videos int64 (N,), and those that broke.
+    """Clips of a batch: views float32 (N, S, 3, T, H, W), labels int64 (N,), and those that broke.
 
     N is smaller than what was asked for by len(broken), and may be 0 (views is then None).
     """
 
     views: Tensor | None
     labels: Tensor
-    videos: Tensor
     broken: tuple[BrokenSample, ...] = ()
 
     def __len__(self) -> int:
@@ -139,19 +135,18 @@ class KeyframeSample:
     """The clip around one keyframe with the people in it, ready for a detector.
 
     clip: float32 (3, T, H, W), normalised. boxes_xyxy: float32 (n, 4), pixels of the clip; n may be 0. targets: float32
-    (n, C), 1 for what a person does. keyframe: index in the data set's list.
+    (n, C), 1 for what a person does.
     """
 
     clip: Tensor
     boxes_xyxy: Tensor
     targets: Tensor
-    keyframe: int
 
 
 @dataclass(frozen=True, slots=True)
 class KeyframeBatch:
     """Clips of a batch with people in them: clips float32 (N, 3, T, H, W), boxes_xyxy N times (n, 4), targets (K, C)
-    for all boxes in their order, keyframes int64 (N,); how many clips had nobody, and those that broke.
+    for all boxes in their order; how many clips had nobody, and those that broke.
 
     N is smaller than what was asked for by empty + len(broken), and may be 0 (clips and targets are then None).
     """
@@ -159,12 +154,11 @@ class KeyframeBatch:
     clips: Tensor | None
     boxes_xyxy: tuple[Tensor, ...]
     targets: Tensor | None
-    keyframes: Tensor
     empty: int = 0
     broken: tuple[BrokenSample, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.keyframes)
+        return len(self.boxes_xyxy)
 
 
 def collate_keyframes(samples: Sequence[KeyframeSample | BrokenSample]) -> KeyframeBatch:
@@ -177,7 +171,6 @@ def collate_keyframes(samples: Sequence[KeyframeSample | BrokenSample]) -> Keyfr
         torch.stack([sample.clip for sample in used]) if used else None,
         tuple(sample.boxes_xyxy for sample in used),
         torch.cat([sample.targets for sample in used]) if used else None,
-        torch.tensor([sample.keyframe for sample in used], dtype=torch.int64),
         empty=len(whole) - len(used),
         broken=tuple(sample for sample in samples if isinstance(sample, BrokenSample)),
     )
@@ -192,6 +185,5 @@ def collate_clips(samples: Sequence[ClipSample | BrokenSample]) -> ClipBatch:
     return ClipBatch(
         torch.stack([sample.views for sample in whole]) if whole else None,
         torch.tensor([sample.label for sample in whole], dtype=torch.int64),
-        torch.tensor([sample.video for sample in whole], dtype=torch.int64),
         broken,
     )

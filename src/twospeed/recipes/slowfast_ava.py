@@ -129,12 +129,9 @@ def report_fast() -> SlowFastAvaConfig:
 def report_16x8() -> SlowFastAvaConfig:
     """The report's SlowFast 16x8 R101 with non-local blocks and context branch, whose clips span 128 frames."""
     return dataclasses.replace(
-        report_8x8(),
-        model="slowfast_r101_16x8_nl_ava",
-        model_options={"context": True},
-        weights=KINETICS_600["slowfast_r101_16x8_nl"],
-        short_side=(256, 360),
-    )
+        report_8x8(), model="slowfast_r101_16x8_nl_ava", model_options={"context": True},
+        weights=KINETICS_600["slowfast_r101_16x8_nl"], short_side=(256, 360),
+    )  # fmt: skip
 
 
 def report_member() -> SlowFastAvaConfig:
@@ -159,36 +156,20 @@ def pyslowfast_r50() -> SlowFastAvaConfig:
     start = find("slowfast_r50_8x8").weights
     assert start is not None
     return SlowFastAvaConfig(
-        model="slowfast_r50_8x8_ava",
-        weights=start.url,
+        model="slowfast_r50_8x8_ava", weights=start.url, short_side=(256, 320), inverse_uniform=True,
         proposals=Path(
             "annotations/person_box_67091280_iou90/ava_detection_train_boxes_and_labels_include_negative_v2.2.csv"
         ),
-        proposal_actions="file",
-        short_side=(256, 320),
-        inverse_uniform=True,
-        iterations=20 * epoch,
-        batch=64,
-        lr=0.1,
-        lr_batch=64,
-        lr_boundaries=(10 * epoch, 15 * epoch),
-        warm_up_steps=5 * epoch,
-        warm_up_lr=0.000125,
-        nesterov=True,
-        norm_weight_decay=0.0,
-        validate_every=epoch,
-        test_short_side=224,
-    )
+        proposal_actions="file", iterations=20 * epoch, batch=64, lr=0.1, lr_batch=64,
+        lr_boundaries=(10 * epoch, 15 * epoch), warm_up_steps=5 * epoch, warm_up_lr=0.000125, nesterov=True,
+        norm_weight_decay=0.0, validate_every=epoch, test_short_side=224,
+    )  # fmt: skip
 
 
 PRESETS = {
-    "report_8x8": report_8x8,
-    "report_fast": report_fast,
-    "report_16x8": report_16x8,
-    "report_member": report_member,
-    "report_trainval": report_trainval,
-    "pyslowfast_r50": pyslowfast_r50,
-}
+    "report_8x8": report_8x8, "report_fast": report_fast, "report_16x8": report_16x8, "report_member": report_member,
+    "report_trainval": report_trainval, "pyslowfast_r50": pyslowfast_r50,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

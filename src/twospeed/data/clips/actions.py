@@ -57,14 +57,14 @@ class TrainClips(Dataset[ClipSample | BrokenSample]):
             reduced = decoded_short_side(short, self.short_side[1])
             images = read_frames(video.path, indices, short_side=reduced)
         except VideoError as error:
-            return BrokenSample(index, video.path, str(error))
+            return BrokenSample(video.path, str(error))
         frames = torch.from_numpy(images).permute(3, 0, 1, 2)  # (3, T, H, W)
         geometry = draw_train_crop(
             rng, *images.shape[1:3], short_side=self.short_side, crop=self.crop, flip_probability=self.flip_probability
         )
         clip = geometry.frames(frames)
         clip = normalise(clip, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=0)
-        return ClipSample(clip[None], video.label, index)
+        return ClipSample(clip[None], video.label)
 
     def _facts_of(self, path: Path) -> tuple[int, float | None, int]:
         """Return (frames, frames per second or None for frame folders, short side in pixels) of a video.

@@ -72,7 +72,7 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
         try:
             images = self.opened.clip(keyframe.video, keyframe.second, self.shape.frames, self.shape.stride)
         except VideoError as error:
-            return BrokenSample(index, self.opened.data / keyframe.video, str(error))
+            return BrokenSample(self.opened.data / keyframe.video, str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
         height, width = images.shape[1:3]
         geometry = self._draw(rng, height, width)
@@ -88,7 +88,6 @@ class TrainKeyframes(Dataset[KeyframeSample | BrokenSample]):
             clip=normalise(clip, self.shape.mean, self.shape.std, order=self.shape.order, channel_dim=0),
             boxes_xyxy=moved[inside],
             targets=targets[inside],
-            keyframe=index,
         )
 
     def _draw(self, rng: np.random.Generator, height: int, width: int) -> CropTransform:
