@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,9 @@ _PROTOCOLS: dict[Rules, str] = {
 
 def check_rules(rules: str) -> Rules:
     """Return the rules' name. Raises InputError for an unknown one."""
-    chosen: Rules | None = next((known for known in get_args(Rules) if known == rules), None)
-    if chosen is None:
+    if rules not in get_args(Rules):
         raise InputError(f"rules are {rules!r}; choose {' or '.join(get_args(Rules))}")
-    return chosen
+    return cast(Rules, rules)
 
 
 def of_videos(rows: BoxRows, videos: Sequence[str] | None) -> BoxRows:

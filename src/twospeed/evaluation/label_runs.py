@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,12 @@ from twospeed.errors import DatasetError, InputError
 from twospeed.evaluation.runner import Clock
 from twospeed.files import make_folder
 from twospeed.metrics.confusion import Matrix, confusion_matrix
-from twospeed.results import ClassMap
 from twospeed.video.indexed_png import write_indexed_png
 
+if TYPE_CHECKING:
+    from twospeed.pipelines.segment import Segmenter
+
 Labels = NDArray[np.uint8]
-
-
-class LabelsFrames(Protocol):
-    """What is evaluated: anything with the two calls of `twospeed.Segmenter`."""
-
-    def step(self, image: NDArray[np.uint8]) -> ClassMap:
-        """Take the next frame, uint8 (H, W, 3) RGB."""
-
-    def reset(self) -> None:
-        """Forget the video: the next frame is a keyframe."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ def plan_chains(
 
 
 def run_chains(
-    segmenter: LabelsFrames,
+    segmenter: Segmenter,
     chains: Sequence[Chain],
     num_classes: int,
     *,
@@ -125,7 +117,7 @@ def run_chains(
     return dict(sorted(matrices.items()))
 
 
-def _label(segmenter: LabelsFrames, chain: Chain, clock: Clock | None) -> dict[int, Labels]:
+def _label(segmenter: Segmenter, chain: Chain, clock: Clock | None) -> dict[int, Labels]:
     segmenter.reset()
     labels: dict[int, Labels] = {}
     size: tuple[int, ...] | None = None

@@ -462,8 +462,7 @@ def take_step(
     total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    if config.clip_gradient is not None:
-        gradient_norm(network, clip=config.clip_gradient)
+    gradient_norm(network, clip=config.clip_gradient)
     optimizer.step()
     return {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twospeed.data.benchmarks.coco import CocoObject
+from twospeed.data.benchmarks.stills import StaticPair
 from twospeed.data.clips.training_clip import TrainingClip
 from twospeed.transforms.colour import draw_colour
 from twospeed.transforms.spatial import draw_affine, short_side_size
@@ -44,13 +45,6 @@ class StillMotion:
     spread: float = 0.02
 
 
-class MaskedImage(Protocol):
-    """A still image with an object: `StaticPair`, `CocoObject`."""
-
-    def read(self) -> tuple[Image, Image]:
-        """Return the image, uint8 RGB (H, W, 3), and the object, uint8 (H, W) of 0 and 255."""
-
-
 class StillClips:
     """Clips of still images: a `ClipSource`.
 
@@ -62,11 +56,8 @@ class StillClips:
     takes a sixth of the time; where the spline looks beyond the crop, it finds the image, not black.
     """
 
-    def __init__(
-        self, pairs: Sequence[MaskedImage], *, repeats: int = 1, motion: StillMotion | None = None, name: str = "stills"
-    ) -> None:
+    def __init__(self, pairs: Sequence[StaticPair | CocoObject], *, repeats: int = 1, name: str = "stills") -> None:
         self.pairs, self.repeats, self.name = pairs, repeats, name
-        self.motion = motion or StillMotion()
 
     def __len__(self) -> int:
         return len(self.pairs) * self.repeats
@@ -79,7 +70,7 @@ class StillClips:
         Raises DatasetError and VideoError for files that cannot be read.
         """
         pair = self.pairs[(int(rng.integers(len(self))) if index is None else index) % len(self.pairs)]
-        return clip_of_still(rng, *pair.read(), size=size, motion=self.motion)
+        return clip_of_still(rng, *pair.read(), size=size)
 
 
 def clip_of_still(

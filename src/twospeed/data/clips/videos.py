@@ -8,10 +8,10 @@ option.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.label_files import VOID
+from twospeed.data.benchmarks.video_folders import VideoFolders
 from twospeed.data.clips.layers import place_layer
 from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import TrainingClip, following, visible
@@ -121,34 +122,6 @@ def not_tiny(labels: Image) -> list[int]:
 # ---------------------------------------------------------------- videos
 
 
-class AnnotatedVideo(Protocol):
-    """A video with masks: `SequenceSample`, `DecodedVideo`."""
-
-    @property
-    def name(self) -> str:
-        """As the set calls it."""
-
-    @property
-    def annotations(self) -> Mapping[str, object]:
-        """The annotated frames' names, in time order, with what their masks are read from."""
-
-    def image(self, frame: str) -> Image:
-        """Read one frame, uint8 (H, W, 3) RGB."""
-
-    def labels(self, frame: str) -> Image:
-        """Read one annotation, uint8 (H, W)."""
-
-
-class AnnotatedVideos(Protocol):
-    """A set of them, listed when asked for: `Davis`, `YouTubeVos`, `VideoFolders`, a list."""
-
-    def __len__(self) -> int:
-        """Count the videos."""
-
-    def __getitem__(self, index: int, /) -> AnnotatedVideo:
-        """Return one."""
-
-
 class DecodedVideo:
     """A video whose annotated frames were decoded once into two .npy files of a folder, and are read from there.
 
@@ -176,6 +149,10 @@ class DecodedVideo:
     def labels(self, frame: str) -> Image:
         """Return one annotation, uint8 (H, W)."""
         return np.asarray(self._labels[self.annotations[frame]])
+
+
+AnnotatedVideo = SequenceSample | DecodedVideo
+AnnotatedVideos = Sequence[SequenceSample | DecodedVideo] | Davis | VideoFolders
 
 
 def decoded(data: Davis, samples: Sequence[SequenceSample], cache: Path | None) -> list[AnnotatedVideo]:
