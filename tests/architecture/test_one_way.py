@@ -172,9 +172,7 @@ def test_packages_of_others_are_used_where_they_belong():
 
 def test_every_training_starts_and_resumes_the_same_way():
     for file in (SOURCE / "recipes").glob("[a-z]*.py"):
-        text = text_of(file)
-        assert "Run.start_or_resume(" in text or "single_stage_run(" in text, file
-    assert "Run.start_or_resume(" in text_of(SOURCE / "training" / "stage.py")
+        assert re.search(r"Run\.start_or_resume\(|start_run\(", text_of(file)), file
     for file in FILES:
         if package_of(file) != "training":
             assert not [module for module, _ in imported(file) if module == "twospeed.training.checkpoint"], file

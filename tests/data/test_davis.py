@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.data.vos_trees import moving_squares, write_davis, write_grey, write_mask
 from twospeed.data.benchmarks.davis import VAL_2016, VAL_2017, Davis
-from twospeed.data.benchmarks.label_files import read_foreground, read_label_file
+from twospeed.data.benchmarks.label_files import read_foreground, read_label_part
 from twospeed.errors import DatasetError
 
 
@@ -127,24 +127,24 @@ def test_foreground_of_every_kind_of_file(tmp_path: Path):
 def test_labels_of_a_black_and_white_file_are_0_and_1(tmp_path: Path):
     labels = moving_squares(1, 2)[0]
     write_grey(tmp_path / "grey.png", labels)
-    np.testing.assert_array_equal(read_label_file(tmp_path / "grey.png"), labels > 0)
+    np.testing.assert_array_equal(read_label_part(tmp_path / "grey.png").whole(), labels > 0)
 
 
 def test_files_that_are_no_label_maps_are_refused(tmp_path: Path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(DatasetError, match=r"photo\.png: an image of mode RGB, not a label map"):
-        read_label_file(tmp_path / "photo.png")
+        read_label_part(tmp_path / "photo.png")
     Image.fromarray(np.full((8, 8), 700, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DatasetError, match=r"deep\.png: an image of mode I;16, not a label map"):
-        read_label_file(tmp_path / "deep.png")
+        read_label_part(tmp_path / "deep.png")
     write_mask(tmp_path / "cut.png", rng.integers(0, 3, (200, 200), dtype=np.uint8))
     data = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(DatasetError, match=r"cut\.png: cannot be read"):
-        read_label_file(tmp_path / "cut.png")
+        read_label_part(tmp_path / "cut.png")
     with pytest.raises(DatasetError, match=r"none\.png: no such file"):
-        read_label_file(tmp_path / "none.png")
+        read_label_part(tmp_path / "none.png")
 
 
 def test_the_real_sequences(davis16: Path):
@@ -160,4 +160,4 @@ def test_a_mask_of_too_many_pixels_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("twospeed.video.png_labels.MOST_PIXELS", 10)
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(DatasetError, match=r"m\.png: cannot be read \(Image size \(900 pixels\) exceeds"):
-        read_label_file(tmp_path / "m.png")
+        read_label_part(tmp_path / "m.png")

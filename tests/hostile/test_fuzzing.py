@@ -37,7 +37,7 @@ from twospeed.cli.track_many import read_prompts
 from twospeed.cli.train import parse_options, read_config
 from twospeed.data.annotations import read_annotations
 from twospeed.data.benchmarks import ava, coco, davis, video_lists, youtube_vos
-from twospeed.data.benchmarks.label_files import read_label_file
+from twospeed.data.benchmarks.label_files import read_label_part
 from twospeed.errors import TwospeedError
 from twospeed.evaluation.runner import claim
 from twospeed.evaluation.score_files import read_scores
@@ -275,7 +275,7 @@ PARSERS = {
     "mask": Parser(mask, "x.png", read_label_map),
     "mask, snapped": Parser(mask, "x.png", lambda path: read_label_map(path, snap=True)),
     "mask, grey TIFF": Parser(grey_mask, "x.tif", read_label_map),
-    "label map": Parser(mask, "x.png", read_label_file),
+    "label map": Parser(mask, "x.png", read_label_part),
     **{f"image {form}": Parser(image(form), f"x.{form.lower()}", read_image) for form in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")},
     "boxes csv": Parser(lambda: b"time_s,x1,y1,x2,y2,score\n0,1,2,30,40,0.9\n1,1,2,30,40,0.8\n", "x.csv", lambda path: given_boxes(path, video="x", rate=25.0).check(64, 96)),
     "boxes AVA": Parser(lambda: f"{BOX},,0.9\n{BOX},,0.8\n".encode(), "x.csv", lambda path: given_boxes(path, video="one", rate=25.0).check(64, 96)),

@@ -40,9 +40,7 @@ from twospeed.output.plots import plot_confusion
 from twospeed.pipelines.action_views import UniformViews
 from twospeed.pipelines.clip_networks import clip_shape
 from twospeed.results import OnProgress
-from twospeed.training.distributed import processes
-from twospeed.training.run import Run, RunSettings
-from twospeed.training.seed import seed_everything
+from twospeed.training.run import Run, RunSettings, start_run
 from twospeed.video.reader import frame_times, probe
 from twospeed.video.sampling import TRAINED_RATE, ClipShape
 from twospeed.weights.catalog import find
@@ -97,14 +95,10 @@ def train(config: ActionsConfig, *, resume: bool = False, on_progress: OnProgres
     if config.data is None:
         raise InputError("which folder? Give one with a folder of clips for each class", option="data")
     videos, names = read_classes(config.data)
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)
+    with start_run(config, config.device, resume=resume, on_progress=on_progress) as run:
         clips, unreadable = readable(videos, names)
         network, sampling = start(config, clips)
-        network.to(process.device)
+        network.to(run.process.device)
         saved = run.restore()
         seen: dict[str, Tensor] = saved.get("seen", {})  # by the clip's path
         unreadable.update(saved.get("unreadable", {}))

@@ -37,7 +37,8 @@ from twospeed.ops.masks import soft_jaccard
 from twospeed.pipelines.click import ClickSegmenter
 from twospeed.results import OnProgress
 from twospeed.training.optim import encoder_groups
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
+from twospeed.training.run import start_run
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes")
@@ -159,7 +160,7 @@ def train(config: ClickNanoConfig, *, resume: bool = False, on_progress: OnProgr
     held_out: list[Pair] = []
     if config.validation is not None:
         held_out = davis_pairs(config.validation, "val", config.validate_step, config.held_out)
-    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
+    with start_run(config, config.device, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         model = click_nano()
         if not run.resumes:
             model.encoder.load_state_dict(imagenet_weights(model.encoder))

@@ -39,7 +39,8 @@ from twospeed.ops.motion import OFFSETS
 from twospeed.pipelines.find_frames import find_map, seen
 from twospeed.results import OnProgress
 from twospeed.training.optim import encoder_groups
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
+from twospeed.training.run import start_run
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.weights.load import save_model
 
 MAY_CHANGE = ("validate_minutes", "minutes", "replicas", "workers", "cache", "half_precision")
@@ -176,7 +177,7 @@ def train(config: FindNanoConfig, *, resume: bool = False, on_progress: OnProgre
     Raises InputError when the folder holds a run already and `resume` is False, DatasetError for a bad data folder.
     """
     samples, held_out = Samples(config), videos_of(config, held_out=True)
-    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
+    with start_run(config, config.device, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         model = find_nano()
         if not run.resumes:
             model.slow.load_state_dict(imagenet_weights(model.slow))

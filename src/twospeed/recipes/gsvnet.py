@@ -54,10 +54,9 @@ from twospeed.ops.bf16 import autocast
 from twospeed.pipelines.segment import NEVER, Segmenter
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import join_statistics
-from twospeed.training.distributed import Process, gather, parallel, processes, shard, total
+from twospeed.training.distributed import Process, gather, parallel, shard, total
 from twospeed.training.optim import set_learning_rate
-from twospeed.training.run import Run, RunSettings
-from twospeed.training.seed import seed_everything
+from twospeed.training.run import RunSettings, start_run
 from twospeed.weights.load import create_model, save_model
 
 RELEASED_CLASS_WEIGHTS: Mapping[str, tuple[float, ...]] = {
@@ -199,13 +198,10 @@ def train(
     resume: continue from the last checkpoint in config.out. network: train this one, built around any image network
     with the data set's classes, instead of config.model.
     """
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
-    ):
+    with start_run(config, config.device, resume=resume, on_progress=on_progress) as run:
+        process = run.process
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
-        seed_everything(config.seed)
         benchmark = BENCHMARKS[config.dataset]
         classes, most = benchmark.classes, int(MOST_SECONDS_APART * benchmark.frame_rate)
         patches, counts = training_set(config, most)

@@ -27,7 +27,8 @@ from twospeed.models.encoders.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, im
 from twospeed.models.slowfast.lite import FAST_SCALE, STRIDE, SlowFastLite, initialise_motion, slowfast_lite0
 from twospeed.results import OnProgress
 from twospeed.training.optim import parameter_groups
-from twospeed.training.stage import Loss, SingleStageSettings, single_stage, single_stage_run
+from twospeed.training.run import start_run
+from twospeed.training.stage import Loss, SingleStageSettings, single_stage
 from twospeed.transforms.colour import normalise
 from twospeed.weights.load import save_model
 
@@ -103,7 +104,7 @@ def train(config: MotionConfig, *, resume: bool = False, on_progress: OnProgress
 
     Raises InputError when the folder holds a run already and `resume` is False.
     """
-    with single_stage_run(config, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
+    with start_run(config, config.device, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
         network = slowfast_lite0(num_classes=len(CLASSES), frame_stride=1)
         network.class_names = CLASSES
         if not run.resumes:

@@ -46,10 +46,9 @@ from twospeed.models.swiftnet.pyramid import SwiftNetPyramid
 from twospeed.ops.bf16 import autocast
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import join_statistics
-from twospeed.training.distributed import Process, epoch_batches, gather, parallel, processes, shard, total
-from twospeed.training.run import Run, RunSettings
+from twospeed.training.distributed import Process, epoch_batches, gather, parallel, shard, total
+from twospeed.training.run import RunSettings, start_run
 from twospeed.training.schedule import half_cosine
-from twospeed.training.seed import seed_everything
 from twospeed.transforms.labels import border_weights
 from twospeed.transforms.warp import draw_view
 from twospeed.weights.imports import read_state
@@ -206,15 +205,12 @@ def validate(network: ImageLabeller, data: LabelledVideos, process: Process) -> 
 
 def train(config: SegmentationConfig, *, resume: bool = False, on_progress: OnProgress | None = None) -> Path:
     """Train, validate, and return the run folder. Every process of a torchrun calls this."""
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
-    ):
+    with start_run(config, config.device, resume=resume, on_progress=on_progress) as run:
+        process = run.process
         if config.batch % process.world:
             raise InputError(f"batch {config.batch} cannot be shared by {process.world} processes; make it a multiple")
         cv2.setNumThreads(0)
         data, held_out = (BENCHMARKS[config.dataset].open(config.data, split, None) for split in ("train", "val"))
-        seed_everything(config.seed)  # alike on all ranks: they start from the same weights
         network = build(config).to(process.device)
         model = parallel(Training(network), process)
         optimizer = optimizer_of(network, config)

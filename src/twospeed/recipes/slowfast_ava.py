@@ -57,10 +57,9 @@ from twospeed.pipelines.box_actions import BoxActions
 from twospeed.recipes._slowfast import PRECISE_BN_EPOCH, SlowFastSettings, SlowFastTraining, start_from
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
-from twospeed.training.distributed import Process, gather, processes, shard, total
-from twospeed.training.run import Run
+from twospeed.training.distributed import Process, gather, shard, total
+from twospeed.training.run import start_run
 from twospeed.training.schedule import scaled_lr, steps, with_warm_up
-from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import KINETICS_600, find
 from twospeed.weights.entries import Preprocessing
 
@@ -263,11 +262,8 @@ def train(
 
     resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
     """
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)  # alike on all ranks: they start from the same weights
+    with start_run(config, config.device, resume=resume, on_progress=on_progress) as run:
+        process = run.process
         keyframes, validation = read_training(config), read_validation(config)
         opened = AvaFrames(
             config.data,

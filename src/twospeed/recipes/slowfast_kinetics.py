@@ -39,10 +39,9 @@ from twospeed.pipelines.classify import Classifier
 from twospeed.recipes._slowfast import PRECISE_BN_EPOCH, SlowFastSettings, SlowFastTraining, start_from
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
-from twospeed.training.distributed import processes, total
-from twospeed.training.run import Run
+from twospeed.training.distributed import total
+from twospeed.training.run import start_run
 from twospeed.training.schedule import half_cosine, scaled_lr, steps, with_warm_up
-from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import KINETICS_600
 from twospeed.weights.entries import Preprocessing
 
@@ -159,11 +158,7 @@ def train(
 
     resume: continue from the last checkpoint in config.out. network: train this one instead of config.model.
     """
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)  # alike on all ranks: they start from the same weights
+    with start_run(config, config.device, resume=resume, on_progress=on_progress) as run:
         videos, val_videos, class_names = read_lists(config)
         name = config.model if network is None else f"a {type(network).__name__} passed in"
         network = build(config) if network is None else network
@@ -183,7 +178,7 @@ def train(
             """Sum the losses of a batch; count loss, top-1 hits and clips."""
             training.count_broken(batch.broken)
             logits = forward_clips(training, batch, config.crop)
-            targets = batch.labels.to(process.device, non_blocking=True)
+            targets = batch.labels.to(run.process.device, non_blocking=True)
             loss = F.cross_entropy(logits[: len(batch)], targets, reduction="sum")
             hits = (logits[: len(batch)].argmax(dim=1) == targets).sum()
             # Clips of unreadable videos add nothing, but every process takes part
@@ -223,7 +218,7 @@ def train(
                 if report is not None:
                     scores = {key: report.scores[key] for key in ("top1", "top5", "average_error", "videos")}
                     run.log("validation", step, epoch=epoch + 1, **scores)
-                    if is_last and process.is_main:
+                    if is_last and run.process.is_main:
                         report.write_json(config.out / "test.json")
                     best = f"top-1 {100 * scores['top1']:.1f} %, top-5 {100 * scores['top5']:.1f} %"
                     run.note(f"epoch {epoch + 1}: {best} ({report.coverage})")

@@ -74,12 +74,11 @@ from twospeed.recipes._stcn_settings import StcnConfig
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
 from twospeed.training.clock import StepClock
-from twospeed.training.distributed import Process, gradients_stay_here, parallel, processes, total
+from twospeed.training.distributed import Process, gradients_stay_here, parallel, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
-from twospeed.training.run import Run
+from twospeed.training.run import Run, start_run
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
-from twospeed.training.seed import seed_everything
 from twospeed.weights.catalog import CATALOG, find
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import build as build_model
@@ -314,20 +313,15 @@ def train(config: StcnConfig, *, resume: bool = False, on_progress: OnProgress |
     """
     data = ClipMix(find_sources(config), seed=config.seed)
     held_out = validation_sequences(config)
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run,
-    ):
-        if process.world > 1 and (config.minutes is not None or config.replicas > 1):
+    with start_run(config, config.device, resume=resume, may_change=MAY_CHANGE, on_progress=on_progress) as run:
+        if run.process.world > 1 and (config.minutes is not None or config.replicas > 1):
             raise InputError("minutes and replicas are for one process; with several, give iterations and replicas=1")
-        _fit(config, data, held_out, process, run)
+        _fit(config, data, held_out, run)
     return config.out
 
 
-def _fit(
-    config: StcnConfig, data: ClipMix, held_out: Sequence[SequenceSample], process: Process, run: Run
-) -> None:  # fmt: skip
-    seed_everything(config.seed)  # alike on all ranks: they start from the same weights
+def _fit(config: StcnConfig, data: ClipMix, held_out: Sequence[SequenceSample], run: Run) -> None:
+    process = run.process
     if config.replicas > 1:
         torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
     network = build(config)

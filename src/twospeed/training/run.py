@@ -9,7 +9,7 @@ RUN/checkpoint_*.pt   the two newest checkpoints
 
 A recipe holds its loop and calls a `Run`:
 
-    with processes(config.device) as process, Run.start_or_resume(config, process, resume=resume) as run:
+    with start_run(config, config.device, resume=resume) as run:
         network, optimizer = ...
         step = run.restore(model=network, optimizer=optimizer).get("step", 0)
         while step < steps:
@@ -45,8 +45,9 @@ from twospeed.errors import CheckpointError, InputError
 from twospeed.files import lock_file, make_folder
 from twospeed.results import OnProgress, Progress
 from twospeed.training.checkpoint import check_same, checkpoints, load_checkpoint, restore_random_state, save_checkpoint
-from twospeed.training.distributed import Process, gather
+from twospeed.training.distributed import Process, gather, processes
 from twospeed.training.log import RunLog, Value, resolved
+from twospeed.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -307,6 +308,27 @@ class Run:
             for kind, handler in before.items():
                 if handler is not None:
                     signal.signal(kind, handler)
+
+
+@contextlib.contextmanager
+def start_run(
+    config: RunSettings,
+    device: str | None,
+    *,
+    resume: bool = False,
+    may_change: Collection[str] = (),
+    on_progress: OnProgress | None = None,
+) -> Iterator[Run]:
+    """Join the processes of a run on a device, start or resume it, and seed every process alike.
+
+    Arguments and errors as of `processes` and `Run.start_or_resume`.
+    """
+    with (
+        processes(device) as process,
+        Run.start_or_resume(config, process, resume=resume, may_change=may_change, on_progress=on_progress) as run,
+    ):
+        seed_everything(config.seed)
+        yield run
 
 
 def _newest_readable(kept: list[Path]) -> Path | None:

@@ -1,6 +1,6 @@
 """The loop of trainings of small networks on a CPU, for minutes or iterations; recipes fill in data, losses and checks.
 
-    with single_stage_run(config, resume=resume, may_change=(), on_progress=None) as run:
+    with start_run(config, config.device, resume=resume) as run:
         stage = single_stage(run, config, model, groups)
         stage.fit(batches, loss, check)
 
@@ -10,9 +10,8 @@ share a batch. Averaged weights, where `ema_decay` is set, are what `check` vali
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,14 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from twospeed.errors import InputError
-from twospeed.results import OnProgress
 from twospeed.training.clock import StepClock
-from twospeed.training.distributed import processes
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run, RunSettings
 from twospeed.training.schedule import check_length, half_cosine, progress_of, with_warm_up
-from twospeed.training.seed import seed_everything
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -178,21 +174,8 @@ class Stage(Generic[Model]):
         )
 
 
-@contextlib.contextmanager
-def single_stage_run(
-    config: SingleStageSettings, *, resume: bool, may_change: Collection[str], on_progress: OnProgress | None
-) -> Iterator[Run]:
-    """Start or resume a run of one stage, seeded. Arguments and errors as of `Run.start_or_resume`."""
-    with (
-        processes(config.device) as process,
-        Run.start_or_resume(config, process, resume=resume, may_change=may_change, on_progress=on_progress) as run,
-    ):
-        seed_everything(config.seed)
-        torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
-        run.total_steps = config.iterations
-        yield run
-
-
 def single_stage(run: Run, config: SingleStageSettings, model: Model, groups: Sequence[dict[str, Any]]) -> Stage[Model]:
     """Return the only stage of a run. groups: as `Stage` takes them."""
+    torch.set_num_threads(1)  # sums are the same in a run that is resumed in another process
+    run.total_steps = config.iterations
     return Stage(run, config, model, groups, lr=config.lr, minutes=config.minutes, iterations=config.iterations)

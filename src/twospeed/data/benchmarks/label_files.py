@@ -25,9 +25,10 @@ def read_indices(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
 
 def read_label_part(path: Path, *, foreground: bool = False, has_void: bool = False) -> LabelPart:
-    """Read as `read_label_file` does, or as `read_foreground` does, the part of an image that is not 0.
+    """Read the part of a mask file that is not 0, as object ids; a file of only 0 and 255 is one object, label 1.
 
-    Raises DatasetError for a missing file or one that is no label map.
+    foreground: as `read_foreground` instead. has_void: keep 255 of a palette file, which means "do not score this
+    pixel" in annotations. Raises DatasetError for a missing file or one that is no label map.
     """
     part = _read(path, cut=True)
     values, is_palette = part.values, part.is_palette
@@ -41,19 +42,10 @@ def read_label_part(path: Path, *, foreground: bool = False, has_void: bool = Fa
     return part._replace(values=values)
 
 
-def read_label_file(path: Path, *, has_void: bool = False) -> NDArray[np.uint8]:
-    """Read a mask file as object ids, uint8 (H, W); a file of only 0 and 255 is one object, label 1.
-
-    has_void: keep 255 of a palette file, which means "do not score this pixel" in annotations.
-    Raises DatasetError for a missing file or one that is no label map.
-    """
-    return read_label_part(path, has_void=has_void).whole()
-
-
 def read_foreground(path: Path) -> NDArray[np.uint8]:
     """Read a mask file as one foreground, uint8 (H, W) of 0 and 1: all ids of a palette, grey above one half.
 
-    Accepts 0/1, 0/255, palette ids, and soft 8-bit grey. Raises DatasetError as `read_label_file`.
+    Accepts 0/1, 0/255, palette ids, and soft 8-bit grey. Raises DatasetError as `read_label_part`.
     """
     return read_label_part(path, foreground=True).whole()
 
