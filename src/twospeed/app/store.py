@@ -137,8 +137,7 @@ class Project(Database):
             free = [i for i in range(1, MOST_OBJECTS + 1) if i not in used]
             if not free:
                 raise InputError(f"{MOST_OBJECTS} objects is the most that can be tracked at once")
-            colour = COLOURS[(free[0] - 1) % len(COLOURS)]
-            self._set_row(op, "object", str(free[0]), [name or f"object {free[0]}", colour, 0, 0, free[0]])
+            self._set_row(op, "object", str(free[0]), _new_object(free[0], name))
             return free[0]
 
     def change_object(self, object_id: int, changes: Mapping[str, Any], tab: str = "") -> None:
@@ -213,8 +212,7 @@ class Project(Database):
             if found and (found[-1] > MOST_OBJECTS or len(known) + len(found) > MOST_OBJECTS):
                 raise InputError(f"the masks hold object {found[-1]}; ids run from 1 to {MOST_OBJECTS}")
             for i in found:
-                row = [f"object {i}", COLOURS[(i - 1) % len(COLOURS)], 0, 0, i]
-                self._set_row(op, "object", str(i), row)
+                self._set_row(op, "object", str(i), _new_object(i))
             for frame, one in labels.items():
                 clean = np.where(one == 255, 0, one).astype(np.uint8)
                 self._set_mask(op, wire.mask_of(clean, frame, {}, GIVEN))
@@ -294,7 +292,7 @@ class Project(Database):
         with self._changes():
             known = {entry["id"] for entry in self.objects()}
             for i in sorted(set(ids) - known):
-                self._write_row("object", str(i), [f"object {i}", COLOURS[(i - 1) % len(COLOURS)], 0, 0, i])
+                self._write_row("object", str(i), _new_object(i))
 
     # --- jobs, and what they found ------------------------------------------------------------------------------
 
@@ -407,6 +405,11 @@ class Project(Database):
         height, width = self.size
         known = wire.unpack_confidence(confidence)
         return WireMask(frame, height, width, runs, known, source + (STALE if stale else 0), rev)
+
+
+def _new_object(number: int, name: str = "") -> list[Any]:
+    """Return the row of an object: name, colour, hidden, locked, position."""
+    return [name or f"object {number}", COLOURS[(number - 1) % len(COLOURS)], 0, 0, number]
 
 
 def is_project(path: Path) -> bool:

@@ -8,9 +8,8 @@ from twospeed.errors import InputError
 from twospeed.output.exports.base import Export, Files, files_in
 from twospeed.output.exports.coco import CocoExport, YouTubeVisExport
 from twospeed.output.exports.cvat import CvatExport
-from twospeed.output.exports.labelme import LabelmeExport
 from twospeed.output.exports.png import DavisExport, PngExport, YouTubeVosExport
-from twospeed.output.exports.yolo import YoloExport
+from twospeed.output.exports.polygons import LabelmeExport, YoloExport
 
 __all__ = ["EXPORTS", "Export", "Files", "check_formats", "files_in"]
 

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -60,14 +59,12 @@ class Export(AbstractContextManager["Export"], ABC):
             with self._open:
                 self._finish()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         if kind is None:
             self.close()
         elif not self._closed:
             self._closed = True
-            self._open.__exit__(kind, error, trace)
+            self._open.__exit__(kind, *details)
 
     def _path(self, name: str) -> Path:
         """Return where to write a file that appears at the end."""
