@@ -56,7 +56,7 @@ RENAMES = {
     "training/run.py": "puts a damaged checkpoint aside",
     "weights/store.py": "a download that is complete",
 }
-PROCESSES_THAT_ANSWER = {"app/export_masks.py", "app/exporting.py", "app/probe.py", "app/sound.py"}  # lines of JSON
+PROCESSES_THAT_ANSWER = {"app/export_masks.py", "app/exporting.py", "app/probe.py"}  # lines of JSON
 WORDS = {
     r"lanes?": "replica, buffer, number",
     "trunk": "backbone",

@@ -7,6 +7,8 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fastapi import Response
+
 from twospeed.app import clicks, proxy
 from twospeed.app.jobs import Jobs
 from twospeed.app.library import Library
@@ -14,7 +16,7 @@ from twospeed.app.live import Hub
 from twospeed.app.security import Keys
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
-from twospeed.errors import VideoError
+from twospeed.errors import InputError, VideoError
 
 
 class Desk:
@@ -63,3 +65,14 @@ class Desk:
     async def on_thread(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
         """Run a function on a thread of a pool."""
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def check_frame(project: Project, index: int) -> None:
+    """Raise InputError for a frame that the video does not have."""
+    if not 0 <= index < project.frames:
+        raise InputError(f"there is no frame {index}; the video has frames 0 to {project.frames - 1}")
+
+
+def binary(data: bytes) -> Response:
+    """Answer with bytes, which no cache keeps."""
+    return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})

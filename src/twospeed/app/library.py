@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app.frames import FrameSource, JpegCache
-from twospeed.app.probe import fingerprint, probe, thumbnail
+from twospeed.app.probe import extract_sound, fingerprint, probe, thumbnail
 from twospeed.app.proxy import proxy_of
 from twospeed.app.runs import RECORD, FinishedRun, copy_results, frame_times, read_run
-from twospeed.app.sound import extract_sound
 from twospeed.app.store import Project
 from twospeed.errors import InputError, VideoError
 from twospeed.files import atomic_file, atomic_folder, make_folder

@@ -1,4 +1,6 @@
-"""`python -m twospeed.app.probe PATH [--thumbnail]`: what a video is, as JSON, or its first image as JPEG.
+"""`python -m twospeed.app.probe PATH [--thumbnail | --sound FILE]`: what a video is, its first image, its sound.
+
+It prints JSON, of a thumbnail the JPEG.
 
 A file from elsewhere is decoded here for the first time, in a process whose end harms nobody, with bounds on time and
 memory.
@@ -10,6 +12,7 @@ import base64
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -19,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from twospeed.errors import TwospeedError, VideoError
+from twospeed.files import atomic_file
 
+SOUND = "sound.m4a"
+MOST_SECONDS_OF_SOUND = 300
 MOST_SECONDS = 60  # also where the machine is busy and starting Python takes long
 THUMBNAIL = 108  # pixels of its shorter side, twice what the page shows, for screens of fine pixels
 MOST_MEMORY = 4 << 30  # bytes of address space: shared libraries and thread stacks count, too
@@ -27,13 +33,7 @@ MOST_MEMORY = 4 << 30  # bytes of address space: shared libraries and thread sta
 
 def probe(path: Path) -> dict[str, Any]:
     """Return width, height, times_s (base64 of float64), codec. Raises VideoError for what is no video."""
-    lines = _run(path).strip().splitlines()
-    if not lines:
-        raise VideoError(f"{path.name}: reading it failed; is it a complete video file?")
-    found: dict[str, Any] = json.loads(lines[-1])
-    if "error" in found:
-        raise VideoError(found["error"].replace(str(path), path.name))
-    return found
+    return _answer(path)
 
 
 def thumbnail(path: Path) -> bytes:
@@ -44,13 +44,36 @@ def thumbnail(path: Path) -> bytes:
     return data
 
 
-def _run(path: Path, *options: str) -> bytes:
+def extract_sound(video: Path, folder: Path) -> Path | None:
+    """Return the file of a video's sound in a folder, made if it is not there yet; None for a video without sound.
+
+    Its time 0 is that of the video's first image. Raises VideoError where the sound cannot be read.
+    """
+    target, silent = folder / SOUND, folder / f"{SOUND}.none"
+    if target.exists() or silent.exists() or not video.is_file():
+        return target if target.exists() else None
+    if not _answer(video, "--sound", str(target), seconds=MOST_SECONDS_OF_SOUND)["packets"]:
+        silent.touch()
+        return None
+    return target
+
+
+def _answer(path: Path, *options: str, seconds: int = MOST_SECONDS) -> dict[str, Any]:
+    """Return the JSON that this module prints of a file. Raises VideoError as `_run`, and for what it says."""
+    lines = _run(path, *options, seconds=seconds).strip().splitlines()
+    found: dict[str, Any] = json.loads(lines[-1]) if lines else {"error": f"{path}: holds nothing to read"}
+    if "error" in found:
+        raise VideoError(found["error"].replace(str(path), path.name))
+    return found
+
+
+def _run(path: Path, *options: str, seconds: int = MOST_SECONDS) -> bytes:
     """Return what this module prints of a file. Raises VideoError where it fails or takes too long."""
     command = [sys.executable, "-m", "twospeed.app.probe", str(path), *options]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise VideoError(f"{path.name}: was not read within {MOST_SECONDS} s; re-encode the video") from None
+        raise VideoError(f"{path.name}: was not read within {seconds} s; re-encode the video") from None
     if done.returncode:
         raise VideoError(f"{path.name}: reading it failed; is it a complete video file?")
     return done.stdout
@@ -121,8 +144,41 @@ def _thumbnail(path: str) -> None:
     sys.stdout.buffer.write(encoded_jpeg(image[:THUMBNAIL, left : left + width], 80))
 
 
+def _sound(video: Path, target: Path) -> None:
+    limit_memory(MOST_SECONDS_OF_SOUND)
+    import av
+    import av.error
+
+    from twospeed.video.audio import AudioTrack
+
+    packets = 0
+    try:
+        with atomic_file(target) as temporary:
+            with av.open(f"file:{temporary}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
+                track = AudioTrack(video, container, "page")
+                if container.streams.audio:
+                    for packet in itertools.chain(track.packets(0.0, float("inf")), track.finish()):
+                        container.mux(packet)
+                        packets += 1
+                track.close()
+            if not packets:
+                raise _Silent
+    except _Silent:
+        pass
+    except (TwospeedError, av.error.FFmpegError, OSError) as error:
+        print(json.dumps({"error": str(error) if isinstance(error, TwospeedError) else f"{video}: {error}"}))
+        return
+    print(json.dumps({"packets": packets}))
+
+
+class _Silent(Exception):
+    """There is no sound, and so no file."""
+
+
 if __name__ == "__main__":
-    if "--thumbnail" in sys.argv[2:]:
+    if "--sound" in sys.argv[2:]:
+        _sound(Path(sys.argv[1]), Path(sys.argv[3]))
+    elif "--thumbnail" in sys.argv[2:]:
         _thumbnail(sys.argv[1])
     else:
         _main(sys.argv[1])

@@ -11,9 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from twospeed.app import clicks, wire
-from twospeed.app.desk import Desk
+from twospeed.app.desk import Desk, binary, check_frame
 from twospeed.app.messages import Marks, NewObject, ObjectChanges, Range
-from twospeed.app.routes.common import binary, check_frame
 from twospeed.app.store import Project
 from twospeed.app.wire import WireMask
 from twospeed.video.indexed_png import read_label_map

@@ -11,9 +11,8 @@ from typing import Any
 from fastapi import APIRouter, Response, WebSocket
 from fastapi.responses import FileResponse
 
-from twospeed.app.desk import Desk
+from twospeed.app.desk import Desk, binary
 from twospeed.app.messages import Locate
-from twospeed.app.routes.common import binary
 from twospeed.app.store import Project
 from twospeed.errors import InputError
 
