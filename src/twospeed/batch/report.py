@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from urllib.parse import quote
 
 from twospeed.batch.manifest import Row
@@ -44,7 +44,7 @@ def report_page(job: str, place: str, rows: Sequence[Row], *, ended: int, second
     summary = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)
     failed = [row for row in rows if row.state == "failed"]
     lines = "".join(
-        f"<tr><td>{_text(row.key)}</td><td>{_text(row.kind)}</td><td>{row.attempts}</td><td>{_text(row.error)}</td></tr>"
+        f"<tr><td>{escape(row.key)}</td><td>{escape(row.kind)}</td><td>{row.attempts}</td><td>{escape(row.error)}</td></tr>"
         for row in failed[:_MOST_SHOWN]
     )
     failures = (
@@ -54,18 +54,14 @@ def report_page(job: str, place: str, rows: Sequence[Row], *, ended: int, second
     )
     videos = "".join(
         f'<a href="{VIDEOS}/{quote(row.key)}/"><img loading="lazy" alt="" src="{THUMBNAILS}/{quote(row.key)}.jpg">'
-        f"{_text(row.key)}<small>{row.facts.get('frames', 0)} frames, {row.seconds:.1f} s</small></a>"
+        f"{escape(row.key)}<small>{row.facts.get('frames', 0)} frames, {row.seconds:.1f} s</small></a>"
         for row in done[:_MOST_SHOWN]
     )
     more = len(done) + len(failed) - min(len(done), _MOST_SHOWN) - min(len(failed), _MOST_SHOWN)
     rest = f"<p>{more} more are in results.parquet.</p>" if more else ""
-    title = f"{_text(job)}: {len(rows)} videos"
+    title = f"{escape(job)}: {len(rows)} videos"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>{_text(place)}</p><table>{summary}</table>{failures}"
+        f"<h1>{title}</h1><p>{escape(place)}</p><table>{summary}</table>{failures}"
         f'<h2>Done</h2><div class="videos">{videos}</div>{rest}</html>\n'
     )
-
-
-def _text(value: str) -> str:
-    return html.escape(value)

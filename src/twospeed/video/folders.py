@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from twospeed.errors import VideoError
 from twospeed.results import Frame, VideoInfo
 from twospeed.video.containers import Wanted
-from twospeed.video.image_files import png_is_damaged, quiet_opencv, stated_size
+from twospeed.video.image_files import png_pixels, quiet_opencv, stated_size
 from twospeed.video.pixels import scaled
 
 IMAGE_SUFFIXES = frozenset(
@@ -77,7 +77,7 @@ def read_image(path: Path, *, short_side: int | None = None) -> NDArray[np.uint8
     except OSError as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
     stated_size(path)
-    if data[:4].tobytes() == b"\x89PNG" and png_is_damaged(data.tobytes()):
+    if data[:4].tobytes() == b"\x89PNG" and png_pixels(data.tobytes()) is None:
         raise VideoError(f"{path}: the image is damaged or cut off ({data.size} bytes)")
     try:
         with quiet_opencv():

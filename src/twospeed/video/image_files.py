@@ -116,15 +116,16 @@ def encoded_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     return encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
 
 
-def png_is_damaged(data: bytes) -> bool:
-    """Return whether a PNG is cut off or its check sums are wrong: libpng would print that itself."""
-    at, view = 8, memoryview(data)
+def png_pixels(data: bytes) -> bytes | None:
+    """Return the compressed pixels of a PNG; None where it is cut off or has wrong check sums, which libpng prints."""
+    parts, at, view = [], 8, memoryview(data)
     while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        end = at + 8 + length
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
         if end + 4 > len(data) or zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return True
-        if data[at + 4 : at + 8] == b"IEND":
-            return False
+            return None
+        if kind == b"IDAT":
+            parts.append(view[at + 8 : end])
+        if kind == b"IEND":
+            return b"".join(parts)
         at = end + 4
-    return True
+    return None

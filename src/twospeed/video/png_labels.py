@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from twospeed.video.image_files import png_is_damaged
+from twospeed.video.image_files import png_pixels
 from twospeed.video.pixels import MOST_PIXELS
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +64,8 @@ def read_png_labels(path: Path, *, cut: bool = False) -> LabelPart | None:
         data = path.read_bytes()
     except OSError:
         return None
-    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or png_is_damaged(data):
+    packed = png_pixels(data) if data[:8] == _SIGNATURE and data[12:16] == b"IHDR" else None
+    if packed is None:
         return None
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     depth, colour, compression, filters, interlaced = data[24:29]
@@ -72,7 +73,7 @@ def read_png_labels(path: Path, *, cut: bool = False) -> LabelPart | None:
     if not plain or not 0 < width * height <= MOST_PIXELS:
         return None
     try:
-        rows = _unpacked(_pixel_data(data), width, height)
+        rows = _unpacked(packed, width, height)
         last_filter = int(rows[:, 0].max())
         if last_filter > _LAST_FILTER:
             return None
@@ -82,17 +83,6 @@ def read_png_labels(path: Path, *, cut: bool = False) -> LabelPart | None:
     except (_zlib_error, ValueError, OSError):
         return None
     return LabelPart(values, top, left, height, width, colour == _PALETTE)
-
-
-def _pixel_data(data: bytes) -> bytes:
-    """Return the compressed pixels of a PNG that is not damaged."""
-    parts, at = [], 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4])
-        if data[at + 4 : at + 8] == b"IDAT":
-            parts.append(data[at + 8 : at + 8 + length])
-        at += 12 + length
-    return b"".join(parts)
 
 
 def _unpacked(packed: bytes, width: int, height: int) -> NDArray[np.uint8]:

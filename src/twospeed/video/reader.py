@@ -264,7 +264,6 @@ def read_frames(
     seeking.check_range(found.name, wanted.tolist(), len(_times(found, None, "skip")))
     if found.kind == "images":
         return folders.read_chosen_images(found.target, wanted.tolist(), short_side=short_side)
-    frames: dict[int, NDArray[np.uint8]] = {}
     with open_video(found, int(wanted.min()), int(wanted.max()) + 1, short_side=short_side) as reader:
         frames = {frame.index: frame.image for frame in reader if frame.index in wanted}
     return np.stack([frames[index] for index in wanted.tolist()])
