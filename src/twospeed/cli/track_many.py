@@ -123,10 +123,7 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
 
     output = given["output"] or Path("tracks")
     clips = find_clips(given["video"] or [], given["prompts"], output)
-    common = {name: given[name] or [] for name in KINDS.values() if name in given}
-    for clip in clips:
-        if unknown := clip.prompts.keys() - common.keys():
-            raise InputError(f"{given['prompts']}: prompts of kind {unknown.pop().replace('_', '-')} are not supported")
+    common = {name: given[name] or [] for name in KINDS.values()}
     table = [] if given["prompts"] is None else [given["prompts"]]
     named = given["context"].get_parameter_source("model")
     default_model = named is None or named.name != "COMMANDLINE"

@@ -59,3 +59,13 @@ export function base64ToBytes(text) {
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   return bytes;
 }
+
+/** Let a view paint itself before the next frame of the screen: once, however often it is asked until then. */
+export function paintSoon(view) {
+  if (view.waiting) return;
+  view.waiting = true;
+  requestAnimationFrame(() => {
+    view.waiting = false;
+    view.paint();
+  });
+}

@@ -1,5 +1,5 @@
 // The image: frame, masks and marks on a canvas, and the tools that work on it.
-import { h } from "./dom.js";
+import { h, paintSoon } from "./dom.js";
 import { Frames } from "./frames.js";
 import { labelsOf } from "./wire.js";
 
@@ -150,12 +150,7 @@ export class Stage {
   // --- drawing ---
 
   draw() {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.paint();
-    });
+    paintSoon(this);
   }
 
   paint() {

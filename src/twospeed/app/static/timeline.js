@@ -1,5 +1,5 @@
 // The timeline: what has masks, what is to be computed, and the confidence of each object.
-import { clock, h } from "./dom.js";
+import { clock, h, paintSoon } from "./dom.js";
 
 const LANE = 14;
 
@@ -74,12 +74,7 @@ export class Timeline {
   }
 
   draw() {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.paint();
-    });
+    paintSoon(this);
   }
 
   paint() {
