@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import Device, Weights, check_weights, whole_option
+from twospeed.cli.options import Device, Weights, check_weights, option, whole_option
 from twospeed.cli.printing import print_line
 from twospeed.errors import InputError
 from twospeed.weights.catalog import DEFAULT_TRACKER
@@ -22,11 +22,9 @@ def app(
     ] = Path(),
     port: Annotated[int, whole_option(0, 65535, metavar="PORT", help="0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option(" /--no-browser", help="Print the address only.")] = True,
-    max_upload: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest video that the page may upload, such as 500MB or 8GB.")
-    ] = "8GB",
+    max_upload: Annotated[str, option("SIZE", "Largest video that the page may upload, such as 500MB or 8GB.")] = "8GB",
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model that tracks; `twospeed models --task track` lists them.")
+        str, option("NAME", "Model that tracks; `twospeed models --task track` lists them.")
     ] = DEFAULT_TRACKER,
     weights: Weights = "default",
     device: Device = None,

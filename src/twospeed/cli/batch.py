@@ -17,7 +17,16 @@ from typer.exceptions import TyperException
 
 from twospeed.cli.classify import classify
 from twospeed.cli.detect import detect
-from twospeed.cli.options import Json, Quiet, check_range, number_option, parameters_of, whole_option, with_parameters
+from twospeed.cli.options import (
+    Json,
+    Quiet,
+    check_range,
+    number_option,
+    option,
+    parameters_of,
+    whole_option,
+    with_parameters,
+)
 from twospeed.cli.parts import split
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
@@ -88,10 +97,7 @@ class _Options:
     ] = None
     address: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Ray cluster, such as auto or ray://host:10001. [default: RAY_ADDRESS, or one is started]",
-        ),
+        option("ADDRESS", "Ray cluster, such as auto or ray://host:10001. [default: RAY_ADDRESS, or one is started]"),
     ] = None
     cpus: Annotated[
         float, number_option(0, 1024, metavar="N", help="With --engine ray: cores to reserve for each worker.")
@@ -101,9 +107,7 @@ class _Options:
     ] = 0.0
     masks: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="For track: folder with a mask NAME.png, or a folder NAME of masks, for each video."
-        ),
+        option("FOLDER", "For track: folder with a mask NAME.png, or a folder NAME of masks, for each video."),
     ] = None
     attempts: Annotated[
         int, whole_option(1, 100, help="Attempts at a video where a fault or a crash ends one. Broken videos get one.")
@@ -391,7 +395,7 @@ def retry_failed(
     out: Out,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="As for the batch itself.")] = "local",
     workers: Annotated[int | None, whole_option(1, 10_000, help="As above.")] = None,
-    address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="As above.")] = None,
+    address: Annotated[str | None, option("ADDRESS", "As above.")] = None,
     split_minutes: SplitMinutes = None,
     json_output: Json = False,
     quiet: Quiet = False,

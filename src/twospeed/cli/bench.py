@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import Device, Json, whole_option
+from twospeed.cli.options import Device, Json, option, whole_option
 from twospeed.cli.printing import print_json, print_line
 from twospeed.environment import checkout_of_this_code
 from twospeed.errors import InputError
@@ -20,7 +20,7 @@ from twospeed.errors import InputError
 
 def bench(
     model: Annotated[str, typer.Argument(metavar="NAME", help="Model; `twospeed models` lists them.")] = "track_nano",
-    size: Annotated[str, typer.Option(metavar="WxH", help="Width and height of the frames in pixels.")] = "854x480",
+    size: Annotated[str, option("WxH", "Width and height of the frames in pixels.")] = "854x480",
     frames: Annotated[int, whole_option(2, 10**6, help="Frames, or clips for classify, that are timed.")] = 20,
     memory_frames: Annotated[int, whole_option(1, 10**5, help="Track: frames in memory while timing.")] = 10,
     objects: Annotated[int, whole_option(1, 50, help="Track: objects.")] = 1,

@@ -23,6 +23,7 @@ from twospeed.cli.options import (
     is_live,
     models_and_weights,
     number_option,
+    option,
     whole_option,
 )
 from twospeed.cli.parts import PartsJob
@@ -67,9 +68,9 @@ def classify(
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Model; `twospeed models --task classify` lists them. Repeat it to average several. "
+        option(
+            "NAME",
+            "Model; `twospeed models --task classify` lists them. Repeat it to average several. "
             "[default: the one that the file of --weights is of, else slowfast_r50_8x8]",
         ),
     ] = None,
@@ -104,9 +105,9 @@ def classify(
     top: Annotated[int, whole_option(1, help="Actions to list, likeliest first.")] = 5,
     export: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT,...",
-            help="With -o, also write jsonl (a line for each window), vtt or srt (subtitles of the timeline); several "
+        option(
+            "FORMAT,...",
+            "With -o, also write jsonl (a line for each window), vtt or srt (subtitles of the timeline); several "
             "with commas.",
         ),
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import check_weights
+from twospeed.cli.options import check_weights, option
 from twospeed.cli.printing import print_note
 from twospeed.errors import InputError
 from twospeed.files import remove_leftovers
@@ -21,9 +21,7 @@ def convert(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The .safetensors file to write.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model. [default: recognised from the names of the weights]")
-    ] = None,
+    model: Annotated[str | None, option("NAME", "Model. [default: recognised from the names of the weights]")] = None,
 ) -> None:
     """Convert a checkpoint to a .safetensors file, which loads fast and cannot run code.
 

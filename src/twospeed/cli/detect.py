@@ -22,6 +22,7 @@ from twospeed.cli.options import (
     identities,
     models_and_weights,
     number_option,
+    option,
     parse_ints,
     parse_numbers,
     whole_option,
@@ -45,10 +46,7 @@ def detect(
     video: Video,
     boxes: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File of people's boxes: AVA csv, csv with a header, or JSON. [default: people are detected]",
-        ),
+        option("FILE", "File of people's boxes: AVA csv, csv with a header, or JSON. [default: people are detected]"),
     ] = None,
     box: Annotated[
         list[str] | None,
@@ -65,9 +63,9 @@ def detect(
     ] = 0.0,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Model; `twospeed models --task detect` lists them. Repeat it to average the scores of several. "
+        option(
+            "NAME",
+            "Model; `twospeed models --task detect` lists them. Repeat it to average the scores of several. "
             "[default: slowfast_r50_8x8_ava]",
         ),
     ] = None,
@@ -77,10 +75,7 @@ def detect(
         whole_option(32, 8192, metavar="PIXELS", help="Shorter side at which the network works. [default: 256]"),
     ] = None,
     scales: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N", help="Average the scores of several sizes, such as 224,256,320: slower, often better."
-        ),
+        str | None, option("N,N", "Average the scores of several sizes, such as 224,256,320: slower, often better.")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored clips: twice the time.")] = False,
     labels: Labels = None,
@@ -96,9 +91,9 @@ def detect(
     ] = 0.3,
     export: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT,...",
-            help="Also write jsonl (a line for each keyframe), vtt or srt (subtitles), cvat (a track for each person); "
+        option(
+            "FORMAT,...",
+            "Also write jsonl (a line for each keyframe), vtt or srt (subtitles), cvat (a track for each person); "
             "several with commas.",
         ),
     ] = None,

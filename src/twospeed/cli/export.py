@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from twospeed.cli.options import Json, Quiet, Weights, check_files, check_weights, number_option
+from twospeed.cli.options import Json, Quiet, Weights, check_files, check_weights, number_option, option
 from twospeed.cli.printing import print_json, print_line, print_note
 from twospeed.cli.progress import show_progress
 
@@ -25,14 +25,12 @@ def export(
     weights: Weights = "default",
     frames: Annotated[
         str | None,
-        typer.Option(
-            metavar="VIDEO",
-            help="Video whose first 12 frames the graphs are checked and calibrated on. [default: a rendered clip]",
+        option(
+            "VIDEO", "Video whose first 12 frames the graphs are checked and calibrated on. [default: a rendered clip]"
         ),
     ] = None,
     mask: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Mask of its first frame, with two objects or more; a tracker needs it."),
+        Path | None, option("FILE", "Mask of its first frame, with two objects or more; a tracker needs it.")
     ] = None,
     allow_loss: Annotated[
         float,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from twospeed.cli.options import Quiet, parse_numbers
+from twospeed.cli.options import Quiet, option, parse_numbers
 from twospeed.cli.printing import print_note
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError, OutputError
@@ -40,12 +40,9 @@ def masks(
         ),
     ],
     size: Annotated[
-        str | None,
-        typer.Option(metavar="W,H", help="Width and height of the images, for YOLO labels without their images."),
+        str | None, option("W,H", "Width and height of the images, for YOLO labels without their images.")
     ] = None,
-    image_suffix: Annotated[
-        str, typer.Option(metavar="SUFFIX", help="Suffix of the images that the exported files name.")
-    ] = ".jpg",
+    image_suffix: Annotated[str, option("SUFFIX", "Suffix of the images that the exported files name.")] = ".jpg",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
     quiet: Quiet = False,
 ) -> None:

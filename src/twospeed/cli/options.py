@@ -74,6 +74,11 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
     return parse
 
 
+def option(metavar: str, help: str, **settings: Any) -> Any:
+    """Return an option with a value. metavar: what stands for it in the help. settings: of `typer.Option`."""
+    return typer.Option(metavar=metavar, help=help, **settings)
+
+
 def whole_option(least: int, most: int = 10**9, **settings: Any) -> Any:
     """Return an option for whole numbers in a range. settings: of `typer.Option`."""
     return typer.Option(**{"metavar": "N", **settings}, parser=whole(least, most))
@@ -145,16 +150,12 @@ Audio = Annotated[
 ]
 Start = Annotated[
     str | None,
-    typer.Option(
-        metavar="TIME",
-        help="Where to begin: a frame number (250), seconds (10.5s) or a time (HH:MM:SS). [default: the first frame]",
+    option(
+        "TIME", "Where to begin: a frame number (250), seconds (10.5s) or a time (HH:MM:SS). [default: the first frame]"
     ),
 ]
 End = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME", help="Where to stop, in the same units; this frame is left out. [default: the last frame]"
-    ),
+    str | None, option("TIME", "Where to stop, in the same units; this frame is left out. [default: the last frame]")
 ]
 Damaged = Annotated[
     Literal["error", "skip"],
@@ -164,10 +165,7 @@ Damaged = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Where networks run: cpu, cuda, cuda:1, mps. [default: a graphics card if there is one, else cpu]",
-    ),
+    option("NAME", "Where networks run: cpu, cuda, cuda:1, mps. [default: a graphics card if there is one, else cpu]"),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16", "auto"],
@@ -178,23 +176,22 @@ Precision = Annotated[
 ]
 Weights = Annotated[
     str,
-    typer.Option(
-        metavar="FILE",
-        help="'default' (the weights that come with the model), or a checkpoint: a .safetensors of twospeed or the "
+    option(
+        "FILE",
+        "'default' (the weights that come with the model), or a checkpoint: a .safetensors of twospeed or the "
         "authors' own file.",
     ),
 ]
 ManyWeights = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="FILE",
-        help="'default', 'random' (to try things out), or a checkpoint: a .safetensors of twospeed or the authors' own "
+    option(
+        "FILE",
+        "'default', 'random' (to try things out), or a checkpoint: a .safetensors of twospeed or the authors' own "
         "file. Repeat it for several models; one alone holds for all. [default: default]",
     ),
 ]
 Labels = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Text file of class names, one on each line. [default: those of the weights]"),
+    str | None, option("FILE", "Text file of class names, one on each line. [default: those of the weights]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no summary.")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from twospeed.cli.options import number
+from twospeed.cli.options import number, option
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,50 +33,45 @@ def papers(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Folder of a data set, such as davis17=DAVIS/2017/trainval; the names are listed with the table.",
-            metavar="NAME=DIR",
+        option(
+            "NAME=DIR",
+            "Folder of a data set, such as davis17=DAVIS/2017/trainval; the names are listed with the table.",
         ),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Weights that runs need; the names are listed with the table. A path with {name} in it stands for "
+        option(
+            "NAME=FILE",
+            "Weights that runs need; the names are listed with the table. A path with {name} in it stands for "
             "all that are there, such as 'runs/{name}/weights.safetensors'.",
-            metavar="NAME=FILE",
         ),
     ] = None,
     score: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Enter a number by hand, such as a server's, in the unit that the paper prints.",
-            metavar="ROW/COLUMN=VALUE",
-        ),
+        option("ROW/COLUMN=VALUE", "Enter a number by hand, such as a server's, in the unit that the paper prints."),
     ] = None,
     options: Annotated[
         str | None,
-        typer.Option(
-            help='More options for every evaluation, such as "--sequences dog,cows". They win over the paper\'s.',
-            metavar="TEXT",
+        option(
+            "TEXT", 'More options for every evaluation, such as "--sequences dog,cows". They win over the paper\'s.'
         ),
     ] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(
-            help="Evaluate on this benchmark in place of the paper's, such as camvid for a small reproduction; the "
+        option(
+            "NAME",
+            "Evaluate on this benchmark in place of the paper's, such as camvid for a small reproduction; the "
             "table says so.",
-            metavar="NAME",
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Network of all --weights, in place of the paper's; the table says so.", metavar="NAME"),
+        str | None, option("NAME", "Network of all --weights, in place of the paper's; the table says so.")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw accuracy against frames per second as PNG: the paper's points and ours. For tables that have "
+        option(
+            "FILE",
+            "Draw accuracy against frames per second as PNG: the paper's points and ours. For tables that have "
             "both, such as gsvnet's table1, fig3, figA5 and figA6.",
         ),
     ] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from twospeed.cli.options import Precision, whole_option, whole_or_none
+from twospeed.cli.options import Precision, option, whole_option, whole_or_none
 from twospeed.weights.catalog import FAST_TRACKER
 
 if TYPE_CHECKING:
@@ -110,18 +110,18 @@ class MemoryOptions:
     ] = 20
     max_memory_frames: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
+        option(
+            "N",
+            "Most frames in memory at once, so that memory does not grow with the video; none sets no limit.",
             parser=whole_or_none(1),
-            help="Most frames in memory at once, so that memory does not grow with the video; none sets no limit.",
         ),
     ] = 20
     precision: Precision = "fp32"
     finder: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A model that finds primary objects and corrects masks of which it is surer, where what was marked is "
+        option(
+            "MODEL",
+            "A model that finds primary objects and corrects masks of which it is surer, where what was marked is "
             "what it finds; none: no correction. [default: find_nano for track_small and track_nano, none for others]",
         ),
     ] = None
@@ -135,9 +135,9 @@ class MaskOutputOptions:
 
     export: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT,...",
-            help="Also write the masks as coco, youtube-vis, davis, youtube-vos, yolo-seg, cvat or labelme; several "
+        option(
+            "FORMAT,...",
+            "Also write the masks as coco, youtube-vis, davis, youtube-vos, yolo-seg, cvat or labelme; several "
             "with commas. They go into exports/.",
         ),
     ] = None
@@ -166,9 +166,8 @@ class MaskOutputOptions:
     ] = False
     remove_background: Annotated[
         str | None,
-        typer.Option(
-            metavar="COLOUR|IMAGE",
-            help="Also write background.mp4, the objects before a colour (green, #00b140) or an image file.",
+        option(
+            "COLOUR|IMAGE", "Also write background.mp4, the objects before a colour (green, #00b140) or an image file."
         ),
     ] = None
 

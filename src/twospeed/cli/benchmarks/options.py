@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from twospeed.cli.options import parse_ints
+from twospeed.cli.options import option, parse_ints
 from twospeed.cli.progress import show_progress
 from twospeed.errors import InputError
 
@@ -27,18 +27,11 @@ def running(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Running a model", **settings)
 
 
-Data = Annotated[
-    Path | None, typer.Option(help="Folder of the data set, in its official layout.", metavar="DIR", show_default=False)
-]
-Predictions = Annotated[
-    list[Path] | None, typer.Option(help="Score the files in this folder instead of running a model.", metavar="DIR")
-]
+Data = Annotated[Path | None, option("DIR", "Folder of the data set, in its official layout.", show_default=False)]
+Predictions = Annotated[list[Path] | None, option("DIR", "Score the files in this folder instead of running a model.")]
 Files = Annotated[
     list[Path] | None,
-    typer.Option(
-        help="Score this file instead of running a model. Repeat it to average the scores of several files.",
-        metavar="FILE",
-    ),
+    option("FILE", "Score this file instead of running a model. Repeat it to average the scores of several files."),
 ]
 Models = Annotated[
     list[str] | None,
@@ -70,8 +63,7 @@ OneWeights = Annotated[
     ),
 ]
 Sequences = Annotated[
-    str | None,
-    typer.Option(help="Only these sequences or videos, names separated by commas.  [default: all]", metavar="A,B,C"),
+    str | None, option("A,B,C", "Only these sequences or videos, names separated by commas.  [default: all]")
 ]
 Output = Annotated[
     Path | None,

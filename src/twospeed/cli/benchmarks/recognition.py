@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.options import grouped
+from twospeed.cli.options import grouped, option
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,23 +23,19 @@ def ava(
     predictions: options.Files = None,
     model: options.Models = None,
     weights: options.ManyWeights = None,
-    split: Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")] = "val",
+    split: Annotated[str, option("NAME", "Which part of the data set: train, val or test.")] = "val",
     sequences: options.Sequences = None,
     ground_truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="Annotations, such as ava_val_v2.2.csv.  [default: those in --data, see --version]", metavar="FILE"
-        ),
+        Path | None, option("FILE", "Annotations, such as ava_val_v2.2.csv.  [default: those in --data, see --version]")
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(
-            help="Label map (.pbtxt) of the classes to score.  [default: the one in --data, else the server's 60]",
-            metavar="FILE",
+        option(
+            "FILE", "Label map (.pbtxt) of the classes to score.  [default: the one in --data, else the server's 60]"
         ),
     ] = None,
     exclusions: Annotated[
-        Path | None, typer.Option(help="Keyframes that are not scored (csv).  [default: in --data]", metavar="FILE")
+        Path | None, option("FILE", "Keyframes that are not scored (csv).  [default: in --data]")
     ] = None,
     rules: Annotated[
         Literal["activitynet", "pyslowfast"],
@@ -149,29 +145,27 @@ def kinetics(
     *,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="A list of videos (`path label` on each line, or the official csv), a folder of class folders, or a "
+        option(
+            "PATH",
+            "A list of videos (`path label` on each line, or the official csv), a folder of class folders, or a "
             "folder with SPLIT.csv.",
-            metavar="PATH",
         ),
     ] = None,
     predictions: options.Files = None,
     model: options.Models = None,
     weights: options.ManyWeights = None,
-    split: Annotated[str, typer.Option(help="Which list or folder in --data.", metavar="NAME")] = "val",
+    split: Annotated[str, option("NAME", "Which list or folder in --data.")] = "val",
     root: Annotated[
-        Path | None,
-        typer.Option(help="Folder that a list's paths are relative to.  [default: the list's folder]", metavar="DIR"),
+        Path | None, option("DIR", "Folder that a list's paths are relative to.  [default: the list's folder]")
     ] = None,
     separator: Annotated[
         str | None,
-        typer.Option(
-            help="Text between path and label in a list. Needed when paths end in numbers.  [default: found out]",
-            metavar="TEXT",
+        option(
+            "TEXT", "Text between path and label in a list. Needed when paths end in numbers.  [default: found out]"
         ),
     ] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="File of class names in order, for lists that name classes.", metavar="FILE")
+        Path | None, option("FILE", "File of class names in order, for lists that name classes.")
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, help="Clips spread over each video. 1 is faster, 10 is the papers' protocol.")

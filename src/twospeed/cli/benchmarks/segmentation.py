@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.options import grouped
+from twospeed.cli.options import grouped, option
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twospeed.evaluation.semseg import DrivingSet
     from twospeed.results import OnProgress
 
-Split = Annotated[str, typer.Option(help="Which part of the data set: train, val or test.", metavar="NAME")]
+Split = Annotated[str, option("NAME", "Which part of the data set: train, val or test.")]
 KeyframeEvery = Annotated[
     int | None,
     options.running(
@@ -70,8 +70,7 @@ def segmentation(
     keyframe_weights: KeyframeWeights = None,
     split: Split = "val",
     frame_list: Annotated[
-        Path | None,
-        typer.Option(help="Cityscapes: GSVNet's list of frames.  [default: all labelled frames]", metavar="FILE"),
+        Path | None, option("FILE", "Cityscapes: GSVNet's list of frames.  [default: all labelled frames]")
     ] = None,
     keyframe_every: KeyframeEvery = None,
     frame_step: FrameStep = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from twospeed.cli.benchmarks import options
-from twospeed.cli.options import grouped
+from twospeed.cli.options import grouped, option
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def davis(
     model: options.Models = None,
     weights: options.ManyWeights = None,
     sequences: options.Sequences = None,
-    split: Annotated[str, typer.Option(help="Which list of the data set: val, test-dev, ...", metavar="NAME")] = "val",
+    split: Annotated[str, option("NAME", "Which list of the data set: val, test-dev, ...")] = "val",
     task: Annotated[
         Literal["semi-supervised", "unsupervised"] | None,
         typer.Option(
@@ -176,7 +176,7 @@ def youtube_vos(
     model: options.Models = None,
     weights: options.ManyWeights = None,
     sequences: options.Sequences = None,
-    split: Annotated[str, typer.Option(help="Which folder of the data set.", metavar="NAME")] = "valid",
+    split: Annotated[str, option("NAME", "Which folder of the data set.")] = "valid",
     memory: Memory,
     run: options.ModelRun,
 ) -> None:
@@ -211,12 +211,12 @@ def clicks(
     *,
     data: options.Data = None,
     model: Annotated[
-        str, typer.Option(help="Network that draws masks from clicks; grabcut: by colour alone.", metavar="NAME")
+        str, option("NAME", "Network that draws masks from clicks; grabcut: by colour alone.")
     ] = "click_nano",
     weights: options.OneWeights = None,
     sequences: options.Sequences = None,
-    split: Annotated[str, typer.Option(help="Which list of the data set.", metavar="NAME")] = "val",
-    every: Annotated[int, typer.Option(min=1, help="Score every n-th frame of a sequence.", metavar="N")] = 25,
+    split: Annotated[str, option("NAME", "Which list of the data set.")] = "val",
+    every: Annotated[int, option("N", "Score every n-th frame of a sequence.", min=1)] = 25,
     reporting: options.Reporting,
 ) -> None:
     """Masks from clicks: how many a mask needs, on frames of DAVIS-2016, and how good boxes and first clicks are.
