@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -348,50 +348,37 @@ class _Dtype:
             self.dtype = self.dtype.newbyteorder(">")
 
 
-@dataclass(frozen=True, eq=False)
-class _Values:
-    """An array's description and bytes, checked against each other; made into an array when it is needed."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    raw: bytes | str  # text where Python 2 wrote it
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple) or not isinstance(self.raw, bytes | str) or len(self.shape) > 16:
-            raise Damaged("an array's description is damaged")
-        if not all(isinstance(number, int) and 0 <= number < 1 << 48 for number in self.shape):
-            raise Damaged("an array's shape is damaged")
-        if self.nbytes != len(self.raw):
-            raise CheckpointError(f"an array of shape {self.shape} states {self.nbytes} bytes, but has {len(self.raw)}")
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self) -> np.ndarray[Any, Any]:
-        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        values = np.frombuffer(raw, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
-        return np.array(values, self.dtype.newbyteorder("="), order="C")
-
-
 class _PickledArray:
-    """Empty until its state comes, as pickles write arrays."""
+    """An array as pickles write it: empty until its state comes, whose description and bytes have to fit each other."""
 
-    values: _Values | None = None
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int, ...] = (0,)
+    order: Literal["C", "F"] = "C"
+    raw: bytes | str = b""  # text where Python 2 wrote it
 
     def take_state(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _Dtype):
+        if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or not isinstance(raw, bytes | str):
             raise Damaged("an array's description is damaged")
-        self.values = _Values(dtype.dtype, shape, fortran is True or fortran == 1, raw)
+        if len(shape) > 16 or not all(isinstance(number, int) and 0 <= number < 1 << 48 for number in shape):
+            raise Damaged("an array's shape is damaged")
+        self.dtype, self.shape, self.raw = dtype.dtype, shape, raw
+        self.order = "F" if fortran is True or fortran == 1 else "C"
+        if self.nbytes != len(raw):
+            raise CheckpointError(f"an array of shape {shape} states {self.nbytes} bytes, but has {len(raw)}")
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes if self.values else 0
+        return 0 if self.dtype is None else math.prod(self.shape) * self.dtype.itemsize
+
+    def values(self) -> np.ndarray[Any, Any]:
+        assert self.dtype is not None
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        values = np.frombuffer(raw, self.dtype).reshape(self.shape, order=self.order)
+        return np.array(values, self.dtype.newbyteorder("="), order="C")
 
     def read(self) -> Tensor | None:
-        return torch.from_numpy(self.values.read()) if self.values else None
+        return None if self.dtype is None else torch.from_numpy(self.values())
 
 
 def _reconstruct(kind: Any, *_: Any) -> _PickledArray:
@@ -407,9 +394,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _PickledArray:
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    if not isinstance(dtype, _Dtype):
-        raise Damaged("a number's description is damaged")
-    return _Values(dtype.dtype, (), False, raw).read().item()
+    return _frombuffer(raw, dtype, (), "C").values().item()
 
 
 def _encode(text: Any, *_: Any) -> bytes:
