@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -316,14 +316,3 @@ class Database:
     def _all(self, sql: str, *values: Any) -> list[Any]:
         with self._lock, self._faults():
             return self._db.execute(sql, values).fetchall()
-
-
-def ranges_of(frames: Iterable[int]) -> list[list[int]]:
-    """Return sorted frames as ranges [[first, last], ...]."""
-    ranges: list[list[int]] = []
-    for frame in frames:
-        if ranges and frame == ranges[-1][1] + 1:
-            ranges[-1][1] = frame
-        else:
-            ranges.append([frame, frame])
-    return ranges

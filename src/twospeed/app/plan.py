@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twospeed.errors import InputError
@@ -46,19 +46,21 @@ def plan_stale(stale: Sequence[int], keyframes: Sequence[int]) -> list[Part]:
     if not stale:
         raise InputError("no frame is out of date")
     parts: list[Part] = []
-    run = [stale[0], stale[0]]
-    for frame in [*stale[1:], -1]:
-        if frame == run[1] + 1:
-            run[1] = frame
-            continue
-        before = [key for key in keyframes if key < run[0]]
-        after = [key for key in keyframes if key > run[1]]
-        if before or not after:
-            parts.append({"first": run[0], "last": run[1]})
-        else:
-            parts.append({"first": run[1], "last": run[0]})
-        run = [frame, frame]
+    for first, last in ranges_of(stale):
+        backward = min(keyframes, default=first) > last
+        parts.append({"first": last, "last": first} if backward else {"first": first, "last": last})
     return parts
+
+
+def ranges_of(frames: Iterable[int]) -> list[list[int]]:
+    """Return sorted frames as ranges [[first, last], ...]."""
+    ranges: list[list[int]] = []
+    for frame in frames:
+        if ranges and frame == ranges[-1][1] + 1:
+            ranges[-1][1] = frame
+        else:
+            ranges.append([frame, frame])
+    return ranges
 
 
 def as_range(part: Part) -> range:

@@ -26,7 +26,6 @@ from twospeed.app.uploads import Offset
 from twospeed.environment import use_one_heap
 from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import lock_file, make_folder, read_text
-from twospeed.weights.catalog import DEFAULT_TRACKER
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -86,17 +85,17 @@ def _static(path: Path) -> Response:
 def serve(
     folder: Path,
     *,
-    video: Path | None = None,
-    run: Path | None = None,
-    port: int = 0,
-    browser: bool = True,
-    settings: dict[str, Any] | None = None,
-    announce: Callable[[str], None] = print,
+    video: Path | None,
+    run: Path | None,
+    port: int,
+    browser: bool,
+    settings: dict[str, Any],
+    announce: Callable[[str], None],
 ) -> None:
     """Serve a folder on the loopback until the process is interrupted.
 
     video: one of the folder's, or run: the folder of a finished run in it, to open at once. port: 0 takes a free one.
-    announce: called with the address.
+    settings: as `Desk` has them. announce: called with the address.
     Raises InputError where the folder is missing or open already, or the port is taken.
     """
     if not folder.is_dir():
@@ -119,8 +118,7 @@ def serve(
         port = listening.getsockname()[1]
         keys = Keys(port)
         library = Library(folder, run)
-        given = {"model": DEFAULT_TRACKER, "weights": "default", "device": None, "size": 480, "max_upload": 8 << 30}
-        desk = Desk(library, keys, {**given, **(settings or {})})
+        desk = Desk(library, keys, settings)
         if video is not None:
             desk.settings["open"] = next((v.id for v in library.videos() if v.path == video.resolve()), None)
         if run is not None:

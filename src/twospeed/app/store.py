@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.app import wire
-from twospeed.app.database import Conflict, Database, ranges_of
+from twospeed.app.database import Conflict, Database
+from twospeed.app.plan import ranges_of
 from twospeed.app.wire import EDITED, GIVEN, STALE, TRACKED, WireMask
 from twospeed.errors import InputError
 from twospeed.results import AnnotatedFrame, ObjectMasks

@@ -13,7 +13,6 @@ from twospeed.app.desk import Desk
 from twospeed.app.jobs import Job
 from twospeed.app.messages import NewJob
 from twospeed.app.store import Project
-from twospeed.app.wire import WireMask
 from twospeed.errors import InputError
 from twospeed.weights.catalog import find
 from twospeed.weights.entries import Entry
@@ -78,16 +77,12 @@ def _make_job(desk: Desk, project: Project, path: Path, message: NewJob) -> Job:
 def _tracking(
     project: Project, content: dict[str, Any], parts: list[plan.Part], keys: list[int], options: dict[str, Any]
 ) -> Job:
-    masks: dict[int, WireMask] = {}
-    for key in keys:
-        mask = project.mask(key)
-        if mask is not None:
-            masks[key] = mask
+    masks = [mask for key in keys if (mask := project.mask(key)) is not None]
     content["gone"] = project.gone()
     content["parts"] = parts
     total = plan.count(parts, keys)
     job_id = project.add_job("track", {**options, "parts": parts}, total)
-    return Job(project, job_id, content, list(masks.values()))
+    return Job(project, job_id, content, masks)
 
 
 def _remaining(project: Project, job_id: int, parts: list[plan.Part], keys: list[int]) -> list[plan.Part]:
