@@ -180,10 +180,10 @@ class Project(Database):
         frame: int,
         object_id: int,
         marks: Mapping[str, Any] | None,
-        region: NDArray[np.bool_] | None,
+        region: NDArray[np.bool_],
         tab: str = "",
         base_rev: int | None = None,
-    ) -> WireMask | None:
+    ) -> WireMask:
         """Keep an object's marks on a frame (None: remove them), with the mask they give, as one change.
 
         base_rev: the revision that the edit began from; raises Conflict where the frame has changed since.
@@ -191,7 +191,7 @@ class Project(Database):
         with self._op("marks", tab) as op:
             self._check_unchanged(frame, base_rev)
             self._set_row(op, "mark", f"{frame}:{object_id}", None if marks is None else [dict(marks)])
-            return None if region is None else self._paint(op, frame, object_id, region, GIVEN)
+            return self._paint(op, frame, object_id, region, GIVEN)
 
     def paint(
         self, frame: int, object_id: int, region: NDArray[np.bool_], tab: str = "", base_rev: int | None = None

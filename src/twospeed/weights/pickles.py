@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO
 
 from twospeed.errors import CheckpointError
@@ -63,19 +63,16 @@ def load_pickle(
         raise Damaged(str(error) or type(error).__name__) from error
 
 
+@dataclass
 class _Machine:
-    def __init__(
-        self,
-        file: BinaryIO,
-        functions: Mapping[str, Callable[..., Any]],
-        names: frozenset[str],
-        storage: Callable[[Any], Any] | None,
-    ) -> None:
-        self.file, self.functions, self.names, self.storage = file, functions, names, storage
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # stacks under the marks
-        self.memo: dict[int, Any] = {}
-        self.work = 0  # lengths of all arguments so far
+    file: BinaryIO
+    functions: Mapping[str, Callable[..., Any]]
+    names: frozenset[str]
+    storage: Callable[[Any], Any] | None
+    stack: list[Any] = field(default_factory=list)
+    below: list[list[Any]] = field(default_factory=list)  # stacks under the marks
+    memo: dict[int, Any] = field(default_factory=dict)
+    work: int = 0  # lengths of all arguments so far
 
     def run(self) -> Any:
         for _ in range(_MOST_OPERATIONS):

@@ -143,6 +143,4 @@ def _apply_marks(desk: Desk, project: Project, message: Marks, tab: str) -> Wire
             "polygon": message.polygon,
             "start": None if coded is None else base64.b64encode(coded).decode(),
         }
-    found = project.set_marks(message.frame, message.object, kept, region, tab, message.base_rev)
-    assert found is not None
-    return found
+    return project.set_marks(message.frame, message.object, kept, region, tab, message.base_rev)
