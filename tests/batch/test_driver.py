@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.stub import ended, prepare, run, run_batch, write_videos
-from twospeed.batch.driver import Batch, Policy, Stop
+from twospeed.batch.driver import Batch, Policy
 from twospeed.batch.local import LocalEngine
 from twospeed.batch.manifest import open_manifest
 from twospeed.batch.storage import FolderStorage, open_storage
@@ -118,17 +118,17 @@ def test_killed_driver_and_next_run_do_each_video_once(tmp_path):
 
 
 def test_signals_drain(tmp_path):
-    """`Stop` lets what runs end, and begins nothing more."""
+    """A batch that is stopped lets what runs end, and begins nothing more."""
     videos = write_videos(tmp_path / "in", a="slow 0.1", b="ok", c="ok")
-    stop = Stop()
+    begun = []
 
     def on_event(event):
-        stop.wanted = stop.wanted or event["event"] == "begin"
+        begun.extend([event] if event["event"] == "begin" else [])
 
     with Batch(open_storage(str(tmp_path / "out")), "segment", []) as batch:
         batch.add(videos)
         work = Work("segment", run, [], str(tmp_path / "out"), batch.batch_id, prepare)
-        counts = batch.run(LocalEngine(work, [None]), stop=stop, on_event=on_event)
+        counts = batch.run(LocalEngine(work, [None]), is_stopped=lambda: bool(begun), on_event=on_event)
     assert counts == {"pending": 2, "running": 0, "done": 1, "failed": 0}
     assert ended(tmp_path / "in") == {"a": 1}
 

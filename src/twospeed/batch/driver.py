@@ -38,13 +38,6 @@ class Policy:
     lease_s: float = 60.0
 
 
-@dataclass
-class Stop:
-    """Set from a signal: the batch begins nothing more and ends when what runs has ended."""
-
-    wanted: bool = False
-
-
 _Unit = tuple[str, int]
 """What is handed out: a video's key with the number of one of its parts, 0 for the whole."""
 
@@ -109,16 +102,17 @@ class Batch:
         self,
         engine: Engine,
         *,
-        stop: Stop | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
         on_progress: OnProgress = lambda progress: None,
         on_event: OnEvent = lambda event: None,
     ) -> dict[str, int]:
-        """Work until every video is done or has failed, or `stop` is set, and return how many are in each state.
+        """Work until every video is done or has failed, and return how many are in each state.
+
+        is_stopped: asked now and then; once it says so, nothing more begins, and what runs ends.
 
         Raises CheckpointError's message as InputError where a setup error holds for all videos, OutputError where the
         manifest cannot be written. What runs then is taken back.
         """
-        stop = stop or Stop()
         rows, running = self.manifest.rows, set[_Unit]()
         due = {(key, 0): 0.0 for key, row in rows.items() if row.state == "pending"}
         parts: dict[str, int] = {}  # of the videos that are computed in several
@@ -138,11 +132,11 @@ class Batch:
 
         self._note(on_event, "start", videos=len(rows), slots=engine.slots, **before)
         try:
-            while running or (due and not stop.wanted and not setup_error):
+            while running or (due and not is_stopped() and not setup_error):
                 self._beat()
                 moment = time.monotonic()
                 ready = [unit for unit, after in due.items() if after <= moment]
-                for unit in ready[: 0 if stop.wanted or setup_error else engine.free]:
+                for unit in ready[: 0 if is_stopped() or setup_error else engine.free]:
                     del due[unit]
                     running.add(unit)
                     key, part = unit

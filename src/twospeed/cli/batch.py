@@ -36,7 +36,7 @@ from twospeed.environment import usable_cores
 from twospeed.errors import InputError
 
 if TYPE_CHECKING:
-    from twospeed.batch.driver import Batch, Stop
+    from twospeed.batch.driver import Batch
     from twospeed.batch.local import Engine
     from twospeed.batch.worker import Work
     from twospeed.results import Progress
@@ -293,8 +293,8 @@ def _finish(batch: Batch, job: str, arguments: list[str], options: _Options) -> 
                     call(progress)
 
             engine = _engine(work, options)
-            stop, received = stack.enter_context(_drain(options.quiet))
-            counts = batch.run(engine, stop=stop, on_progress=on_progress)
+            received = stack.enter_context(_drain(options.quiet))
+            counts = batch.run(engine, is_stopped=lambda: bool(received), on_progress=on_progress)
     report = {"output": options.output, "videos": len(batch.manifest.rows), **counts}
     if options.json_output:
         print_json(report)
@@ -331,17 +331,14 @@ def _engine(work: Work, options: _Options) -> Engine:
 
 
 @contextlib.contextmanager
-def _drain(quiet: bool) -> Iterator[tuple[Stop, list[int]]]:
-    """Let the first SIGINT or SIGTERM set `Stop`, and the second interrupt; signals that came are collected."""
-    from twospeed.batch.driver import Stop
-
-    stop, received = Stop(), list[int]()
+def _drain(quiet: bool) -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM, after which the batch begins nothing more; the second interrupts."""
+    received: list[int] = []
 
     def handle(signal_number: int, _: object) -> None:
         received.append(signal_number)
-        if stop.wanted:
+        if len(received) > 1:
             raise KeyboardInterrupt
-        stop.wanted = True
         if not quiet:
             print_note("twospeed: stopping after the videos that are being computed; interrupt again to stop at once")
 
@@ -349,7 +346,7 @@ def _drain(quiet: bool) -> Iterator[tuple[Stop, list[int]]]:
     if threading.current_thread() is threading.main_thread():
         kept = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, received
+        yield received
     finally:
         for signal_number, handler in kept.items():
             signal.signal(signal_number, handler)
