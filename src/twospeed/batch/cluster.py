@@ -28,8 +28,7 @@ class RayEngine:
 
     address: of an existing cluster ("auto" finds one on this machine); None takes the environment's RAY_ADDRESS, or
     starts one here, whatever other cluster runs on this machine. slots: actors; None as many as the cluster has cores
-    and GPUs for. cpus, gpus: that Ray reserves for each. most_seconds: after which an attempt counts as hung and its
-    actor is replaced; None waits for Ray to see that it has died.
+    and GPUs for. cpus, gpus: that Ray reserves for each.
     Raises InputError where Ray is not installed or the cluster does not answer.
     """
 
@@ -43,7 +42,6 @@ class RayEngine:
         slots: int | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
-        most_seconds: float | None = None,
     ) -> None:
         # Started by `uv run`, Ray would upload the current folder, videos and all, and set up uv's packages again
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -51,7 +49,7 @@ class RayEngine:
             import ray
         except ImportError as error:
             raise InputError("Ray is not installed; install twospeed[ray], or choose the engine local") from error
-        self._ray, self._most_seconds = ray, most_seconds
+        self._ray = ray
         self._begun_here = not ray.is_initialized()
         if self._begun_here:
             address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -73,7 +71,7 @@ class RayEngine:
         self._name = f"twospeed-{work.job}-{work.batch_id[:8]}"
         self._numbers = iter(range(1_000_000_000))
         self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, Task, float]] = {}  # answer to come -> actor, task, when it began
+        self._running: dict[Any, tuple[Any, Task]] = {}  # by the answer to come
 
     @property
     def free(self) -> int:
@@ -86,7 +84,7 @@ class RayEngine:
             actor = self._idle.pop()
         else:
             actor = self._actor.options(name=f"{self._name}-{next(self._numbers)}").remote(*self._arguments)
-        self._running[actor.execute.remote(task)] = (actor, task, time.monotonic())
+        self._running[actor.execute.remote(task)] = (actor, task)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return what has ended since; where an actor or its node has died, that."""
@@ -98,7 +96,7 @@ class RayEngine:
         ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
         outcomes = []
         for answer in ready:
-            actor, task, _ = self._running.pop(answer)
+            actor, task = self._running.pop(answer)
             try:
                 outcomes.append(self._ray.get(answer))
             except self._ray.exceptions.RayError as error:
@@ -107,16 +105,11 @@ class RayEngine:
                 outcomes.append(task.died(f"the worker that worked on it died: {reason}"))
             else:
                 self._idle.append(actor)
-        for answer, (actor, task, begun) in list(self._running.items()):
-            if self._most_seconds is not None and time.monotonic() - begun > self._most_seconds:
-                del self._running[answer]
-                self._ray.kill(actor)
-                outcomes.append(task.died(f"the worker that worked on it was ended after {self._most_seconds:g} s"))
         return outcomes
 
     def close(self) -> None:
         """End all actors, and the connection to the cluster if it was made here."""
-        for actor in [*self._idle, *(actor for actor, _, _ in self._running.values())]:
+        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
             self._ray.kill(actor)
         self._idle, self._running = [], {}
         if self._begun_here:
