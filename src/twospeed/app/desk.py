@@ -15,7 +15,6 @@ from twospeed.app.library import Library
 from twospeed.app.live import Hub
 from twospeed.app.security import Keys
 from twospeed.app.store import Project
-from twospeed.app.wire import WireMask
 from twospeed.errors import InputError, VideoError
 
 
@@ -25,7 +24,7 @@ class Desk:
     def __init__(self, library: Library, keys: Keys, settings: dict[str, Any]) -> None:
         self.library, self.keys, self.settings = library, keys, settings
         self.hub = Hub()
-        self.jobs = Jobs(self._on_job)
+        self.jobs = Jobs(self.hub.tell)
         self.decoding = ThreadPoolExecutor(2, "frames")
         self.nearby = ThreadPoolExecutor(1, "nearby frames")  # they are shown until those that are decoded come
         self.thumbnails = ThreadPoolExecutor(1, "thumbnails")
@@ -34,9 +33,6 @@ class Desk:
         self.exports: dict[str, dict[str, Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self._proxies = asyncio.Lock()
-
-    async def _on_job(self, project: Project, text: dict[str, Any], masks: list[WireMask]) -> None:
-        self.hub.tell(project.id, text, masks)
 
     async def project(self, project_id: str) -> Project:
         """Return a project."""

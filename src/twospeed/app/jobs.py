@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +22,6 @@ from twospeed.environment import use_threads_well
 BATCH, BATCH_S = 16, 0.25  # masks are committed when so many, or so old, whichever comes first
 AGAIN_S = 1.0  # until a full disk is tried again
 STOP_S = 2.0  # after which the worker gets SIGTERM, and SIGKILL after 3 more
-
-OnEvent = Callable[[Project, dict[str, Any], list[WireMask]], Awaitable[None]]
 
 
 @dataclass
@@ -39,13 +37,13 @@ class Job:
 
 
 class Jobs:
-    """The queue. on_event: called with each change of a job, and the masks that it stored.
+    """The queue. tell: called with a project's id, each change of a job of it, and the masks that it stored.
 
     Everything here runs on the event loop; what touches the disk runs on a thread.
     """
 
-    def __init__(self, on_event: OnEvent) -> None:
-        self._on_event = on_event
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._process: asyncio.subprocess.Process | None = None
         self._current: Job | None = None
@@ -169,7 +167,7 @@ class Jobs:
             if received[0] == pipe.BYTES:
                 mask = wire.parse(received[1])
                 await asyncio.to_thread(job.project.put_results, "segment", {mask.frame: received[1]})
-                await self._on_event(job.project, {"t": "result", "kind": "segment", "frame": mask.frame}, [])
+                self._tell(job.project.id, {"t": "result", "kind": "segment", "frame": mask.frame})
                 labelled += 1
                 if time.monotonic() - flushed > BATCH_S or labelled == job.content["last"] - job.content["first"] + 1:
                     flushed = time.monotonic()
@@ -182,11 +180,11 @@ class Jobs:
         if content["t"] == "ready" or content.get("job") != job.serial:
             return False
         if content["t"] == "progress":
-            await self._on_event(job.project, {"t": "progress", **content}, [])
+            self._tell(job.project.id, {"t": "progress", **content})
             return False
         if content["t"] == "result":
             await asyncio.to_thread(job.project.put_results, content["kind"], {content["frame"]: content["data"]})
-            await self._on_event(job.project, {"t": "result", "kind": content["kind"], "frame": content["frame"]}, [])
+            self._tell(job.project.id, {"t": "result", "kind": content["kind"], "frame": content["frame"]})
             return False
         seconds = time.monotonic() - begun
         await self._set(job, state=content["t"], error=content.get("error"), seconds=seconds)
@@ -197,11 +195,11 @@ class Jobs:
             ids = {i for mask in batch for i in mask.confidence}
             await asyncio.to_thread(job.project.add_objects_found, ids)
         stored = await asyncio.to_thread(job.project.add_tracked, job.id, batch)
-        await self._on_event(job.project, {"t": "job", **job.project.job(job.id), "seconds": seconds}, stored)
+        self._tell(job.project.id, {"t": "job", **job.project.job(job.id), "seconds": seconds}, stored)
 
     async def _set(self, job: Job, **values: Any) -> None:
         await asyncio.to_thread(job.project.set_job, job.id, **values)
-        await self._on_event(job.project, {"t": "job", **job.project.job(job.id)}, [])
+        self._tell(job.project.id, {"t": "job", **job.project.job(job.id)})
 
     async def _fail(self, job: Job, reason: str) -> None:
         """Write down that a job has failed; where the disk refuses that, too, as soon as it takes it."""
@@ -210,7 +208,7 @@ class Jobs:
                 await self._set(job, state="failed", error=reason)
                 return
             failed = {"t": "job", **job.project.job(job.id), "state": "failed", "error": reason}
-            await self._on_event(job.project, failed, [])
+            self._tell(job.project.id, failed)
             await asyncio.sleep(AGAIN_S)
 
     async def _kill(self) -> None:
