@@ -7,7 +7,7 @@ place, which is what makes a run resumable.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,22 +48,6 @@ KEYFRAMES_A_PART = 50  # an interrupted run loses less than this
 Clips = dict[tuple[int, CropTransform], NDArray[np.uint8]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Read:
-    """A keyframe's images: clips by stride and transform, and the size of the source."""
-
-    keyframe: Keyframe
-    clips: Clips
-    height: int
-    width: int
-
-    def images(self, frames: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
-        """As `box_actions.Images`: the middle of the clip that was read."""
-        clip = self.clips[stride, transform]
-        before = (len(clip) - frames) // 2
-        return clip[before : before + frames]
-
-
 def score_keyframes(
     keyframes: Sequence[Keyframe], frames: AvaFrames, actions: BoxActions, *, workers: int = 1
 ) -> Iterator[tuple[Keyframe, NDArray[np.float32]]]:
@@ -77,7 +61,7 @@ def score_keyframes(
             raise InputError(f"a clip of {count} frames has no middle; networks for keyframes take an even number")
         longest[stride] = max(count, longest.get(stride, 0))
 
-    def read(keyframe: Keyframe) -> _Read:
+    def read(keyframe: Keyframe) -> tuple[Keyframe, Clips, int, int]:
         clips: Clips = {}
         height = width = 0
         for stride, count in longest.items():
@@ -85,11 +69,17 @@ def score_keyframes(
             height, width = images.shape[1:3]
             for transform in actions.transforms(height, width):
                 clips[stride, transform] = np.stack([scaled(image, transform) for image in images])
-        return _Read(keyframe, clips, height, width)
+        return keyframe, clips, height, width
 
-    for done in read_ahead(read, keyframes, workers):
-        boxes = in_pixels(done.keyframe.boxes_xyxy, done.height, done.width)
-        yield done.keyframe, actions.scores(done.images, boxes, done.height, done.width)
+    def middle(clips: Clips, count: int, stride: int, transform: CropTransform) -> NDArray[np.uint8]:
+        """As `box_actions.Images`: the middle of the clip that was read."""
+        clip = clips[stride, transform]
+        before = (len(clip) - count) // 2
+        return clip[before : before + count]
+
+    for keyframe, clips, height, width in read_ahead(read, keyframes, workers):
+        boxes = in_pixels(keyframe.boxes_xyxy, height, width)
+        yield keyframe, actions.scores(functools.partial(middle, clips), boxes, height, width)
 
 
 def run_keyframes(

@@ -85,11 +85,9 @@ class Pass:
 
 def build_passes(models: Sequence[Any], settings: RunSettings, build: BuildTracker) -> list[Pass]:
     """Build a tracker for each model, size and direction."""
+    shared = ("memory_every", "include_last", "top_k", "max_memory_frames")
     options = {
-        "memory_every": settings.memory_every,
-        "include_last": settings.include_last,
-        "top_k": settings.top_k,
-        "max_memory_frames": settings.max_memory_frames,
+        **{name: getattr(settings, name) for name in shared},
         **({"finetune": settings.finetune} if settings.finetune else {}),
         **({"finder": settings.finder} if settings.finder != "default" else {}),
     }

@@ -221,7 +221,11 @@ def report_videos(
     if not scores.probabilities:
         why = f"; the first: {next(iter(scores.broken.values()))}" if scores.broken else ""
         raise DatasetError(f"not one of {len(videos)} videos could be scored{why}")
-    notes = _broken_notes([scores.broken[v] for v in sorted(scores.broken)], videos)
+    reasons = [scores.broken[v] for v in sorted(scores.broken)]
+    notes: tuple[str, ...] = tuple(reasons[:5])
+    if reasons:
+        what = f"{len(reasons)} of {len(videos)} videos were not scored and do not count in top1, top5, average_error"
+        notes = (what, *notes, *([f"and {len(reasons) - 5} more"] if len(reasons) > 5 else []))
     common: dict[str, Any] = {
         "benchmark": "kinetics",
         "coverage": f"{len(scores.probabilities)} of {len(videos)} videos",
@@ -237,14 +241,6 @@ def report_videos(
     if "per_view" in summary:
         rows["one view (mean)"] = summary["per_view"]
     return Report(scores=summary, table=_table(rows), protocol=f"{PROTOCOL}; {views}", notes=notes, **common)
-
-
-def _broken_notes(reasons: Sequence[str], videos: Sequence[LabelledVideo], most: int = 5) -> tuple[str, ...]:
-    if not reasons:
-        return ()
-    head = f"{len(reasons)} of {len(videos)} videos were not scored and do not count in top1, top5, average_error"
-    more = [f"and {len(reasons) - most} more"] if len(reasons) > most else []
-    return (head, *reasons[:most], *more)
 
 
 def evaluate_kinetics(

@@ -91,21 +91,10 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers; what is not a number (NaN) becomes None."""
         checksums = list(self.weights_sha256)
-        document = {
-            **self.scores,
-            "benchmark": self.benchmark,
-            "protocol": self.protocol,
-            "coverage": self.coverage,
-            "model": self.model,
-            "weights_sha256": checksums[0] if len(checksums) == 1 else checksums or None,
-            "parameters": self.parameters,
-            "settings": self.settings,
-            "speed": self.speed,
-            "notes": self.notes,
-            "machine": self.machine,
-            "versions": self.versions,
-            "commit": self.commit,
-        }
+        names = ("benchmark", "protocol", "coverage", "model", "weights_sha256", "parameters", "settings", "speed",
+                 "notes", "machine", "versions", "commit")  # fmt: skip
+        document = {**self.scores, **{name: getattr(self, name) for name in names}}
+        document["weights_sha256"] = checksums[0] if len(checksums) == 1 else checksums or None
         plain: dict[str, Any] = _plain(document)
         return plain
 

@@ -7,6 +7,7 @@ Source: "Applying SlowFast Networks to Video Object Segmentation" (report); Cael
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -79,20 +80,13 @@ class UnsupervisedRun(Run):
         _check_task(networks.title, settings, task, finder=finder)
         (network,) = networks.built(**({} if settings.size is None or finder else scaled_to(settings.size)))
         assert finder or isinstance(network, SlowFastMaskRCNN)  # as `needs_no_masks` has said
-        self.options, self.merged, self.network, self._device = settings, merged, network, device
-        self._size = settings.size if finder else None  # the other is built for its size
-        self.tuning = Clock()
-        self._tracker = self._tracker_of(network)
-
-    def _tracker_of(self, network: nn.Module) -> UnsupervisedTracker:
-        return UnsupervisedTracker(
-            network,
-            device=self._device,
-            size=self._size,
-            merged=self.merged,
-            min_score=self.options.min_score,
-            max_objects=self.options.max_objects,
-        )
+        self.options, self.network, self.tuning = settings, network, Clock()
+        size = settings.size if finder else None  # the other is built for its size
+        self._build = functools.partial(
+            UnsupervisedTracker, device=device, size=size, merged=merged, min_score=settings.min_score,
+            max_objects=settings.max_objects,
+        )  # fmt: skip
+        self._tracker = self._build(network)
 
     def davis_plan(self, sample: SequenceSample) -> tuple[UnsupervisedRun, FrameJobs]:
         """All frames are seen and written, the first one among them. Fine-tunes the network when that is asked for."""
@@ -103,7 +97,7 @@ class UnsupervisedRun(Run):
             options = FineTuning(iterations=self.options.finetune, **self.options.finetune_options)
             with self.tuning.running():
                 tuned = fine_tune(self.network, seen, masks, options)
-            self._tracker = self._tracker_of(tuned)
+            self._tracker = self._build(tuned)
             self._tracker.reset(masks)
         return self, [(frame, None, True) for frame in sample.frames]
 

@@ -36,7 +36,7 @@ from torch.utils.data import default_collate
 
 from twospeed.data.benchmarks import camvid
 from twospeed.data.clips.drives import Drives, DriveSnippets
-from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, Snippets, TrainSnippets
+from twospeed.data.clips.snippets import LabelledVideos, SnippetCrop, TrainSnippets, find_snippets
 from twospeed.data.loading import load
 from twospeed.errors import InputError
 from twospeed.evaluation.label_runs import plan_chains, run_chains
@@ -275,8 +275,9 @@ def training_set(config: GsvnetConfig, most: int) -> tuple[Patches, Mapping[int,
     videos = BENCHMARKS[config.dataset].open(config.data, config.train_split, config.train_list)
     crop = SnippetCrop(config.patch, config.scales, config.flip_probability)
     if not config.drives:
-        snippets = Snippets(videos, config.distances, step=config.frame_step, most=most)
-        return TrainSnippets(snippets, crop, seed=config.seed), snippets.counts
+        snippets = find_snippets(videos, config.distances, step=config.frame_step, most=most)
+        counts = {distance: len(some) for distance, some in snippets.items()}
+        return TrainSnippets(snippets, crop, seed=config.seed), counts
     frames = [videos[index] for index in range(len(videos))]
     images, labels = [frame.image() for frame in frames], [frame.labels() for frame in frames]
     movers = [camvid.CLASSES.names.index(name) for name in ("car", "pedestrian", "bicyclist")]

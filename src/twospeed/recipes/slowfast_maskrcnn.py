@@ -393,7 +393,9 @@ def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False, on_progr
 
         stages: tuple[Stage, ...] = ("detector", "video")
         for stage in stages[stages.index(at.stage) :]:
-            epochs = epochs_of(config, stage)
+            epochs = config.detector_epochs if stage == "detector" else config.epochs
+            if stage == "detector" and config.detector_weights is not None:
+                epochs = 0  # a detector that comes trained is not trained again
             if at.stage != stage:
                 at = Position(stage, step=at.step)
             optimizer = optimizer_for(config, network, stage)
@@ -446,13 +448,6 @@ def train(config: SlowFastMaskRCNNDavisConfig, *, resume: bool = False, on_progr
         if config.select == "last" or not config.epochs:
             export(run, network, at)
     return config.out
-
-
-def epochs_of(config: SlowFastMaskRCNNDavisConfig, stage: Stage) -> int:
-    """Return how often a stage goes through its frames; a detector that comes trained is not trained again."""
-    if stage == "detector":
-        return 0 if config.detector_weights is not None else config.detector_epochs
-    return config.epochs
 
 
 def take_step(

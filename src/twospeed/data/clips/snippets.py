@@ -5,7 +5,8 @@ The first frame of a snippet is the keyframe, its distance to the label the numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,47 +47,28 @@ def leading_to(
     return None if step is None and most is not None and apart > most else path
 
 
-class Snippets:
-    """All snippets of a data set whose label is at one of these distances from the keyframe: map-style, their frames.
+def find_snippets(
+    data: LabelledVideos, distances: Sequence[int] = (1, 2, 3, 4), *, step: int | None = None, most: int | None = None
+) -> dict[int, list[tuple[LabelledFrame, ...]]]:
+    """Return, by distance, the frames of all snippets whose label is so many steps from the keyframe.
 
-    In the order of the distances, as the released code runs an epoch: all frames at the first one, then all at the
-    second. step: frames of the recording from one frame to the next; None takes the finest that there is, which is no
-    video where it is more than `most`. Labelled frames with too little before them are left out at that distance;
-    `counts` says how many are there.
+    step: frames of the recording from one frame to the next; None takes the finest that there is, which is no video
+    where it is more than `most`. Labelled frames with too little before them are left out at that distance.
     Raises DatasetError when a distance has no snippet at all, InputError for negative distances.
     """
-
-    def __init__(
-        self,
-        data: LabelledVideos,
-        distances: Sequence[int] = (1, 2, 3, 4),
-        *,
-        step: int | None = None,
-        most: int | None = None,
-    ):
-        if not distances or min(distances) < 0:
-            raise InputError(
-                f"distances are {tuple(distances)}; give one or more, 0 (the labelled frame alone) or more"
+    if not distances or min(distances) < 0:
+        raise InputError(f"distances are {tuple(distances)}; give one or more, 0 (the labelled frame alone) or more")
+    frames = [data[index] for index in range(len(data))]
+    snippets = {}
+    for distance in distances:
+        found = [leading_to(data, frame, distance, step=step, most=most) for frame in frames]
+        snippets[distance] = [snippet for snippet in found if snippet is not None]
+        if not snippets[distance]:
+            raise DatasetError(
+                f"none of the {len(frames)} labelled frames has {distance} frames before it (as "
+                f"{frames[0].image_file} shows); propagation needs the frames of the video, not only labelled ones"
             )
-        self.samples: list[tuple[LabelledFrame, ...]] = []
-        self.counts: dict[int, int] = {}
-        frames = [data[index] for index in range(len(data))]
-        for distance in distances:
-            found = [leading_to(data, frame, distance, step=step, most=most) for frame in frames]
-            samples = [snippet for snippet in found if snippet is not None]
-            if not samples:
-                raise DatasetError(
-                    f"none of the {len(frames)} labelled frames has {distance} frames before it (as "
-                    f"{frames[0].image_file} shows); propagation needs the frames of the video, not only labelled ones"
-                )
-            self.counts[distance] = len(samples)
-            self.samples += samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[LabelledFrame, ...]:
-        return self.samples[index]
+    return snippets
 
 
 def read_snippet(frames: Sequence[LabelledFrame]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -131,12 +113,16 @@ class SnippetCrop:
 class TrainSnippets:
     """Patches of snippets as tensors: map-style over (epoch, index), a pure function of them and the seed.
 
+    snippets: as `find_snippets` gives them; all of the first distance come first, then all of the second, as the
+    released code runs an epoch.
     Yields frames uint8 (T, 3, h, w) RGB and classes uint8 (h, w); void and what is no class stay as they are. All
     snippets of one distance and image size have one size. Raises InputError for images too small for a patch.
     """
 
-    def __init__(self, snippets: Snippets, crop: SnippetCrop, *, seed: int = 0):
-        self.snippets, self.crop, self.seed = snippets, crop, seed
+    def __init__(
+        self, snippets: Mapping[int, Sequence[Sequence[LabelledFrame]]], crop: SnippetCrop, *, seed: int = 0
+    ) -> None:
+        self.snippets, self.crop, self.seed = list(itertools.chain.from_iterable(snippets.values())), crop, seed
 
     def __len__(self) -> int:
         return len(self.snippets)
