@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,25 @@ class SequenceSample:
         if path is None:
             raise DatasetError(f"{self.name}: frame {frame} is not annotated; {len(self.annotations)} other frames are")
         return read_label_part(path, foreground=self.foreground, has_void=True)
+
+
+class SequenceSet:
+    """Videos by name, in the order of `names`; the files of each are listed when it is asked for, and not kept."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[SequenceSample]:
+        return map(self.sequence, self.names)
+
+    def __getitem__(self, index: int) -> SequenceSample:
+        return self.sequence(self.names[index])
+
+    def sequence(self, name: str) -> SequenceSample:
+        """Return one video, its files listed and checked but not read. Raises DatasetError for what is missing."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

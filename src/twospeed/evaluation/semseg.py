@@ -67,17 +67,13 @@ def _open_camvid(root: Path, split: str, list_file: Path | None) -> LabelledVide
     return camvid.CamVid(root, split)  # type: ignore[arg-type]
 
 
-def _open_cityscapes(root: Path, split: str, list_file: Path | None) -> LabelledVideos:
-    return cityscapes.Cityscapes(root, split, list_file=list_file)  # type: ignore[arg-type]
-
-
 BENCHMARKS: Mapping[DrivingSet, _Benchmark] = {
     "camvid": _Benchmark(
         "CamVid", _open_camvid, camvid.CLASSES, camvid.FRAME_RATE, {"train": 367, "val": 101, "test": 233}
     ),
     "cityscapes": _Benchmark(
         "Cityscapes",
-        _open_cityscapes,
+        lambda root, split, list_file: cityscapes.Cityscapes(root, split, list_file=list_file),  # type: ignore[arg-type]
         cityscapes.CLASSES,
         17,
         cityscapes.OFFICIAL_FRAMES,
@@ -232,6 +228,8 @@ class _SegmentationRun(Run):
         self, data: LabelledVideos, frames: Sequence[LabelledFrame], folder: Path | None, public: bool, of: str
     ) -> Report:
         """Label, count, and return the report. folder: where labels are kept. of: what the frames are a part of."""
+        from twospeed.weights.cost import segmenter_cost
+
         chosen, notes = self.chosen, []
         distances = range(self.interval if public else 1)
         most = int(MOST_SECONDS_APART * chosen.frame_rate)
@@ -247,7 +245,8 @@ class _SegmentationRun(Run):
             self.segmenter, chains, len(chosen.classes), output=folder, code=chosen.code, clock=self.clock,
             on_chain=partial(self._tell, "label", len(chains)),
         )  # fmt: skip
-        cost = self._cost(frames[0])
+        height, width = frames[0].image().shape[:2]
+        cost = segmenter_cost(self.model, height, width)
         medians = {f"{kind}_seconds": self.clock.median(kind) for kind in sorted(self.clock.laps)}
         common: dict[str, Any] = {
             "clock": "from pixels to labels at full size, without reading and writing files",
@@ -276,13 +275,13 @@ class _SegmentationRun(Run):
             "minimum_mIoU": minimum,
             "intervals": self._intervals([matrices[d] for d in reached], cost),
             "parts": _parts(cost),
-            "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": _size(frames[0])},
+            "gmacs": {"keyframe": cost.keyframe_gmacs, "step": cost.step_gmacs, "frame": f"{width}x{height}"},
         }
         two = next((chain.frames[:2] for chain in chains if len(chain.frames) > 1), None)
         if two is not None and (seconds := self._step_seconds(*two)):
             scores["step_seconds"] = seconds
         if self.options.image_scales:
-            scores["image_scales"] = self._scaled_images(data, frames[0])
+            scores["image_scales"] = self._scaled_images(data, height, width)
         columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
         return self.report(
             scores=scores,
@@ -295,11 +294,6 @@ class _SegmentationRun(Run):
 
     def _tell(self, task: str, total: int, done: int) -> None:
         self.progress(task, done, total, "keyframes")
-
-    def _cost(self, frame: LabelledFrame) -> SegmenterCost:
-        from twospeed.weights.cost import segmenter_cost
-
-        return segmenter_cost(self.model, *frame.image().shape[:2])
 
     def _step_seconds(self, previous: LabelledFrame, frame: LabelledFrame) -> dict[str, float]:
         """Where the time of a GSVNet's propagation step goes; empty for other networks."""
@@ -326,7 +320,7 @@ class _SegmentationRun(Run):
             }
         return table
 
-    def _scaled_images(self, data: LabelledVideos, first: LabelledFrame) -> dict[str, dict[str, float]]:
+    def _scaled_images(self, data: LabelledVideos, height: int, width: int) -> dict[str, dict[str, float]]:
         """Accuracy and cost of the image network by itself, on every labelled frame, at fractions of its size."""
         from twospeed.models.gsv.network import ScaledImages
         from twospeed.pipelines.segment import Segmenter
@@ -343,7 +337,7 @@ class _SegmentationRun(Run):
             (matrix,) = run_chains(segmenter, chains, len(self.chosen.classes), clock=clock, on_chain=done).values()
             table[f"{scale:g}"] = {
                 "mIoU": mean_iou(matrix),
-                "gmacs_per_frame": segmenter_cost(network, *first.image().shape[:2]).keyframe_gmacs,
+                "gmacs_per_frame": segmenter_cost(network, height, width).keyframe_gmacs,
                 "frames_per_second": 1 / clock.median("keyframe"),
             }
         return table
@@ -409,8 +403,3 @@ def _in_words(parts: Mapping[str, Mapping[str, int]]) -> list[str]:
         f"{name.replace('_', ' ')}: {part['parameters']:,} parameters, {part['bytes'] / 1e6:.2f} MB"
         for name, part in parts.items()
     ]
-
-
-def _size(frame: LabelledFrame) -> str:
-    height, width = frame.image().shape[:2]
-    return f"{width}x{height}"

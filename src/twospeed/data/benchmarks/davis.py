@@ -10,7 +10,7 @@ Sources: Perazzi et al. 2016; Pont-Tuset et al. 2017; Caelles et al. 2019 (unsup
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from twospeed.data.benchmarks.folders import (
     read_lines,
     subfolders,
 )
-from twospeed.data.samples import SequenceSample
+from twospeed.data.samples import SequenceSample, SequenceSet
 from twospeed.errors import DatasetError
 
 Year = Literal[2016, 2017]
@@ -43,7 +43,7 @@ VAL_2017 = (
 # fmt: on
 
 
-class Davis:
+class Davis(SequenceSet):
     """The sequences of one DAVIS split, as `SequenceSample`s in the order of its list.
 
     root: folder that holds `Annotations` (or its parent in the authors' tree: `2016`, `2017/trainval`,
@@ -92,15 +92,8 @@ class Davis:
         is_val = split == "val" and set(self.names) <= set(known)
         self.official = len(listed) if listed else len(known) if is_val else None
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[SequenceSample]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> SequenceSample:
+    def sequence(self, name: str) -> SequenceSample:
         """Return one sequence, its files listed and checked but not read."""
-        name = self.names[index]
         annotations = files_by_stem(self._annotations / name, (".png",))
         # Where frames lie, they also show which annotations are missing; only a model needs them.
         wanted = self.images or (self._images / name).is_dir()

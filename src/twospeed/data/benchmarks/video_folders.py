@@ -9,16 +9,16 @@ Sources: Xu 2018 (YouTube-VOS); Cheng, Tai and Tang, "Modular Interactive Video 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from twospeed.data.benchmarks.folders import files_by_stem, listing, read_lines, subfolders
-from twospeed.data.samples import SequenceSample
+from twospeed.data.samples import SequenceSample, SequenceSet
 from twospeed.errors import DatasetError
 
 
-class VideoFolders:
-    """The videos below one folder, as `SequenceSample`s; their files are listed when one is asked for, not kept.
+class VideoFolders(SequenceSet):
+    """The videos below one folder, as `SequenceSample`s.
 
     names: only these. Raises DatasetError for missing folders and names.
     """
@@ -33,15 +33,8 @@ class VideoFolders:
         if missing := sorted(set(self.names) - set(present)):
             raise DatasetError(f"{self.root / 'Annotations'}: has no folder for {listing(missing)}")
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[SequenceSample]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> SequenceSample:
+    def sequence(self, name: str) -> SequenceSample:
         """Return one video. Raises DatasetError when a mask has no image, or its folders are missing or empty."""
-        name = self.names[index]
         masks = files_by_stem(self.root / "Annotations" / name, (".png",))
         images = files_by_stem(self.root / "JPEGImages" / name, (".jpg", ".jpeg", ".png"))
         if bare := [mask for mask in masks if mask not in images]:

@@ -11,7 +11,7 @@ Source: Xu et al., "YouTube-VOS: A Large-Scale Video Object Segmentation Benchma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.folders import files_by_stem, listing, subfolders
-from twospeed.data.samples import SequenceSample, VideoObject
+from twospeed.data.samples import SequenceSample, SequenceSet, VideoObject
 from twospeed.errors import DatasetError
 from twospeed.files import read_json
 
@@ -37,7 +37,7 @@ TRAINING_CATEGORIES = frozenset((
 # fmt: on
 
 
-class YouTubeVos:
+class YouTubeVos(SequenceSet):
     """The videos of one YouTube-VOS split, as `SequenceSample`s in the order of `meta.json`.
 
     root: folder that holds `valid` (or that folder itself). sequences: take only these videos. images:
@@ -75,15 +75,8 @@ class YouTubeVos:
             else TRAINING_CATEGORIES
         )
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[SequenceSample]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> SequenceSample:
+    def sequence(self, name: str) -> SequenceSample:
         """Return one video, its files listed and checked but not read."""
-        name = self.names[index]
         objects = self._videos[name]
         annotations = files_by_stem(self.root / "Annotations" / name, (".png",))
         images = files_by_stem(self._images / name, (".jpg", ".jpeg", ".png")) if self.images else {}

@@ -86,8 +86,7 @@ class PrimaryObjects:
         if box is None:
             return None
         pan = rng.normal(0, 0.02, 2) if rng.random() < 0.25 else np.zeros(2)
-        moved = [_panned(box, pan * offset, centre.shape) for offset in OFFSETS]
-        return _sample(rng, centre, mask, others, [box, *moved], size)
+        return _sample(rng, centre, mask, others, box, pan, size)
 
     def _of_still(self, rng: np.random.Generator, size: tuple[int, int]) -> PrimarySample | None:
         image, mask = self.stills[int(rng.integers(len(self.stills)))]
@@ -95,8 +94,7 @@ class PrimaryObjects:
         if box is None:
             return None
         pan = rng.normal(0, 0.02, 2) * (rng.random() < 0.7)
-        moved = [_panned(box, pan * offset, image.shape) for offset in OFFSETS]
-        return _sample(rng, image, np.asarray(mask) > 0, [image] * len(OFFSETS), [box, *moved], size)
+        return _sample(rng, image, np.asarray(mask) > 0, [image] * len(OFFSETS), box, pan, size)
 
     def _made(self, rng: np.random.Generator, size: tuple[int, int]) -> PrimarySample | None:
         assert self.made is not None
@@ -115,8 +113,7 @@ class PrimaryObjects:
         film, labels = film[:, top : top + height, :width], labels[:, top : top + height, :width]
         now = len(film) // 2
         others: list[Image | None] = [film[now + offset] for offset in OFFSETS]
-        whole = [(0, 0, height, width)] * (len(OFFSETS) + 1)
-        return _sample(rng, film[now], labels[now] == 1, others, whole, size)
+        return _sample(rng, film[now], labels[now] == 1, others, (0, 0, height, width), np.zeros(2), size)
 
 
 def _view(rng: np.random.Generator, mask: NDArray[np.bool_]) -> Box | None:
@@ -145,18 +142,23 @@ def _sample(
     centre: Image,
     mask: NDArray[np.bool_],
     others: Sequence[Image | None],
-    boxes: Sequence[Box],
+    box: Box,
+    pan: NDArray[np.float64],
     size: tuple[int, int],
 ) -> PrimarySample | None:
-    """Cut and scale, measure motion, mirror and recolour. boxes: of the centre, and of each of the others."""
+    """Cut a box out of each frame and scale it, measure motion, mirror and recolour.
+
+    pan: share of the frame's size, down and right, by which the box moves for each unit of OFFSETS.
+    """
     height, width = size
-    inside = _scaled(mask.astype(np.uint8) * 255, boxes[0], size) > 127
+    boxes = [_panned(box, pan * offset, centre.shape) for offset in OFFSETS]
+    inside = _scaled(mask.astype(np.uint8) * 255, box, size) > 127
     if inside.sum() < _LEAST * inside.size:
         return None
-    image = _scaled(centre, boxes[0], size)
+    image = _scaled(centre, box, size)
     half = (height // 2, width // 2)
-    near = [None if one is None else _grey(one, box, half) for one, box in zip(others, boxes[1:], strict=True)]
-    motion = motion_planes(_grey(centre, boxes[0], half), near)
+    near = [None if one is None else _grey(one, at, half) for one, at in zip(others, boxes, strict=True)]
+    motion = motion_planes(_grey(centre, box, half), near)
     image, marked = recolour(rng, image, strength=0.08), inside.astype(np.uint8)
     if rng.random() < 0.5:
         image, marked, motion = image[:, ::-1], marked[:, ::-1], motion[..., ::-1].copy()

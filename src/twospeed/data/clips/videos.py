@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from twospeed.data.benchmarks.davis import Davis
 from twospeed.data.benchmarks.label_files import VOID
-from twospeed.data.benchmarks.video_folders import VideoFolders
 from twospeed.data.clips.layers import place_layer
 from twospeed.data.clips.synthetic import MovingObjects
 from twospeed.data.clips.training_clip import TrainingClip, following, visible
-from twospeed.data.samples import SequenceSample
+from twospeed.data.samples import SequenceSample, SequenceSet
 from twospeed.errors import DatasetError, InputError
 from twospeed.files import atomic_file, make_folder
 from twospeed.transforms.colour import draw_colour, draw_light, jitter_colours
@@ -152,7 +151,7 @@ class DecodedVideo:
 
 
 AnnotatedVideo = SequenceSample | DecodedVideo
-AnnotatedVideos = Sequence[SequenceSample | DecodedVideo] | Davis | VideoFolders
+AnnotatedVideos = Sequence[SequenceSample | DecodedVideo] | SequenceSet
 
 
 def decoded(data: Davis, samples: Sequence[SequenceSample], cache: Path | None) -> list[AnnotatedVideo]:
