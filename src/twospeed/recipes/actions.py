@@ -126,7 +126,10 @@ def train(config: ActionsConfig, *, resume: bool = False, on_progress: OnProgres
         run.save(len(clips), seen=seen, unreadable=unreadable)
         clips = [clip for clip in clips if str(clip.video.path) in seen]
         check_left(clips, names, unreadable)
-        note_unreadable(run, unreadable)
+        if unreadable:
+            path = run.path / "unreadable.csv"
+            write_text(path, csv_text([("clip", "reason"), *sorted(unreadable.items())]))
+            run.note(f"{len(unreadable)} clips cannot be read and were left out; see {path}")
 
         features = [seen[str(clip.video.path)].float() for clip in clips]
         shown = Shown(clips, features, names, network.pathway_channels, config.weight_decay)
@@ -338,10 +341,3 @@ def write_predictions(
         best = int(row.argmax())
         rows.append((str(clip.video.path), names[clip.video.label], names[best], f"{row[best]:.4f}", str(fold + 1)))
     write_text(path, csv_text(rows))
-
-
-def note_unreadable(run: Run, unreadable: dict[str, str]) -> None:
-    """Write unreadable.csv: the clips that were left out, with the reason."""
-    if unreadable:
-        write_text(run.path / "unreadable.csv", csv_text([("clip", "reason"), *sorted(unreadable.items())]))
-        run.note(f"{len(unreadable)} clips cannot be read and were left out; see {run.path / 'unreadable.csv'}")

@@ -326,20 +326,14 @@ def trained_part(model: GSVNet) -> dict[str, Tensor]:
 
 def groups(model: GSVNet, config: GsvnetConfig) -> list[dict[str, Any]]:
     """Parameters by network, each with its share of the learning rate."""
-    parts: list[tuple[nn.Module | None, float | None]] = [
+    networks: list[tuple[nn.Module | None, float | None]] = [
         (model.intra, config.lr_intra), (model.guide, config.lr_guide), (model.mix, config.lr_guide),
         (model.flow_network, config.lr_flow),
     ]  # fmt: skip
-    found = [
-        {"params": list(part.parameters()), "lr_scale": 1.0 if lr is None else lr / config.lr}
-        for part, lr in parts
-        if part is not None
-    ]
+    parts = [(list(network.parameters()), lr) for network, lr in networks if network is not None]
     if config.learned_delay:
-        found.append(
-            {"params": [model.delays], "lr_scale": 1.0 if config.lr_intra is None else config.lr_intra / config.lr}
-        )
-    return found
+        parts.append(([model.delays], config.lr_intra))
+    return [{"params": some, "lr_scale": 1.0 if lr is None else lr / config.lr} for some, lr in parts]
 
 
 def epoch_keys(

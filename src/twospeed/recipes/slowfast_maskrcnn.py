@@ -197,12 +197,9 @@ class Windows(Dataset[TrainingClip]):
         self, config: SlowFastMaskRCNNDavisConfig, samples: Sequence[SequenceSample], stage: Stage, around: int
     ):
         self.samples, self.around, self.config, self.stage = samples, around, config, stage
+        flip = config.detector_flip if stage == "detector" else config.flip
         self.changes = Changes(
-            flip=config.detector_flip if stage == "detector" else config.flip,
-            degrees=config.degrees,
-            scale=config.scale,
-            colour=config.colour,
-            paste=config.paste,
+            flip=flip, degrees=config.degrees, scale=config.scale, colour=config.colour, paste=config.paste
         )
 
     def __getitem__(self, unit: Unit) -> TrainingClip:

@@ -60,8 +60,8 @@ def precise_bn(model: nn.Module, batches: Iterable[T], forward: Callable[[T], ob
 
     forward: how to run one batch, default `model(batch)`.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    layers = [m for m in layers if m.running_mean is not None]
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    layers = [m for m in norms if m.running_mean is not None]
     modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
     # Of each layer's inputs: the sum of each channel, of its squares, and how many values a channel has

@@ -67,7 +67,10 @@ class YouTubeVos(SequenceSet):
                 f"{self.root / 'meta.json'}: does not list {listing(unknown)}; it lists {listing(tuple(self._videos))}"
             )
         self.official = len(self._videos)
-        self._images, self.every_frame = _find_images(self.root, split)
+        folder = f"{split}_all_frames"
+        places = (self.root.parent / "all_frames" / folder, self.root.parent / folder, self.root / folder)
+        every = next((place / "JPEGImages" for place in places if (place / "JPEGImages").is_dir()), None)
+        self._images, self.every_frame = every or self.root / "JPEGImages", every is not None
         training = self.root.parent / "train" / "meta.json"
         self.seen_categories = (
             frozenset(o.category for objects in _read_meta(training).values() for o in objects.values())
@@ -144,12 +147,3 @@ def _read_objects(path: Path, video: str, entries: Mapping[str, Any]) -> dict[in
     if not objects:
         raise DatasetError(f"{path}: {video}: lists no objects")
     return objects
-
-
-def _find_images(root: Path, split: str) -> tuple[Path, bool]:
-    """Return the folder of frames and whether it is the one with every frame."""
-    folder = f"{split}_all_frames"
-    for candidate in (root.parent / "all_frames" / folder, root.parent / folder, root / folder):
-        if (candidate / "JPEGImages").is_dir():
-            return candidate / "JPEGImages", True
-    return root / "JPEGImages", False
