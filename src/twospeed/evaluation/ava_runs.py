@@ -199,14 +199,9 @@ def evaluate_ava_model(
     networks = Networks(model, weights, task="detect", on_progress=on_progress)
     precision = used_precision(precision, resolve_device(device))
     settings = {
-        "split": split,
-        "boxes": str(boxes),
-        "threshold": threshold,
-        "scales": list(scales),
-        "flip": flip,
-        "precision": precision,
-        "videos": None if videos is None else sorted(videos),
-    }
+        "split": split, "boxes": str(boxes), "threshold": threshold, "scales": list(scales), "flip": flip,
+        "precision": precision, "videos": None if videos is None else sorted(videos),
+    }  # fmt: skip
     run = Run("ava", networks, settings, on_progress)
     with processes(device) as process:
         if process.world > 1 and output is None:

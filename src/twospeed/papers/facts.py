@@ -155,13 +155,6 @@ def _table(entry: Mapping[str, Any]) -> PaperTable:
     return PaperTable(entry["name"], entry["title"], entry["source"], tuple((n, f) for n, f in columns), rows)
 
 
-def _run(name: str, entry: Mapping[str, Any]) -> PaperRun:
-    return PaperRun(
-        name,
-        entry["benchmark"],
-        tuple((model, key) for model, key in entry["models"]),
-        entry.get("options", ""),
-        entry.get("set", entry["benchmark"]),
-        entry.get("server", ""),
-        entry.get("note", ""),
-    )
+def _run(name: str, entry: dict[str, Any]) -> PaperRun:
+    models = tuple((model, key) for model, key in entry.pop("models"))
+    return PaperRun(name, models=models, data=entry.pop("set", entry["benchmark"]), **entry)

@@ -263,14 +263,9 @@ def batches(
 ) -> Iterator[list[Tensor]]:
     """Iterate over this process's batches of one epoch."""
     keys = epoch_batches(
-        len(crops),
-        epoch=epoch,
-        seed=config.seed,
-        batch=config.batch,
-        batch_per_forward=config.batch // process.world,
-        process=process,
-        skip_steps=skip_steps,
-    )
+        len(crops), epoch=epoch, seed=config.seed, batch=config.batch,
+        batch_per_forward=config.batch // process.world, process=process, skip_steps=skip_steps,
+    )  # fmt: skip
     return load(crops, keys, default_collate, workers=config.workers, pin_memory=process.device.type == "cuda")
 
 
