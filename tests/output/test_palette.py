@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from twospeed.output.palette import class_colours, davis_palette, distinct_colours, object_colours, text_colour
+from twospeed.output.palette import class_colours, distinct_colours, object_colours, text_colour
+from twospeed.video.indexed_png import davis_palette
 
 
 def closest(colours):

@@ -18,6 +18,7 @@ from twospeed.cli.options import (
     Precision,
     check_range,
     check_weights,
+    folders_for,
     grouped,
     identities,
     is_live,
@@ -281,12 +282,8 @@ def _folders(job: ClassifyJob, sources: list[str], exports: Sequence[str]) -> li
     from twospeed.output.exports.actions import FILES
     from twospeed.output.folder import ResultFolder
 
-    taken: dict[str, int] = {}
     folders = []
-    for source in sources:
-        stem = Path(source).stem or "stdin"
-        taken[stem] = taken.get(stem, 0) + 1
-        place = output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}") if len(sources) > 1 else output
+    for source, place in zip(sources, [output] if len(sources) == 1 else folders_for(sources, output), strict=True):
         drawn = ["overlay.mp4"] if job.overlay else []
         names = ["results.json", "timeline.png", *drawn, *(FILES[name] for name in exports)]
         inputs = [] if is_live(source) else [Path(source)]

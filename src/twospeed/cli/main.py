@@ -32,7 +32,7 @@ from twospeed.cli.export import export
 from twospeed.cli.masks import masks
 from twospeed.cli.models import models
 from twospeed.cli.papers import papers
-from twospeed.cli.printing import print_note
+from twospeed.cli.printing import line_of, print_note
 from twospeed.cli.segment import segment
 from twospeed.cli.track import track
 from twospeed.cli.train import CONTEXT_SETTINGS, train
@@ -109,8 +109,7 @@ def exit_code(arguments: list[str]) -> int:
             result = typer.main.get_command(app)(args=arguments, prog_name="twospeed", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except TwospeedError as error:
-        flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
-        return _fail(f"{error}{flag}")
+        return _fail(line_of(error))
     except TyperException as error:
         what = error.format_message().replace("Value error, ", "")  # which typer puts before a wrong choice
         where = getattr(getattr(error, "ctx", None), "command_path", "twospeed COMMAND")

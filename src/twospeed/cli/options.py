@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -321,6 +322,16 @@ class JobOptions:
 def is_live(video: str) -> bool:
     """Return whether a source is not a file: standard input, an address, or a camera."""
     return video == "-" or "://" in video or (video.isascii() and video.isdecimal() and not is_there(Path(video)))
+
+
+def folders_for(videos: Iterable[str], output: Path) -> list[Path]:
+    """Return a folder within `output` for each video, named after it; the second of a name gets a number."""
+    counts = Counter[str]()
+    folders = []
+    for stem in (Path(video).stem or "video" for video in videos):
+        counts[stem] += 1
+        folders.append(output / (stem if counts[stem] == 1 else f"{stem}_{counts[stem]}"))
+    return folders
 
 
 def check_files(paths: Iterable[Path], error: type[InputError] = MaskError) -> None:

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from twospeed.errors import TwospeedError
+
 
 def printable(text: object) -> str:
     """Return a text for a terminal: characters that would move the cursor or change colours are escaped."""
@@ -13,6 +15,12 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
         for character in str(text)
     )
+
+
+def line_of(error: TwospeedError) -> str:
+    """Return an error as one line, with the flag of the parameter that it is about."""
+    flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
+    return " ".join(f"{error}{flag}".split())
 
 
 def print_line(text: object = "") -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twospeed.cli.options import identities
-from twospeed.cli.printing import print_json, print_line, print_note
+from twospeed.cli.options import folders_for, identities
+from twospeed.cli.printing import line_of, print_json, print_line, print_note
 from twospeed.errors import InputError, OutputError, TwospeedError
 from twospeed.files import is_there, read_text
 
@@ -95,11 +95,7 @@ def find_clips(videos: Iterable[str], table: Path | None, output: Path) -> list[
     if not given and table is not None:
         beside = {video: table.parent / video for video in prompts}
         given = [str(path) if is_there(path) else video for video, path in beside.items()]
-    clips, taken = [], dict[str, int]()
-    for video in given:
-        stem = Path(video).stem or "video"
-        taken[stem] = taken.get(stem, 0) + 1
-        clips.append(Clip(video, output / (stem if taken[stem] == 1 else f"{stem}_{taken[stem]}")))
+    clips = [Clip(video, folder) for video, folder in zip(given, folders_for(given, output), strict=True)]
     for video, found in prompts.items():
         exact = [clip for clip in clips if Path(clip.video) == Path(video)]
         named = exact or [clip for clip in clips if Path(clip.video).name == Path(video).name]
@@ -152,8 +148,7 @@ def track_clips(given: dict[str, Any], track: Callable[..., dict[str, Any]]) -> 
             except TwospeedError as error:
                 if isinstance(error, OutputError) and not given["quiet"]:
                     print_note(f"after {time.perf_counter() - begun:.0f} s:")
-                flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
-                clip.status, clip.error = "failed", " ".join(f"{error}{flag}".split())
+                clip.status, clip.error = "failed", line_of(error)
                 print_note(f"twospeed: {clip.error}")
     if given["json_output"]:
         print_json({"clips": [clip.described() for clip in clips]})

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from twospeed.video.indexed_png import davis_palette
 
-__all__ = ["class_colours", "davis_palette", "distinct_colours", "object_colours", "text_colour"]
-
 _LEAST_DISTANCE = 28.0  # in Lab with a third of the brightness
 
 GOLDEN_ANGLE = 0.618034  # of a full turn: each next hue falls into the widest gap left by those before

@@ -78,15 +78,12 @@ class _Machine:
         for _ in range(_MOST_OPERATIONS):
             code = self.file.read(1)
             known = _CODES.get(code)
-            if known is None or (known.name not in _OPERATIONS and known.name not in _LITERALS | _SKIPPED):
+            if known is None or known.name not in _OPERATIONS:
                 raise Damaged(f"byte {code!r} is no pickle operation" if code else "it ends too early")
             argument = None if known.arg is None else _READERS.get(known.name, known.arg.reader)(self.file)
             if known.name == "STOP":
                 return self.stack.pop()
-            if known.name in _LITERALS:
-                self.stack.append(argument)
-            elif known.name not in _SKIPPED:
-                _OPERATIONS[known.name](self, argument)
+            _OPERATIONS[known.name](self, argument)
         raise CheckpointError(f"its pickle has more than {_MOST_OPERATIONS} operations; no checkpoint needs as many")
 
     # Stack ---------------------------------------------------------------------------------------------------------
@@ -199,16 +196,16 @@ def _quoted(file: IO[bytes]) -> str:
 
 _CODES = {operation.code.encode("latin1"): operation for operation in pickletools.opcodes}
 _READERS: Mapping[str, Callable[[IO[bytes]], Any]] = {"STRING": _quoted, "BYTEARRAY8": pickletools.read_bytes8}
-_LITERALS = frozenset(
-    {"INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING"}
-    | {"SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"}
-    | {"BINBYTES8", "BYTEARRAY8"}
-)
+_LITERALS = (
+    "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+)  # fmt: skip
 """Operations that push what they hold."""
 
-_SKIPPED = frozenset({"PROTO", "FRAME"})
 _OPERATIONS: Mapping[str, Callable[[_Machine, Any], object]] = {
-    "STOP": lambda m, _: None,
+    **dict.fromkeys(_LITERALS, lambda m, value: m.stack.append(value)),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
     "MARK": lambda m, _: m.mark(),
     "POP": lambda m, _: m.pop(),
     "POP_MARK": lambda m, _: m.since_mark(),
