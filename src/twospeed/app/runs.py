@@ -127,9 +127,10 @@ def _copy_classes(run: FinishedRun, project: Project) -> None:
     names = [str(name) for name in areas["areas"]]
     project.put_results("classes", {0: {"names": names, "colours": class_colours(names)}})
     shares = np.array(list(areas["areas"].values()), np.float64)  # (C, T)
-    for batch in _batches(enumerate(_frames(run))):
+    for batch in _batches(enumerate(_rows(run))):
         found: dict[int, bytes] = {}
-        for place, (index, name) in batch:
+        for place, row in batch:
+            index, name = int(row["source_index"]), _name(row)
             _check_frame(run, project, index)
             labels = read_label_map(
                 run.folder / "labels" / f"{name}.png", allow_empty=True, expect_size=project.size, name=f"{name}.png"
@@ -200,11 +201,6 @@ def class_colours(names: list[str]) -> list[list[int]]:
         if list(known.names) == names and known.colours is not None:
             return [[int(part) for part in colour] for colour in distinct_colours(known.colours)]
     return [[int(part) for part in colour] for colour in spread_colours(len(names))]
-
-
-def _frames(run: FinishedRun) -> Iterator[tuple[int, str]]:
-    for row in _rows(run):
-        yield int(row["source_index"]), _name(row)
 
 
 def _rows(run: FinishedRun) -> Iterator[dict[str, str]]:
