@@ -48,7 +48,7 @@ def find_sources(config: StcnConfig) -> list[ClipSource]:
         sources.append(StillClips(find_objects(config.coco), name="coco"))
     frames = FrameMotion(aspect=config.crop_aspect, near=config.near, twins=config.look_alikes)
     around = dataclasses.replace(
-        AROUND_OBJECTS, scale=config.view_scale, near=config.near, twins=config.look_alikes
+        AROUND_OBJECTS, scale=config.view_scale, zoom=config.frame_zoom, near=config.near, twins=config.look_alikes
     )  # fmt: skip
     motion = frames if config.views == "frames" else around
     trained = [] if config.davis is None else training_sequences(config)

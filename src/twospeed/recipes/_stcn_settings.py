@@ -48,6 +48,7 @@ class StcnConfig(RunSettings):
     frame_choice: FrameChoice = "code"
     views: Literal["frames", "objects"] = "frames"  # large parts of the frame (authors), or squares around an object
     view_scale: tuple[float, float] = (0.5, 1.2)  # zoom of squares around an object
+    frame_zoom: tuple[float, float] = (0.93, 1.07)  # of each frame of such a square: sizes change within a clip
     crop: tuple[int, ...] = (384,)  # pixels; multiples of 16
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a part of the frame, before scaling
     cache: Path | None = None  # keep DAVIS's decoded frames here: faster, 4 bytes a pixel
