@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import twospeed
+from twospeed.errors import InputError
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
 from twospeed.pipelines.segment import NEVER, Every, Segmenter, Situation, class_labels, on_drift, segment
@@ -203,3 +204,93 @@ def test_without_weights_a_name_says_so():
     ):
         Segmenter("gsvnet_swiftnet_r18")
     assert twospeed.Segmenter("swiftnet_r18", weights=None).step(random_image(64, 64)).labels.shape == (64, 64)
+
+
+def drive(frames: int, *, change_at: int | None = None) -> list[Frame]:
+    """Frames of smooth noise that moves; of another size from `change_at` on."""
+    rng = np.random.default_rng(2)
+    wide = F.interpolate(torch.from_numpy(rng.random((1, 3, 20, 60), np.float32)), (120, 360), mode="bicubic")
+    picture = (wide[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    sizes = [(72, 100) if change_at is None or i < change_at else (80, 96) for i in range(frames)]
+    return [Frame(i, i / 10, picture[5 : 5 + h, 3 * i : 3 * i + w].copy()) for i, (h, w) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("every", "begun", "change_at"), [(4, 0, None), (3, 2, None), (1, 0, 7), (4, 1, 6), (16, 0, 18)]
+)
+def test_intervals_side_by_side_give_what_steps_give(every, begun, change_at):
+    frames = drive(23, change_at=change_at)
+    network = twospeed.create_model("segment_nano", None)
+    plain, many = Segmenter(network, every, device="cpu"), Segmenter(network, every, device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for frame in frames[:begun]:
+            many.step(frame.image)
+        found = list(many.steps(iter(frames[begun:])))
+        assert torch.get_num_threads() == 3
+        after = many.step(frames[-1].image)
+    finally:
+        torch.set_num_threads(threads)
+    expected = [plain.step(frame.image, time_s=frame.time_s) for frame in frames]
+    assert [frame.index for frame, _ in found] == list(range(begun, 23))
+    for (_, result), wanted in zip(found, expected[begun:], strict=True):
+        assert (result.frame_index, result.time_s) == (wanted.frame_index, wanted.time_s)
+        assert (result.is_keyframe, result.classes) == (wanted.is_keyframe, wanted.classes)
+        np.testing.assert_allclose(result.scores, wanted.scores, atol=1e-4)
+        assert (result.labels == wanted.labels).mean() > 0.999
+    wanted = plain.step(frames[-1].image)
+    assert (after.frame_index, after.is_keyframe) == (23, wanted.is_keyframe)
+    np.testing.assert_allclose(after.scores, wanted.scores, atol=1e-4)
+
+
+def test_steps_computes_intervals_at_the_same_time_and_reads_few_frames_in_advance():
+    network = twospeed.create_model("segment_nano", None)
+    segmenter = Segmenter(network, 2, device="cpu")
+    taken: list[int] = []
+
+    def frames():
+        for frame in drive(20):
+            taken.append(frame.index)
+            yield frame
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = segmenter.steps(frames())
+        next(results)
+        assert 4 <= len(taken) <= 8  # more than one interval, and not all
+        results.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error():
+    frames = drive(9)
+    frames[6] = Frame(6, 0.6, np.zeros((4, 4, 3), np.uint8))
+    segmenter = Segmenter(twospeed.create_model("segment_nano", None), 2, device="cpu")
+    seen = []
+    with pytest.raises(InputError, match="8 pixels"):
+        seen.extend(frame.index for frame, _ in segmenter.steps(frames))
+    assert seen == list(range(6))
+
+
+@pytest.mark.parametrize("case", ["drift", "own network", "live"])
+def test_steps_runs_frame_by_frame_where_intervals_depend_on_each_other(case):
+    taken: list[int] = []
+
+    class Source:
+        drops_frames = case == "live"
+
+        def __iter__(self):
+            for frame in drive(6):
+                taken.append(frame.index)
+                yield frame
+
+    network = Counted() if case == "own network" else twospeed.create_model("segment_nano", None)
+    policy = on_drift(1.0) if case == "drift" else 2
+    results = Segmenter(network, policy, device="cpu").steps(Source())
+    for count in range(1, 7):
+        next(results)
+        assert len(taken) == count

@@ -227,10 +227,9 @@ class Worker:
         segmenter = Segmenter(options["model"], weights=options.get("weights", "default"), device=options.get("device"))
         count = 0
         with open_video(job["source"], job["first"], job["last"] + 1) as frames:
-            for frame in frames:
+            for frame, result in segmenter.steps(frames):
                 if job["id"] in self._stopped:
                     return
-                result = segmenter.step(frame.image)
                 if not count:
                     classes = result.classes
                     count = len(result.scores)

@@ -214,21 +214,20 @@ def _model_of(weights: str, keyframe_weights: Path | None) -> str:
     return f"gsvnet_{name}" if keyframe_weights is not None and f"gsvnet_{name}" in CATALOG else name
 
 
-def _steps(segmenter: Any, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ClassMap]]:
+def _steps(segmenter: Segmenter, frames: Iterator[Frame], run: Run) -> Iterator[tuple[Frame, ClassMap]]:
     """Segment. A resumed run reads the labels before its last keyframe and computes from there, exactly as before."""
     from twospeed.video.indexed_png import read_label_map
 
     restart = max((i for i, entry in enumerate(run.kept) if entry["restarts"]), default=0)
-    for position, frame in enumerate(frames):
-        if position < restart and segmenter.labels is not None:
-            entry, size = run.kept[position], frame.image.shape[:2]
-            assert run.folder is not None
-            labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=size)
-            yield frame, _known(frame, labels, segmenter.labels, entry["restarts"], entry.get("confidence"))
-        else:
-            if position == restart:
-                segmenter.reset()
+    for entry, frame in zip(run.kept[:restart], frames, strict=False):
+        if segmenter.labels is None:  # of the first frame: the network says which classes there are
             yield frame, segmenter.step(frame.image, time_s=frame.time_s)
+            continue
+        assert run.folder is not None
+        labels = read_label_map(run.folder.work / entry["file"], allow_empty=True, expect_size=frame.image.shape[:2])
+        yield frame, _known(frame, labels, segmenter.labels, entry["restarts"], entry.get("confidence"))
+    segmenter.reset()
+    yield from segmenter.steps(frames)
 
 
 def _known(frame: Frame, labels: Any, classes: LabelMap, is_keyframe: bool, confidence: float | None) -> ClassMap:
@@ -248,8 +247,7 @@ def _answers(segmenter: Segmenter, source: Source, part: Part, end: str | None) 
     from twospeed.video.reader import open_video
 
     with open_video(source, part.frames.start, end if part.is_last else part.frames.stop) as reader:
-        for frame in reader:
-            result = segmenter.step(frame.image, time_s=frame.time_s)
+        for frame, result in segmenter.steps(reader):
             facts: dict[str, Any] = {"frame": frame.index, "keyframe": result.is_keyframe}
             facts["confidence"] = result.confidence
             facts |= {"size": result.labels.shape, "classes": len(result.scores)}

@@ -5,10 +5,14 @@ Source: GSVNet (Lee, Chen, Peng, ICME 2021). When to take a keyframe is a small 
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, ClassVar, TypedDict, Unpack, cast
 
 from twospeed.data.benchmarks import camvid, cityscapes
@@ -34,8 +38,8 @@ from twospeed.pipelines.inputs import (
     optimised,
     place,
 )
-from twospeed.results import ClassMap, LabelMap, OnProgress, Progress
-from twospeed.video.reader import open_video
+from twospeed.results import ClassMap, Frame, LabelMap, OnProgress, Progress
+from twospeed.video.reader import HELD_BYTES, open_video
 from twospeed.video.sources import SourceLike
 from twospeed.weights.catalog import find
 
@@ -54,6 +58,8 @@ class Situation:
     since_keyframe: int
     drift: float
 
+
+_LONGEST_INTERVAL = 16  # between keyframes, of intervals that are computed side by side: all their frames are held
 
 KeyframePolicy = Callable[[Situation], bool]
 """Whether this frame shall be a keyframe. An attribute `uses_drift` that is False says that it does not look at
@@ -147,6 +153,7 @@ class Segmenter:
             )
         self._arrays = arrays_of(model)
         self.model: Any = optimised(model.eval().to(self.device))
+        self._may_copy = self.model is not model  # a user's own network runs on one thread, as it is
         self.labels = labels
         self.reset()
 
@@ -163,6 +170,88 @@ class Segmenter:
         """
         with self._arrays.inference():
             return self._labelled(image, time_s)
+
+    def steps(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, ClassMap]]:
+        """Take the next frames; yield each with what `step` would return for it, to rounding.
+
+        frames: such as `open_video` delivers. On several cores keyframe intervals are computed side by side, which
+        takes less time than sharing every operation, and a few intervals are read in advance; not from sources that
+        drop frames, for policies other than `Every`, and for networks that are not of this package. `reset` before
+        other frames are taken where the iteration was not finished. Raises InputError as `step` does.
+        """
+        count = self._intervals_at_once(frames)
+        if count > 1:
+            yield from self._side_by_side(frames, count)
+            return
+        for frame in frames:
+            yield frame, self.step(frame.image, time_s=frame.time_s)
+
+    def _intervals_at_once(self, frames: Iterable[Frame]) -> int:
+        from twospeed.ops.side_by_side import pieces_at_once
+
+        drops_frames = getattr(frames, "drops_frames", False)
+        if (
+            not self._may_copy
+            or not isinstance(self.policy, Every)
+            or self.policy.n > _LONGEST_INTERVAL
+            or drops_frames
+        ):
+            return 1
+        return pieces_at_once(self.device)
+
+    def _side_by_side(self, frames: Iterable[Frame], count: int) -> Iterator[tuple[Frame, ClassMap]]:
+        from twospeed.ops.side_by_side import twin, workers
+
+        free: SimpleQueue[Segmenter] = SimpleQueue()
+        for _ in range(count):
+            one = copy.copy(self)
+            one.model = twin(self.model)
+            free.put(one)
+
+        def label(interval: list[Frame], state: _State) -> tuple[list[ClassMap], _State]:
+            one = free.get()
+            try:
+                one._state = state
+                return [one.step(frame.image, time_s=frame.time_s) for frame in interval], one._state
+            finally:
+                free.put(one)
+
+        waiting: deque[tuple[list[Frame], Future[tuple[list[ClassMap], _State]]]] = deque()
+
+        def first_of_all() -> Iterator[tuple[Frame, ClassMap]]:
+            interval, labelled = waiting.popleft()
+            results, self._state = labelled.result()
+            self.labels = self.labels or results[0].classes
+            yield from zip(interval, results, strict=True)
+
+        with workers(count) as pool:
+            state = self._state
+            for interval in self._intervals(frames):
+                waiting.append((interval, pool.submit(label, interval, state)))
+                state = _State(frame_index=state.frame_index + len(interval))
+                large = (len(waiting) + 1) * len(interval) * interval[0].image.nbytes > HELD_BYTES
+                while len(waiting) > (count - 1 if large else count):
+                    yield from first_of_all()
+            while waiting:
+                yield from first_of_all()
+
+    def _intervals(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        """Cut a video before each keyframe: first what is left of the interval that this segmenter is in."""
+        assert isinstance(self.policy, Every)
+        length = self.policy.n if self._of_video else 1
+        begun = self._state.scores is not None
+        left = length - 1 - self._state.since_keyframe if begun else 0
+        size = self._state.image_size
+        interval: list[Frame] = []
+        for frame in frames:
+            if left <= 0 or size not in (None, frame.image.shape[:2]):
+                if interval:
+                    yield interval
+                interval, left = [], length
+            interval.append(frame)
+            left, size = left - 1, frame.image.shape[:2]
+        if interval:
+            yield interval
 
     def _labelled(self, image: Image, time_s: float) -> ClassMap:
         arrays = self._arrays
@@ -298,8 +387,7 @@ def segment(
 
     def results() -> Iterator[ClassMap]:
         started = time.perf_counter()
-        for done, frame in enumerate(reader, 1):
-            result = segmenter.step(frame.image, time_s=frame.time_s)
+        for done, (_, result) in enumerate(segmenter.steps(reader), 1):
             if on_progress is not None:
                 seconds = time.perf_counter() - started
                 on_progress(Progress("segment", done, reader.frames_expected, "frames", seconds))

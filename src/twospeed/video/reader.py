@@ -36,8 +36,9 @@ class VideoReader:
     """The frames of one source in order, each once; made by `open_video`.
 
     Iterate over it, or call `next`. `info` says what is known beforehand, `frames_expected` how many frames will come:
-    as the container's count and rate suggest, None where they suggest nothing; for progress alone. `close()`, leaving a
-    `with` block, or dropping the reader ends the decoding thread and closes the source.
+    as the container's count and rate suggest, None where they suggest nothing; for progress alone. `drops_frames` says
+    whether it leaves out frames rather than fall behind. `close()`, leaving a `with` block, or dropping the reader ends
+    the decoding thread and closes the source.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class VideoReader:
         self._items: DecodeAhead[Frame | VideoInfo] | Items = (
             DecodeAhead(frames, ahead, keep_newest=keep_newest) if ahead else frames
         )
+        self.drops_frames = keep_newest
         self._closed = False
         info = next(self._items)
         assert isinstance(info, VideoInfo)
