@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -52,10 +53,10 @@ def stop_at(monkeypatch, number: int, error: BaseException, kind: type = Tracker
     return done
 
 
-def kill_at(monkeypatch, number: int, kind: type = Tracker) -> list[int]:
+def kill_at(monkeypatch, number: int) -> list[int]:
     """As kill -9: nothing that a run does when it is left is done."""
     monkeypatch.setattr(Run, "__exit__", lambda *_: None)
-    return stop_at(monkeypatch, number, KeyboardInterrupt(), kind)
+    return stop_at(monkeypatch, number, KeyboardInterrupt())
 
 
 def test_a_rerun_that_is_killed_or_interrupted_leaves_the_finished_run(scene, tmp_path, capsys, monkeypatch):
@@ -197,8 +198,15 @@ def test_segment_is_resumed_bit_for_bit(scene, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ["segment", scene / "clip.mp4", "-q", "-o"]
     assert twospeed(*command, whole) == 0
+    steps = Segmenter.steps
+
+    def seven(self, frames):
+        yield from islice(steps(self, frames), 7)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        kill_at(patch, 7, Segmenter)
+        patch.setattr(Run, "__exit__", lambda *_: None)  # as kill -9
+        patch.setattr(Segmenter, "steps", seven)
         assert twospeed(*command, out) == 130
     with monkeypatch.context() as patch:
         computed = stop_at(patch, 99, AssertionError(), Segmenter)

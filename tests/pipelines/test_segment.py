@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import twospeed
-from twospeed.errors import InputError
+from twospeed.errors import InputError, VideoError
 from twospeed.models.flow.network import FlowLight
 from twospeed.models.gsv.network import GSVNet
 from twospeed.pipelines.segment import NEVER, Every, Segmenter, Situation, class_labels, on_drift, segment
@@ -185,7 +185,7 @@ def test_memory_does_not_grow_with_the_video():
         if result.frame_index in (9, 57):  # both one after a keyframe
             gc.collect()
             held[result.frame_index] = sum(x.untyped_storage().nbytes() for x in gc.get_objects() if type(x) is Tensor)
-    assert held[9] == held[57] > 0
+    assert 0 < held[57] < 2 * held[9]  # intervals that are under way hold more or less at a time
 
 
 def test_names_of_classes():
@@ -266,14 +266,15 @@ def test_steps_computes_intervals_at_the_same_time_and_reads_few_frames_in_advan
         torch.set_num_threads(threads)
 
 
-def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error():
+@pytest.mark.parametrize(("kind", "message"), [("small", "8 pixels"), ("grey", "float64 of shape")])
+def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error(kind, message):
     frames = drive(9)
-    frames[6] = Frame(6, 0.6, np.zeros((4, 4, 3), np.uint8))
-    segmenter = Segmenter(twospeed.create_model("segment_nano", None), 2, device="cpu")
+    frames[5] = Frame(5, 0.5, np.zeros((4, 4, 3), np.uint8) if kind == "small" else np.zeros((72, 100)))
+    segmenter = Segmenter(twospeed.create_model("segment_nano", None), 4, device="cpu")
     seen = []
-    with pytest.raises(InputError, match="8 pixels"):
+    with pytest.raises(InputError, match=message):
         seen.extend(frame.index for frame, _ in segmenter.steps(frames))
-    assert seen == list(range(6))
+    assert seen == list(range(5))
 
 
 @pytest.mark.parametrize("case", ["drift", "own network", "live"])
@@ -294,3 +295,15 @@ def test_steps_runs_frame_by_frame_where_intervals_depend_on_each_other(case):
     for count in range(1, 7):
         next(results)
         assert len(taken) == count
+
+
+def test_steps_gives_all_frames_before_the_source_fails():
+    def frames():
+        yield from drive(7)
+        raise VideoError("clip.mp4: is cut off after frame 6")
+
+    segmenter = Segmenter(twospeed.create_model("segment_nano", None), 4, device="cpu")
+    seen = []
+    with pytest.raises(VideoError, match="cut off"):
+        seen.extend(frame.index for frame, _ in segmenter.steps(frames()))
+    assert seen == list(range(7))

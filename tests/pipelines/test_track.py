@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import twospeed
 from twospeed import InputError, MaskError, Segmenter, Tracker, UnsupervisedTracker, classify, detect, track
 from twospeed.data.clips.synthetic import render_clip
+from twospeed.errors import VideoError
 from twospeed.models.stcn.builders import track_tiny
 from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
@@ -483,3 +485,86 @@ def test_options_of_track_are_those_of_the_trackers():
 def test_a_network_of_another_job_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.fixture
+def several_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(threads)
+
+
+def frames_of(clip) -> list[Frame]:
+    return [Frame(index, index / 10, image) for index, (image, _) in enumerate(clip)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"finetune": 2}, {"kernel_sigma": 7.0}, {"precision": "bf16"}, {"include_last": True}], ids=str
+)
+@pytest.mark.parametrize("name", ["track_tiny", "track_small", "stm"])
+def test_a_whole_video_gives_what_its_frames_give_one_by_one(name, options, clip, several_threads):
+    if name == "stm":  # random weights: all cells look alike, and which are among the best 20 is chance
+        network, options = twospeed.create_model(name, None), {"top_k": None, **options}
+    else:
+        network = twospeed.create_model(name)
+    one, whole = (Tracker(network, size=64, memory_every=2, device="cpu", finder=None, **options) for _ in range(2))
+    found = list(whole.run(frames_of(clip), {0: clip[0][1], 5: clip[5][1]}, gone={3: [2]}))
+    assert [frame.index for frame, _ in found] == list(range(len(clip)))
+    for index, ((image, truth), (_, masks)) in enumerate(zip(clip, found, strict=True)):
+        expected = one.step(image, truth if index in (0, 5) else None, gone=[2] if index == 3 else [])
+        tolerance = 0.05 if "precision" in options else 1e-4
+        np.testing.assert_allclose(masks.probabilities, expected.probabilities, atol=tolerance)
+        assert masks.frame_index == index
+
+
+def test_a_frame_is_looked_at_while_the_one_before_is_tracked(model, clip, several_threads):
+    taken = []
+
+    def frames():
+        for frame in frames_of(clip):
+            taken.append(frame.index)
+            yield frame
+
+    tracker = Tracker(model, size=64, device="cpu")
+    results = tracker.run(frames(), clip[0][1])
+    next(results)
+    assert taken == [0, 1]
+    results.close()
+
+
+def test_what_was_seen_by_another_network_is_not_used(model, clip):
+    image, truth = clip[0]
+    plain, seeing = (Tracker(model, size=64, device="cpu", finetune=2) for _ in range(2))
+    seen = seeing.look(image)  # before the network learns the first masks
+    expected, found = plain.step(image, truth), seeing.step(image, truth, seen=seen)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    expected, found = plain.step(clip[1][0]), seeing.step(clip[1][0], seen=seen)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+
+
+def test_all_frames_before_the_source_fails_are_tracked(model, clip, several_threads):
+    def frames():
+        yield from frames_of(clip)[:5]
+        raise VideoError("clip.mp4: is cut off after frame 4")
+
+    seen = []
+    with pytest.raises(VideoError, match="cut off"):
+        seen.extend(frame.index for frame, _ in Tracker(model, size=64, device="cpu").run(frames(), clip[0][1]))
+    assert seen == list(range(5))
+
+
+def test_a_source_that_drops_frames_is_not_read_in_advance(model, clip, several_threads):
+    taken = []
+
+    class Camera:
+        drops_frames = True
+
+        def __iter__(self):
+            for frame in frames_of(clip):
+                taken.append(frame.index)
+                yield frame
+
+    for count, _ in enumerate(Tracker(model, size=64, device="cpu").run(Camera(), clip[0][1]), 1):
+        assert len(taken) == count

@@ -114,7 +114,7 @@ class TrackJob:
             read, cast("Tracker", self.tracker), keyframes, part, self.direction, self.prompts.gone, begin=part[kept]
         )
 
-    def _resumable(self, tracker: Tracker, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+    def _resumable(self, tracker: Tracker, frames: Iterator[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Track with `Tracker`, whose state is saved now and then."""
         assert run.folder is not None
         restart, saved = 0 if self.whole else run.folder.saved_state(), time.perf_counter()
@@ -122,13 +122,12 @@ class TrackJob:
         tracker.reset()
         if restart:
             tracker.load_state(run.folder.state(restart))
-        for position, frame in enumerate(frames):
-            if position < restart:
-                yield frame, _finished(run, position, frame)
-                continue
+        for position, frame in zip(range(restart), frames, strict=False):
+            yield frame, _finished(run, position, frame)
+        for position, (frame, seen) in enumerate(tracker.seen_ahead(frames), restart):
             labels = self.prompts.labels(frame.index, frame.image)
             gone = self.prompts.gone.get(frame.index, ())
-            result = tracker.step(frame.image, labels, gone=gone, time_s=frame.time_s)
+            result = tracker.step(frame.image, labels, gone=gone, time_s=frame.time_s, **seen)
             yield frame, result.numbered(frame.index)
             now = time.perf_counter()
             if now - saved > pause:

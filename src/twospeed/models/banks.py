@@ -106,8 +106,8 @@ class MemoryBank:
         self.slots[index] = _Slot(len(value), self._clock, permanent, temporary, hidden)
 
     def read(self, query_key: Array) -> Array:
-        """Recall for all objects. Shapes: (C, h, w) -> (K, V, h, w)."""
-        cells = query_key.shape[-2] * query_key.shape[-1]
+        """Recall for all objects. Shapes: (C, h, w), or only some of the rows -> (K, V, h, w)."""
+        cells = self._cells
         stored = len(self.slots) * cells
         keys = self._keys[:stored].swapaxes(0, 1)[None]  # (1, C, N)
         groups = self._groups()

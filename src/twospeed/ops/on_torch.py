@@ -29,6 +29,7 @@ from twospeed.ops.masks import one_hot as one_hot
 from twospeed.ops.masks import soft_aggregate
 from twospeed.ops.on_numpy import ROUNDING
 from twospeed.ops.pad import Padding
+from twospeed.ops.side_by_side import twin as twin
 from twospeed.ops.transfer import HostCopy as HostCopy
 from twospeed.ops.transfer import to_device
 from twospeed.ops.warp import backward_warp as backward_warp

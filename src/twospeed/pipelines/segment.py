@@ -187,20 +187,15 @@ class Segmenter:
             yield frame, self.step(frame.image, time_s=frame.time_s)
 
     def _intervals_at_once(self, frames: Iterable[Frame]) -> int:
-        from twospeed.ops.side_by_side import pieces_at_once
-
-        drops_frames = getattr(frames, "drops_frames", False)
-        if (
-            not self._may_copy
-            or not isinstance(self.policy, Every)
-            or self.policy.n > _LONGEST_INTERVAL
-            or drops_frames
-        ):
+        known_keyframes = isinstance(self.policy, Every) and self.policy.n <= _LONGEST_INTERVAL
+        if not self._may_copy or not known_keyframes or getattr(frames, "drops_frames", False):
             return 1
+        from twospeed.ops.side_by_side import pieces_at_once  # imports torch, which exported networks do without
+
         return pieces_at_once(self.device)
 
     def _side_by_side(self, frames: Iterable[Frame], count: int) -> Iterator[tuple[Frame, ClassMap]]:
-        from twospeed.ops.side_by_side import twin, workers
+        from twospeed.ops.side_by_side import ReadInAdvance, twin, workers
 
         free: SimpleQueue[Segmenter] = SimpleQueue()
         for _ in range(count):
@@ -208,25 +203,27 @@ class Segmenter:
             one.model = twin(self.model)
             free.put(one)
 
-        def label(interval: list[Frame], state: _State) -> tuple[list[ClassMap], _State]:
+        def label(interval: list[Frame], state: _State) -> tuple[ReadInAdvance[ClassMap], list[ClassMap], _State]:
             one = free.get()
-            try:
-                one._state = state
-                return [one.step(frame.image, time_s=frame.time_s) for frame in interval], one._state
-            finally:
-                free.put(one)
+            one._state = state
+            results = ReadInAdvance(one.step(frame.image, time_s=frame.time_s) for frame in interval)
+            done = list(results)
+            free.put(one)
+            return results, done, one._state
 
-        waiting: deque[tuple[list[Frame], Future[tuple[list[ClassMap], _State]]]] = deque()
+        waiting: deque[tuple[list[Frame], Future[tuple[ReadInAdvance[ClassMap], list[ClassMap], _State]]]] = deque()
 
         def first_of_all() -> Iterator[tuple[Frame, ClassMap]]:
             interval, labelled = waiting.popleft()
-            results, self._state = labelled.result()
-            self.labels = self.labels or results[0].classes
-            yield from zip(interval, results, strict=True)
+            results, done, self._state = labelled.result()
+            for frame, result in zip(interval, done, strict=False):
+                self.labels = self.labels or result.classes
+                yield frame, result
+            results.check()
 
         with workers(count) as pool:
             state = self._state
-            for interval in self._intervals(frames):
+            for interval in self._intervals(in_advance := ReadInAdvance(frames)):
                 waiting.append((interval, pool.submit(label, interval, state)))
                 state = _State(frame_index=state.frame_index + len(interval))
                 large = (len(waiting) + 1) * len(interval) * interval[0].image.nbytes > HELD_BYTES
@@ -234,6 +231,7 @@ class Segmenter:
                     yield from first_of_all()
             while waiting:
                 yield from first_of_all()
+        in_advance.check()
 
     def _intervals(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
         """Cut a video before each keyframe: first what is left of the interval that this segmenter is in."""

@@ -8,11 +8,13 @@ appear at any frame) are one `step`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ from twospeed.pipelines.given_masks import STRIDE, VOID, FrameMasks, check_count
 from twospeed.pipelines.inputs import Array, Device, Image, Model, Precision, arrays_of, network_for, optimised, place
 from twospeed.pipelines.tracker_state import checksum, read_state, write_state
 from twospeed.pipelines.video_tracker import Labels, VideoTracker, name_of, needs_masks
-from twospeed.results import ObjectMasks, OnProgress
+from twospeed.results import Frame, ObjectMasks, OnProgress
 from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 MOST_ENLARGED = 2
 EVEN = 1e-3  # added to each object's probability where a finder's map is divided among them: all may be near 0
 THUMBNAIL = 160  # shorter side in pixels; smaller videos are not enlarged
+_PARTS = 8  # in which the memory is read
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
 
 
@@ -55,6 +58,15 @@ class _State:
     last: tuple[Array, Array] | None = None  # key (1, C, h, w) and masks (K, H', W') of the frame before
     replayed: tuple[Array, Array] | None = None  # that frame where it was replayed: image, masks (K, H, W)
     small: Array | None = None  # the frame before, as `ops.cuts` compares it
+
+
+class Seen(NamedTuple):
+    """What a network sees in a frame whatever was before: prepared (1, 3, H, W), its border, and its features."""
+
+    network: Any
+    frame: Array
+    padding: Padding
+    features: Any
 
 
 class Tracker(VideoTracker):
@@ -142,6 +154,8 @@ class Tracker(VideoTracker):
         self.max_objects = max_objects
         self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
+        self._looking: tuple[Any, Any] | None = None  # the network, and its twin for another thread
+        self._pool: ThreadPoolExecutor | None = None  # while frames are looked at in advance
         self._redetector = self._redetector_of(finder)
         self.reset()
 
@@ -202,14 +216,20 @@ class Tracker(VideoTracker):
         return self._state.bank.frames
 
     def step(
-        self, image: Image, masks: Labels | None = None, *, gone: Collection[int] = (), time_s: float = 0.0
+        self,
+        image: Image,
+        masks: Labels | None = None,
+        *,
+        gone: Collection[int] = (),
+        time_s: float = 0.0,
+        seen: Seen | None = None,
     ) -> ObjectMasks:
         """Take the next frame, with masks where they are known, and return where every object is.
 
         image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. masks: integer labels (H, W),
         0 = background; labels not seen before are new objects, known ones are corrected; 255 is void: no object, pixels
         that keep the prediction. gone: ids of objects that are absent from this frame on, until masks show them again.
-        time_s is passed on to the result.
+        time_s is passed on to the result. seen: what `look` returned for the image.
 
         Raises MaskError for masks of another size, not of integers, without any object in the first call, of a smoothed
         image, or with more objects than max_objects or than memory is enough for; InputError for an image of another
@@ -223,10 +243,55 @@ class Tracker(VideoTracker):
             self._learn_first(pixels, prompt)
             self._look_for_cut(image)
             self._see(image)
-            probabilities, padding = self._segment(pixels, prompt)
+            probabilities, padding = self._segment(pixels, prompt, seen)
             if self._redetector is not None and prompt.labels is not None:
                 self._redetector.mark(self._arrays.to_numpy(unpad(probabilities, padding)[0] < 0.5))
             return self._finished(unpad(probabilities, padding), size, time_s)
+
+    def look(self, image: Image) -> Seen:
+        """Compute what `step` needs of a frame and what no frame before it changes: about half of the work.
+
+        Another thread may do so while this one tracks the frame before. image: as `step`. Raises InputError as `step`.
+        """
+        if self._looking is None or self._looking[0] is not self.model:
+            self._looking = self.model, self._arrays.twin(self.model)
+        of, network = self._looking
+        with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
+            frame, padding = self._prepare(self._arrays.image_array(image, self.device)[None])
+            return Seen(of, frame, padding, network.encode_key(frame))
+
+    def seen_ahead(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
+        """Yield frames with `seen` for `step`: a thread looks at each while this one tracks the frame before.
+
+        On several cores of a CPU; not for sources that drop frames, and for networks that are not of this package.
+        """
+        if self._untuned is self._given or getattr(frames, "drops_frames", False):
+            yield from super().seen_ahead(frames)
+            return
+        from twospeed.ops.side_by_side import ReadInAdvance, pieces_at_once, workers  # torch: not of exported networks
+
+        if pieces_at_once(self.device) < 2:
+            yield from super().seen_ahead(frames)
+            return
+        frames = iter(frames)
+        if self.finetune is not None:  # by all threads, and another network than it sees frames afterwards
+            for frame in frames:
+                yield frame, {}
+                if self._tuned is not None:
+                    break
+        with workers(2, beside_this=True) as self._pool:
+            try:
+                before: tuple[Frame, Future[Seen]] | None = None
+                for frame in (in_advance := ReadInAdvance(frames)):
+                    after = frame, self._pool.submit(self.look, frame.image)
+                    if before is not None:
+                        yield before[0], {"seen": before[1].result()}
+                    before = after
+                if before is not None:
+                    yield before[0], {"seen": before[1].result()}
+                in_advance.check()
+            finally:
+                self._pool = None
 
     def annotate(self, image: Image, masks: Labels) -> None:
         """Remember a frame of the video, of any time, with its masks, without moving to the next frame.
@@ -389,11 +454,12 @@ class Tracker(VideoTracker):
         if self.finetune is not None and prompt.labels is not None and self._tuned is None:
             self._learn(pixels, prompt.labels, self.finetune)
 
-    def _segment(self, pixels: Array, prompt: FrameMasks) -> tuple[Array, Padding]:
+    def _segment(self, pixels: Array, prompt: FrameMasks, seen: Seen | None = None) -> tuple[Array, Padding]:
         """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
-        frame, padding = self._prepare(pixels)
+        if seen is None or seen.network is not self.model:  # it may have learned this frame's masks since
+            seen = Seen(self.model, *self._prepare(pixels), None)
         with self._arrays.autocast(self.device, self._dtype):
-            return self._advance(frame, prompt, padding), padding
+            return self._advance(seen, prompt), seen.padding
 
     def _look_for_cut(self, image: Array) -> None:
         """Forget all frames but annotated ones where a cut lies between the frame before and this one.
@@ -433,17 +499,17 @@ class Tracker(VideoTracker):
         corrected[present] = together * shares / shares.sum(0)
         return corrected
 
-    def _advance(self, frame: Array, prompt: FrameMasks, padding: Padding) -> Array:
+    def _advance(self, seen: Seen, prompt: FrameMasks) -> Array:
         """Segment one prepared frame and remember it when it is due. Shapes: (1, 3, H, W) -> (K+1, H, W)."""
-        state, model, arrays = self._state, self.model, self._arrays
+        state, model, arrays, frame, padding = self._state, self.model, self._arrays, seen.frame, seen.padding
         object_ids = state.object_ids + tuple(i for i in prompt.ids if i not in state.object_ids)
         if not object_ids:
             return arrays.zeros(frame, 1, *frame.shape[-2:]) + 1
         gone = (state.gone | prompt.gone) - set(prompt.ids)
-        features = model.encode_key(frame)
+        features = model.encode_key(frame) if seen.features is None else seen.features
         predicted = arrays.zeros(frame, len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of those known so far
         if state.object_ids:
-            readout = state.bank.read(features.key[0])  # (K, V, h, w)
+            readout = self._recall(features.key[0])  # (K, V, h, w)
             if (last := self._last()) is not None and sees_last_frame(model):
                 readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
             parts = [readout[i : i + _OBJECTS_AT_ONCE] for i in range(0, len(readout), _OBJECTS_AT_ONCE)]
@@ -473,6 +539,19 @@ class Tracker(VideoTracker):
             state.last, state.replayed = (arrays.contiguous(features.key), arrays.contiguous(probabilities[1:])), None
         state.object_ids, state.gone = object_ids, gone
         return probabilities
+
+    def _recall(self, key: Array) -> Array:
+        """Read the memory: a few rows at a time where threads may be free. Shapes: (C, h, w) -> (K, V, h, w)."""
+        if self._pool is None or self.kernel_sigma is not None:
+            return self._state.bank.read(key)
+
+        def read(part: Array) -> Array:
+            with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
+                return self._state.bank.read(part)
+
+        step = -(-key.shape[-2] // _PARTS)
+        parts = [key[:, row : row + step] for row in range(0, key.shape[-2], step)]
+        return self._arrays.cat(list(self._pool.map(read, parts)), -2)
 
     def _with_background(self, masks: Array) -> Array:
         """Shapes: masks that do not overlap (K, H, W) -> (K+1, H, W), the background first."""
@@ -619,10 +698,14 @@ class Tracker(VideoTracker):
 
 def _soft_overlap(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """`ObjectMasks.confidence` of probabilities (K+1, h, w)."""
-    winners = on_numpy.best_class(scores).ravel()
-    inside = np.bincount(winners, scores.max(0).ravel(), len(scores))  # sum of p [L = k], in float64
-    either = scores.sum((1, 2), dtype=np.float64) + np.bincount(winners, minlength=len(scores)) - inside
-    return (inside / either.clip(1e-12))[1:].astype(np.float32)
+    winners = on_numpy.best_class(scores)
+    overlaps = []
+    for number, mine in enumerate(scores[1:], 1):
+        won = (winners == number).view(np.uint8)
+        count = cv2.countNonZero(won)
+        inside = cv2.mean(mine, won)[0] * count  # sum of p [L = k], in float64
+        overlaps.append(inside / max(cv2.sumElems(mine)[0] + count - inside, 1e-12))
+    return np.array(overlaps, np.float32)
 
 
 def _with_weights(network: Any, weights: Mapping[str, Array]) -> Any:

@@ -71,15 +71,23 @@ class VideoTracker(ABC):
         """
         self.reset()
         waiting: deque[Frame] = deque()
-        for number, frame in enumerate(frames):
+        for number, (frame, seen) in enumerate(self.seen_ahead(frames)):
             by_index = masks if isinstance(masks, Mapping) else {frame.index: masks} if number == 0 else {}
             waiting.append(frame)
-            leaving: Any = {"gone": gone[frame.index]} if gone and frame.index in gone else {}
-            result = self.step(frame.image, by_index.get(frame.index), time_s=frame.time_s, **leaving)
+            more: Any = seen | ({"gone": gone[frame.index]} if gone and frame.index in gone else {})
+            result = self.step(frame.image, by_index.get(frame.index), time_s=frame.time_s, **more)
             if result is not None:
                 yield (first := waiting.popleft()), result.numbered(first.index)
         for result in self.finish():
             yield (first := waiting.popleft()), result.numbered(first.index)
+
+    def seen_ahead(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
+        """Yield frames, each with what `step` may be given of it: what was computed while the frame before was tracked.
+
+        Nothing, for trackers that compute nothing ahead.
+        """
+        for frame in frames:
+            yield frame, {}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
