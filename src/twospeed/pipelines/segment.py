@@ -207,9 +207,9 @@ class Segmenter:
             one = free.get()
             one._state = state
             results = ReadInAdvance(one.step(frame.image, time_s=frame.time_s) for frame in interval)
-            done = list(results)
+            answer = results, list(results), one._state
             free.put(one)
-            return results, done, one._state
+            return answer
 
         waiting: deque[tuple[list[Frame], Future[tuple[ReadInAdvance[ClassMap], list[ClassMap], _State]]]] = deque()
 
@@ -222,10 +222,11 @@ class Segmenter:
             results.check()
 
         with workers(count) as pool:
-            state = self._state
+            state, first = self._state, self._state.frame_index
             for interval in self._intervals(in_advance := ReadInAdvance(frames)):
                 waiting.append((interval, pool.submit(label, interval, state)))
-                state = _State(frame_index=state.frame_index + len(interval))
+                first += len(interval)  # its thread counts in the state, which is its own now
+                state = _State(frame_index=first)
                 large = (len(waiting) + 1) * len(interval) * interval[0].image.nbytes > HELD_BYTES
                 while len(waiting) > (count - 1 if large else count):
                     yield from first_of_all()
