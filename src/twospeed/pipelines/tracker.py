@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +31,7 @@ from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from twospeed.pipelines.finetune_tracker import TrackerFineTuning
+    from twospeed.pipelines.look_ahead import LookAhead
     from twospeed.pipelines.redetect import Redetector
 
 AGREES = 0.92  # IoU with a correction from which the memory was right
@@ -41,7 +41,7 @@ MOST_PIXELS = 4  # times size squared: wider images are scaled down further
 MOST_ENLARGED = 2
 EVEN = 1e-3  # added to each object's probability where a finder's map is divided among them: all may be near 0
 THUMBNAIL = 160  # shorter side in pixels; smaller videos are not enlarged
-_PARTS = 8  # in which the memory is read
+_PARTS = 8  # in which two threads read the memory
 _OBJECTS_AT_ONCE = 8  # decoded together; bounds the memory that many objects take
 
 
@@ -155,7 +155,7 @@ class Tracker(VideoTracker):
         self.size, self.upscale, self.cuts = size, upscale, cuts
         self._untuned = self._fast(self._given)
         self._looking: tuple[Any, Any] | None = None  # the network, and its twin for another thread
-        self._pool: ThreadPoolExecutor | None = None  # while frames are looked at in advance
+        self._ahead: LookAhead[Seen] | None = None  # while frames are looked at in advance
         self._redetector = self._redetector_of(finder)
         self.reset()
 
@@ -268,7 +268,8 @@ class Tracker(VideoTracker):
         if self._untuned is self._given or getattr(frames, "drops_frames", False):
             yield from super().seen_ahead(frames)
             return
-        from twospeed.ops.side_by_side import ReadInAdvance, pieces_at_once, workers  # torch: not of exported networks
+        from twospeed.ops.side_by_side import pieces_at_once, workers  # torch: not of exported networks
+        from twospeed.pipelines.look_ahead import LookAhead
 
         if pieces_at_once(self.device) < 2:
             yield from super().seen_ahead(frames)
@@ -279,19 +280,13 @@ class Tracker(VideoTracker):
                 yield frame, {}
                 if self._tuned is not None:
                     break
-        with workers(2, beside_this=True) as self._pool:
+        with workers(1, beside_this=True) as pool:
+            self._ahead = LookAhead(lambda frame: self.look(frame.image), pool)
             try:
-                before: tuple[Frame, Future[Seen]] | None = None
-                for frame in (in_advance := ReadInAdvance(frames)):
-                    after = frame, self._pool.submit(self.look, frame.image)
-                    if before is not None:
-                        yield before[0], {"seen": before[1].result()}
-                    before = after
-                if before is not None:
-                    yield before[0], {"seen": before[1].result()}
-                in_advance.check()
+                for frame, seen in self._ahead.frames(frames):
+                    yield frame, {"seen": seen}
             finally:
-                self._pool = None
+                self._ahead = None
 
     def annotate(self, image: Image, masks: Labels) -> None:
         """Remember a frame of the video, of any time, with its masks, without moving to the next frame.
@@ -541,8 +536,8 @@ class Tracker(VideoTracker):
         return probabilities
 
     def _recall(self, key: Array) -> Array:
-        """Read the memory: a few rows at a time where threads may be free. Shapes: (C, h, w) -> (K, V, h, w)."""
-        if self._pool is None or self.kernel_sigma is not None:
+        """Read the memory, a few rows at a time where another thread may help. Shapes: (C, h, w) -> (K, V, h, w)."""
+        if self._ahead is None or self.kernel_sigma is not None:
             return self._state.bank.read(key)
 
         def read(part: Array) -> Array:
@@ -551,7 +546,7 @@ class Tracker(VideoTracker):
 
         step = -(-key.shape[-2] // _PARTS)
         parts = [key[:, row : row + step] for row in range(0, key.shape[-2], step)]
-        return self._arrays.cat(list(self._pool.map(read, parts)), -2)
+        return self._arrays.cat(self._ahead.share(read, parts), -2)
 
     def _with_background(self, masks: Array) -> Array:
         """Shapes: masks that do not overlap (K, H, W) -> (K+1, H, W), the background first."""
