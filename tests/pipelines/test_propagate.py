@@ -11,6 +11,7 @@ from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_tiny
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 from twospeed.pipelines.propagate import absent_at, frames_of, plan, propagate, track_segments
+from twospeed.results import Frame
 from twospeed.video.writer import VideoWriter
 
 T = 17
@@ -77,9 +78,9 @@ def test_results_come_in_order_of_frames(clip, model, direction, masks_at):
 def test_backward_is_forward_in_reverse(clip, model):
     path, images, truth = clip
     results = list(track(path, truth[12], model, direction="backward", end=13, size=64))
-    tracker = Tracker(model, size=64)
-    for t in range(12, -1, -1):
-        expected = tracker.step(images[t], truth[12] if t == 12 else None)
+    order = range(12, -1, -1)
+    tracked = Tracker(model, size=64).run((Frame(t, t / 25, images[t]) for t in order), {12: truth[12]})
+    for t, (_, expected) in zip(order, tracked, strict=True):
         assert (results[t].labels == expected.labels).all()
         np.testing.assert_allclose(results[t].confidence, expected.confidence)
 
