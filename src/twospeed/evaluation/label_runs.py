@@ -104,7 +104,8 @@ def run_chains(
         files = {}
         if output is not None:
             files = {d: output / f"distance_{d}" / f"{frame.name}.png" for d, frame in chain.scored.items()}
-        found = {d: _read_kept(path, code) for d, path in files.items() if path.is_file()}
+        found = {d: read_indices(path)[0] for d, path in files.items() if path.is_file()}
+        found = found if code is None else {d: code.read(values) for d, values in found.items()}
         if len(found) < len(chain.scored):
             found = _label(segmenter, chain, clock)
             for distance, path in files.items():
@@ -153,11 +154,6 @@ def _count(frame: LabelledFrame, labels: Labels, num_classes: int) -> Matrix:
 
 def _size(labels: Labels) -> str:
     return f"{labels.shape[1]}x{labels.shape[0]}"
-
-
-def _read_kept(path: Path, code: LabelCode | None) -> Labels:
-    values, _ = read_indices(path)
-    return values if code is None else code.read(values)
 
 
 @dataclass

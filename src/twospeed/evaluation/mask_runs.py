@@ -198,14 +198,6 @@ def run_sequences(
         run.progress("track", before, total, "frames", f"{sample.name}: {done} ({index} of {len(samples)})")
 
 
-def davis_jobs(sample: SequenceSample, *, given_masks: bool = True) -> FrameJobs:
-    """Every frame in turn, the objects of the first one given (void pixels as background), all results written."""
-    first = sample.labels(sample.frames[0]) if given_masks else None
-    if first is not None:
-        first = np.where(first == VOID, np.uint8(0), first)
-    return [(frame, first if number == 0 else None, True) for number, frame in enumerate(sample.frames)]
-
-
 def youtube_vos_jobs(sample: SequenceSample) -> FrameJobs:
     """From the first mask on, new objects given where they first appear; results wanted where the benchmark asks."""
     given, wanted = first_masks(sample), required_frames(sample)
@@ -273,8 +265,14 @@ class TrackerRun(Run):
         self._every_frame_remembered: list[Pass] | None = None
 
     def davis_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
-        """Which trackers see which frames of a sequence: all see all."""
-        return InStep(self.passes), davis_jobs(sample, given_masks=self.options.given_masks)
+        """Which trackers see which frames of a sequence: all see all, and all results are written.
+
+        The objects of the first frame are given, where masks are (void pixels as background).
+        """
+        first = sample.labels(sample.frames[0]) if self.options.given_masks else None
+        if first is not None:
+            first = np.where(first == VOID, np.uint8(0), first)
+        return InStep(self.passes), [(name, None if n else first, True) for n, name in enumerate(sample.frames)]
 
     def youtube_vos_plan(self, sample: SequenceSample) -> tuple[Labeller, FrameJobs]:
         """Which trackers see which frames of a video, leaving out those that change nothing."""

@@ -59,8 +59,9 @@ class RunLog:
         self._fields[kind] = list(row)
         with disk_errors(self.path):
             known = _header(table)
-            if known not in (None, list(row)):  # an earlier version of the recipe logged other numbers
-                _change_columns(table, list(row))
+            if known not in (None, list(row)):  # an earlier version of the recipe logged other numbers: leave them out
+                rows = csv.DictReader(table.read_text("utf-8", "replace").splitlines())
+                write_text(table, csv_text([row, *([old.get(name, "") for name in row] for old in rows)]))
             with (self.path / "metrics.jsonl").open("a") as lines:
                 lines.write(json.dumps({"kind": kind, **row}) + "\n")
             with table.open("a", newline="") as file:
@@ -119,12 +120,6 @@ def _header(table: Path) -> list[str] | None:
         return None
     with table.open(encoding="utf-8", errors="replace") as file:
         return file.readline().rstrip("\n").split(",")
-
-
-def _change_columns(table: Path, columns: list[str]) -> None:
-    """Give a table other columns: those that it did not have are empty in its rows, others are left out."""
-    rows = csv.DictReader(table.read_text("utf-8", "replace").splitlines())
-    write_text(table, csv_text([columns, *([row.get(name, "") for name in columns] for row in rows)]))
 
 
 def _row(line: str) -> dict[str, Any] | None:
