@@ -11,8 +11,7 @@ from torch import nn
 
 from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.training.checkpoint import checkpoints, load_checkpoint, restore_random_state, save_checkpoint
-from twospeed.training.distributed import Process
-from twospeed.training.seed import seed_everything
+from twospeed.training.distributed import Process, seed_everything
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

@@ -282,13 +282,17 @@ class _SegmentationRun(Run):
             scores["step_seconds"] = seconds
         if self.options.image_scales:
             scores["image_scales"] = self._scaled_images(data, height, width)
+        sizes = [
+            f"{name.replace('_', ' ')}: {part['parameters']:,} parameters, {part['bytes'] / 1e6:.2f} MB"
+            for name, part in scores["parts"].items()
+        ]
         columns = {"all": pooled, **{f"{d} step{'s' * (d != 1)}": matrices[d] for d in reached}}
         return self.report(
             scores=scores,
             parameters=cost.keyframe_parameters + cost.step_parameters,
             table=_table(columns if len(reached) > 1 else {"IoU": pooled}, chosen.classes),
             more_tables=(cost_table(operating_points(scores)),),
-            notes=(*notes, *_notes(pooled, chosen.classes), *_in_words(scores["parts"])),
+            notes=(*notes, *_notes(pooled, chosen.classes), *sizes),
             **common,
         )
 
@@ -396,10 +400,3 @@ def _notes(matrix: Matrix, classes: LabelMap) -> list[str]:
 def _parts(cost: SegmenterCost) -> dict[str, dict[str, int]]:
     parts = {"image_network": cost.keyframe_parameters, "propagation": cost.step_parameters}
     return {name: {"parameters": count, "bytes": count * cost.bytes_each} for name, count in parts.items() if count}
-
-
-def _in_words(parts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    return [
-        f"{name.replace('_', ' ')}: {part['parameters']:,} parameters, {part['bytes'] / 1e6:.2f} MB"
-        for name, part in parts.items()
-    ]

@@ -18,10 +18,9 @@ from twospeed.models.slowfast.network import SlowFast
 from twospeed.models.slowfast.transfer import initialise_from
 from twospeed.ops.bf16 import autocast
 from twospeed.training.batch_norm import group_batch_norm
-from twospeed.training.distributed import epoch_batches, gather, gradients_stay_here, parallel
+from twospeed.training.distributed import epoch_batches, gather, gradients_stay_here, parallel, seed_everything
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
 from twospeed.training.run import Run, RunSettings
-from twospeed.training.seed import seed_everything
 from twospeed.video.sampling import ClipShape
 from twospeed.weights.catalog import find
 from twospeed.weights.imports import read_state

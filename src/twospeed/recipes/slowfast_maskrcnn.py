@@ -57,11 +57,10 @@ from twospeed.models.slowfast_maskrcnn.network import SlowFastMaskRCNN
 from twospeed.pipelines.unsupervised import UnsupervisedTracker
 from twospeed.pipelines.video_tracker import needs_masks
 from twospeed.results import Frame, OnProgress
-from twospeed.training.distributed import alone
+from twospeed.training.distributed import alone, seed_everything
 from twospeed.training.optim import gradient_norm, parameter_groups, set_learning_rate
 from twospeed.training.run import Run, RunSettings
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
-from twospeed.training.seed import seed_everything
 from twospeed.weights.coco import start_from_coco
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import create_model, save_model

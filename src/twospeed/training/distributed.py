@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -67,6 +68,18 @@ def processes(device: str | None = None) -> Iterator[Process]:
         gc.collect()  # a network wrapped for the group keeps its threads alive until then
     finally:
         dist.destroy_process_group()
+
+
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed Python, numpy and torch (all devices); processes of one run differ by their rank.
+
+    Samples should not draw from these generators but from one of their own, made from (seed, epoch, index),
+    so that neither worker count nor order changes what is drawn.
+    """
+    mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
 
 
 def alone(device: str | None, what: str) -> Process:

@@ -45,9 +45,8 @@ from twospeed.errors import CheckpointError, InputError
 from twospeed.files import lock_file, make_folder
 from twospeed.results import OnProgress, Progress
 from twospeed.training.checkpoint import check_same, checkpoints, load_checkpoint, restore_random_state, save_checkpoint
-from twospeed.training.distributed import Process, gather, processes
+from twospeed.training.distributed import Process, gather, processes, seed_everything
 from twospeed.training.log import RunLog, Value, resolved
-from twospeed.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
