@@ -397,12 +397,8 @@ def _report_files(paths: Sequence[Path], videos: Sequence[LabelledVideo]) -> Rep
         notes.append(f"{len(videos) - len(order)} listed videos have no scores; missing_as_errors counts them as wrong")
     if unknown:
         notes.append(f"{len(unknown)} scored names are not in the list, such as {unknown[0]!r}; they were ignored")
+    covered, model = f"{len(order)} of {len(videos)} videos", ", ".join(path.name for path in paths)
     return Report(
-        benchmark="kinetics",
-        scores=summary,
-        table=_table(table_rows),
-        protocol=PROTOCOL,
-        coverage=f"{len(order)} of {len(videos)} videos",
-        model=", ".join(path.name for path in paths),
-        notes=tuple(notes),
-    )
+        benchmark="kinetics", scores=summary, table=_table(table_rows), protocol=PROTOCOL, coverage=covered,
+        model=model, notes=tuple(notes),
+    )  # fmt: skip

@@ -171,12 +171,9 @@ class Run:
                 yield Path(temporary)
             return
         description = {
-            "benchmark": self.benchmark,
-            "models": list(self.networks.names),
-            "weights_sha256": list(self.networks.checksums),
-            **more,
-            "settings": self.settings,
-        }
+            "benchmark": self.benchmark, "models": list(self.networks.names),
+            "weights_sha256": list(self.networks.checksums), **more, "settings": self.settings,
+        }  # fmt: skip
         claim(Path(output), description, resume=resume)
         yield Path(output)
 

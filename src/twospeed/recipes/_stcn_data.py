@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +46,7 @@ def find_sources(config: StcnConfig) -> list[ClipSource]:
     if config.coco is not None and not config.generated:
         sources.append(StillClips(find_objects(config.coco), name="coco"))
     frames = FrameMotion(aspect=config.crop_aspect, near=config.near, twins=config.look_alikes)
-    around = dataclasses.replace(
+    around = replace(
         AROUND_OBJECTS, scale=config.view_scale, zoom=config.frame_zoom, near=config.near, twins=config.look_alikes
     )  # fmt: skip
     motion = frames if config.views == "frames" else around
@@ -69,7 +68,7 @@ def find_sources(config: StcnConfig) -> list[ClipSource]:
     if config.bl30k is not None:  # wider crops than of real videos, and no objects of a few pixels
         rendered: AnnotatedVideos = VideoFolders(config.bl30k, read_names(config.bl30k_subset))
         rule = large_enough if config.small_objects == "code" else not_tiny
-        wider = dataclasses.replace(motion, area=(0.25, 1.0))
+        wider = replace(motion, area=(0.25, 1.0))
         sources.append(VideoClips(rendered, choice=config.frame_choice, rule=rule, motion=wider, name="bl30k"))
     if generated is not None:
         sources.append(generated)

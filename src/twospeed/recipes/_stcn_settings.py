@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +76,7 @@ class StcnConfig(RunSettings):
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-5
     # Of parts, not decayed: {"key_encoder": 0.2}; 0: kept as it is
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
     schedule: Literal["steps", "cosine"] = "steps"
     lr_boundaries: tuple[float, ...] = (125 / 150,)  # shares of the run at which it falls to a tenth
     warm_up: float = 0.0  # share of the run in which it rises
@@ -158,7 +157,7 @@ def stage1() -> StcnConfig:
 
 def stage2() -> StcnConfig:
     """YouTube-VOS and DAVIS after BL30K: 300K iterations."""
-    return dataclasses.replace(
+    return replace(
         video(), weights=Path("runs/stcn_s01/weights.safetensors"), iterations=300_000, lr_boundaries=(250 / 300,),
         bootstrap_from=20 / 300, bootstrap_to=70 / 300, out=Path("runs/stcn_s012"),
     )  # fmt: skip
@@ -171,18 +170,18 @@ def video() -> StcnConfig:
 
 def static_stm() -> StcnConfig:
     """Stage 0 for STM; its two encoders both start from resnet50."""
-    return dataclasses.replace(static(), network="stm", out=Path("runs/stm_static"))
+    return replace(static(), network="stm", out=Path("runs/stm_static"))
 
 
 def video_stm() -> StcnConfig:
     """Stage 3 for STM."""
     weights = Path("runs/stm_static/weights.safetensors")
-    return dataclasses.replace(video(), network="stm", weights=weights, out=Path("runs/stm_s03"))
+    return replace(video(), network="stm", weights=weights, out=Path("runs/stm_s03"))
 
 
 def static_trial() -> StcnConfig:
     """A narrow network on small crops of stills for 150 iterations: a minute or two on a CPU."""
-    return dataclasses.replace(
+    return replace(
         static(), crop=(96,), workers=0, width=8, iterations=150, batch=(4,), lr=1e-3, lr_boundaries=(0.8,),
         bootstrap_from=0.4, bootstrap_to=0.8, bootstrap_keep=0.5, log_every=5,
     )  # fmt: skip
@@ -214,7 +213,7 @@ def small() -> StcnConfig:
     """track_small, on two CPU cores, from an ImageNet encoder: look-alikes, up to three objects, larger crops later."""
     # The first stages stay as ImageNet taught them: at half of the resolution, their gradients are a third of a step
     kept = dict.fromkeys(("key_encoder.stem", "key_encoder.stages.0", "key_encoder.stages.1"), 0.0)
-    return dataclasses.replace(
+    return replace(
         tiny(), network="track_small", generated=100, look_alikes=0.35, near=0.5, view_scale=(0.6, 1.9), minutes=80.0,
         gap_borders=tuple(0.08 + 0.92 * border for border in BORDERS), crop=(192, 224, 288), batch=(4,),
         phase_borders=(0.08, 0.8), objects=(1, 2, 1, 3), rates={"key_encoder": 0.2, **kept}, lr=6e-4, freeze_norm=0.8,
@@ -224,7 +223,7 @@ def small() -> StcnConfig:
 
 def nano() -> StcnConfig:
     """track_nano, on a CPU, from track_small's weights: crops of the size at which it sees frames, from the start."""
-    return dataclasses.replace(
+    return replace(
         small(), network="track_nano", weights=Path("track_small"), near=0.4, minutes=95.0,
         gap_borders=(0.0, 0.01, 0.02, 0.03, 0.85), crop=(304,), phase_borders=(), generated_first=False, lr=4e-4,
         freeze_norm=0.1, bootstrap_from=0.0, bootstrap_to=0.1, out=Path("runs/track_nano"),

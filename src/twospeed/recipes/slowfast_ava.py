@@ -16,10 +16,9 @@ is the same to the last digit. Raises DatasetError and InputError before the fir
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -122,12 +121,12 @@ def report_8x8() -> SlowFastAvaConfig:
 
 def report_fast() -> SlowFastAvaConfig:
     """The report's Fast pathway alone, at full width. Its Kinetics-600 weights are not published: train them first."""
-    return dataclasses.replace(report_8x8(), model="fast_r101_32x2_nl_ava", weights="kinetics600.safetensors")
+    return replace(report_8x8(), model="fast_r101_32x2_nl_ava", weights="kinetics600.safetensors")
 
 
 def report_16x8() -> SlowFastAvaConfig:
     """The report's SlowFast 16x8 R101 with non-local blocks and context branch, whose clips span 128 frames."""
-    return dataclasses.replace(
+    return replace(
         report_8x8(), model="slowfast_r101_16x8_nl_ava", model_options={"context": True},
         weights=KINETICS_600["slowfast_r101_16x8_nl"], short_side=(256, 360),
     )  # fmt: skip
@@ -139,14 +138,12 @@ def report_member() -> SlowFastAvaConfig:
     The report varies these and the context branch between members without stating which member has which; without the
     branch: model_options={}.
     """
-    return dataclasses.replace(report_16x8(), proposal_iou=0.75, iterations=16_000, lr_boundaries=(10_700, 14_200))
+    return replace(report_16x8(), proposal_iou=0.75, iterations=16_000, lr_boundaries=(10_700, 14_200))
 
 
 def report_trainval() -> SlowFastAvaConfig:
     """The report's training on train and val together, for the server's test set: half as many iterations more."""
-    return dataclasses.replace(
-        report_16x8(), splits=("train", "val"), val=None, iterations=18_000, lr_boundaries=(12_000, 16_000)
-    )
+    return replace(report_16x8(), splits=("train", "val"), val=None, iterations=18_000, lr_boundaries=(12_000, 16_000))
 
 
 def pyslowfast_r50() -> SlowFastAvaConfig:
@@ -420,4 +417,4 @@ def write_and_score(
         for keyframe, found in zip(validation.keyframes, scores, strict=True):
             write_detections(file, keyframe.video, keyframe.second, keyframe.boxes_xyxy, found)
     report = evaluate_ava(path, validation.files["ground_truth"], labels=validation.files.get("labels"))
-    return dataclasses.replace(report, model=name)
+    return replace(report, model=name)

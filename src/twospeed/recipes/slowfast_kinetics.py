@@ -15,10 +15,9 @@ digit. Raises DatasetError and InputError before the first step for what does no
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,12 +88,12 @@ def kinetics400() -> SlowFastKineticsConfig:
 
 def kinetics400_8x8() -> SlowFastKineticsConfig:
     """PySlowFast's SLOWFAST_8x8_R50, with the fusion kernel of 7 of the released weights."""
-    return dataclasses.replace(kinetics400(), model="slowfast_r50_8x8")
+    return replace(kinetics400(), model="slowfast_r50_8x8")
 
 
 def kinetics400_steps() -> SlowFastKineticsConfig:
     """The stepwise schedule of the multigrid paper's baseline: 239 epochs, a tenth at 94, 154 and 196."""
-    return dataclasses.replace(kinetics400_8x8(), schedule="steps", epochs=239)
+    return replace(kinetics400_8x8(), schedule="steps", epochs=239)
 
 
 def kinetics600() -> SlowFastKineticsConfig:
@@ -112,7 +111,7 @@ def kinetics600() -> SlowFastKineticsConfig:
 
 def kinetics700() -> SlowFastKineticsConfig:
     """The report's Kinetics-700: the same training, from the authors' Kinetics-600 weights, with a new head."""
-    return dataclasses.replace(
+    return replace(
         kinetics600(), train=Path("kinetics700/train.csv"), val=Path("kinetics700/val.csv"), num_classes=700,
         weights=KINETICS_600["slowfast_r101_16x8_nl"],
     )  # fmt: skip

@@ -7,9 +7,8 @@ and the ActivityNet 2019 report; files as `twospeed.data.benchmarks.ava` reads t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,14 +122,14 @@ def with_labelled(annotated: Sequence[Keyframe], labelled: Iterable[Keyframe]) -
                 rows.append(row)
             else:
                 actions[same] = tuple(sorted({*actions[same], *detected.actions[row]}))
-        both = dataclasses.replace(keyframe, actions=tuple(actions))
+        both = replace(keyframe, actions=tuple(actions))
         result.append(_joined(both, detected, np.array(rows, np.int64), [detected.actions[row] for row in rows]))
     return [*result, *found.values()]
 
 
 def _joined(first: Keyframe, second: Keyframe, rows: NDArray[np.int64], actions: Sequence[tuple[int, ...]]) -> Keyframe:
     """Append these boxes of the second to the first."""
-    return dataclasses.replace(
+    return replace(
         first,
         boxes_xyxy=np.concatenate([first.boxes_xyxy, second.boxes_xyxy[rows]]),
         scores=np.concatenate([first.scores, second.scores[rows]]),

@@ -126,24 +126,16 @@ class MovingObjects:
                 followed = rng.random() < self.followed_copies
                 label += followed
                 twin = np.dstack([jitter_colours(rng, layer.rgba[..., :3], 0.05), layer.rgba[..., 3]])
+                centre, scale = rng.uniform(0.0, 1.0, 2) * size, layer.motion.scale * rng.uniform(0.7, 1.4)
                 motion = random_motion(
-                    rng,
-                    centre=rng.uniform(0.0, 1.0, 2) * size,
-                    scale=layer.motion.scale * rng.uniform(0.7, 1.4),
-                    layer_side=max(twin.shape[:2]),
-                    reach=0.05 * size,
+                    rng, centre=centre, scale=scale, layer_side=max(twin.shape[:2]), reach=0.05 * size
                 )
                 layers.insert(int(rng.integers(len(layers) + 1)), Layer(twin, motion, label if followed else 0))
         if rng.random() < 0.3:  # something that passes in front
             rgba = self._cutout(rng, None if rng.random() < 0.3 else self._pick(rng), size)
             extent = size * rng.uniform(0.1, 0.4)
-            motion = random_motion(
-                rng,
-                centre=rng.uniform(0.0, 1.0, 2) * size,
-                scale=extent / max(rgba.shape[:2]),
-                layer_side=max(rgba.shape[:2]),
-                reach=0.12 * size,
-            )
+            side, centre = max(rgba.shape[:2]), rng.uniform(0.0, 1.0, 2) * size
+            motion = random_motion(rng, centre=centre, scale=extent / side, layer_side=side, reach=0.12 * size)
             layers.append(Layer(rgba, motion))
         return layers
 
