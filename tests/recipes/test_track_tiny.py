@@ -22,7 +22,7 @@ from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.models.unrolled import UnrolledPropagation, spoiled
 from twospeed.recipes import stcn as recipe
 from twospeed.recipes.stcn import PRESETS, StcnConfig, train
-from twospeed.training.clock import StepClock
+from twospeed.training.stage import StepClock
 from twospeed.weights.load import create_model
 
 

@@ -12,10 +12,9 @@ from torch import nn
 
 from twospeed.errors import InputError
 from twospeed.training import stage as stage_module
-from twospeed.training.clock import FIRST_LIMIT_S, StepClock
 from twospeed.training.distributed import Process
 from twospeed.training.run import Run
-from twospeed.training.stage import Stage, StageSettings
+from twospeed.training.stage import FIRST_LIMIT_S, Stage, StageSettings, StepClock
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

@@ -73,12 +73,12 @@ from twospeed.recipes._stcn_settings import PRESETS as PRESETS
 from twospeed.recipes._stcn_settings import StcnConfig
 from twospeed.results import OnProgress
 from twospeed.training.batch_norm import precise_bn
-from twospeed.training.clock import StepClock
 from twospeed.training.distributed import Process, gradients_stay_here, parallel, total
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run, start_run
 from twospeed.training.schedule import half_cosine, steps, with_warm_up
+from twospeed.training.stage import StepClock
 from twospeed.weights.catalog import CATALOG, find
 from twospeed.weights.imports import read_state
 from twospeed.weights.load import build as build_model

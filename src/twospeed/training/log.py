@@ -98,13 +98,11 @@ def resolved(config: Any) -> dict[str, Any]:
 
 def origin() -> dict[str, Any]:
     """Return where a result comes from: command, commit (None for an installed wheel), versions, machine."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return {
-        "command": sys.argv,
-        "commit": commit_of_this_code(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": installed_versions(),
+        "command": sys.argv, "commit": commit_of_this_code(), "started": started, "versions": installed_versions(),
         "machine": machine_name(),
-    }
+    }  # fmt: skip
 
 
 def _tensorboard(path: Path, resume_step: int | None) -> Any:

@@ -11,6 +11,9 @@ share a batch. Averaged weights, where `ema_decay` is set, are what `check` vali
 from __future__ import annotations
 
 import copy
+import statistics
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from twospeed.errors import InputError
-from twospeed.training.clock import StepClock
 from twospeed.training.optim import gradient_norm, set_learning_rate
 from twospeed.training.replicas import ThreadedReplicas, move_average
 from twospeed.training.run import Run, RunSettings
@@ -29,6 +31,10 @@ from twospeed.training.schedule import check_length, half_cosine, progress_of, w
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 Loss = tuple[Tensor, Mapping[str, float]]  # and numbers to report, "loss" among them
+
+LONGEST = 10.0  # times the median of the steps before: what takes longer was paused meanwhile
+LEAST_LIMIT_S = 2.0  # short steps vary more: so many seconds are always counted
+FIRST_LIMIT_S = 60.0  # of the first step, which starts loading processes and has none before it to compare with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,30 @@ class SingleStageSettings(StageSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_length(self.minutes, self.iterations)
+
+
+class StepClock:
+    """Measures steps in seconds; leaves out the time in which the process was stopped or the machine slept.
+
+    Neither shows as such in a clock, so a step that takes much longer than those before it is cut: it counts at most
+    LONGEST times their median. now: a clock in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._began = now()
+        self._last: deque[float] = deque(maxlen=100)
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._began = self._now()
+
+    def end(self) -> float:
+        """Return how many seconds the step that began last counts."""
+        limit = max(LONGEST * statistics.median(self._last), LEAST_LIMIT_S) if self._last else FIRST_LIMIT_S
+        counted = min(self._now() - self._began, limit)
+        self._last.append(counted)
+        return counted
 
 
 class Stage(Generic[Model]):

@@ -172,14 +172,12 @@ def view_crops(
         raise InputError(f"a crop of {crop} does not fit a short side of {short_side}")
     scaled = short_side_size(height, width, short_side)
     middle_top, middle_left = -(-(scaled[0] - crop) // 2), -(-(scaled[1] - crop) // 2)
-    source = (height, width)
-    if crops == 1:
-        return (CropTransform(source, scaled, middle_top, middle_left, crop, crop),)
-    if height > width:
-        tops = (0, middle_top, scaled[0] - crop)
-        return tuple(CropTransform(source, scaled, top, middle_left, crop, crop) for top in tops)
-    lefts = (0, middle_left, scaled[1] - crop)
-    return tuple(CropTransform(source, scaled, middle_top, left, crop, crop) for left in lefts)
+    places = [(middle_top, middle_left)]
+    if crops == 3 and height > width:
+        places = [(top, middle_left) for top in (0, middle_top, scaled[0] - crop)]
+    elif crops == 3:
+        places = [(middle_top, left) for left in (0, middle_left, scaled[1] - crop)]
+    return tuple(CropTransform((height, width), scaled, top, left, crop, crop) for top, left in places)
 
 
 @dataclass(frozen=True, slots=True)
