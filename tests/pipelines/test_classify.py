@@ -8,13 +8,13 @@ import torch
 import twospeed
 from tests.models.slowfast.test_network import tiny
 from twospeed.data.benchmarks.video_lists import LabelledVideo
-from twospeed.data.clips.actions import decode
 from twospeed.evaluation.recognition import score_videos
 from twospeed.pipelines.action_views import UniformViews, prepare, sliding_views
 from twospeed.pipelines.classify import Classifier, classify, position_average, videos_in
 from twospeed.transforms.colour import normalise
 from twospeed.transforms.spatial import view_crops
-from twospeed.video.sampling import ClipShape, uniform_clip
+from twospeed.video.reader import read_frames
+from twospeed.video.sampling import ClipShape, decoded_short_side, uniform_clip
 from twospeed.video.writer import VideoWriter
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -111,7 +111,9 @@ def test_the_evaluation_of_kinetics_gives_the_numbers_that_users_get(tmp_path):
     assert np.abs(used.probabilities - measured.stacked()[0]).max() < 1e-6
     rows = []
     for number in range(3):  # views by the training code's functions, through the network as it was trained
-        frames = decode(path, uniform_clip(number, 3, 70, 8, 2, 30.0), 48, 256)
+        indices = uniform_clip(number, 3, 70, 8, 2, 30.0)
+        images = read_frames(path, indices, short_side=decoded_short_side(48, 256))
+        frames = torch.from_numpy(images).permute(3, 0, 1, 2)
         crops = [crop.frames(frames) for crop in view_crops(*frames.shape[-2:], short_side=256, crop=256, crops=3)]
         shape = ClipShape(frames=8, stride=2)
         views = normalise(torch.stack(crops), shape.mean, shape.std, order=shape.order, channel_dim=1)
