@@ -53,6 +53,7 @@ from twospeed.evaluation.vos import evaluate_davis
 from twospeed.models.banks import MemoryBank
 from twospeed.models.optimise import optimise
 from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.ops.bf16 import multiplies_bf16
 from twospeed.ops.full_labels import full_size_labels
 from twospeed.pipelines.inputs import Precision
 from twospeed.pipelines.segment import Segmenter
@@ -225,10 +226,12 @@ def of_commands() -> Iterator[Row]:
             network, graphs = f"{name}_nano", Path(folder) / "graphs"
             export = [sys.executable, "-m", "twospeed", "export", network, "--format", "onnx", "-o", graphs]
             subprocess.run(export, check=True, capture_output=True)
-            # Graphs run without find_nano
-            models: dict[str, str | Path] = {network: network, f"{network} as ONNX": graphs}
-            for model, given in models.items():
-                held = of_child("-c", AS_COMMAND, name, clip, *options, "--model", given, "-o", out, "--quiet")
+            ways: dict[str, list[str | Path]] = {network: ["--model", network]}
+            if multiplies_bf16(torch.device("cpu")):
+                ways[f"{network} in bf16"] = ["--model", network, "--precision", "bf16"]
+            ways[f"{network} as ONNX"] = ["--model", graphs]  # without find_nano
+            for model, given in ways.items():
+                held = of_child("-c", AS_COMMAND, name, clip, *options, *given, "-o", out, "--quiet")
                 seconds = 1 / json.loads((out / "run.json").read_text())["frames_per_second"]
                 job = f"`twospeed {name}`, {model}, {width}x{height}"
                 yield row(job, seconds, ("network alone", network_s)) | held
