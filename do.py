@@ -29,7 +29,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FORKS = "tests/video/test_sources.py::test_a_forked_child_does_not_hang"
-PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]  # each takes up to 4 GB
+PROCESSES = min(4, (os.cpu_count() or 1) + 1)  # one waits for a browser at times; each takes up to 4 GB
+PARALLEL = [f"--numprocesses={PROCESSES}", "--dist=loadfile"]
 CHORES: dict[str, list[list[str]]] = {
     "demo": [["twospeed", "demo"]],
     # Exported graphs in a process of their own: where OpenVINO is loaded, a training that forks loading processes
