@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +24,8 @@ from twospeed.models.stcn.network import STCN
 from twospeed.pipelines.finetune_tracker import TrackerFineTuning
 from twospeed.pipelines.track import TrackOptions
 from twospeed.results import Frame
+from twospeed.video.reader import open_video
+from twospeed.video.writer import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -487,13 +491,19 @@ def test_a_network_of_another_job_is_refused(call, message):
         call()
 
 
-@pytest.fixture
-def several_threads():
+@contextmanager
+def more_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
     assert torch.get_num_threads() == 4
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def several_threads():
+    with more_threads():
+        yield
 
 
 def frames_of(clip) -> list[Frame]:
@@ -519,19 +529,25 @@ def test_a_whole_video_gives_what_its_frames_give_one_by_one(name, options, clip
         assert masks.frame_index == index
 
 
-def test_a_frame_is_looked_at_while_the_one_before_is_tracked(model, clip, several_threads):
-    taken = []
+def clip_file(tmp_path, clip) -> Path:
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for image, _ in clip:
+            writer.write(image)
+    return tmp_path / "clip.mp4"
 
-    def frames():
-        for frame in frames_of(clip):
-            taken.append(frame.index)
-            yield frame
 
-    tracker = Tracker(model, size=64, device="cpu")
-    results = tracker.run(frames(), clip[0][1])
-    next(results)
-    assert taken == [0, 1, 2]
-    results.close()
+def test_frames_of_a_file_are_looked_at_while_those_before_are_tracked(model, clip, tmp_path, monkeypatch):
+    looked_at: list[int] = []
+    look = Tracker.look
+    monkeypatch.setattr(
+        Tracker, "look", lambda self, image: looked_at.append(threading.get_ident()) or look(self, image)
+    )
+    with open_video(clip_file(tmp_path, clip)) as frames, more_threads():
+        results = Tracker(model, size=64, device="cpu").run(frames, clip[0][1])
+        next(results)
+        results.close()
+    assert looked_at
+    assert threading.get_ident() not in looked_at
 
 
 def test_what_was_seen_by_another_network_is_not_used(model, clip):
@@ -545,26 +561,30 @@ def test_what_was_seen_by_another_network_is_not_used(model, clip):
 
 
 def test_all_frames_before_the_source_fails_are_tracked(model, clip, several_threads):
-    def frames():
-        yield from frames_of(clip)[:5]
-        raise VideoError("clip.mp4: is cut off after frame 4")
+    class Frames(list[Frame]):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise VideoError("clip.mp4: is cut off after frame 4")
 
     seen = []
+    tracker = Tracker(model, size=64, device="cpu")
     with pytest.raises(VideoError, match="cut off"):
-        seen.extend(frame.index for frame, _ in Tracker(model, size=64, device="cpu").run(frames(), clip[0][1]))
+        seen.extend(frame.index for frame, _ in tracker.run(Frames(frames_of(clip)[:5]), clip[0][1]))
     assert seen == list(range(5))
 
 
-def test_a_source_that_drops_frames_is_not_read_in_advance(model, clip, several_threads):
+def test_frames_that_are_made_one_by_one_are_taken_one_by_one(model, clip, several_threads):
+    memory = np.empty_like(clip[0][0])
     taken = []
 
-    class Camera:
-        drops_frames = True
+    def frames():
+        for frame in frames_of(clip):
+            memory[...] = frame.image
+            taken.append(frame.index)
+            yield Frame(frame.index, frame.time_s, memory)
 
-        def __iter__(self):
-            for frame in frames_of(clip):
-                taken.append(frame.index)
-                yield frame
-
-    for count, _ in enumerate(Tracker(model, size=64, device="cpu").run(Camera(), clip[0][1]), 1):
+    tracker, copies = (Tracker(model, size=64, device="cpu") for _ in range(2))
+    for count, (_, found) in enumerate(tracker.run(frames(), clip[0][1]), 1):
         assert len(taken) == count
+        image, truth = clip[count - 1]
+        assert (found.labels == copies.step(image, truth if count == 1 else None).labels).mean() > 0.99

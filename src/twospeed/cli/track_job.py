@@ -64,6 +64,7 @@ class TrackJob:
         Raises InputError at the end for prompts of frames that the video does not have.
         """
         from twospeed.pipelines.tracker import Tracker
+        from twospeed.video.reader import may_read_ahead
 
         assert run.folder is not None
         if self.part is not None:
@@ -77,7 +78,7 @@ class TrackJob:
                 yield frame
 
         if isinstance(self.tracker, Tracker):
-            yield from self._resumable(self.tracker, counted(), run)
+            yield from self._resumable(self.tracker, counted(), run, in_advance=may_read_ahead(frames))
         else:
             numbered = counted()
             first = next(numbered)
@@ -114,7 +115,9 @@ class TrackJob:
             read, cast("Tracker", self.tracker), keyframes, part, self.direction, self.prompts.gone, begin=part[kept]
         )
 
-    def _resumable(self, tracker: Tracker, frames: Iterator[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+    def _resumable(
+        self, tracker: Tracker, frames: Iterator[Frame], run: Run, *, in_advance: bool
+    ) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Track with `Tracker`, whose state is saved now and then."""
         assert run.folder is not None
         restart, saved = 0 if self.whole else run.folder.saved_state(), time.perf_counter()
@@ -124,7 +127,7 @@ class TrackJob:
             tracker.load_state(run.folder.state(restart))
         for position, frame in zip(range(restart), frames, strict=False):
             yield frame, _finished(run, position, frame)
-        for position, (frame, seen) in enumerate(tracker.seen_ahead(frames), restart):
+        for position, (frame, seen) in enumerate(tracker.seen_ahead(frames, in_advance=in_advance), restart):
             labels = self.prompts.labels(frame.index, frame.image)
             gone = self.prompts.gone.get(frame.index, ())
             result = tracker.step(frame.image, labels, gone=gone, time_s=frame.time_s, **seen)

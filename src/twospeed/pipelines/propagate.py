@@ -62,7 +62,7 @@ def propagate(
     for index, labels in (earlier or {}).items():
         for frame in read(range(index, index + 1)):
             tracker.replay(frame.image, labels)
-    for frame, seen in tracker.seen_ahead(read(indices)):
+    for frame, seen in tracker.seen_ahead(read(indices), in_advance=True):
         tracker.absent = absent_at(frame.index, keyframes, gone or {})
         result = tracker.step(frame.image, keyframes.get(frame.index), time_s=frame.time_s, **seen)
         yield frame, result.numbered(frame.index)

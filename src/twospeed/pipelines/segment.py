@@ -39,7 +39,7 @@ from twospeed.pipelines.inputs import (
     place,
 )
 from twospeed.results import ClassMap, Frame, LabelMap, OnProgress, Progress
-from twospeed.video.reader import HELD_BYTES, open_video
+from twospeed.video.reader import HELD_BYTES, may_read_ahead, open_video
 from twospeed.video.sources import SourceLike
 from twospeed.weights.catalog import find
 
@@ -175,9 +175,9 @@ class Segmenter:
         """Take the next frames; yield each with what `step` would return for it, to rounding.
 
         frames: such as `open_video` delivers. On several cores keyframe intervals are computed side by side, which
-        takes less time than sharing every operation, and a few intervals are read in advance; not from sources that
-        drop frames, for policies other than `Every`, and for networks that are not of this package. `reset` before
-        other frames are taken where the iteration was not finished. Raises InputError as `step` does.
+        takes less time than sharing every operation, and a few intervals are read in advance; not of frames that only
+        come one by one (`may_read_ahead`), for policies other than `Every`, and for networks that are not of this
+        package. `reset` before other frames are taken where the iteration was not finished. Raises as `step` does.
         """
         count = self._intervals_at_once(frames)
         if count > 1:
@@ -188,7 +188,7 @@ class Segmenter:
 
     def _intervals_at_once(self, frames: Iterable[Frame]) -> int:
         known_keyframes = isinstance(self.policy, Every) and self.policy.n <= _LONGEST_INTERVAL
-        if not self._may_copy or not known_keyframes or getattr(frames, "drops_frames", False):
+        if not self._may_copy or not known_keyframes or not may_read_ahead(frames):
             return 1
         from twospeed.ops.side_by_side import pieces_at_once  # imports torch, which exported networks do without
 

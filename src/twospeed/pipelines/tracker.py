@@ -260,12 +260,17 @@ class Tracker(VideoTracker):
             frame, padding = self._prepare(self._arrays.image_array(image, self.device)[None])
             return Seen(of, frame, padding, network.encode_key(frame))
 
-    def seen_ahead(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
+    def seen_ahead(
+        self, frames: Iterable[Frame], *, in_advance: bool | None = None
+    ) -> Iterator[tuple[Frame, dict[str, Any]]]:
         """Yield frames with `seen` for `step`: a thread looks at each while this one tracks the frame before.
 
-        On several cores of a CPU; not for sources that drop frames, and for networks that are not of this package.
+        On several cores of a CPU, which the two threads share until the end; not for networks that are not of this
+        package. in_advance: whether frames may be read before their turn; None: as `may_read_ahead` says.
         """
-        if self._untuned is self._given or getattr(frames, "drops_frames", False):
+        from twospeed.video.reader import may_read_ahead
+
+        if self._untuned is self._given or not (may_read_ahead(frames) if in_advance is None else in_advance):
             yield from super().seen_ahead(frames)
             return
         from twospeed.ops.side_by_side import pieces_at_once, workers  # torch: not of exported networks

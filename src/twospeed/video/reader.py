@@ -10,7 +10,7 @@ grow with the length of the video.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from typing import Literal, TypeAlias
@@ -36,9 +36,9 @@ class VideoReader:
     """The frames of one source in order, each once; made by `open_video`.
 
     Iterate over it, or call `next`. `info` says what is known beforehand, `frames_expected` how many frames will come:
-    as the container's count and rate suggest, None where they suggest nothing; for progress alone. `drops_frames` says
-    whether it leaves out frames rather than fall behind. `close()`, leaving a `with` block, or dropping the reader ends
-    the decoding thread and closes the source.
+    as the container's count and rate suggest, None where they suggest nothing; for progress alone. `reads_ahead` says
+    whether frames are read before they are asked for, and all of them. `close()`, leaving a `with` block, or dropping
+    the reader ends the decoding thread and closes the source.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class VideoReader:
         self._items: DecodeAhead[Frame | VideoInfo] | Items = (
             DecodeAhead(frames, ahead, keep_newest=keep_newest) if ahead else frames
         )
-        self.drops_frames = keep_newest
+        self.reads_ahead = ahead > 0 and not keep_newest
         self._closed = False
         info = next(self._items)
         assert isinstance(info, VideoInfo)
@@ -155,6 +155,14 @@ def open_video(
         items = _part(items, found.name, first, last)
     newest = live == "newest" or (live is None and found.live)
     return VideoReader(items, ahead=0 if found.kind == "frames" else ahead, keep_newest=newest, start=first, end=last)
+
+
+def may_read_ahead(frames: Iterable[Frame]) -> bool:
+    """Return whether frames may be taken before their turn: those of a reader that does so itself, or of a sequence.
+
+    Whoever makes frames one by one may do so as they come, or write each into the memory of the one before.
+    """
+    return frames.reads_ahead if isinstance(frames, VideoReader) else isinstance(frames, Sequence)
 
 
 def _expected(info: VideoInfo, start: float, end: float | None) -> int | None:
