@@ -244,31 +244,38 @@ def test_intervals_side_by_side_give_what_steps_give(every, begun, change_at):
     np.testing.assert_allclose(after.scores, wanted.scores, atol=1e-4)
 
 
-def test_steps_computes_intervals_at_the_same_time_and_reads_few_frames_in_advance():
-    network = twospeed.create_model("segment_nano", None)
-    segmenter = Segmenter(network, 2, device="cpu")
-    taken: list[int] = []
+class Noted(list[Frame]):
+    """Frames that note which of them were taken."""
 
-    class Frames(list[Frame]):
-        def __iter__(self):
-            for frame in super().__iter__():
-                taken.append(frame.index)
-                yield frame
+    def __init__(self, frames):
+        super().__init__(frames)
+        self.taken: list[int] = []
 
+    def __iter__(self):
+        for frame in super().__iter__():
+            self.taken.append(frame.index)
+            yield frame
+
+
+@pytest.fixture
+def two_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        results = segmenter.steps(Frames(drive(20)))
-        next(results)
-        assert 4 <= len(taken) <= 8  # more than one interval, and not all
-        results.close()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+
+
+def test_steps_computes_intervals_at_the_same_time_and_reads_few_frames_in_advance(two_threads):
+    frames = Noted(drive(20))
+    results = Segmenter(twospeed.create_model("segment_nano", None), 2, device="cpu").steps(frames)
+    next(results)
+    assert 4 <= len(frames.taken) <= 8  # more than one interval, and not all
+    results.close()
 
 
 @pytest.mark.parametrize(("kind", "message"), [("small", "8 pixels"), ("grey", "float64 of shape")])
-def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error(kind, message):
+def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error(kind, message, two_threads):
     frames = drive(9)
     frames[5] = Frame(5, 0.5, np.zeros((4, 4, 3), np.uint8) if kind == "small" else np.zeros((72, 100)))
     segmenter = Segmenter(twospeed.create_model("segment_nano", None), 4, device="cpu")
@@ -279,25 +286,17 @@ def test_steps_of_a_bad_frame_gives_those_before_and_then_the_error(kind, messag
 
 
 @pytest.mark.parametrize("case", ["drift", "own network", "one by one"])
-def test_steps_runs_frame_by_frame_where_intervals_depend_on_each_other(case):
-    taken: list[int] = []
-
-    class Frames(list[Frame]):
-        def __iter__(self):
-            for frame in super().__iter__():
-                taken.append(frame.index)
-                yield frame
-
+def test_steps_runs_frame_by_frame_where_intervals_depend_on_each_other(case, two_threads):
     network = Counted() if case == "own network" else twospeed.create_model("segment_nano", None)
     policy = on_drift(1.0) if case == "drift" else 2
-    frames = Frames(drive(6))
+    frames = Noted(drive(6))
     results = Segmenter(network, policy, device="cpu").steps(iter(frames) if case == "one by one" else frames)
     for count in range(1, 7):
         next(results)
-        assert len(taken) == count
+        assert len(frames.taken) == count
 
 
-def test_steps_gives_all_frames_before_the_source_fails():
+def test_steps_gives_all_frames_before_the_source_fails(two_threads):
     class Frames(list[Frame]):
         def __iter__(self):
             yield from super().__iter__()

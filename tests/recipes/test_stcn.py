@@ -20,7 +20,7 @@ from tests.goldens import seeded
 from twospeed.data.benchmarks.stills import find_pairs
 from twospeed.data.clips.stills import StillClips
 from twospeed.data.clips.training_clip import stack_clips
-from twospeed.data.clips.videos import max_gap
+from twospeed.data.clips.videos import VideoClips, max_gap
 from twospeed.errors import CheckpointError, InputError, VideoError
 from twospeed.models.stcn.builders import stcn
 from twospeed.models.stcn.loss import kept_fraction
@@ -236,6 +236,9 @@ def test_davis_2016_trains_as_it_is(davis16, still, video):
     )
     assert np.isfinite(rows(train(config))[0]["loss"])
     assert len(find_sources(config)[0]) == 5
+    (around,) = find_sources(dataclasses.replace(config, views="objects", frame_zoom=(0.7, 1.4)))
+    assert isinstance(around, VideoClips)
+    assert around.motion.zoom == (0.7, 1.4)
     stills = dataclasses.replace(still, static=davis16, sets=("davis",), davis_sequences=("dog",), iterations=1)
     assert np.isfinite(rows(train(stills))[0]["loss"])
 

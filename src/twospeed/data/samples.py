@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ class SequenceSample:
         return read_label_part(path, foreground=self.foreground, has_void=True)
 
 
-class SequenceSet:
+class SequenceSet(ABC):
     """Videos by name, in the order of `names`; the files of each are listed when it is asked for, and not kept."""
 
     names: tuple[str, ...]
@@ -82,9 +83,9 @@ class SequenceSet:
     def __getitem__(self, index: int) -> SequenceSample:
         return self.sequence(self.names[index])
 
+    @abstractmethod
     def sequence(self, name: str) -> SequenceSample:
         """Return one video, its files listed and checked but not read. Raises DatasetError for what is missing."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,9 +311,9 @@ def evaluate_kinetics(
             sampling = classifier.samplings[0]
             views[name] = {"short_side": sampling.short_side, "crop": sampling.crop, "frames": sampling.frames}
             kept = None if parts is None else make_folder(parts / str(number))
-            tell = partial(_tell, run, name, len(videos), process.world)
+            on_video = partial(_report, run, name, len(videos), process.world)
             results.append(
-                score_videos(classifier, videos, process=process, parts=kept, clock=run.clock, on_video=tell)
+                score_videos(classifier, videos, process=process, parts=kept, clock=run.clock, on_video=on_video)
             )
         whole = results[0] if len(results) == 1 else mean_of(results)
         if output is not None and process.is_main and not whole.probabilities:
@@ -341,7 +341,7 @@ def _discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def _tell(run: Run, name: str, videos: int, world: int, done: int) -> None:
+def _report(run: Run, name: str, videos: int, world: int, done: int) -> None:
     """Show how far this process is as if all were as far."""
     run.progress(f"classify by {name}", min(done * world, videos), videos, "videos")
 

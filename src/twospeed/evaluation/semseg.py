@@ -243,7 +243,7 @@ class _SegmentationRun(Run):
             )
         matrices = run_chains(
             self.segmenter, chains, len(chosen.classes), output=folder, code=chosen.code, clock=self.clock,
-            on_chain=partial(self._tell, "label", len(chains)),
+            on_chain=partial(self._report, "label", len(chains)),
         )  # fmt: skip
         height, width = frames[0].image().shape[:2]
         cost = segmenter_cost(self.model, height, width)
@@ -296,7 +296,7 @@ class _SegmentationRun(Run):
             **common,
         )
 
-    def _tell(self, task: str, total: int, done: int) -> None:
+    def _report(self, task: str, total: int, done: int) -> None:
         self.progress(task, done, total, "keyframes")
 
     def _step_seconds(self, previous: LabelledFrame, frame: LabelledFrame) -> dict[str, float]:
@@ -334,7 +334,7 @@ class _SegmentationRun(Run):
         table = {}
         for scale in self.options.image_scales:
             clock, network = Clock(), ScaledImages(self.image_network, scale)
-            done = partial(self._tell, f"images at {scale:g}", len(chains))
+            done = partial(self._report, f"images at {scale:g}", len(chains))
             segmenter = Segmenter(
                 network, labels=self.chosen.classes, precision=self.segmenter.precision, device=self.segmenter.device
             )

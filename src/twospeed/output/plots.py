@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_SPANS = 12  # rows below the curves of actions; the likeliest classes have priority
-MOST_NAMED = 60  # classes that still have room for their names beside a confusion matrix
+MOST_NAMED = 60  # classes whose names still fit beside a confusion matrix
 MOST_COUNTED = 25  # and for the numbers in its squares
 _MOST_POINTS = 4000  # of a drawn curve
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # a legend's place

@@ -228,8 +228,8 @@ class Run(AbstractContextManager["Run"]):
     ) -> None:
         """Append an image, uint8 (H, W, 3), or (H, W, 4) with alpha, to a video of this name. rate: of the source.
 
-        overlay.mp4, which is looked at and not worked with, is encoded in two thirds of the time of the others; its
-        file is larger by about two fifths, at the same quality.
+        overlay.mp4, which is looked at and not worked with, is encoded faster than the others: at the same quality its
+        file is larger.
         """
         self._begin()
         assert self.folder is not None
