@@ -70,7 +70,9 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser, app):
+def open_page(browser, app, request):
+    if "clip" in request.fixturenames:  # so that it outlives the pages, which read frames ahead to their end
+        request.getfixturevalue("clip")
     pages = []
 
     def opened(clip=None, project=None, app=app):

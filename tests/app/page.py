@@ -11,12 +11,13 @@ class Page:
     """A page of a browser on a project. Errors on the console, or of the content security policy, fail the test."""
 
     def __init__(self, browser, app, clip=None, project=None, size=SIZE):
-        self.app, self.problems, self.size = app, [], size
+        self.app, self.problems, self.refused, self.size = app, [], [], size
         self.context = browser.new_context(viewport={"width": 1280, "height": 720})
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
         self.page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("response", self.note_refusal)
         self.page.goto(app.url)
         if clip is not None:
             self.page.get_by_role("button", name=f"Open {clip}", exact=True).click()
@@ -26,6 +27,12 @@ class Page:
         self.stage = self.page.locator("canvas.stage")
         if clip or project:
             self.shows(0)
+
+    def note_refusal(self, response):
+        """Which request was refused, since the console's message does not say it."""
+        if response.status >= 400:
+            request = response.request
+            self.refused.append(f"{response.status}: {request.method} {request.url} {(request.post_data or '')[:200]}")
 
     def leave(self):
         """Ask the server for nothing more: a page reads frames ahead, of a video that may be about to be gone."""
@@ -71,7 +78,7 @@ class Page:
 
     def close(self):
         self.context.close()
-        assert not self.problems, self.problems
+        assert not self.problems, (self.problems, self.refused)
 
 
 def until(condition, seconds=120):
