@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from twospeed import InputError, MaskError
 from twospeed.pipelines.grabcut import GrabCutSegmenter
@@ -101,10 +102,26 @@ def test_a_network_takes_the_place_of_grabcut(scene):
     ({"points": [(16, 10, -1)]}, "all points are beside the object"),
     ({}, "no prompt: give points"),
     ({"start": np.ones((10, 10), bool)}, "the mask to correct is 10x10, the 160x120 image is not"),
+    ({"start": np.ones((120, 160))}, "the mask to correct is not \\(H, W\\) of bool or integers"),
+    ({"points": [(16, 10)]}, "point \\(16, 10\\) is not \\(x, y, sign\\)"),
+    ({"box": (16, 10, 20)}, "is not x0, y0, x1, y1 in pixels"),
+    ({"box": (16, 10, 20, float("nan"))}, "is not x0, y0, x1, y1 in pixels"),
 ])  # fmt: skip
 def test_prompts_that_are_refused(scene, prompts, message):
     with pytest.raises(MaskError, match=message):
         mask_from_prompts(scene[0], **prompts)
+
+
+def test_arrays_and_tensors_say_the_same(scene):
+    image, truth = scene
+    half = truth.copy()
+    half[:, 90:] = False
+    wanted = mask_from_prompts(image, [(105, 65, 1)], (50, 30, 130, 90), half)
+    points, box = np.array([[105, 65, 1]]), np.array([50, 30, 130, 90])
+    assert (mask_from_prompts(image, points, box, half.astype(np.uint8) * 3) == wanted).all()
+    tensors = torch.from_numpy(image), torch.from_numpy(points), torch.from_numpy(box), torch.from_numpy(half)
+    assert (mask_from_prompts(*tensors) == wanted).all()
+    assert (mask_from_prompts(tensors[0].permute(2, 0, 1) / 255, *tensors[1:]) == wanted).all()
 
 
 def test_an_image_of_another_kind_is_refused():

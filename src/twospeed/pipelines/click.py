@@ -14,7 +14,7 @@ from torch import nn
 from twospeed.errors import InputError
 from twospeed.models.click.network import STRIDE, ClickNetwork
 from twospeed.ops.clicks import Box, Point, prompt_planes
-from twospeed.pipelines.inputs import check_prompts
+from twospeed.pipelines.inputs import checked_prompts
 from twospeed.weights.load import create_model
 
 _CONTEXT = 1.4  # side of the window that the network sees, in sides of the object's box
@@ -55,7 +55,7 @@ class ClickSegmenter:
         pixels; nothing outside is part of the mask. start: bool (H, W), a mask to correct. Raises InputError for an
         image of another kind, MaskError for prompts that are missing, outside the image or of another size.
         """
-        check_prompts(image, points, box, start)
+        image, points, box, start = checked_prompts(image, points, box, start)
         height, width = image.shape[:2]
         whole = (0, 0, width, height)
         before = None if start is None or not start.any() else start.astype(np.float32)

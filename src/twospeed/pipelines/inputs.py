@@ -197,29 +197,46 @@ def type_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def check_prompts(
-    image: NDArray[np.uint8], points: Sequence[Point], box: Box | None, start: NDArray[np.bool_] | None
-) -> None:
-    """Raise InputError for an image, MaskError for prompts, that no mask can be drawn from."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(f"image is {image.dtype} of shape {image.shape}; give uint8 RGB (H, W, 3)", option="image")
-    height, width = image.shape[:2]
+def checked_prompts(
+    image: Image, points: Any, box: Any, start: Any
+) -> tuple[NDArray[np.uint8], list[Point], Box | None, NDArray[np.bool_] | None]:
+    """Return an image as uint8 (H, W, 3), and prompts as plain numbers and bool (H, W), from arrays or tensors.
+
+    Raises InputError for an image, MaskError for prompts, that no mask can be drawn from.
+    """
+    given: Array = image.cpu() if hasattr(image, "cpu") else np.asarray(image)
+    arrays = arrays_of(given)
+    pixels = arrays.to_numpy(arrays.image_array(given, getattr(given, "device", None)))
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+    pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    height, width = pixels.shape[:2]
     where = f"the {width}x{height} image"
-    if not points and box is None and start is None:
+    rows = [tuple(point) for point in points]
+    if bad := [row for row in rows if len(row) != 3]:
+        raise MaskError(f"point {bad[0]} is not (x, y, sign); give +1 (on the object) or -1 (beside it) as its sign")
+    corners: Any = None if box is None else tuple(float(value) for value in box)
+    if not rows and corners is None and start is None:
         raise MaskError("no prompt: give points, a box, or both")
-    for x, y, sign in points:
+    for x, y, sign in rows:
         if sign not in (1, -1):
             raise MaskError(f"point {x:g},{y:g} has sign {sign}; give +1 (on the object) or -1 (beside it)")
         if not (0 <= x < width and 0 <= y < height):
             raise MaskError(f"point {x:g},{y:g} lies outside {where}; give x,y in pixels")
-    if box is not None:
-        left, right, top, bottom = max(0, box[0]), min(width, box[2]), max(0, box[1]), min(height, box[3])
-        if not (right - left >= 1 and bottom - top >= 1):
-            corners = f"{box[0]:g},{box[1]:g} to {box[2]:g},{box[3]:g}"
-            raise MaskError(f"the box from {corners} covers no pixel of {where}; give one that lies on it")
-    if start is not None and start.shape != (height, width):
-        raise MaskError(
-            f"the mask to correct is {start.shape[1]}x{start.shape[0]}, {where} is not; give one of its size"
-        )
-    if box is None and (start is None or not start.any()) and not any(sign > 0 for _, _, sign in points):
+    if corners is not None and (len(corners) != 4 or not np.isfinite(corners).all()):
+        raise MaskError(f"box {corners} is not x0, y0, x1, y1 in pixels")
+    if corners is not None:
+        x0, y0, x1, y1 = corners
+        if not (min(width, x1) - max(0, x0) >= 1 and min(height, y1) - max(0, y0) >= 1):
+            raise MaskError(
+                f"the box from {x0:g},{y0:g} to {x1:g},{y1:g} covers no pixel of {where}; give one that lies on it"
+            )
+    before = None if start is None else arrays_of(start).integer_labels(start, "cpu")
+    if start is not None and before is None:
+        raise MaskError("the mask to correct is not (H, W) of bool or integers")
+    mask = None if before is None else arrays_of(before).to_numpy(before) != 0
+    if mask is not None and mask.shape != (height, width):
+        raise MaskError(f"the mask to correct is {mask.shape[1]}x{mask.shape[0]}, {where} is not; give one of its size")
+    if corners is None and (mask is None or not mask.any()) and not any(sign > 0 for _, _, sign in rows):
         raise MaskError("all points are beside the object; give one on it, or a box, or a mask to correct")
+    return pixels, [(float(x), float(y), int(sign)) for x, y, sign in rows], corners, mask

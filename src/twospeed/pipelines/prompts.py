@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twospeed.ops.clicks import Box, Point
 from twospeed.pipelines.grabcut import GrabCutSegmenter
-from twospeed.pipelines.inputs import check_prompts
+from twospeed.pipelines.inputs import Image as AnyImage
+from twospeed.pipelines.inputs import checked_prompts
+from twospeed.pipelines.video_tracker import Labels
 from twospeed.weights.catalog import find
 
 Image = NDArray[np.uint8]
@@ -37,23 +39,23 @@ class PromptNetwork(Protocol):
 
 
 def mask_from_prompts(
-    image: Image,
-    points: Sequence[Point] = (),
-    box: Box | None = None,
-    start: Mask | None = None,
+    image: AnyImage,
+    points: Sequence[Point] | NDArray[Any] = (),
+    box: Box | NDArray[Any] | None = None,
+    start: Mask | Labels | None = None,
     *,
     network: PromptNetwork | None = None,
 ) -> Mask:
     """Draw the mask of one object.
 
-    image: uint8 (H, W, 3) RGB. points: (x, y, sign) in pixels, sign +1 on the object and -1 beside it. box: x0, y0, x1,
-    y1 in pixels, around the object. start: bool (H, W), a mask to be corrected by the points. network: what draws; None
-    takes `default_network`. Returns bool (H, W).
+    image: uint8 (H, W, 3) RGB, numpy or tensor; or a float tensor (3, H, W) in 0..1. points: (x, y, sign) in pixels,
+    sign +1 on the object and -1 beside it. box: x0, y0, x1, y1 in pixels, around the object. start: bool (H, W), a mask
+    to be corrected by the points. network: what draws; None takes `default_network`. Returns bool (H, W).
     Raises MaskError for points outside the image, a box or a start that does not fit it, or where nothing says where
     the object is; InputError for an image of another kind.
     """
-    check_prompts(image, points, box, start)
-    return (network or default_network()).predict(image, points, box, start)
+    prompts = checked_prompts(image, points, box, start)
+    return (network or default_network()).predict(*prompts)
 
 
 @cache
