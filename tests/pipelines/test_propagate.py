@@ -79,7 +79,7 @@ def test_backward_is_forward_in_reverse(clip, model):
     path, images, truth = clip
     results = list(track(path, truth[12], model, direction="backward", end=13, size=64))
     order = range(12, -1, -1)
-    tracked = Tracker(model, size=64).run((Frame(t, t / 25, images[t]) for t in order), {12: truth[12]})
+    tracked = Tracker(model, size=64).run([Frame(t, t / 25, images[t]) for t in order], {12: truth[12]})
     for t, (_, expected) in zip(order, tracked, strict=True):
         assert (results[t].labels == expected.labels).all()
         np.testing.assert_allclose(results[t].confidence, expected.confidence)
