@@ -213,6 +213,15 @@ def test_track_takes_frames_and_masks_by_index(model, clip):
     assert (results[3].labels == clip[3][1]).all()
 
 
+@pytest.mark.parametrize("options", [{"masks": 8}, {"masks": 3, "gone": {8: [1]}}])
+def test_a_mask_of_no_frame_is_an_error_after_the_last_one(model, clip, options):
+    _, truth = clip[0]
+    results = track(iter([image for image, _ in clip]), {options["masks"]: truth}, model, gone=options.get("gone"))
+    assert [next(results).frame_index for _ in clip] == list(range(8))
+    with pytest.raises(InputError, match="a mask is given for frame 8, which is none of those tracked"):
+        next(results)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

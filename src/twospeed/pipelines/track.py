@@ -101,8 +101,8 @@ def track(
     `open_video` takes them. gone: ids of objects by the frame from which on they are absent. finetune, options: of
     `make_tracker`, but max_memory_frames is 20 unless given; None sets no bound.
 
-    Raises VideoError, MaskError, InputError; errors of masks and options appear before any frame is computed. Only
-    stored sources can be tracked backward.
+    Raises VideoError, MaskError, InputError; errors of masks and options appear before any frame is computed; forward,
+    that of a mask of no frame of the part appears after the last. Only stored sources can be tracked backward.
     """
     wanted = needs_masks(model_or_name) or finetune is not None
     if masks is not None and not wanted:

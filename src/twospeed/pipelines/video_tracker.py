@@ -67,11 +67,14 @@ class VideoTracker(ABC):
         """Track through a whole video of any length, from the beginning, and yield each frame with its result.
 
         masks: labels of the first frame, or of several by their frames' index. gone: ids by the index of the frame from
-        which on they are absent, for trackers that take them. Raises as `step`.
+        which on they are absent, for trackers that take them. Raises as `step`, and after the last frame InputError
+        for an index that none has.
         """
         self.reset()
         waiting: deque[Frame] = deque()
+        unmet = {*(masks if isinstance(masks, Mapping) else ()), *(gone or ())}
         for number, (frame, seen) in enumerate(self.seen_ahead(frames)):
+            unmet.discard(frame.index)
             by_index = masks if isinstance(masks, Mapping) else {frame.index: masks} if number == 0 else {}
             waiting.append(frame)
             more: Any = seen | ({"gone": gone[frame.index]} if gone and frame.index in gone else {})
@@ -80,6 +83,8 @@ class VideoTracker(ABC):
                 yield (first := waiting.popleft()), result.numbered(first.index)
         for result in self.finish():
             yield (first := waiting.popleft()), result.numbered(first.index)
+        if unmet:
+            raise InputError(f"a mask is given for frame {min(unmet)}, which is none of those tracked", option="mask")
 
     def seen_ahead(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
         """Yield frames, each with what `step` may be given of it: what was computed while the frame before was tracked.
