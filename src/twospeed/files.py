@@ -51,6 +51,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def visible_files(folder: Path, suffix: str) -> list[Path]:
+    """List a folder's files of this suffix, in capitals too, sorted, without hidden ones, such as ._NAME of macOS."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == suffix and p.name[0] != ".")
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders that processes left which were killed while they wrote `path`."""
     if os.name != "posix":

@@ -35,6 +35,13 @@ def test_files_folders_patterns(folder):
             find_videos([str(folder / missing)], plain)
 
 
+def test_results_and_hidden_files_of_a_bucket_are_no_videos():
+    storage = open_storage("memory://mixed")
+    for name in ("a.mp4", "._a.mp4", "out/videos/a/overlay.mp4", "out/videos/a/run.json"):
+        storage.write(name, b"x")
+    assert [v.source for v in find_videos(["memory://mixed/"], plain)] == ["memory:///mixed/a.mp4"]
+
+
 def test_keys_are_unique_and_safe():
     taken: set[str] = set()
     for source, key in (("/x/Clip 1.mp4", "Clip_1"), ("s3://b/clip_2.mp4", "clip_2"), ("/x/.mp4", "mp4")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import av
 import cv2
@@ -12,6 +14,7 @@ import pytest
 from tests.cli.commands import SIZE, fails, twospeed
 from tests.video.test_sound_and_alpha import film_with_sound
 from twospeed.data.annotations import read_annotations
+from twospeed.pipelines.classify import videos_in
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
 from twospeed.video.writer import VideoWriter
 
@@ -136,3 +139,12 @@ def test_times_of_a_video_whose_rate_varies_are_kept_to_the_millisecond(tmp_path
         with av.open(str(tmp_path / "out" / name)) as video:
             found = [float(frame.pts * frame.time_base) for frame in video.decode(video=0)]
         assert found == pytest.approx(times, abs=1e-3)
+
+
+def test_what_runs_wrote_is_not_among_the_videos_of_a_folder(scene, tmp_path):
+    clip = shutil.copy(scene / "clip.mp4", tmp_path)
+    for output in (tmp_path, tmp_path / "out"):
+        given = ["--mask", scene / "mask0.png", "--size", 64, "-q", "--matte", "webm", "--matte-layers", "--end", 2]
+        assert twospeed("track", clip, *given, "-o", output) == 0
+        assert {"overlay.mp4", "matte"} <= {file.name for file in output.iterdir()}
+    assert videos_in([tmp_path]) == [Path(clip)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from PIL import Image
 from tests.cli.commands import SIZE, fails, twospeed
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.video.indexed_png import read_label_map, write_indexed_png
+from twospeed.video.reader import open_video
 
 
 def track(scene, out, *arguments: object) -> list[object]:
@@ -156,6 +158,18 @@ def test_annotations_are_prompts(scene, tmp_path, capsys):
     clip = ["track", scene / "clip.mp4", *options]
     assert twospeed(*clip, "--mask", tmp_path / "first.json", "-o", tmp_path / "clip") == 0
     assert masks(tmp_path / "clip")[0].any()
+
+
+def test_hidden_files_do_not_change_which_frames_masks_are_of(scene, tmp_path):
+    frames, masks = tmp_path / "frames", tmp_path / "masks"
+    for folder in (frames, masks):
+        folder.mkdir()
+    for frame in open_video(scene / "clip.mp4", end=3):
+        Image.fromarray(frame.image).save(frames / f"{1 + frame.index:05d}.jpg")
+    shutil.copy(scene / "mask0.png", masks / "00001.png")  # of the first image
+    (masks / "._00001.png").write_bytes(b"\x00\x05\x16\x07")
+    assert twospeed("track", frames, "--mask", masks, "-o", tmp_path / "out", "-q", "--size", 64) == 0
+    assert sorted(file.name for file in (tmp_path / "out/masks").iterdir()) == ["00001.png", "00002.png", "00003.png"]
 
 
 def test_masks_of_sixty_objects_are_tracked(scene, tmp_path):

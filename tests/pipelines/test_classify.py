@@ -288,7 +288,8 @@ def test_a_folder_of_videos_is_its_videos_and_a_folder_of_images_is_one(tmp_path
     (videos / "deeper").mkdir(parents=True)
     images.mkdir()
     (tmp_path / "nothing").mkdir()
-    for name in ("b.mp4", "a.mkv", "notes.txt", "deeper/c.MP4"):
+    (videos / "twospeed_projects").mkdir()
+    for name in ("b.mp4", "a.mkv", "notes.txt", "deeper/c.MP4", "._b.mp4", "twospeed_projects/small.mp4"):
         (videos / name).touch()
     (images / "0.png").touch()
     assert videos_in([videos]) == [videos / "a.mkv", videos / "b.mp4", videos / "deeper/c.MP4"]

@@ -26,6 +26,7 @@ from twospeed.app.runs import RECORD, FinishedRun, copy_results, frame_times, re
 from twospeed.app.store import Project
 from twospeed.errors import InputError, VideoError
 from twospeed.files import atomic_file, atomic_folder, make_folder
+from twospeed.output.folder import PROJECTS
 from twospeed.video.folders import IMAGE_SUFFIXES
 
 SUFFIXES = frozenset(
@@ -34,7 +35,6 @@ SUFFIXES = frozenset(
 WEIGHTS = frozenset({".safetensors", ".pth", ".pt", ".pyth", ".pkl", ".tar"})
 DEPTH = 3
 MOST_ENTRIES = 5000
-PROJECTS = "twospeed_projects"
 MOST_OPEN = 2  # videos with an open decoder, each of which takes 20 to 60 MB
 MOST_COMPARED = 200  # videos whose content is compared with a run's
 _TRASH_S = 7 * 86400

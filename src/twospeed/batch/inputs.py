@@ -99,7 +99,10 @@ def _named(given: str) -> Iterator[str]:
         return
     fs, path = file_system(given)
     paths = tried(lambda: fs.glob(path) if glob.has_magic(given) else fs.find(path), given)
-    videos = sorted(each for each in paths if PurePosixPath(each).suffix.lower() in VIDEO_SUFFIXES)
+    split = [(each, *each.rpartition("/")[::2]) for each in paths]
+    runs = {folder for _, folder, name in split if name == "run.json"}
+    own = ((each, name) for each, folder, name in split if folder not in runs and name[:1] != ".")
+    videos = sorted(each for each, name in own if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
         raise InputError(f"{given}: no videos are there")
     yield from map(fs.unstrip_protocol, videos)

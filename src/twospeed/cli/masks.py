@@ -23,7 +23,7 @@ def masks(
             metavar="IN",
             help="Folder of a `track` run, of a project of `twospeed app`, of label PNGs, of several such folders, or "
             "of labelme's JSON; a .json of COCO, YouTube-VIS or labelme; a .xml of CVAT; a .zip of CVAT or of label "
-            "PNGs; a YOLO folder.",
+            "PNGs; a YOLO folder, or the .yaml in it.",
             show_default=False,
         ),
     ],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from twospeed.cli.options import check_files, parse_numbers
 from twospeed.cli.track_options import PromptOptions
 from twospeed.errors import InputError, MaskError
+from twospeed.files import visible_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,7 +273,7 @@ def _put(masks: dict[int, Labels], index: int, labels: Labels, file: Path) -> No
 
 def _masks_in(folder: Path, source: Source) -> dict[int | None, Path]:
     """Masks named as the images of the video's folder, where all of them are, or by frame numbers."""
-    masks = {file.stem: file for file in sorted(folder.glob("*.png"))}
+    masks = {file.stem: file for file in visible_files(folder, ".png")}
     if masks and source.kind == "images":
         places = {image.stem: index for index, image in enumerate(source.files)}
         if masks.keys() <= places.keys():

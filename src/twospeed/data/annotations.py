@@ -33,7 +33,7 @@ from twospeed.data.annotation_shapes import (
     masks_of,
 )
 from twospeed.errors import InputError
-from twospeed.files import read_json, read_text
+from twospeed.files import read_json, read_text, visible_files
 from twospeed.ops.polygons import checked_points
 from twospeed.results import AnnotatedFrame
 from twospeed.video.image_files import open_image
@@ -49,11 +49,12 @@ def read_annotations(
 ) -> Iterator[AnnotatedFrame]:
     """Read the masks of a file or folder, frame by frame; what it is, is found out from its content.
 
-    path: a folder of a `track` run, of label PNGs, of such folders (one for each video), of labelme's JSON, or of YOLO
-    labels (with `labels/`); a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images or
-    for video; a .zip of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without
-    images. as_prompts: of tracks of CVAT the frames that a person drew alone, and COCO's annotations that are boxes
-    alone, which else are refused: a box is no mask.
+    path: a folder of a `track` run, of label PNGs, of such folders (one for each video), of labelme's JSON (images may
+    lie beside it), or of YOLO labels (`labels`, one below it, or the folder that holds it); YOLO's .yaml beside
+    `labels`; a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images or for video; a .zip
+    of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without images. as_prompts: of
+    tracks of CVAT the frames that a person drew alone, and COCO's annotations that are boxes alone, which else are
+    refused: a box is no mask.
 
     Objects keep the ids that the file has (`track_id`, `group_id`, names such as "object 3"); else each label is an
     object, and each further shape of that label in the same image is another. Where objects overlap, later ones win.
@@ -63,6 +64,8 @@ def read_annotations(
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         return _read_folder(path, image_size)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _read_folder(path.parent, image_size)
     if path.suffix.lower() == ".zip":
         return _read_zip(path, as_prompts)
     if path.suffix.lower() == ".xml":
@@ -77,14 +80,20 @@ def _read_folder(path: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
         if not (path / "masks").is_dir():
             raise InputError(f"{path}: is a run without masks/; only `track` writes masks of objects")
         return _read_run(path)
-    if pngs := sorted(path.glob("*.png")):
+    pngs, documents = visible_files(path, ".png"), visible_files(path, ".json")
+    if pngs and not {file.stem for file in pngs} & {file.stem for file in documents}:  # else labelme's, with its images
         return _read_pngs(path.resolve().name, pngs)
-    if (path / "labels").is_dir() and list((path / "labels").glob("*.txt")):
-        return _read_yolo(path, image_size)
-    if files := sorted((path / "labelme").glob("*.json")) or sorted(path.glob("*.json")):
-        return _read_labelme(files)
-    if folders := [folder for folder in sorted(path.iterdir()) if folder.is_dir() and list(folder.glob("*.png"))]:
-        return (frame for folder in folders for frame in _read_pngs(folder.name, sorted(folder.glob("*.png"))))
+    if (path / "labels").is_dir() and (labels := visible_files(path / "labels", ".txt")):
+        return _read_yolo(labels, image_size)
+    if (path / "labelme").is_dir():
+        documents = visible_files(path / "labelme", ".json") or documents
+    if documents:
+        return _read_labelme(documents)
+    folders = {folder.name: visible_files(folder, ".png") for folder in sorted(path.iterdir()) if folder.is_dir()}
+    if any(folders.values()):
+        return (frame for name, files in folders.items() for frame in _read_pngs(name, files))
+    if "labels" in path.absolute().parts and (labels := visible_files(path, ".txt")):
+        return _read_yolo(labels, image_size)
     raise InputError(
         f"{path}: holds no masks: neither label PNGs, nor folders of them, labelme's JSON or YOLO's labels"
     )
@@ -124,6 +133,7 @@ def _read_zip(path: Path, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            names = [name for name in names if name.rpartition("/")[2][:1] != "."]  # such as ._NAME of macOS
             if xml := [name for name in names if name.rpartition("/")[2] == "annotations.xml"]:
                 with archive.open(xml[0]) as file:
                     yield from _read_cvat(file, f"{path}/{xml[0]}", as_prompts)
@@ -268,15 +278,19 @@ def _read_cvat(file: IO[bytes], name: str, as_prompts: bool) -> Iterator[Annotat
         raise InputError(f"{name}: holds neither images nor tracks, so it is not a file of CVAT")
 
 
-def _read_yolo(folder: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
+def _read_yolo(files: list[Path], image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
     settings: dict[str, str] = {}
-    for file in sorted(folder.glob("*.y*ml")):
+    labels = folder = files[0].parent.absolute()
+    while labels.name != "labels":  # Ultralytics has labels/train beside images/train
+        labels = labels.parent
+    for file in sorted(labels.parent.glob("*.y*ml")):
         settings |= dict(re.findall(r"^(image_width|image_height): *(\d+) *$", read_text(file), re.MULTILINE))
     if image_size is None and len(settings) == 2:
         image_size = int(settings["image_height"]), int(settings["image_width"])
-    images = {image.stem: image for image in sorted((folder / "images").glob("*"))}
-    numbering = Numbering(folder)
-    for position, file in enumerate(sorted((folder / "labels").glob("*.txt"))):
+    beside = labels.with_name("images") / folder.relative_to(labels)
+    images = {image.stem: image for image in sorted(beside.glob("*")) if image.name[0] != "."}
+    numbering = Numbering(files[0].parent)
+    for position, file in enumerate(files):
         size = image_size
         if file.stem in images:
             with open_image(images[file.stem], InputError) as image:

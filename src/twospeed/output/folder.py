@@ -26,6 +26,7 @@ from twospeed.files import atomic_file, disk_errors, lock, make_folder, write_js
 from twospeed.output.record import Identity, RunRecord, identify, is_inside, read_record
 
 RECORD, FRAMES, REPORT = "run.json", "frames.csv", "report.html"
+PROJECTS = "twospeed_projects"  # what the page keeps beside videos
 JOURNAL, LOCK, BESIDE = ".resume.jsonl", ".lock", ".rerun"
 
 _LEFTOVER = re.compile(r"\..+\.\d+(\.\d+)?\.partial(\.\w+)?")
@@ -173,7 +174,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
 
     def contents(self) -> list[str]:
         """Return what the run has written so far, but for its record: files, and folders with a slash at their end."""
-        files = [name for name, identity in _files(self.work).items() if identity is not None and name != RECORD]
+        files = [name for name, identity in files_of_run(self.work).items() if identity is not None and name != RECORD]
         return sorted({name.partition("/")[0] + "/" * ("/" in name) for name in files})
 
     def journal(self) -> Iterator[dict[str, Any]]:
@@ -210,7 +211,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
 
     def finish(self, record: RunRecord) -> None:
         """Write the record with all files. A finished run then takes the place of the earlier one."""
-        files = {name: identity for name, identity in _files(self.work).items() if identity is not None}
+        files = {name: identity for name, identity in files_of_run(self.work).items() if identity is not None}
         record = replace(record, files=dict(sorted(files.items())))
         self._write_record(record)
         if record.finished:
@@ -226,7 +227,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         """Remove what a run has written that ended before its first result; an earlier run stays as it was."""
         if not self._begun or self.earlier is not None:
             return
-        for name in (*_files(self.work), RECORD, JOURNAL):
+        for name in (*files_of_run(self.work), RECORD, JOURNAL):
             with contextlib.suppress(OSError):
                 (self.work / name).unlink(missing_ok=True)
         self.release()
@@ -258,7 +259,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
                     self._check_finished()
                     break
         self._refuse_inputs()
-        ours = _files(self.path)
+        ours = files_of_run(self.path)
         root = self.path.resolve()
         for name in ours:  # as a record says that may come from anyone
             if not (self.path / name).parent.resolve().is_relative_to(root):
@@ -316,7 +317,7 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
         again: after a crash in the middle of it.
         """
         beside, new = self.path / BESIDE, dict(record["files"])
-        old = {**_files(self.path), **self._replaceable}
+        old = {**files_of_run(self.path), **self._replaceable}
         for name, identity in old.items():
             file = self.path / name
             if again or identity is None or name == RECORD or not file.is_file():
@@ -417,7 +418,7 @@ def _is_sound(entry: dict[str, Any]) -> bool:
     )
 
 
-def _files(folder: Path) -> dict[str, Identity | None]:
+def files_of_run(folder: Path) -> dict[str, Identity | None]:
     """Return the files that a run in this folder wrote; None for those whose content is not known."""
     found: dict[str, Identity | None] = {}
     with contextlib.suppress(OutputError):

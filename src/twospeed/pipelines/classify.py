@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError, TwospeedError, VideoError
 from twospeed.files import is_there
+from twospeed.output.folder import PROJECTS, files_of_run
 from twospeed.pipelines.action_labels import Labels, label_names
 from twospeed.pipelines.action_timeline import spans
 from twospeed.pipelines.action_views import Frames, UniformViews, View, folder_rate, sliding_views
@@ -387,7 +388,8 @@ def position_average(logits: Array, average: Literal["probabilities", "logits"])
 def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """List the videos that paths name: files as they are, a folder of videos as its videos (sorted, with subfolders).
 
-    A folder of images is one video. Raises VideoError for a folder with neither.
+    Hidden files, the page's projects and the videos that runs wrote are left out. A folder of images is one video.
+    Raises VideoError for a folder with neither.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -396,7 +398,7 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             continue
         try:
             entries = list(path.iterdir())
-            inside = sorted(f for f in path.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file())
+            inside = sorted(_below(path))
         except OSError as error:
             raise VideoError(f"{path}: the folder cannot be read ({error.strerror})") from None
         if inside:
@@ -406,6 +408,17 @@ def videos_in(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             raise VideoError(f"{path}: the folder is empty; give a folder of videos or of images")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    written = set[Path]()
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [name for name in folders if name[0] != "." and name != PROJECTS]
+        written |= {here / name for name in files_of_run(here)}
+        for file in (here / name for name in names):
+            if file.suffix.lower() in VIDEO_SUFFIXES and file.name[0] != "." and file not in written and file.is_file():
+                yield file
 
 
 def _models(given: Model | Sequence[Model] | None, weights: Any) -> list[Any]:
