@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import av
@@ -59,6 +60,10 @@ def test_writes_all_it_promises(scene, tmp_path, capsys):
         assert min(drawn.size) > 300
     with av.open(str(out / "overlay.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 5
+    with (out / "frames.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["output_index"] for row in rows] == list("01234")
+    assert all(0 < float(row["confidence"]) <= 1 for row in rows)
     record = json.loads((out / "run.json").read_text())
     assert record["finished"]
     # The clock stops with the last frame: what is drawn afterwards does not count

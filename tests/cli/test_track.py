@@ -296,6 +296,8 @@ def test_demo_scores_itself(tmp_path, capsys):
     assert set(scores["objects"]) == {"1", "2", "3"}
     for name in ("clip.mp4", "overlay.mp4", "run.json", "masks/00005.png"):
         assert (tmp_path / "demo" / name).is_file()
+    assert twospeed("demo", "-o", tmp_path / "demo", "--frames", 6, "-q") == 0
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_convert_recognises_and_keeps_every_weight(tmp_path, capsys):

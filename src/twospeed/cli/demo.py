@@ -86,6 +86,8 @@ def demo(
         print_json({"J&F": together, "objects": per_object,
                     "frames_per_second": record.frames_per_second, "output": str(output)})  # fmt: skip
         return
+    if quiet:
+        return
     print_line(f"{'object':>8} {'J':>6} {'F':>6} {'J&F':>6}")
     for i in range(objects):
         print_line(f"{i + 1:>8} {mean_j[i]:6.3f} {mean_f[i]:6.3f} {(mean_j[i] + mean_f[i]) / 2:6.3f}")

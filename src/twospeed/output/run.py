@@ -343,9 +343,12 @@ class Run(AbstractContextManager["Run"]):
                 self.folder.begin(self.record())
 
     def _row(self, frame: Frame, result: Any) -> list[Any]:
-        masks = isinstance(result, ObjectMasks)
-        pairs = zip(result.object_ids, result.confidence, strict=True) if masks else ()
-        sure = ";".join(f"{number}:{value:.4f}" for number, value in pairs)
+        sure = ""
+        if isinstance(result, ObjectMasks):
+            pairs = zip(result.object_ids, result.confidence, strict=True)
+            sure = ";".join(f"{number}:{value:.4f}" for number, value in pairs)
+        elif isinstance(result, ClassMap) and result.confidence is not None:
+            sure = f"{result.confidence:.4f}"
         self.rows += 1
         name, time_s = frame.name or "", round(frame.time_s, 6)
         return [self.rows - 1, frame.index, name, time_s, frame.pts, int(frame.is_keyframe), sure]
