@@ -218,9 +218,10 @@ def test_a_file_of_weights_says_its_model(scene, tmp_path):
 
 def test_a_mask_for_a_frame_beyond_the_end_is_said(scene, tmp_path, capsys):
     masks = ("--mask", scene / "mask0.png", "--mask", f"40={scene / 'mask6.png'}")
-    line = fails(capsys, "track", scene / "clip.mp4", *masks, "--size", 64, "-q", "-o", tmp_path)
-    assert "a prompt is for frame 40, but" in line
-    assert "has 12 frames (0 to 11)" in line
+    for part, last in ((), 11), (("--end", 3), 2):
+        line = fails(capsys, "track", scene / "clip.mp4", *masks, *part, "--size", 64, "-q", "-o", tmp_path / "out")
+        assert f"a prompt is for frame 40, but the frames that are tracked are 0 to {last}" in line
+        assert not (tmp_path / "out").exists()  # it is said before anything is tracked
 
 
 def test_a_full_disk_is_one_line_and_keeps_finished_frames(scene, tmp_path, capsys, monkeypatch):

@@ -70,7 +70,7 @@ def test_a_background_point_belongs_to_the_object_of_its_frame(scene, tmp_path, 
     (["--polygon", "1,2,3,4"], "give x,y of three corners or more"),
     (["--point", "9,9", "--gone", "1=3"], "--gone is '1=3'; give OBJECT@FRAME"),
     (["--point", "9,9", "--gone", "2@3"], "gone names object 2, which was never given"),
-    (["--point", "40=9,9", "--direction", "both"], "a prompt is for frame 40, but the video has 12 frames (0 to 11)"),
+    (["--point", "40=9,9", "--direction", "both"], "for frame 40, but the frames that are tracked are 0 to 11"),
     (["--background-point", "9,9"], "find_nano finds objects without prompts; leave --background-point out"),
 ])  # fmt: skip
 def test_prompts_that_are_refused(scene, tmp_path, capsys, arguments, message):
@@ -158,6 +158,19 @@ def test_annotations_are_prompts(scene, tmp_path, capsys):
     clip = ["track", scene / "clip.mp4", *options]
     assert twospeed(*clip, "--mask", tmp_path / "first.json", "-o", tmp_path / "clip") == 0
     assert masks(tmp_path / "clip")[0].any()
+
+
+def test_a_folder_of_labelme_and_a_run_are_prompts(scene, tmp_path):
+    for index, mask in (0, "mask0.png"), (6, "mask6.png"):
+        (tmp_path / "pngs").mkdir(exist_ok=True)
+        shutil.copy(scene / mask, tmp_path / "pngs" / f"{index:05d}.png")
+    assert twospeed("masks", tmp_path / "pngs", "--as", "labelme", "-o", tmp_path / "notes", "-q") == 0
+    for source in (tmp_path / "pngs", tmp_path / "notes" / "labelme", tmp_path / "first"):
+        out = tmp_path / ("first" if source.name == "pngs" else source.parent.name + "_out")
+        assert twospeed(*track(scene, out, "--mask", source)) == 0
+        given = json.loads((out / "run.json").read_text())["options"]["first_masks"]
+        assert given == (list(range(12)) if source.name == "first" else [0, 6])
+        assert (masks(out)[6] != truth()[6]).mean() < 0.02
 
 
 def test_hidden_files_do_not_change_which_frames_masks_are_of(scene, tmp_path):

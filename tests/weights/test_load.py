@@ -33,7 +33,10 @@ def test_list_models_by_task():
         list_models("juggle")
 
 
-def test_an_unknown_model_names_its_neighbours():
+def test_an_unknown_model_names_its_neighbours(tmp_path):
+    (tmp_path / "w.pth").touch()
+    with pytest.raises(InputError, match=r"w\.pth' is a file; models have names, a file is given as their weights"):
+        create_model(str(tmp_path / "w.pth"))
     with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_nano"):
         create_model("track_nanno")
 

@@ -292,7 +292,7 @@ def track(
                             f"--finetune fine-tunes on the first frame's mask; leave a mask of frame {later[0]} out"
                         )
                 tracking = TrackJob(tracker, marked, source, part, direction, whole=wanted.needs_probabilities)
-                tracking.check()
+                tracking.check(first.index, (job.start, job.end))
                 if not job.quiet and (silence := tracking.silence(first.index)):
                     print_note(silence)
                 roles = {
@@ -348,7 +348,8 @@ def track(
         objects = "1 object" if count == 1 else f"{count} objects"
         hint = "; mark one with --point to follow it alone" if entry.finder and not job.json_output else ""
         found = f"found {objects}" if entry.finder else objects
-        print_note(f"{folder.path}: {already}{summary['frames']} frames, {found}, {speed}{hint}")
+        frames = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
+        print_note(f"{folder.path}: {already}{frames}, {found}, {speed}{hint}")
     return summary
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twospeed.pipelines.tracker import Tracker
     from twospeed.pipelines.video_tracker import VideoTracker
     from twospeed.results import Frame, ObjectMasks
-    from twospeed.video.sources import Source
+    from twospeed.video.sources import PositionLike, Source
 
 SECONDS_BETWEEN_STATES = 30.0
 SHARE_OF_STATES = 0.05  # of the time, at most: large memories are saved less often
@@ -40,12 +40,18 @@ class TrackJob:
     direction: Direction
     whole: bool
 
-    def check(self) -> None:
-        """Raise InputError at once for prompts of frames that a part does not have."""
-        if self.part is not None:
-            for index in sorted({*self.prompts.indices, *self.prompts.gone}):
-                if index not in self.part:
-                    raise _beyond(index, self.part[0], self.part[-1])
+    def check(self, first: int, span: tuple[PositionLike | None, PositionLike | None]) -> None:
+        """Raise InputError at once for prompts of frames that are not tracked, where the source can be counted.
+
+        first: the first frame. span: the start and the end that were given.
+        """
+        from twospeed.video.reader import frame_range
+
+        marked = {*self.prompts.indices, *self.prompts.gone}
+        if self.source.stored and marked - {first}:
+            part = self.part or frame_range(self.source, *span)
+            for index in sorted(marked - {*part}):
+                raise _beyond(index, part[0], part[-1])
 
     def silence(self, first: int) -> str:
         """Return which frames come out empty, since no mask reaches them; else nothing."""
@@ -157,8 +163,7 @@ def _finished(run: Run, position: int, frame: Frame) -> ObjectMasks:
 
 
 def _beyond(index: int, first: int, last: int) -> InputError:
-    count = f"{last - first + 1} frames ({first} to {last})"
-    return InputError(f"a prompt is for frame {index}, but the video has {count}")
+    return InputError(f"a prompt is for frame {index}, but the frames that are tracked are {first} to {last}")
 
 
 def check_quality(folder: ResultFolder, model: str, options: Mapping[str, Any]) -> None:

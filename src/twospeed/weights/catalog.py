@@ -78,6 +78,10 @@ def find(name: str) -> Entry:
     if Path(name).is_dir():
         return read_exported(Path(name)).entry
     near = difflib.get_close_matches(name, CATALOG, n=3)
+    if Path(name).is_file():
+        raise InputError(
+            f"model {name!r} is a file; models have names, a file is given as their weights", option="weights"
+        )
     hint = f"did you mean {' or '.join(near)}?" if near else "`twospeed models` lists what exists"
     raise InputError(f"unknown model {name!r}; {hint}")
 
