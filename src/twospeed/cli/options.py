@@ -397,7 +397,10 @@ def identities(files: Mapping[str, Path], source: Source | None = None) -> dict[
     """Identify inputs by their content, for run.json."""
     from twospeed.output.record import identify
 
-    found = {role: {"path": str(path), **identify([path])} for role, path in files.items()}
+    found = dict[str, Any]()
+    for role, path in files.items():
+        inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        found[role] = {"path": str(path), **identify(inside)}
     if source is not None:
         found["video"] = {"path": source.name, **identify(source.files)}
     return found

@@ -348,8 +348,8 @@ def track(
         objects = "1 object" if count == 1 else f"{count} objects"
         hint = "; mark one with --point to follow it alone" if entry.finder and not job.json_output else ""
         found = f"found {objects}" if entry.finder else objects
-        frames = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
-        print_note(f"{folder.path}: {already}{frames}, {found}, {speed}{hint}")
+        counted = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
+        print_note(f"{folder.path}: {already}{counted}, {found}, {speed}{hint}")
     return summary
 
 

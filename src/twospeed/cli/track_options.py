@@ -34,7 +34,7 @@ class PromptOptions:
             metavar="[FRAME=]FILE",
             help="Image of labels for the first frame (palette PNG: index = object; black and white: one object), or "
             "for frame number FRAME. A folder gives several: files named by frame number, or as the images of the "
-            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip, a folder of labelme's files), "
+            "video's folder. Also annotations of COCO, CVAT or labelme (.json, .xml, .zip, a folder of JSON), "
             "the folder of a run, or of a project of `twospeed app`, whose marked frames are taken. Repeatable.",
         ),
     ] = None
