@@ -32,11 +32,12 @@ def test_there_and_back_gives_the_same_pngs(to, pngs, tmp_path):
     assert twospeed("masks", pngs, "--as", to, "-o", tmp_path / "out", "-q") == 0
     written = tmp_path / "out"
     files = [file for file in written.rglob("*") if file.is_file()]
-    source = written if len(files) > 1 else files[0]
-    assert twospeed("masks", source, "--as", "png", "-o", tmp_path / "back", "-q") == 0
-    assert sorted(file.name for file in (tmp_path / "back").iterdir()) == ["00000.png", "00001.png", "00002.png"]
-    for file in pngs.iterdir():
-        np.testing.assert_array_equal(read_label_map(tmp_path / "back" / file.name), read_label_map(file))
+    for number, source in enumerate([written, *files] if len(files) == 1 else [written]):
+        back = tmp_path / f"back{number}"
+        assert twospeed("masks", source, "--as", "png", "-o", back, "-q") == 0
+        assert sorted(file.name for file in back.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+        for file in pngs.iterdir():
+            np.testing.assert_array_equal(read_label_map(back / file.name), read_label_map(file))
 
 
 APPLE = b"\x00\x05\x16\x07"  # begins the ._NAME that macOS puts beside each file

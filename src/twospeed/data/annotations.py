@@ -50,11 +50,11 @@ def read_annotations(
     """Read the masks of a file or folder, frame by frame; what it is, is found out from its content.
 
     path: a folder of a `track` run, of label PNGs, of such folders (one for each video), of labelme's JSON (images may
-    lie beside it), or of YOLO labels (`labels`, one below it, or the folder that holds it); YOLO's .yaml beside
-    `labels`; a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images or for video; a .zip
-    of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without images. as_prompts: of
-    tracks of CVAT the frames that a person drew alone, and COCO's annotations that are boxes alone, which else are
-    refused: a box is no mask.
+    lie beside it), of YOLO labels (`labels`, one below it, or the folder that holds it), or of one file of annotations;
+    YOLO's .yaml beside `labels`; a .json of COCO, YouTube-VIS or labelme; a .xml, or .zip with one, of CVAT for images
+    or for video; a .zip of label PNGs as DAVIS and YouTube-VOS take them. image_size: (H, W), for YOLO labels without
+    images. as_prompts: of tracks of CVAT the frames that a person drew alone, and COCO's annotations that are boxes
+    alone, which else are refused: a box is no mask.
 
     Objects keep the ids that the file has (`track_id`, `group_id`, names such as "object 3"); else each label is an
     object, and each further shape of that label in the same image is another. Where objects overlap, later ones win.
@@ -63,9 +63,9 @@ def read_annotations(
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
-        return _read_folder(path, image_size)
+        return _read_folder(path, image_size, as_prompts)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _read_folder(path.parent, image_size)
+        return _read_folder(path.parent, image_size, as_prompts)
     if path.suffix.lower() == ".zip":
         return _read_zip(path, as_prompts)
     if path.suffix.lower() == ".xml":
@@ -75,7 +75,7 @@ def read_annotations(
     raise InputError(f"{path}: is not a file of annotations; give .json, .xml, .zip, or a folder of masks")
 
 
-def _read_folder(path: Path, image_size: tuple[int, int] | None) -> Iterator[AnnotatedFrame]:
+def _read_folder(path: Path, image_size: tuple[int, int] | None, as_prompts: bool) -> Iterator[AnnotatedFrame]:
     if (path / "run.json").is_file():
         if not (path / "masks").is_dir():
             raise InputError(f"{path}: is a run without masks/; only `track` writes masks of objects")
@@ -88,14 +88,17 @@ def _read_folder(path: Path, image_size: tuple[int, int] | None) -> Iterator[Ann
     if (path / "labelme").is_dir():
         documents = visible_files(path / "labelme", ".json") or documents
     if documents:
-        return _read_labelme(documents)
+        return _read_labelme(documents) if len(documents) > 1 else _read_json(documents[0], as_prompts)
     folders = {folder.name: visible_files(folder, ".png") for folder in sorted(path.iterdir()) if folder.is_dir()}
     if any(folders.values()):
         return (frame for name, files in folders.items() for frame in _read_pngs(name, files))
     if "labels" in path.absolute().parts and (labels := visible_files(path, ".txt")):
         return _read_yolo(labels, image_size)
+    if len(files := [*visible_files(path, ".xml"), *visible_files(path, ".zip")]) == 1:
+        return read_annotations(files[0], as_prompts=as_prompts)
     raise InputError(
-        f"{path}: holds no masks: neither label PNGs, nor folders of them, labelme's JSON or YOLO's labels"
+        f"{path}: holds no masks: neither label PNGs, nor folders of them, one file of annotations, labelme's JSON or "
+        "YOLO's labels"
     )
 
 
