@@ -148,8 +148,8 @@ class Prompts:
         check_files([path])
         if (path / PROJECT_FILE).is_file():
             path = path / PROJECT_FILE
-        # A folder without PNGs is a run, or JSON of labelme
-        if not visible_files(path, ".png") if path.is_dir() else path.suffix.lower() in _ANNOTATIONS:
+        images = path.is_dir() and visible_files(path, ".png") and not (path / "run.json").is_file()
+        if not images and (path.is_dir() or path.suffix.lower() in _ANNOTATIONS):
             self.annotations.append((index, path))
             return
         found = _masks_in(path, self._source) if path.is_dir() else {index: path}
