@@ -170,6 +170,7 @@ def broken_file(scene: Path, folder: Path) -> dict[str, list[object]]:
         "wrong choice": [clip, "--mask", mask, "--quality", "fastest"],
         "bad number": [clip, "--mask", mask, "--memory-every", "often"],
         "output is a file": [clip, "--mask", mask, "-o", folder / "file"],
+        "output without a name": [clip, "--mask", mask, "-o", ""],
     }
 
 
@@ -196,7 +197,8 @@ EXPECTED = {
     "unknown option": "--msk",
     "wrong choice": "Invalid value for '--quality': 'fastest' is not one of 'fast', 'good', 'best'",
     "bad number": "'--memory-every'",
-    "output is a file": "cannot create the folder",
+    "output is a file": "(a file has that name)",
+    "output without a name": "an argument is empty, as where a variable of the shell is not set",
 }
 
 

@@ -89,6 +89,11 @@ def test_part_that_is_not_there(clip):
         open_video(reader, 3)
 
 
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(VideoError, match="the name of the video is empty"):
+        next(iter(open_video("")))
+
+
 def test_an_open_reader_is_a_source(clip):
     with open_video(clip) as reader:
         assert open_video(reader) is reader

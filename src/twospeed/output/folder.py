@@ -65,10 +65,10 @@ class ResultFolder(AbstractContextManager["ResultFolder"]):
     def __enter__(self) -> ResultFolder:
         try:
             exists = self.path.exists()
-            if exists and not self.path.is_dir():
-                raise OutputError(f"cannot create the folder {self.path} (a file has that name); choose another folder")
         except OSError as error:
             raise OutputError(f"cannot create the folder {self.path} ({error.strerror}); choose another one") from error
+        if exists and not self.path.is_dir():
+            raise OutputError(f"cannot create the folder {self.path} (a file has that name); choose another folder")
         if exists:
             self._take_lock()
             try:

@@ -102,6 +102,8 @@ def _named(text: str) -> Source:
     protocol = text.partition("://")[0].lower() if "://" in text else ""
     if protocol in PROTOCOLS:
         return Source("network", re.sub(r"(?<=://)[^/@]*@", "", text), text)  # without a password
+    if not text:
+        raise VideoError("the name of the video is empty; give a path, an address, a camera's number or '-'")
     path = Path(text)
     try:
         status = path.stat()
