@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import supervision
+import torch
 from pycocotools import mask as coco
 
 from twospeed import ActionBoxes, ActionScores, ActionSpan, ClassMap, InputError, LabelMap, ObjectMasks
@@ -72,6 +73,8 @@ def test_a_result_is_drawn_on_its_frame(make):
     assert drawn.shape == large.shape
     assert (drawn != large).any()
     assert (before == IMAGE).all()
+    assert (make().draw(torch.from_numpy(large)) == drawn).all()
+    assert (make().draw(torch.from_numpy(large).permute(2, 0, 1) / 255) == drawn).all()
 
 
 @pytest.mark.parametrize("make", [masks, classes])

@@ -143,10 +143,10 @@ class Result:
         """Return plain numbers, strings, lists and dictionaries: what JSON can hold."""
         raise NotImplementedError
 
-    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Draw the result on the frame that it belongs to: uint8 (H, W, 3) RGB -> a new image.
+    def draw(self, image: Any) -> NDArray[np.uint8]:
+        """Draw the result on the frame that it belongs to -> a new image, uint8 (H, W, 3) RGB.
 
-        Raises InputError for an image of another kind or size.
+        image: the frame, of a kind that `Tracker.step` takes. Raises InputError for one of another kind or size.
         """
         return _adapters().draw(self, image)
 

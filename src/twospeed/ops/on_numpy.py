@@ -69,6 +69,19 @@ def image_array(image: Any, device: Any = None) -> Array:
     )
 
 
+def of_tensor(given: Any) -> Any:
+    """Return a tensor's values as an array on the host, and anything else as it is."""
+    return given.detach().cpu().numpy() if hasattr(given, "detach") else given
+
+
+def image_pixels(image: Any) -> NDArray[np.uint8]:
+    """Return what `image_array` takes, array or tensor, as uint8 (H, W, 3). Raises InputError as it does."""
+    x = image_array(of_tensor(image))
+    if not is_8_bit(x):
+        x = np.rint(255 * x.clip(0, 1)).astype(np.uint8)
+    return np.ascontiguousarray(x.transpose(1, 2, 0))
+
+
 def is_8_bit(image: Array) -> bool:
     """As `on_torch.is_8_bit`."""
     return bool(image.dtype == np.uint8)

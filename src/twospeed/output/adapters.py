@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from twospeed.errors import InputError
 from twospeed.files import write_json
+from twospeed.ops.on_numpy import image_pixels
 from twospeed.ops.rle import coco_mask
 from twospeed.output.overlay import draw_boxes, draw_caption, draw_classes, draw_masks
 from twospeed.output.palette import class_colours, distinct_colours, object_colours
@@ -25,8 +26,9 @@ _ACTIONS_SHOWN = 3  # of each person, at least this probable:
 _LEAST_SCORE = 0.3
 
 
-def draw(result: Result, image: Image) -> Image:
+def draw(result: Result, image: Any) -> Image:
     """As `Result.draw`: masks and classes tinted, people in boxes with their actions, or a caption."""
+    image = image_pixels(image)
     match result:
         case ObjectMasks():
             return draw_masks(image, result.labels)

@@ -204,12 +204,7 @@ def checked_prompts(
 
     Raises InputError for an image, MaskError for prompts, that no mask can be drawn from.
     """
-    given: Array = image.cpu() if hasattr(image, "cpu") else np.asarray(image)
-    arrays = arrays_of(given)
-    pixels = arrays.to_numpy(arrays.image_array(given, getattr(given, "device", None)))
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
-    pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    pixels = on_numpy.image_pixels(image)
     height, width = pixels.shape[:2]
     where = f"the {width}x{height} image"
     rows = [tuple(point) for point in points]
@@ -231,10 +226,10 @@ def checked_prompts(
             raise MaskError(
                 f"the box from {x0:g},{y0:g} to {x1:g},{y1:g} covers no pixel of {where}; give one that lies on it"
             )
-    before = None if start is None else arrays_of(start).integer_labels(start, "cpu")
+    before = None if start is None else on_numpy.integer_labels(on_numpy.of_tensor(start))
     if start is not None and before is None:
         raise MaskError("the mask to correct is not (H, W) of bool or integers")
-    mask = None if before is None else arrays_of(before).to_numpy(before) != 0
+    mask = None if before is None else before != 0
     if mask is not None and mask.shape != (height, width):
         raise MaskError(f"the mask to correct is {mask.shape[1]}x{mask.shape[0]}, {where} is not; give one of its size")
     if corners is None and (mask is None or not mask.any()) and not any(sign > 0 for _, _, sign in rows):
