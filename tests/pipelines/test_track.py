@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -53,9 +54,21 @@ def test_results_have_the_promised_shapes(model, clip):
         assert (masks.labels == np.array([0, 1, 2])[masks.probabilities.argmax(0)]).all()
 
 
-def test_the_given_mask_comes_back(model, clip):
-    image, truth = clip[0]
-    assert (Tracker(model, size=None).step(image, truth).labels == truth).all()
+@pytest.mark.parametrize("size", [None, 32, 64, 480])
+def test_given_masks_come_back(model, clip, size, tmp_path):
+    fine = clip[0][1].copy()
+    fine[3, ::2] = 2  # finer than the network sees
+    tracker = Tracker(model, size=size)
+    for (image, _), masks in zip(clip[:3], (fine, None, np.where(clip[2][1] == 1, 4, 0)), strict=True):
+        result = tracker.step(image, masks)
+        if masks is not None:
+            given = np.unique(masks[masks > 0])
+            np.testing.assert_array_equal(np.where(np.isin(result.labels, given), result.labels, 0), masks)
+        np.testing.assert_array_equal(np.array([0, *result.object_ids])[result.probabilities.argmax(0)], result.labels)
+    for index, (image, _) in enumerate(clip[:3]):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    both = list(twospeed.track(tmp_path, {1: fine}, model, direction="both", size=size))
+    np.testing.assert_array_equal(both[1].labels, fine)
 
 
 class Watching(nn.Module):

@@ -246,7 +246,7 @@ class Tracker(VideoTracker):
             probabilities, padding = self._segment(pixels, prompt, seen)
             if self._redetector is not None and prompt.labels is not None:
                 self._redetector.mark(self._arrays.to_numpy(unpad(probabilities, padding)[0] < 0.5))
-            return self._finished(unpad(probabilities, padding), size, time_s)
+            return self._finished(unpad(probabilities, padding), size, time_s, prompt)
 
     def look(self, image: Image) -> Seen:
         """Compute what `step` needs of a frame and what no frame before it changes: about half of the work.
@@ -672,8 +672,13 @@ class Tracker(VideoTracker):
         scale *= input_scale(self._given)
         return max(1, int(height * scale + 1e-9)), max(1, int(width * scale + 1e-9))
 
-    def _finished(self, scores: Array, size: tuple[int, int], time_s: float) -> ObjectMasks:
-        """Make the frame's result, and count it. Shapes: (K+1, h, w), of the network's size without padding."""
+    def _finished(
+        self, scores: Array, size: tuple[int, int], time_s: float, prompt: FrameMasks | None = None
+    ) -> ObjectMasks:
+        """Make the frame's result, and count it. Shapes: (K+1, h, w), of the network's size without padding.
+
+        Labels that were given stay as they are: at the network's size they have lost their fine outlines.
+        """
         state, arrays, scores = self._state, self._arrays, self._arrays.as_float(scores)
 
         def resized(scores: Array) -> Array:  # the same numbers for labels and for probabilities
@@ -683,10 +688,20 @@ class Tracker(VideoTracker):
         labels = best.numpy()
         if state.object_ids != tuple(range(1, len(scores))):
             labels = np.array([0, *state.object_ids], np.uint8)[labels]
+        given, object_ids = None, state.object_ids
+        if prompt is not None and prompt.labels is not None:
+            given = arrays.to_numpy(prompt.labels)
+            labels[np.isin(labels, prompt.ids) & (given != VOID)] = 0
+            np.copyto(labels, given, where=np.isin(given, prompt.ids), casting="unsafe")
+
+        def probabilities() -> NDArray[np.float32]:
+            planes: NDArray[np.float32] = arrays.to_numpy(resized(kept.tensor()))
+            return planes if given is None else _most_likely(planes.copy(), labels, object_ids)
+
         result = ObjectMasks(
             labels=labels,
-            probabilities=lambda: arrays.to_numpy(resized(kept.tensor())),
-            object_ids=state.object_ids,
+            probabilities=probabilities,
+            object_ids=object_ids,
             frame_index=state.frame_index,
             time_s=time_s,
             confidence=lambda: _soft_overlap(kept.numpy()),
@@ -694,6 +709,21 @@ class Tracker(VideoTracker):
         state.image_size = size
         state.frame_index += 1
         return result
+
+
+def _most_likely(
+    planes: NDArray[np.float32], labels: NDArray[np.uint8], object_ids: Sequence[int]
+) -> NDArray[np.float32]:
+    """Make labels (H, W) the likeliest in probabilities (K+1, H, W): what was likelier changes places with them."""
+    rows = np.zeros(VOID, np.intp)
+    rows[[0, *object_ids]] = range(len(planes))
+    likeliest, wanted = planes.argmax(0), rows[labels]
+    ys, xs = np.nonzero(likeliest != wanted)
+    ours, others = (wanted[ys, xs], ys, xs), (likeliest[ys, xs], ys, xs)
+    planes[ours], planes[others] = planes[others], planes[ours]
+    planes[:, ys, xs] *= 0.999  # both may have been as likely
+    planes[ours] += 0.001
+    return planes
 
 
 def _soft_overlap(scores: NDArray[np.float32]) -> NDArray[np.float32]:
