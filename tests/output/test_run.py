@@ -17,6 +17,17 @@ from twospeed.output.run import Run
 from twospeed.results import Frame, ObjectMasks
 
 
+@pytest.mark.parametrize("step_s", [0, 0.1])
+def test_times_that_do_not_advance_are_warned_of(tmp_path: Path, step_s: float):
+    image, labels = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
+    with ResultFolder(tmp_path / "out", ["masks/*.png"]) as folder:
+        run = Run("track", model="m", weights_sha256=None, options={}, inputs={}, folder=folder)
+        given = ((Frame(i, i * step_s, image), ObjectMasks(labels, np.ones((1, 48, 64)), ())) for i in range(3))
+        run.label_frames("masks", given)
+    warnings = json.loads((tmp_path / "out" / "run.json").read_text())["warnings"]
+    assert [text[:31] for text in warnings] == (["all frames have the same time, "] if step_s == 0 else [])
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_an_interruption_waits_until_a_frame_is_whole(tmp_path: Path):
     """Ctrl-C between a frame's mask and its overlay: both are there, and counted."""

@@ -350,6 +350,9 @@ def track(
         found = f"found {objects}" if entry.finder else objects
         counted = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
         print_note(f"{folder.path}: {already}{counted}, {found}, {speed}{hint}")
+    if not job.quiet:
+        for warning in run.record().warnings:
+            print_note(f"warning: {warning}")
     return summary
 
 

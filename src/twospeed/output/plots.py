@@ -41,8 +41,8 @@ def plot_areas(
     shown = [(i, name) for i, name in enumerate(labels) if name in areas and max(areas[name]) > 0]
     times = np.asarray(times_s, np.float64)
     shares = [np.asarray(areas[name], np.float64) for _, name in shown]
-    if len(times) == 1:  # an area needs a width
-        times, shares = np.array([times[0], times[0] + 1]), [share.repeat(2) for share in shares]
+    if times[0] == times[-1]:  # an area needs a width
+        times, shares = np.array([times[0], times[0] + 1]), [share[[0, -1]] for share in shares]
     colours = [tuple(distinct_colours(labels.colours)[i] / 255) for i, _ in shown] if labels.colours else None
     figure = _figure(10, 4.2)
     axes = figure.subplots()

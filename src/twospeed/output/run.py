@@ -121,6 +121,7 @@ class Run(AbstractContextManager["Run"]):
         self._record = RunRecord(command, model, weights_sha256, dict(options), dict(inputs or {}))
         self.folder, self.total, self._on_progress = folder, total, on_progress
         self.frames = self.rows = 0
+        self._times_s: list[float] = []  # of the first frame, and of the last
         self._begun = False
         self._since, self._started, self._ended = since, time.perf_counter(), 0.0
         self._audio_from = audio_from
@@ -307,6 +308,11 @@ class Run(AbstractContextManager["Run"]):
                 return
             for name in self._videos:
                 self.folder.settle(name)
+            if len(self._times_s) == 2 and self._times_s[0] == self._times_s[1]:
+                self.warn(
+                    "all frames have the same time, as the video's timestamps do not advance: times, and videos that "
+                    "were written, are of no use; write the video again with times"
+                )
             for call in self._at_end:
                 call()
             with self.folder.file(FRAMES) as temporary:
@@ -351,6 +357,7 @@ class Run(AbstractContextManager["Run"]):
             sure = f"{result.confidence:.4f}"
         self.rows += 1
         name, time_s = frame.name or "", round(frame.time_s, 6)
+        self._times_s = [*self._times_s[:1], time_s]
         return [self.rows - 1, frame.index, name, time_s, frame.pts, int(frame.is_keyframe), sure]
 
     def _write_frames(self, path: Path) -> None:
