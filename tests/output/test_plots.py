@@ -30,7 +30,7 @@ def test_areas_have_the_classes_colours_and_shares(tmp_path):
 
 def test_one_frame_is_drawn_and_none_is_refused(tmp_path):
     plot_areas(tmp_path / "one.png", [2.0], {"sky": [1.0]}, CLASSES)
-    plot_areas(tmp_path / "still.png", [2.0, 2.0], {"sky": [1.0, 0.5]}, CLASSES)
+    plot_areas(tmp_path / "one.png", [2.0, 2.0], {"sky": [1.0, 0.5]}, CLASSES)
     assert colours_in(tmp_path / "one.png")[CLASSES.colours[0]] > 10_000
     with pytest.raises(OutputError, match="no frames to draw"):
         plot_areas(tmp_path / "none.png", [], {}, CLASSES)
