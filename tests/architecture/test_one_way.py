@@ -21,7 +21,7 @@ MAY_USE = {
     "transforms": {"errors", "ops"},
     "models": {"errors", "ops"},
     "video": {"errors", "files", "results"},
-    "weights": {"errors", "files", "models", "ops", "results"},
+    "weights": {"environment", "errors", "files", "models", "ops", "results"},
     "data": {"errors", "files", "ops", "results", "transforms", "video"},
     "training": {"environment", "errors", "files", "results"},
     "output": {"environment", "errors", "files", "ops", "results", "video"},

@@ -239,6 +239,7 @@ def test_a_mask_of_no_frame_is_an_error_after_the_last_one(model, clip, options)
     ("mask", "message"),
     [
         (np.zeros((96, 130), np.uint8), "the first mask holds no object"),
+        (np.full((96, 130), 255), "all background or void: 255 is no object"),
         (np.ones((10, 130), np.uint8), "mask is 130x10, its frame 130x96"),
         (np.ones((96, 130), np.float32), "masks are torch.float32 .* give integer labels"),
         (np.arange(96 * 130).reshape(96, 130) % 200, "199 different labels, and most of them fill no area"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,15 @@ def test_an_unknown_model_names_its_neighbours(tmp_path):
         create_model(str(tmp_path / "w.pth"))
     with pytest.raises(InputError, match="unknown model 'track_nanno'; did you mean track_nano"):
         create_model("track_nanno")
+    with pytest.raises(InputError, match="unknown model 'None'"):
+        create_model(None)
+    assert type(create_model(Path("track_nano"), None)) is type(create_model("track_nano", None))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_one_clear_line(device):
+    with pytest.raises(InputError, match=f"device '{device}' cannot be used here"):
+        create_model("track_nano", None, device=device)
 
 
 def test_an_unknown_option_is_one_clear_line():

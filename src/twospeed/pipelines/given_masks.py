@@ -48,7 +48,8 @@ def frame_masks(
     found = [] if labels is None else arrays.unique(labels)
     ids = tuple(i for i in found if i not in (0, VOID))
     if labels is not None and not ids and not known and first:
-        raise MaskError("the first mask holds no object (all background); mark each object with a label of 1 or more")
+        what = "all background or void: 255 is no object" if VOID in found else "all background"
+        raise MaskError(f"the first mask holds no object ({what}); mark each object with a label from 1 to {VOID - 1}")
     if unknown := sorted(gone - set(known)):
         raise InputError(f"gone names object {unknown[0]}, which was never given; known are {known}", option="gone")
     if both := sorted(gone & set(ids)):

@@ -89,7 +89,7 @@ def entry_for(task: Task, name: str | Path) -> Entry:
 
     Raises InputError for one of another task, or that is not there.
     """
-    entry = find(str(name))
+    entry = find(name)
     if entry.task != task:
         raise InputError(
             f"{name} is a network of the task {entry.task!r}, not one that {_JOBS[task]}; "
@@ -102,7 +102,7 @@ def entry_for(task: Task, name: str | Path) -> Entry:
 def is_exported(model_or_name: Any) -> bool:
     """Return whether this is an exported model, or the folder of one."""
     if isinstance(model_or_name, str | Path):
-        return find(str(model_or_name)).exported is not None
+        return find(model_or_name).exported is not None
     return hasattr(model_or_name, "arrays")
 
 

@@ -67,12 +67,13 @@ def list_models(task: Task | None = None) -> list[str]:
     return sorted(name for name, entry in CATALOG.items() if task in (None, entry.task))
 
 
-def find(name: str) -> Entry:
+def find(name: str | Path) -> Entry:
     """Return a model's line; that of an exported model for the folder where it lies.
 
     A name of the catalogue wins over a folder of that name: write "./track_nano" for the folder. Raises InputError with
     near names when there is neither, CheckpointError for a damaged folder.
     """
+    name = str(name)
     if name in CATALOG:
         return CATALOG[name]
     if Path(name).is_dir():

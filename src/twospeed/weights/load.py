@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from twospeed.environment import resolve_device
 from twospeed.errors import CheckpointError, InputError, OutputError, TwospeedError
 from twospeed.files import atomic_file
 from twospeed.results import OnProgress
@@ -64,18 +65,19 @@ def create_model(
     on_progress: called while default weights are downloaded. options: the builder's arguments; what the weights' shapes
     determine is read from them.
 
-    Raises InputError (unknown name or option), CheckpointError (weights that do not fit: every missing, unknown and
-    mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (no default weights exist,
-    or they are neither on this machine nor can be downloaded).
+    Raises InputError (unknown name, option or device), CheckpointError (weights that do not fit: every missing, unknown
+    and mis-shaped key is listed; an option that disagrees with the weights), WeightsUnavailable (no default weights
+    exist, or they are neither on this machine nor can be downloaded).
     """
-    key = _key(name, weights, device, options)
+    where = None if device is None else resolve_device(device)
+    key = _key(name, weights, where, options)
     if _kept is not None and key in _kept:
         return _kept[key]
     entry = find(name)
     if entry.exported is not None:
         raise InputError(f"{name} is an exported model; give its folder to Tracker, Segmenter, Classifier or Detector")
     model = _create(entry, weights, on_progress, options)
-    model = model.eval() if device is None else model.eval().to(device)
+    model = model.eval() if where is None else model.eval().to(where)
     if _kept is not None and key is not None:
         _kept[key] = model
     return model
