@@ -1,9 +1,9 @@
 """Sort a folder of clips by what happens in them: a table of each clip's most probable actions.
 
     python examples/sort_clips_by_action.py clips actions.csv
-    python examples/sort_clips_by_action.py clips actions.csv --model slow_r50_4x16 --weights mine.safetensors
+    python examples/sort_clips_by_action.py clips actions.csv --weights runs/actions/weights.safetensors
 
-Without `--weights` the published ones of the model are downloaded once.
+Without `--weights` the published ones of slowfast_r50_8x8, or of `--model`, are downloaded once.
 """
 
 import argparse
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--model", default="slowfast_r50_8x8")
+    parser.add_argument("--model", help="default: that of the weights")
     parser.add_argument("--weights", default="default")
     chosen = parser.parse_args()
 

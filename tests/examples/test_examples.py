@@ -93,8 +93,7 @@ def test_sort_clips_by_action(run, scene, tmp_path, capsys):
     (clips / "a.mp4").write_bytes((scene / "clip.mp4").read_bytes())
     (clips / "b.mp4").write_bytes(b"no video")
     table = tmp_path / "actions.csv"
-    model = ("--model", "slow_r50_4x16", "--weights", scene / "actions.safetensors")
-    run("sort_clips_by_action.py", clips, table, *model)
+    run("sort_clips_by_action.py", clips, table, "--weights", scene / "actions.safetensors")
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["clip"] for row in rows] == ["a.mp4"] * 3
