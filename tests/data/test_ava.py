@@ -145,6 +145,17 @@ def test_what_is_written_is_read_again(tmp_path):
     assert rows.seconds[-1] == 902.5
 
 
+@pytest.mark.parametrize("name", ['a, "b"', '"', "a\nb"])
+def test_names_that_need_quotes_are_read_as_they_were(tmp_path, name):
+    file = io.StringIO()
+    ava.write_detections(file, name, 902, np.array([[0.125, 0.25, 0.5, 1.0]]), np.zeros((1, 80)))
+    rows = ava.read_detections(written(tmp_path, file.getvalue()))
+    assert set(rows.videos) == {name}
+    again = io.StringIO()
+    ava.write_rows(again, rows)
+    assert again.getvalue() == file.getvalue()
+
+
 def test_annotations_are_found_in_a_folder(tmp_path):
     folder = tmp_path / "annotations"
     folder.mkdir()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twospeed.app import wire
 from twospeed.app.export_masks import Export, write_video
-from twospeed.data.benchmarks.ava import second_text
+from twospeed.data.benchmarks.ava import detection_row
 from twospeed.errors import InputError
 from twospeed.output.action_overlay import draw_people
 from twospeed.output.exports.actions import people_cues, timeline_cues, write_actions, write_people
@@ -219,10 +219,9 @@ def _write_ava(path: Path, video: str, keyframes: list[dict[str, Any]], size: tu
         for keyframe in keyframes:
             for person in keyframe["people"]:
                 corners = np.array(person["box_xyxy"]) / (width, height, width, height)
-                where = ",".join(f"{value:.6f}" for value in corners)
                 for action in sorted(person["actions"], key=lambda one: int(one["class_id"])):
-                    when = second_text(keyframe["time_s"])
-                    file.write(f"{Path(video).stem},{when},{where},{action['class_id']},{action['score']:.6f}\n")
+                    of = corners, action["class_id"], action["score"]
+                    file.write(detection_row(Path(video).stem, keyframe["time_s"], *of))
 
 
 def _classes(export: Export) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import csv
 import io
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -241,9 +242,9 @@ def write_detections(
     second: of the film. boxes_xyxy: (n, 4) fractions. scores: (n, C), column c is
     class id c + 1. Coordinates and scores have six decimals; whole seconds four digits, as the server takes them.
     """
-    when = second_text(second)
+    when, name = second_text(second), _field(video)
     rows = [
-        f"{video},{when},{corners},{action},{score:.6f}\n"
+        f"{name},{when},{corners},{action},{score:.6f}\n"
         for corners, row in zip(
             (",".join(f"{value:.6f}" for value in box) for box in boxes_xyxy.tolist()), scores.tolist(), strict=True
         )
@@ -255,9 +256,18 @@ def write_detections(
 def write_rows(file: IO[str], rows: BoxRows) -> None:
     """Append rows of detections as they are to an open file, with six decimals."""
     columns = (rows.seconds.tolist(), rows.boxes_xyxy.tolist(), rows.actions.tolist(), rows.scores.tolist())
-    for video, second, box, action, score in zip(rows.videos, *columns, strict=True):
-        corners = ",".join(f"{value:.6f}" for value in box)
-        file.write(f"{video},{second_text(second)},{corners},{action},{score:.6f}\n")
+    file.writelines(detection_row(*row) for row in zip(rows.videos, *columns, strict=True))
+
+
+def detection_row(video: str, second: float, box_xyxy: Iterable[float], action: int, score: float) -> str:
+    """Return the line of one box, in fractions, with one action."""
+    corners = ",".join(f"{value:.6f}" for value in box_xyxy)
+    return f"{_field(video)},{second_text(second)},{corners},{action},{score:.6f}\n"
+
+
+def _field(text: str) -> str:
+    """Write a name as a field of a csv file, in quotes where it needs them."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
 def second_text(second: float) -> str:
