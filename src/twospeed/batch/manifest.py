@@ -72,12 +72,21 @@ class Manifest(ABC):
         return
 
     def add(self, videos: Iterable[Video]) -> list[Row]:
-        """Add rows for videos that have none yet. What is known of the others stays."""
+        """Add rows for videos that have none yet. What is known of the others stays.
+
+        But for options of videos that have failed, or were not begun: those that have others now, or a mask that was
+        missing, are pending with them.
+        """
         known = {row.source: row for row in self.rows.values()}
         taken = {key.casefold() for key in self.rows}
-        new = []
+        new, changed = [], []
         for video in videos:
-            if video.source in known:
+            if (row := known.get(video.source)) is not None:
+                open_again = row.state in ("pending", "failed") and not row.stopped and not video.error
+                if open_again and list(video.arguments) != list(row.arguments):
+                    row.arguments, row.state, row.attempts = list(video.arguments), "pending", 0
+                    row.kind = row.error = row.ended = ""
+                    changed.append(row)
                 continue
             key = video.key(taken)
             taken.add(key.casefold())
@@ -86,7 +95,7 @@ class Manifest(ABC):
                 row.state, row.kind, row.error, row.ended = "failed", "input", video.error, now()
             known[video.source] = self.rows[key] = row
             new.append(row)
-        self._save(new)
+        self._save([*new, *changed])
         return new
 
     def claim(self, row: Row, owner: str) -> None:
@@ -116,8 +125,8 @@ class Manifest(ABC):
         self._save(rows)
 
     def retry_failed(self) -> list[Row]:
-        """Let failed rows run again, with new attempts."""
-        rows = [row for row in self.rows.values() if row.state == "failed"]
+        """Let failed rows run again, with new attempts; not those that could never begin, for lack of a mask."""
+        rows = [row for row in self.rows.values() if row.state == "failed" and row.attempts]
         for row in rows:
             row.state, row.attempts = "pending", 0
         self._save(rows)

@@ -182,7 +182,7 @@ def _given(context: typer.Context, names: list[str]) -> list[str]:
 
 def _command_of(job: str) -> Any:
     """Return the command of a job by itself, as Typer runs it."""
-    one = typer.Typer()
+    one = typer.Typer(add_completion=False)
     one.command(job)(JOBS[job])
     return typer.main.get_command(one)
 
