@@ -336,6 +336,15 @@ def test_bench_says_what_the_clock_counts(capsys):
     assert facts["per_second"] > 0
 
 
+@pytest.mark.parametrize("command", ["", "evaluate", "batch"])
+def test_help_is_shown_where_no_command_is_given(command, capsys):
+    assert twospeed(*command.split()) == 2
+    captured = capsys.readouterr()
+    assert "Commands" in captured.out
+    where = f"twospeed {command}".strip()
+    assert captured.err == f"twospeed: no command is given (`{where} --help` lists the options)\n"
+
+
 @pytest.mark.parametrize("command", ["", "track", "demo", "convert", "models", "bench"])
 def test_help_is_there_and_teaches(command):
     environment = {**os.environ, "COLUMNS": "120"}

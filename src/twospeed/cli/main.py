@@ -113,7 +113,8 @@ def exit_code(arguments: list[str]) -> int:
     except TwospeedError as error:
         return _fail(line_of(error))
     except TyperException as error:
-        what = error.format_message().replace("Value error, ", "")  # which typer puts before a wrong choice
+        # typer puts "Value error" before a wrong choice, and says nothing, after the help, of a missing command
+        what = error.format_message().replace("Value error, ", "") or "no command is given"
         where = getattr(getattr(error, "ctx", None), "command_path", "twospeed COMMAND")
         return _fail(f"{what} (`{where} --help` lists the options)")
     except (KeyboardInterrupt, typer.Abort):
