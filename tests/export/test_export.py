@@ -1,5 +1,6 @@
 """Exported models: graphs compute what torch does, pipelines run them without torch, and damage is refused."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 import twospeed
 from twospeed.cli.main import exit_code
 from twospeed.data.clips.synthetic import render_clip
-from twospeed.errors import CheckpointError, InputError
+from twospeed.errors import CheckpointError, InputError, OutputError
 from twospeed.evaluation.export import export_model
 from twospeed.export.networks import open_network
 from twospeed.models.encoders.resnet import ResNetFeatures
@@ -365,6 +366,15 @@ def test_a_network_that_decides_by_values_is_refused(tmp_path):
     with pytest.raises(InputError, match="differs from torch"):
         export_model(Decides(), tmp_path / "export")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path, monkeypatch):
+    def export(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(OutputError, match=r"No space left on device.*; free space"):
+        export_model("track_tiny", tmp_path / "out")
 
 
 def test_both_kinds_of_arrays_compute_the_same():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twospeed.environment import installed_versions
-from twospeed.errors import InputError
+from twospeed.errors import InputError, OutputError
 from twospeed.export.engines import open_graph
 from twospeed.export.examples import Clip, PartExamples, examples_of
 from twospeed.models.protocol import CLIP_NETWORK, input_scale
@@ -138,6 +138,8 @@ def _traced(onnx: ModuleType, network: nn.Module, folder: Path, name: str, graph
                 opset_version=OPSET,
                 dynamo=False,  # the tracer: 2 s where torch.export takes 2 minutes
             )
+    except OSError as error:
+        raise OutputError(f"cannot write {file} ({error.strerror or error}); free space") from error
     except Exception as error:  # as many kinds as operators
         why = str(error).strip().partition("\n")[0][:200]
         raise InputError(f"the part {name!r} of the network cannot be traced ({why})") from error
