@@ -48,6 +48,7 @@ def test_a_folder_of_clips_goes_past_broken_ones_and_resumes(clips, capsys):
     assert "b.mp4, " in last
     out = clips / "out"
     assert json.loads((out / "results.json").read_text())["clips"] == list(entries.values())
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == ["report.html", "results.json", "run.json"]
     report = (out / "report.html").read_text()
     assert 'href="a/report.html"' in report
     assert "has no prompt of this video" in report

@@ -315,8 +315,9 @@ class Run(AbstractContextManager["Run"]):
                 )
             for call in self._at_end:
                 call()
-            with self.folder.file(FRAMES) as temporary:
-                self._write_frames(temporary)
+            if self.rows:  # the run that sums up several videos has none
+                with self.folder.file(FRAMES) as temporary:
+                    self._write_frames(temporary)
             with self.folder.file(REPORT) as temporary:
                 temporary.write_text(self._report(error), encoding="utf-8")
             self.folder.finish(self.record(finished=kind is None))
