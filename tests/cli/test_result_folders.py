@@ -128,6 +128,26 @@ def test_files_of_others_and_corrected_masks_are_not_lost(scene, tmp_path, capsy
     assert corrected.read_bytes() != before["masks/00004.png"]
 
 
+def test_another_video_of_the_same_name_does_not_replace_results_in_a_folder_that_nobody_named(
+    scene, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, frames in ("a", 3), ("b", 2):
+        (tmp_path / name).mkdir()
+        with VideoWriter(tmp_path / name / "clip.mp4", 10) as writer:
+            for image, _ in render_clip(frames, frames=frames, height=48, width=64, objects=1):
+                writer.write(image)
+    given = ("--point", "32,24", "--model", "track_tiny", "-q", "--no-overlay")
+    assert twospeed("track", "a/clip.mp4", *given) == 0
+    before = contents(tmp_path / "clip_track")
+    line = fails(capsys, "track", "b/clip.mp4", *given)
+    assert "clip_track holds results of another video, a/clip.mp4; name a folder with -o" in line
+    assert contents(tmp_path / "clip_track") == before
+    assert twospeed("track", tmp_path / "a" / "clip.mp4", *given, "--end", 1) == 0  # the same, by another path
+    assert twospeed("track", "b/clip.mp4", *given, "-o", "clip_track") == 0
+    assert twospeed("track", "a/clip.mp4", *given, "--overwrite") == 0
+
+
 def test_inputs_among_the_results_are_refused(scene, tmp_path, capsys):
     out = tmp_path / "out"
     (out / "masks").mkdir(parents=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ge
 
 import typer
 
-from twospeed.errors import CheckpointError, InputError, MaskError
+from twospeed.errors import CheckpointError, InputError, MaskError, OutputError
 from twospeed.files import is_there
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ Overwrite = Annotated[
     typer.Option(
         "--overwrite",
         help="Replace files in the output folder that no earlier run wrote, or that were changed since. Without it "
-        "such files stop the command; results of an earlier run are always replaced.",
+        "such files stop the command; results of an earlier run are replaced, but not those of another video that has "
+        "the same name, unless --output names the folder.",
     ),
 ]
 Resume = Annotated[
@@ -301,8 +302,11 @@ class JobOptions:
         """Return the folder of the results, named after the video unless given. files: what the command writes."""
         from twospeed.output.folder import ResultFolder
 
+        place = self.place(source, command)
+        if self.output is None and not self.overwrite and not self.resume:
+            _check_video(place, source)
         return ResultFolder(
-            self.place(source, command),
+            place,
             list(files),
             inputs=[*inputs, *source.files],
             overwrite=self.overwrite,
@@ -317,6 +321,20 @@ class JobOptions:
     def sound_of(self, source: Source) -> Path | None:
         """Return the file that the sound of written videos comes from; None for silent ones."""
         return source.target if self.audio and source.kind == "file" else None
+
+
+def _check_video(folder: Path, source: Source) -> None:
+    """Raise OutputError where a folder that nobody named holds results of another video of the same name."""
+    from twospeed.output.record import identify, read_record
+
+    try:
+        before = read_record(folder / "run.json")["inputs"]["video"]
+        path = before["path"]
+    except (OutputError, LookupError):  # no record of a run
+        return
+    if path != source.name and before != {"path": path, **identify(source.files)}:
+        what = f"{folder} holds results of another video, {path}"
+        raise OutputError(f"{what}; name a folder with -o, or allow to replace them", option="overwrite")
 
 
 def is_live(video: str) -> bool:
