@@ -11,9 +11,14 @@
     └── OutputError (OSError)            results that could not be written (full disk, no permission)
 
 A message says what was wrong with its value, where, and what to do; of one beyond 2,000 letters, which quotes a long
-value, the middle is left out. The command line turns each of these into one
-line on stderr and exit code 2; anything else is a fault of ours and exits with 1.
+value, the middle is left out, but a CheckpointError lists every key. The command line turns each of these into one line
+on stderr, so shortened, and exit code 2; anything else is a fault of ours and exits with 1.
 """
+
+
+def shortened(text: str) -> str:
+    """Leave out the middle of a text beyond 2,000 letters."""
+    return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
 
 class TwospeedError(Exception):
@@ -28,8 +33,7 @@ class TwospeedError(Exception):
         self.option = option
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
+        return shortened(super().__str__())
 
 
 class InputError(TwospeedError, ValueError):
@@ -54,6 +58,9 @@ class DatasetError(InputError):
 
 class CheckpointError(TwospeedError, ValueError):
     """Weights do not fit the network, or cannot be read without running code from the file."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class WeightsUnavailable(TwospeedError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from tests.cli.commands import twospeed
 from twospeed import CheckpointError, InputError, WeightsUnavailable, create_model, list_models
+from twospeed.cli.main import exit_code
 from twospeed.models.stcn.builders import track_tiny
 from twospeed.models.stcn.convert import to_ours
 from twospeed.weights.imports import read_state
@@ -154,6 +156,18 @@ def test_every_wrong_key_is_listed_at_once(nano_state):
     assert "2 missing: key_projection.bias, decoder.predict.bias" in text
     assert "1 unknown: extra.weight" in text
     assert "1 mis-shaped: thin_projection.bias (5,) where (64,) is expected" in text
+
+
+def test_all_keys_are_listed_where_none_fits(nano_state, tmp_path, capsys):
+    state = {f"other.{key}": value for key, value in nano_state.items()}
+    with pytest.raises(CheckpointError) as error:
+        create_model("track_tiny", state)
+    listed = set(re.split("[:;,] ", str(error.value)))
+    assert {key for key in nano_state if not key.endswith("num_batches_tracked")} | set(state) <= listed
+    torch.save(state, tmp_path / "other.pth")
+    convert = ["convert", str(tmp_path / "other.pth"), "-o", str(tmp_path / "other.safetensors")]
+    assert exit_code([*convert, "--model", "track_tiny"]) == 2
+    assert len(capsys.readouterr().err) < 2100  # a line is cut
 
 
 def test_nan_weights_are_refused(nano_state):

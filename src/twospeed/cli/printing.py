@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from twospeed.errors import TwospeedError
+from twospeed.errors import TwospeedError, shortened
 
 
 def printable(text: object) -> str:
@@ -20,7 +20,7 @@ def printable(text: object) -> str:
 def line_of(error: TwospeedError) -> str:
     """Return an error as one line, with the flag of the parameter that it is about."""
     flag = f" (--{error.option.replace('_', '-')})" if error.option else ""
-    return " ".join(f"{error}{flag}".split())
+    return " ".join(f"{shortened(str(error))}{flag}".split())
 
 
 def print_line(text: object = "") -> None:
