@@ -198,7 +198,7 @@ EXPECTED = {
     "wrong choice": "Invalid value for '--quality': 'fastest' is not one of 'fast', 'good', 'best'",
     "bad number": "'--memory-every'",
     "output is a file": "(a file has that name)",
-    "output without a name": "an argument is empty, as where a variable of the shell is not set",
+    "output without a name": "-o is empty, as where a variable of the shell is not set",
 }
 
 

@@ -104,7 +104,9 @@ def run(arguments: list[str] | None = None) -> None:
 def exit_code(arguments: list[str]) -> int:
     """Run a command line and return its exit code: the one place that turns errors into lines."""
     if "" in arguments and arguments[0] != "train":  # which has settings that may be empty
-        return _fail("an argument is empty, as where a variable of the shell is not set; give a value, or leave it out")
+        before = arguments[arguments.index("") - 1]
+        what = before if before.startswith("-") else "an argument"
+        return _fail(f"{what} is empty, as where a variable of the shell is not set; give a value, or leave it out")
     received: list[int] = []  # typer turns KeyboardInterrupt into an exit code of its own
     try:
         with _signals(received), _levels_of_logs():
