@@ -52,9 +52,10 @@ from twospeed.evaluation.speed import segmenter_steps, tracker_steps
 from twospeed.evaluation.vos import evaluate_davis
 from twospeed.models.banks import MemoryBank
 from twospeed.models.optimise import optimise
-from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.models.slowfast.inference import for_inference
 from twospeed.ops.bf16 import multiplies_bf16
 from twospeed.ops.full_labels import full_size_labels
+from twospeed.ops.onednn import works
 from twospeed.pipelines.inputs import Precision
 from twospeed.pipelines.segment import Segmenter
 from twospeed.video.indexed_png import write_indexed_png
@@ -137,7 +138,7 @@ def of_classify() -> Iterator[Row]:
         name, plain = "the network as trained", lambda: network(clip).mean(1).softmax(1)
     expected = plain()
     for dtype in (torch.float32, torch.bfloat16):
-        if dtype == torch.bfloat16 and not fused_kernels(dtype):
+        if dtype == torch.bfloat16 and not works(dtype):
             continue
         ours = for_inference(network, dtype)
         difference = float((ours(clip).float().mean(1).softmax(1) - expected).abs().max())

@@ -39,8 +39,9 @@ from twospeed.evaluation.export import export_model
 from twospeed.export.networks import open_network
 from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.convert import to_ours
-from twospeed.models.slowfast.inference import for_inference, fused_kernels
+from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast, slow_frame_indices
+from twospeed.ops.onednn import works
 from twospeed.pipelines.classify import Classifier
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.catalog import find
@@ -135,7 +136,7 @@ def measure(video: Path, repeat: int) -> Iterator[dict[str, object]]:
     expected = their_way()
     times = best_of(repeat, lambda: our_way(ours), their_way)
     yield row("network fp32", *times, float((our_way(ours) - expected).abs().max()))
-    if fused_kernels(torch.bfloat16):
+    if works(torch.bfloat16):
         half = for_inference(network, torch.bfloat16)
         times = best_of(repeat, lambda: our_way(half), their_way)
         yield row("network bf16", *times, float((our_way(half) - expected).abs().max()))
@@ -162,7 +163,7 @@ def measure_int8(repeat: int, videos: Path | None) -> Iterator[dict[str, object]
         )  # fmt: skip
         graph = open_network(exported)
         for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
-            if fused_kernels(dtype):
+            if works(dtype):
                 ours = for_inference(network, dtype)
                 times = best_of(repeat, lambda: graph(clip.numpy()), lambda: ours(clip))  # noqa: B023  # at once
                 yield row(f"int8, {name}", *times, None)

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -24,9 +25,28 @@ from tests.cli.commands import SIZE, fails, twospeed
 from tests.conftest import heed_ctrl_c
 from twospeed.data.clips.synthetic import render_clip
 from twospeed.models.stcn.builders import track_small, track_tiny
+from twospeed.pipelines.tracker import Tracker
 from twospeed.video.indexed_png import read_label_map
 from twospeed.video.writer import VideoWriter
 from twospeed.weights.load import create_model
+
+
+def test_track_looks_at_frames_on_another_thread(scene, tmp_path, monkeypatch):
+    looked, threads = [], torch.get_num_threads()
+    look = Tracker.look
+
+    def noted(self, image):
+        looked.append(threading.current_thread() is not threading.main_thread())
+        return look(self, image)
+
+    monkeypatch.setattr(Tracker, "look", noted)
+    torch.set_num_threads(2)
+    try:
+        track = ("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--size", 64)
+        assert twospeed(*track, "-o", tmp_path / "out") == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert looked == [True] * 12
 
 
 def test_track_writes_all_it_promises(scene, tmp_path, capsys):

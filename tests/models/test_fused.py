@@ -76,6 +76,6 @@ def test_tiny_images_are_convolved_directly():
     network = trained(create_model("gsvnet_swiftnet_r18", None, num_classes=5))
     fast = for_inference(network, winograd=True)
     wide = next(m for m in fast.modules() if isinstance(m, FusedConvNorm) and isinstance(m.layer, WinogradConv))
-    x = torch.randn(1, wide.layer.kernel.shape[1], 3, 5)
+    x = torch.randn(1, wide.layer.kernel.weight.shape[1], 3, 5)
     assert isinstance(wide.layer.direct, FusedConv)
     assert torch.equal(wide.layer([x]), wide.layer.direct([x]))

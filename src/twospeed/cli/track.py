@@ -315,7 +315,7 @@ def track(
                 if run.finished_frames is None:
                     areas = ObjectAreas(run)
                     run.at_end(areas.summarise)
-                    results = tracking.results(chain([first], frames), run)
+                    results = tracking.results(chain([first], frames), run, in_advance=reader.reads_ahead)
                     # A finder works before its first result: it has no rate
                     if quality is not None and not job.quiet and not entry.finder:
                         how = getattr(tracker, "precision", "fp32")

@@ -64,13 +64,13 @@ class TrackJob:
             return f"{what}; --direction both tracks them, too"
         return ""
 
-    def results(self, frames: Iterable[Frame], run: Run) -> Iterator[tuple[Frame, ObjectMasks]]:
+    def results(self, frames: Iterable[Frame], run: Run, *, in_advance: bool) -> Iterator[tuple[Frame, ObjectMasks]]:
         """Track. A resumed run reads its first masks from its files and computes the others exactly as they were.
 
-        Raises InputError at the end for prompts of frames that the video does not have.
+        in_advance: as `Tracker.seen_ahead`. Raises InputError at the end for prompts of frames that the video does not
+        have.
         """
         from twospeed.pipelines.tracker import Tracker
-        from twospeed.video.reader import may_read_ahead
 
         assert run.folder is not None
         if self.part is not None:
@@ -84,7 +84,7 @@ class TrackJob:
                 yield frame
 
         if isinstance(self.tracker, Tracker):
-            yield from self._resumable(self.tracker, counted(), run, in_advance=may_read_ahead(frames))
+            yield from self._resumable(self.tracker, counted(), run, in_advance=in_advance)
         else:
             numbered = counted()
             first = next(numbered)

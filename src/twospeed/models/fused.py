@@ -20,7 +20,8 @@ from twospeed.models.conv_norm import ConvNorm, NormReluConv
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import BasicBlock, Bottleneck, ResNetFeatures
 from twospeed.ops.fuse import fuse_batch_norm
-from twospeed.ops.winograd import Scratch, Tile, convolve_3x3, transform_kernel
+from twospeed.ops.onednn import convolve
+from twospeed.ops.winograd import Kernel, Scratch, Tile, convolve_3x3
 
 LAST = torch.channels_last
 
@@ -32,15 +33,18 @@ LAST = torch.channels_last
 #   256 at 60x108  92.6  43.7  35.6     256 at 15x27  6.6  4.2  5.7
 #   512 at   8x8   5.6   7.1             64 at 192x384   63    47    55
 #   512 at  16x16 16.6  10.3
-# Narrower ones gain nothing; with AVX-512, where the library's convolutions are twice as fast, those below 256 lose
-# (milliseconds on one core):
-#    64 at 121x161  6.1  10.3   9.8     128 at 61x81  6.4  8.6  7.1
-#   256 at 60x108  32.3  29.2  25.1     512 at 16x16  6.8  6.8  9.0
+# Narrower ones gain nothing; with AVX-512, where the library's convolutions are twice as fast, those below 128 neither
+# (milliseconds on one core, and on two):
+#    64 at 121x161   5.7   6.1   6.4     2.9  4.3  3.6
+#    96 at  60x108   4.3   3.1   3.5     2.2  2.0  2.0
+#   128 at  60x108   7.6   4.5   4.8     3.8  2.7  2.8
+#   256 at  60x108  30.3  14.6  13.0    15.3  8.0  7.5
+#   512 at  60x108 121.8  45.6  41.2    63.2       22.4
 # Tiles of 6 save more multiplications, but their transforms cost more, and their weights take 64/9 of the memory: above
 # 64 MB, reading those outweighs the rest for the few tiles of the features at stride 16 that have such widths. Images
 # of a few tiles alone do not repay reading the transformed weights at all.
 _MIN_CHANNELS = 64
-_MIN_CHANNELS_AVX512 = 256
+_MIN_CHANNELS_AVX512 = 128
 _MIN_TILES = 16
 _WEIGHTS_FOR_6 = (1 << 15, 1 << 18)
 
@@ -59,10 +63,7 @@ def for_inference(
         return None
     device = next(network.parameters()).device
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    least = _MIN_CHANNELS
-    if winograd is None and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        least = _MIN_CHANNELS_AVX512
-    _replace(fast, Maker(device.type == "cpu" if winograd is None else winograd, least_channels=least))
+    _replace(fast, Maker(winograd, device))
     return fast
 
 
@@ -80,13 +81,16 @@ def _replace(module: nn.Module, make: Maker) -> None:
 
 
 class Maker:
-    """Makes the convolutions of one network, which share their scratch memory. dtype: of their weights."""
+    """Makes the convolutions of one network, which share their scratch memory.
 
-    def __init__(
-        self, winograd: bool, dtype: torch.dtype = torch.float32, *, least_channels: int = _MIN_CHANNELS
-    ) -> None:
-        self.winograd, self.dtype, self.scratch = winograd, dtype, Scratch()
-        self.least_channels = least_channels
+    winograd: None chooses it on CPUs, for the widths that gain there. dtype: of the weights.
+    """
+
+    def __init__(self, winograd: bool | None, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.winograd = device.type == "cpu" if winograd is None else winograd
+        wide = winograd is None and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        self.least_channels = _MIN_CHANNELS_AVX512 if wide else _MIN_CHANNELS
+        self.dtype, self.scratch = dtype, Scratch()
 
     def convolution(
         self, convs: Sequence[nn.Conv2d], norm: nn.BatchNorm2d | None = None, *, along: int = 0
@@ -144,16 +148,14 @@ class FusedConv(nn.Module):
         relus = rectify_inputs or (False,) * len(inputs)
         parts = [x.relu() if relu else x for x, relu in zip(inputs, relus, strict=True)]
         x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
-        if add is not None:
-            y += add
-        return y.relu_() if rectify else y
+        if add is not None and not (in_place and add.is_contiguous(memory_format=LAST)):
+            add = add.expand(len(x), -1, -1, -1).clone(memory_format=LAST)
+        where = (self.stride, self.padding, self.dilation)
+        return convolve(x, weight, bias, *where, activation="relu" if rectify else "none", add_to=add)
 
 
 class WinogradConv(nn.Module):
     """The same for 3x3 convolutions of stride 1, by Winograd's algorithm unless the image is tiny."""
-
-    kernel: Tensor
 
     def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor, scratch: Scratch) -> None:
         super().__init__()
@@ -161,7 +163,7 @@ class WinogradConv(nn.Module):
         self.tile: Tile = 6 if fewest <= weight.shape[0] * weight.shape[1] <= most else 4
         self.scratch = scratch
         self.direct = FusedConv(conv, weight, bias)
-        self.register_buffer("kernel", transform_kernel(weight, self.tile))
+        self.kernel = Kernel(self.direct.weight, self.tile)
 
     def forward(
         self,
@@ -182,7 +184,7 @@ class WinogradConv(nn.Module):
             return result
         return convolve_3x3(
             inputs,
-            self.kernel if channels is None else self.kernel[:, channels],
+            self.kernel if channels is None else self.kernel.part(channels),
             self.direct.bias if channels is None or not channels.start else None,
             rectify_inputs=rectify_inputs,
             add=add,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twospeed.models.protocol import Similarity
+from twospeed.ops.onednn import affine
 
 _CHUNK_ELEMENTS = 1 << 21  # similarities held at once by the top-k read: 8 MB in fp32, within a last-level cache
 _CHUNK_ROWS = 96  # but no fewer query cells: each chunk passes over all keys, with 32 rows at half the speed
@@ -67,8 +68,8 @@ class _Matcher:
     ):
         scale = queries.shape[1] ** -0.5
         l2 = similarity == "l2"
-        self.queries = queries * (2 * scale if l2 else scale)  # (P, C)
-        self.keys = keys  # (C, N)
+        self.queries = (queries * (2 * scale if l2 else scale)).contiguous()  # (P, C)
+        self.keys = keys.mT  # (N, C), contiguous in a bank
         self.bias = -scale * keys.square().sum(0) if l2 else keys.new_zeros(keys.shape[1])  # (N,)
         if allowed is not None:
             self.bias = self.bias.masked_fill(~allowed, -math.inf)
@@ -77,10 +78,9 @@ class _Matcher:
         norms = -scale * queries.square().sum(1) if l2 else queries.new_zeros(len(queries))
         self.centres = self._centres(norms) if kernel_sigma is not None else None
 
-    def rows(self, rows: slice, buffer: Tensor | None = None) -> Tensor:
-        """Shapes: buffer, to write into, at least (rows, N) -> (rows, N)."""
-        queries = self.queries[rows]
-        similarity = torch.addmm(self.bias, queries, self.keys, out=None if buffer is None else buffer[: len(queries)])
+    def rows(self, rows: slice) -> Tensor:
+        """Shapes: -> (rows, N)."""
+        similarity = affine(self.queries[rows], self.keys, self.bias)
         if self.centres is not None and self.kernel_sigma is not None:
             cells = torch.arange(len(self.queries), device=self.keys.device)[rows, None]  # (rows, 1)
             dy = cells // self.width - self.centres // self.width
@@ -90,22 +90,15 @@ class _Matcher:
         return similarity
 
     def chunks(self) -> list[slice]:
-        total, step = len(self.queries), max(_CHUNK_ROWS, _CHUNK_ELEMENTS // max(1, self.keys.shape[1]))
+        total, step = len(self.queries), max(_CHUNK_ROWS, _CHUNK_ELEMENTS // max(1, len(self.keys)))
         return [slice(start, min(start + step, total)) for start in range(0, total, step)]
-
-    def buffer(self) -> Tensor | None:
-        """Room for one chunk's rows, used for all: fresh pages for each would double their cost. None in training."""
-        kinds = {x.dtype for x in (self.bias, self.queries, self.keys)}
-        if len(kinds) > 1 or (torch.is_grad_enabled() and (self.queries.requires_grad or self.keys.requires_grad)):
-            return None
-        return self.keys.new_empty(self.chunks()[0].stop, self.keys.shape[1])
 
     def _centres(self, query_bias: Tensor) -> Tensor:
         """The query cell that each stored cell matches best. Shapes: -> integer (N,)."""
-        best = self.keys.new_full((self.keys.shape[1],), -math.inf)
-        centre = torch.zeros(self.keys.shape[1], dtype=torch.long, device=self.keys.device)
+        best = self.keys.new_full((len(self.keys),), -math.inf)
+        centre = torch.zeros(len(self.keys), dtype=torch.long, device=self.keys.device)
         for rows in self.chunks():
-            value, index = torch.addmm(query_bias[rows, None], self.queries[rows], self.keys).max(0)
+            value, index = torch.addmm(query_bias[rows, None], self.queries[rows], self.keys.mT).max(0)
             better = value > best
             best, centre = torch.where(better, value, best), torch.where(better, index + rows.start, centre)
         return centre
@@ -113,9 +106,9 @@ class _Matcher:
 
 def _recall_top_k(matcher: _Matcher, values: Tensor, k: int) -> Tensor:
     """Shapes: values (K, N, V) -> (K, P, V)."""
-    weights, cells, buffer = [], [], matcher.buffer()
+    weights, cells = [], []
     for rows in matcher.chunks():
-        best, index = _top_k(matcher.rows(rows, buffer), k)
+        best, index = _top_k(matcher.rows(rows), k)
         weights.append(best.softmax(-1))
         cells.append(index)
     weight, cell = torch.cat(weights), torch.cat(cells)  # (P, k)

@@ -14,12 +14,15 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVP
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from twospeed.ops.onednn import grouped_product, packed, packs
 
 Tile = Literal[2, 4, 6]
 
@@ -81,9 +84,49 @@ class Scratch:
         return self._buffer[start : self._used].view(shape)
 
 
+class Kernel:
+    """The weights of a 3x3 convolution as `convolve_3x3` needs them, made when that is first known.
+
+    weight: (O, C, 3, 3), which must not change afterwards. tile: m.
+    """
+
+    _ORDERS = 2  # kept: whole blocks of tiles, and the last one
+
+    def __init__(self, weight: Tensor, tile: Tile) -> None:
+        self.weight, self.tile = weight, tile
+        self._parts: dict[tuple[int | None, int | None], Kernel] = {}
+        self._at_points: Tensor | None = None
+        self._packed: dict[tuple[int, int], Tensor] = {}  # by tiles and threads
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        copied = Kernel(copy.deepcopy(self.weight, memo), self.tile)
+        copied._at_points, copied._packed = self._at_points, dict(self._packed)  # never written to
+        return copied
+
+    def part(self, channels: slice) -> Kernel:
+        """The kernel of some of the input channels."""
+        key = (channels.start, channels.stop)
+        if key not in self._parts:
+            self._parts[key] = Kernel(self.weight[:, channels], self.tile)
+        return self._parts[key]
+
+    def products(self, at_points: Tensor) -> Tensor:
+        """Multiply at each point. Shapes: ((tiles, (m+2)^2, C) -> (tiles, (m+2)^2, O)."""
+        if not packs(at_points):
+            if self._at_points is None:
+                self._at_points = transform_kernel(self.weight, self.tile)
+            return torch.bmm(at_points.transpose(0, 1), self._at_points).transpose(0, 1)
+        order = (len(at_points), torch.get_num_threads())
+        if order not in self._packed:
+            while len(self._packed) >= self._ORDERS:
+                del self._packed[next(iter(self._packed))]
+            self._packed[order] = packed(transform_kernel(self.weight, self.tile), len(at_points))
+        return grouped_product(at_points, self._packed[order])
+
+
 def convolve_3x3(
     inputs: Sequence[Tensor],
-    kernel: Tensor,
+    kernel: Kernel,
     bias: Tensor | None = None,
     *,
     rectify_inputs: Sequence[bool] = (),
@@ -96,33 +139,31 @@ def convolve_3x3(
 
     Several inputs are what a convolution of their concatenation computes, without concatenating; also the sum of two
     convolutions, for the price of one output transform.
-    Shapes: inputs (B, C_i, H, W), kernel of `transform_kernel` ((m+2)^2, sum of C_i, O), bias (O,), add (B, O, H, W)
-    -> (B, O, H, W), channels last in memory; fast when the inputs and `add` are so too.
+    Shapes: inputs (B, C_i, H, W), kernel of sum of C_i channels to O, bias (O,), add (B, O, H, W) -> (B, O, H, W),
+    channels last in memory; fast when the inputs and `add` are so too.
     rectify_inputs: which inputs pass a ReLU first. add: summed to the result. in_place: `add` becomes the
     result, no memory is reserved. rectify: ReLU at the end.
     """
     B, _, H, W = inputs[0].shape
-    m, O = math.isqrt(len(kernel)) - 2, kernel.shape[2]  # noqa: E741
+    m, O = kernel.tile, len(kernel.weight)  # noqa: E741
     images = [x.permute(0, 2, 3, 1) for x in inputs]
     relus = rectify_inputs or (False,) * len(inputs)
     tiles_y, tiles_x = -(-H // m), -(-W // m)
     rows = _even_share(tiles_y, max(1, _TILES_AT_ONCE // tiles_x))
     at_once = _even_share(B, max(1, _TILES_AT_ONCE // (tiles_y * tiles_x)))
     scratch = scratch or Scratch()
-    scratch.reset(_elements(at_once * rows, tiles_x, m, [x.shape[-1] for x in images], O), kernel)
+    scratch.reset(_elements(at_once * rows, tiles_x, m, [x.shape[-1] for x in images], O), kernel.weight)
     addend = None if add is None else add.permute(0, 2, 3, 1)
-    result = addend if in_place and addend is not None else kernel.new_empty(B, H, W, O)
+    result = addend if in_place and addend is not None else kernel.weight.new_empty(B, H, W, O)
     for first in range(0, B, at_once):
         some = slice(first, min(first + at_once, B))
         for row in range(0, tiles_y, rows):
             block = (some, slice(row, min(row + rows, tiles_y)))
             scratch.release(0)
             y = result[some, block[1].start * m : min(block[1].stop * m, H)]
-            at_points = _input_transform(images, relus, block, tiles_x, m, scratch)  # ((m+2)^2, N, C)
-            products = scratch.take(len(kernel), at_points.shape[1], O)
-            torch.bmm(at_points, kernel, out=products)
+            products = kernel.products(_input_transform(images, relus, block, tiles_x, m, scratch))
             if bias is not None:
-                products[m + 3] += bias  # the point (1, 1) reaches every pixel of the tile once
+                products[:, m + 3] += bias  # the point (1, 1) reaches every pixel of the tile once
             _output_transform(products, y, tiles_x, m, scratch, accumulate=result is addend)
             if addend is not None and result is not addend:
                 y += addend[some, block[1].start * m : min(block[1].stop * m, H)]
@@ -140,7 +181,7 @@ def _elements(rows: int, tiles_x: int, m: int, channels: Sequence[int], channels
     """Room that a block of `rows` rows of tiles needs in all."""
     p = m + 2
     tiles = rows * tiles_x
-    at_points = p * p * tiles * (sum(channels) + channels_out)
+    at_points = p * p * tiles * sum(channels)
     line = (m * tiles_x + 2) * max(channels)
     before = rows * p * line + (p + 1) * rows * line + p * tiles * max(channels)
     after = (m * p + m * m) * tiles * channels_out
@@ -155,10 +196,10 @@ def _input_transform(
     m: int,
     scratch: Scratch,
 ) -> Tensor:
-    """Shapes: (B, H, W, C_i) of each -> ((m+2)^2, tiles of the block, sum of C_i)."""
+    """Shapes: (B, H, W, C_i) of each -> (tiles of the block, (m+2)^2, sum of C_i)."""
     some, tile_rows = block
     count, rows, p = some.stop - some.start, tile_rows.stop - tile_rows.start, m + 2
-    result = scratch.take(p, p, count, rows, tiles_x, sum(x.shape[-1] for x in images))
+    result = scratch.take(count, rows, tiles_x, p, p, sum(x.shape[-1] for x in images))
     mark, channel = scratch.mark(), 0
     for x, relu in zip(images, relus, strict=True):
         H, W, C = x.shape[1:]
@@ -180,25 +221,25 @@ def _input_transform(
         _to_points(lines, list(vertical), scratch)
         columns = [vertical[..., k : k + m * (tiles_x - 1) + 1 : m, :] for k in range(p)]
         part = result[..., channel : channel + C]
-        _to_points(columns, list(part.unbind(1)), scratch)
+        _to_points(columns, list(part.permute(4, 3, 0, 1, 2, 5)), scratch)
         channel += C
     scratch.release(mark)
-    return result.view(p * p, count * rows * tiles_x, channel)
+    return result.view(count * rows * tiles_x, p * p, channel)
 
 
 def _output_transform(products: Tensor, y: Tensor, tiles_x: int, m: int, scratch: Scratch, *, accumulate: bool) -> None:
     """Write, or add, to y what the products amount to; overwrites them.
 
-    Shapes: products ((m+2)^2, tiles, O), y (count, up to m rows, W, O).
+    Shapes: products (tiles, (m+2)^2, O), y (count, up to m rows, W, O).
     """
     count, height, width, O = y.shape  # noqa: E741
     p, rows = m + 2, -(-height // m)
-    vertical = scratch.take(m, p, *products.shape[1:])
-    _from_points(list(products.view(p, p, *products.shape[1:])), list(vertical))
+    vertical = scratch.take(m, len(products), p, O)
+    _from_points(list(products.unflatten(1, (p, p)).unbind(1)), list(vertical))
     whole = (height, width) == (m * rows, m * tiles_x) and not accumulate
     pixels = y if whole else scratch.take(count, m * rows, m * tiles_x, O)
     split = pixels.view(count, rows, m, tiles_x, m, O).permute(4, 2, 0, 1, 3, 5)  # (m across, m down, ...)
-    _from_points(list(vertical.view(m, p, count, rows, tiles_x, O).unbind(1)), list(split))
+    _from_points(list(vertical.view(m, count, rows, tiles_x, p, O).unbind(4)), list(split))
     if accumulate:
         y += pixels[:, :height, :width]
     elif not whole:

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from twospeed.errors import InputError
-from twospeed.models.slowfast import builders, inference
+from twospeed.models.slowfast import builders
 from twospeed.models.slowfast.blocks import NonLocal
 from twospeed.models.slowfast.inference import for_inference
 from twospeed.models.slowfast.network import SlowFast
-from twospeed.ops import bf16
+from twospeed.ops import bf16, onednn
 from twospeed.ops.fuse import fuse_batch_norm
 from twospeed.weights.load import create_model, save_model
 
@@ -70,7 +70,7 @@ def test_the_fused_network_computes_the_same(variant):
 
 def test_the_fused_network_works_without_fused_kernels(monkeypatch):
     network, clip = tiny(), torch.randn(1, 3, 8, 64, 64)
-    monkeypatch.setattr(inference, "fused_kernels", lambda dtype: False)
+    monkeypatch.setattr(onednn, "works", lambda dtype: False)
     with torch.no_grad():
         assert relative(for_inference(network)(clip), network(clip)) < 2e-5
 
@@ -83,18 +83,18 @@ def test_bfloat16_is_close():
         assert float((logits.softmax(2) - network(clip).softmax(2)).abs().max()) < 0.03
 
 
-@pytest.mark.parametrize("fused_kernels", [True, False])
-def test_convolutions_that_are_wrong_in_bfloat16_are_computed_in_single_precision(monkeypatch, caplog, fused_kernels):
+@pytest.mark.parametrize("fused", [True, False])
+def test_convolutions_that_are_wrong_in_bfloat16_are_computed_in_single_precision(monkeypatch, caplog, fused):
     network, clip = tiny(), torch.randn(1, 3, 8, 64, 64)
     fast = for_inference(network, torch.bfloat16)
-    if not fused_kernels:
-        monkeypatch.setattr(inference, "fused_kernels", lambda dtype: False)
+    if not fused:
+        monkeypatch.setattr(onednn, "works", lambda dtype: False)
     monkeypatch.setattr(bf16, "_verdicts", {})
     monkeypatch.setattr(bf16, "_largest_error", lambda *_: float("nan"))  # of a machine where all of them are wrong
     with torch.no_grad():
         assert float((fast(clip).softmax(2) - network(clip).softmax(2)).abs().max()) < 0.03
     assert "conv2d" in caplog.text
-    assert ("fused_convolution" in caplog.text) == (fused_kernels and inference.fused_kernels(torch.bfloat16))
+    assert ("fused_convolution" in caplog.text) == (fused and onednn.works(torch.bfloat16))
 
 
 def test_the_clip_given_to_the_fused_network_is_not_changed():

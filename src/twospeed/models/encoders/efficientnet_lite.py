@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twospeed.errors import InputError
+from twospeed.ops.onednn import Activation, convolve
 
 # (x - 127) / 128 of 0..255, in units of 0..1
 PIXEL_MEAN = (127 / 255,) * 3
@@ -82,12 +83,16 @@ class InvertedBottleneck(nn.Module):
         top, bottom = first * stride - reach, (last - 1) * stride + reach + 1  # of the input, its border included
         y = x[:, :, max(top, 0) : min(bottom, x.shape[2])]
         if self.expand is not None:
-            y = self.expand(y).clamp_(0, 6)
+            y = _apply(self.expand, y, activation="relu6")
         if top < 0 or bottom > x.shape[2]:
             y = F.pad(y, (0, 0, max(-top, 0), max(bottom - x.shape[2], 0)))
-        y = F.conv2d(y, self.depthwise.weight, self.depthwise.bias, stride, (0, reach), groups=self.depthwise.groups)
-        out: Tensor = self.project(y.clamp_(0, 6))
-        return out
+        y = _apply(self.depthwise, y, padding=(0, reach), activation="relu6")
+        return _apply(self.project, y)
+
+
+def _apply(conv: nn.Conv2d, x: Tensor, *, padding: tuple[int, int] = (0, 0), activation: Activation = "none") -> Tensor:
+    where = (conv.stride, padding, (1, 1), conv.groups)
+    return convolve(x, conv.weight, conv.bias, *where, activation=activation)
 
 
 class EfficientNetLite(nn.Module):

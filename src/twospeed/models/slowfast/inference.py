@@ -13,9 +13,7 @@ What changes, and why it is faster on a CPU:
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,9 @@ from torch.nn import functional as F
 
 from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
-from twospeed.ops.bf16 import CheckedConvolutions, convolution_is_right
+from twospeed.ops.bf16 import CheckedConvolutions
 from twospeed.ops.fuse import fuse_batch_norm
+from twospeed.ops.onednn import Activation, convolve
 
 LAST = torch.channels_last
 
@@ -79,59 +78,9 @@ class FusedConv(nn.Module):
         return self._convolve(x.permute(0, 4, 1, 2, 3), None).permute(0, 2, 3, 4, 1)
 
     def _convolve(self, x: Tensor, add_to: Tensor | None) -> Tensor:
-        where = (self.padding, self.stride, self.dilation, 1)
-        if x.device.type == "cpu" and fused_kernels(x.dtype) and self._is_right(x, where):
-            if add_to is not None:
-                summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-                    add_to, x, self.weight, self.bias, *where, "add", 1.0, "relu" if self.relu else None, [], None
-                )
-                return summed
-            fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *where, "relu" if self.relu else "none", [], ""
-            )
-            return fused
-        convolve = F.conv3d if self.plane == "both" else F.conv2d
-        y: Tensor = convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        if add_to is not None:
-            y = y.add_(add_to)
-        return y.relu_() if self.relu else y
-
-    def _is_right(self, x: Tensor, where: tuple[list[int], list[int], list[int], int]) -> bool:
-        """Return whether this machine computes the fused convolution rightly in bfloat16 (see `ops.bf16`)."""
-        return x.dtype != torch.bfloat16 or convolution_is_right(fused_convolution, x, self.weight, where, {})
-
-
-def fused_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> Tensor:
-    """Convolve by the kernel of torch's compiler, without a sum or ReLU. where: padding, stride, dilation, groups."""
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *where, "none", [], "")
-    return y
-
-
-@functools.cache
-def fused_kernels(dtype: torch.dtype) -> bool:
-    """Return whether this torch and CPU have the fused convolutions of torch's compiler, and they compute what we
-    expect.
-
-    Tried once for each dtype with a strided 3x3 convolution, its sum and ReLU, against plain float32.
-    """
-    draw = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(2, 16, 9, 9, generator=draw), torch.randn(32, 16, 3, 3, generator=draw)
-    bias, start = torch.randn(32, generator=draw), torch.randn(2, 32, 5, 5, generator=draw)
-    expected = F.conv2d(x, weight, bias, stride=2, padding=1)
-    x, weight, start_last = (value.to(dtype).contiguous(memory_format=LAST) for value in (x, weight, start))
-    where = ([1, 1], [2, 2], [1, 1], 1)
-    try:
-        fused = torch.ops.mkldnn._convolution_pointwise(x, weight, bias.to(dtype), *where, "relu", [], "")
-        summed = torch.ops.mkldnn._convolution_pointwise_.binary(
-            start_last, x, weight, bias.to(dtype), *where, "add", 1.0, "relu", [], None
-        )
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        return False
-    near = 1e-4 if dtype == torch.float32 else 0.03
-    return all(
-        float((found.float() - right.relu()).abs().max()) < near * float(right.abs().max())
-        for found, right in ((fused, expected), (summed, expected + start))
-    )
+        where = (self.stride, self.padding, self.dilation)
+        activation: Activation = "relu" if self.relu else "none"
+        return convolve(x, self.weight, self.bias, *where, activation=activation, add_to=add_to)
 
 
 def images(x: Tensor) -> Tensor:

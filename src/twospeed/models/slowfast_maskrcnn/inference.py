@@ -41,14 +41,13 @@ def for_inference(
     """
     if dtype != torch.float32:
         return None
-    device = next(network.parameters()).device
-    return FusedMaskRCNN(network, device.type == "cpu" if winograd is None else winograd)
+    return FusedMaskRCNN(network, winograd)
 
 
 class FusedMaskRCNN(nn.Module):
     """What `for_inference` returns: called like `SlowFastMaskRCNN`. Not to be called from two threads at a time."""
 
-    def __init__(self, network: SlowFastMaskRCNN, winograd: bool) -> None:
+    def __init__(self, network: SlowFastMaskRCNN, winograd: bool | None) -> None:
         super().__init__()
         self.window, self.min_size = network.window, network.min_size
         self.detector = copy.deepcopy(network.detector).eval()
@@ -90,10 +89,10 @@ class FusedMaskRCNN(nn.Module):
 class FusedPathways(nn.Module):
     """`SlowFastModule`, to be streamed: see `PathwayStream`."""
 
-    def __init__(self, module: SlowFastModule, winograd: bool) -> None:
+    def __init__(self, module: SlowFastModule, winograd: bool | None) -> None:
         super().__init__()
         self.slow_frames, self.fast_frames = module.slow_frames, module.fast_frames
-        make = Maker(winograd)
+        make = Maker(winograd, next(module.parameters()).device)
         self.first_taps = taps_of([module.slow1, module.fast1], make)
         self.slow1, self.fast1 = FusedLayer(module.slow1, None), FusedLayer(module.fast1, None)
         for name in ("slow2", "slow3", "fast2", "fast3", "fuse1", "fuse2"):

@@ -38,9 +38,7 @@ def for_inference(
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return None
-    if winograd is None:
-        winograd = next(network.parameters()).device.type == "cpu" and dtype == torch.float32
-    return FusedSTCN(network, winograd, dtype)
+    return FusedSTCN(network, winograd if dtype == torch.float32 else False, dtype)
 
 
 class FusedSTCN(nn.Module):
@@ -51,12 +49,13 @@ class FusedSTCN(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: STCN, winograd: bool, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: STCN, winograd: bool | None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         with torch.no_grad():
             # Keys are compared and only the best 20 kept: the smallest rounding flips which is the 20th. So the way to
             # the keys stays direct; Winograd's rounding enters only where nothing is chosen by it.
-            exact, make = Maker(winograd=False, dtype=dtype), Maker(winograd, dtype)
+            device = next(network.parameters()).device
+            exact, make = Maker(False, device, dtype), Maker(winograd, device, dtype)
             self.similarity = network.similarity
             self.key_encoder = fused_backbone(network.key_encoder, exact)
             self.aspp = copy.deepcopy(network.aspp)
