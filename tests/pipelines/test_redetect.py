@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from twospeed import InputError, Tracker, create_model
 from twospeed.pipelines.find_frames import AROUND
 from twospeed.pipelines.redetect import EVERY, Redetector
+from twospeed.results import Frame
 
 HEIGHT, WIDTH = 128, 192
 
@@ -85,6 +86,34 @@ def test_a_lost_object_is_found_again():
     assert iou(helped == 1, truth) > 0.9
 
 
+def test_maps_are_drawn_beside_the_tracking_of_a_whole_video(monkeypatch):
+    """With frames looked at on another thread, results and maps are those of frame by frame."""
+
+    def tracker() -> Tracker:
+        made = Tracker("track_small", size=None, finder=Coloured(), device="cpu")
+        decode = made.model.decode
+
+        def loses(readout, features):
+            logits = decode(readout, features)
+            logits[..., : 36 * logits.shape[-2] // HEIGHT, :] = -1.0
+            return logits
+
+        monkeypatch.setattr(made.model, "decode", loses)
+        return made
+
+    one, whole = tracker(), tracker()
+    red, threads = (scene(0)[1] == 1).astype(np.uint8), torch.get_num_threads()
+    expected = followed(one, range(3 * EVERY + 2), red)
+    torch.set_num_threads(2)
+    try:
+        found = [r.labels for _, r in whole.run([Frame(t, t / 10, scene(t)[0]) for t in range(3 * EVERY + 2)], red)]
+    finally:
+        torch.set_num_threads(threads)
+    assert min(iou(a == 1, b == 1) for a, b in zip(found, expected, strict=True)) > 0.98
+    assert iou(found[3 * EVERY] == 1, scene(3 * EVERY)[1] == 1) > 0.9
+    assert whole.finder.maps == one.finder.maps >= 3
+
+
 def test_objects_that_the_finder_does_not_mean_are_left_alone():
     green = (scene(0)[1] == 2).astype(np.uint8)
     finder = Coloured()
@@ -113,25 +142,30 @@ def test_an_object_that_is_gone_stays_gone():
 def test_no_object_is_made_up_where_none_was_followed():
     redetector = Redetector(Coloured(), torch.device("cpu"))
     for t in range(2 * EVERY):
-        redetector.see(scene(t)[0])
+        redetector.see(redetector.scaled(scene(t)[0]))
         if t == 0:
             redetector.mark(scene(0)[1] == 1)
     nothing = np.full((HEIGHT, WIDTH), 0.01, np.float32)
-    assert redetector.correct(nothing) is None
+    draw = redetector.drawing()
+    assert draw is not None
+    assert redetector.correct(nothing, draw) is None
     some = nothing.copy()
     some[20:30, 40:50] = 0.6
-    assert redetector.correct(some) is not None
+    assert redetector.correct(some, draw) is not None
+    assert redetector.drawing() is None  # a map of every fifth frame at most
 
 
 def test_outlines_stay_as_the_tracker_draws_them():
     """A map whose object is one pixel larger all around changes nothing."""
     redetector = Redetector(Coloured(), torch.device("cpu"))
     for t in range(2 * EVERY):
-        redetector.see(scene(t)[0])
+        redetector.see(redetector.scaled(scene(t)[0]))
         if t == 0:
             redetector.mark(scene(0)[1] == 1)
     smaller = cv2.erode((scene(2 * EVERY - 1)[1] == 1).astype(np.uint8), np.ones((3, 3), np.uint8))
-    assert redetector.correct(np.where(smaller, 0.7, 0.2).astype(np.float32)) is None
+    draw = redetector.drawing()
+    assert draw is not None
+    assert redetector.correct(np.where(smaller, 0.7, 0.2).astype(np.float32), draw) is None
 
 
 def test_what_is_marked_before_a_cut_says_nothing_of_what_comes_after():

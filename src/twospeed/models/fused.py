@@ -20,7 +20,7 @@ from twospeed.models.conv_norm import ConvNorm, NormReluConv
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import BasicBlock, Bottleneck, ResNetFeatures
 from twospeed.ops.fuse import fuse_batch_norm
-from twospeed.ops.onednn import convolve
+from twospeed.ops.onednn import Orders, convolve
 from twospeed.ops.winograd import Kernel, Scratch, Tile, convolve_3x3
 
 LAST = torch.channels_last
@@ -126,6 +126,7 @@ class FusedConv(nn.Module):
         self.dilation = (conv.dilation[0], conv.dilation[1])
         self.register_buffer("weight", weight.contiguous(memory_format=LAST))
         self.register_buffer("bias", bias)
+        self.orders = Orders()
 
     def forward(
         self,
@@ -151,7 +152,8 @@ class FusedConv(nn.Module):
         if add is not None and not (in_place and add.is_contiguous(memory_format=LAST)):
             add = add.expand(len(x), -1, -1, -1).clone(memory_format=LAST)
         where = (self.stride, self.padding, self.dilation)
-        return convolve(x, weight, bias, *where, activation="relu" if rectify else "none", add_to=add)
+        orders = self.orders if channels is None else None
+        return convolve(x, weight, bias, *where, activation="relu" if rectify else "none", add_to=add, orders=orders)
 
 
 class WinogradConv(nn.Module):

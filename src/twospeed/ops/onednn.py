@@ -11,7 +11,7 @@ run. No autograd.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,30 @@ Activation = Literal["none", "relu", "relu6"]
 _POST: dict[Activation, tuple[str, list[float]]] = {
     "none": ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0]),
 }  # fmt: skip
+_LARGE = 1 << 16  # numbers in a weight, from which on bringing it into order takes long
+
+
+class Orders:
+    """A tensor in the library's own orders, by what they depend on. The last few are kept; no one writes to them."""
+
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
+        self._kept: dict[Hashable, Tensor] = {}
+
+    def __call__(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return the order for a shape, and for the number of threads; made where it is not known."""
+        key = (key, torch.get_num_threads())
+        if (known := self._kept.get(key)) is not None:
+            return known
+        while len(self._kept) >= self._most:
+            self._kept.pop(next(iter(self._kept)), None)
+        made = self._kept[key] = make()
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Orders:
+        copied = Orders(self._most)
+        copied._kept = dict(self._kept)
+        return copied
 
 
 def convolve(
@@ -38,15 +62,19 @@ def convolve(
     *,
     activation: Activation = "none",
     add_to: Tensor | None = None,
+    orders: Orders | None = None,
 ) -> Tensor:
     """Convolve an image or a volume, add, and rectify.
 
     Shapes: (B, C, *size), weight (O, C / groups, *kernel), bias (O,) -> (B, O, *size'), channels last in memory where
-    x is. add_to: of the result's shape and layout, summed before the activation; the result overwrites it.
+    x is. add_to: of the result's shape and layout, summed before the activation; the result overwrites it. orders: of
+    this weight, which must not change: large ones are not brought into the library's order each time then.
     """
     where = (list(padding), list(stride), list(dilation), groups)
     if _suits(x, weight) and not torch.is_autocast_enabled("cpu") and _is_right(x, weight, where):
         kind, scalars = _POST[activation]
+        if orders is not None and weight.dim() == 4 and weight.numel() >= _LARGE:
+            weight = orders(x.shape, lambda: _reordered(weight, *where, x.shape))
         if add_to is None:
             y: Tensor = torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, *where, kind, scalars, "")
             return y
@@ -57,7 +85,7 @@ def convolve(
     y = convolution(x, weight, bias, list(stride), list(padding), list(dilation), groups)
     if add_to is not None:
         y = add_to.add_(y)
-    return y if activation == "none" else y.relu_() if activation == "relu" else y.clamp_(0, 6)
+    return y if activation == "none" else y.relu_() if activation == "relu" else F.relu6(y, inplace=True)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,9 +109,7 @@ def packed(weights: Tensor, rows: int) -> Tensor:
     """
     groups, channels, outputs = weights.shape
     kernels = weights.mT.reshape(groups * outputs, channels, 1, 1)
-    size = [1, groups * channels, rows, 1]
-    order: Tensor = torch.ops.mkldnn._reorder_convolution_weight.default(kernels, [0, 0], [1, 1], [1, 1], groups, size)
-    return order
+    return _reordered(kernels, [0, 0], [1, 1], [1, 1], groups, [1, groups * channels, rows, 1])
 
 
 def grouped_product(x: Tensor, packed_weights: Tensor) -> Tensor:
@@ -103,6 +129,11 @@ def grouped_product(x: Tensor, packed_weights: Tensor) -> Tensor:
 def packs(x: Tensor) -> bool:
     """Return whether `grouped_product` works here, with tensors like this one."""
     return x.dtype == torch.float32 and _suits(x)
+
+
+def _reordered(weight: Tensor, *where_and_size: Any) -> Tensor:
+    order: Tensor = torch.ops.mkldnn._reorder_convolution_weight.default(weight, *where_and_size)
+    return order
 
 
 def _suits(*tensors: Tensor) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from twospeed.ops.onednn import grouped_product, packed, packs
+from twospeed.ops.onednn import Orders, grouped_product, packed, packs
 
 Tile = Literal[2, 4, 6]
 
@@ -90,17 +90,15 @@ class Kernel:
     weight: (O, C, 3, 3), which must not change afterwards. tile: m.
     """
 
-    _ORDERS = 2  # kept: whole blocks of tiles, and the last one
-
     def __init__(self, weight: Tensor, tile: Tile) -> None:
         self.weight, self.tile = weight, tile
         self._parts: dict[tuple[int | None, int | None], Kernel] = {}
         self._at_points: Tensor | None = None
-        self._packed: dict[tuple[int, int], Tensor] = {}  # by tiles and threads
+        self._orders = Orders()  # for whole blocks of tiles, and the last one
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
         copied = Kernel(copy.deepcopy(self.weight, memo), self.tile)
-        copied._at_points, copied._packed = self._at_points, dict(self._packed)  # never written to
+        copied._at_points, copied._orders = self._at_points, copy.deepcopy(self._orders, memo)
         return copied
 
     def part(self, channels: slice) -> Kernel:
@@ -116,12 +114,9 @@ class Kernel:
             if self._at_points is None:
                 self._at_points = transform_kernel(self.weight, self.tile)
             return torch.bmm(at_points.transpose(0, 1), self._at_points).transpose(0, 1)
-        order = (len(at_points), torch.get_num_threads())
-        if order not in self._packed:
-            while len(self._packed) >= self._ORDERS:
-                del self._packed[next(iter(self._packed))]
-            self._packed[order] = packed(transform_kernel(self.weight, self.tile), len(at_points))
-        return grouped_product(at_points, self._packed[order])
+        tiles = len(at_points)
+        order = self._orders(tiles, lambda: packed(transform_kernel(self.weight, self.tile), tiles))
+        return grouped_product(at_points, order)
 
 
 def convolve_3x3(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
+from functools import partial
 from typing import Generic, TypeVar
 
 from twospeed.ops.side_by_side import ReadInAdvance
@@ -15,6 +16,22 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 _AHEAD = 2  # frames
+
+
+class Asked(Generic[Result]):
+    """Work that the thread of a pool does where it gets round to it, or else who wants the result."""
+
+    def __init__(self, work: Callable[[], Result], pool: Executor) -> None:
+        self._work, self._future = work, pool.submit(work)
+
+    def result(self) -> Result:
+        """Return what the work returns, or raise what it raises."""
+        return self._work() if self._future.cancel() else self._future.result()
+
+    def drop(self) -> None:
+        """Return once the work is not done any more, without its result."""
+        if not self._future.cancel():
+            wait([self._future])
 
 
 class LookAhead(Generic[Seen]):
@@ -44,13 +61,13 @@ class LookAhead(Generic[Seen]):
 
     def share(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """Return `work` of each part, done by both threads where the other one is free."""
-        others = [self._pool.submit(work, part) for part in parts]
+        asked = [Asked(partial(work, part), self._pool) for part in parts]
         self._ask()
-        results: list[Result] = []
-        # From the last on: this thread does what the other one has not begun
-        for part, other in zip(parts[::-1], others[::-1], strict=True):
-            results.append(work(part) if other.cancel() else other.result())
-        return results[::-1]
+        return [one.result() for one in asked[::-1]][::-1]  # from the last on: the other one begins with the first
+
+    def later(self, work: Callable[[], Result]) -> Asked[Result]:
+        """Have work done beside what this thread does until it asks for the result."""
+        return Asked(work, self._pool)
 
     def _ask(self) -> None:
         if self._later is not None:

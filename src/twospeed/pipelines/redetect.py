@@ -10,7 +10,9 @@ finer by the tracker.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +69,8 @@ class _State:
 class Redetector:
     """One video, frame by frame: `see` each frame; `mark` where objects are known; `correct` what a tracker says.
 
+    A map is drawn by what `drawing` returns, by one thread at a time.
+
     finder: the network that draws maps. device: where it runs.
     """
 
@@ -78,16 +82,19 @@ class Redetector:
         """Forget the video, or what was before a cut."""
         self._state = _State()
 
-    def see(self, image: NDArray[np.uint8]) -> None:
-        """Take the next frame, uint8 (H, W, 3) RGB."""
+    def see(self, frame: SeenFrame) -> None:
+        """Take the next frame."""
         state = self._state
-        state.recent.append(seen(image))
+        state.recent.append(frame)
         state.frames += 1
         if state.marked is not None and state.marked.frame == state.frames - 1 - AROUND:
-            found = self._map(AROUND) > 0.5
+            found = self._drawing(AROUND)() > 0.5
             objects = np.asarray(cv2.resize(state.marked.objects.astype(np.float32), found.shape[::-1]) > 0.5)
             state.agreement = overlap(found, objects)
             state.marked = None
+
+    scaled = staticmethod(seen)
+    """Return a frame, uint8 (H, W, 3) RGB, as `see` takes it."""
 
     def mark(self, objects: Mask) -> None:
         """Say where all objects of the frame seen last are: bool (H, W). They are compared with its map later."""
@@ -96,33 +103,46 @@ class Redetector:
         shares = cv2.resize(objects.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         state.marked = _Marked(state.frames - 1, np.asarray(shares > 0.5))
 
-    def correct(self, followed: Map) -> Map | None:
-        """Return how likely each place of the frame seen last belongs to an object, where that is to be changed.
+    def drawing(self) -> Callable[[], Map] | None:
+        """Return what draws the map of the frame seen last, on any thread, for `correct`.
 
-        followed: float (h, w), 0..1: what the tracker says of all objects together. None where it is to stay: where
-        marked objects were not what the finder finds, for frames that follow a map too soon, and for empty masks: an
-        object that is out of sight is not replaced by another thing.
+        None where masks are to stay as the tracker has them: where marked objects were not what the finder finds, and
+        for frames that follow a map too soon.
         """
         state = self._state
-        same = 0.0 if state.agreement is None else (state.agreement - SAME[0]) / (SAME[1] - SAME[0])
+        return self._drawing(0) if self._same > 0 and state.frames - 1 - state.last_map >= EVERY else None
+
+    def correct(self, followed: Map, draw: Callable[[], Map]) -> Map | None:
+        """Return how likely each place of the frame seen last belongs to an object, where that is to be changed.
+
+        followed: float (h, w), 0..1: what the tracker says of all objects together. draw: returns the frame's map. None
+        where masks are to stay, also where they are empty: an object that is out of sight is not replaced by another
+        thing.
+        """
         inside = followed > 0.5
-        if same <= 0 or state.frames - 1 - state.last_map < EVERY or not inside.any():
+        if not inside.any():
             return None
-        state.last_map = state.frames - 1
-        found = np.asarray(cv2.resize(self._map(0), followed.shape[::-1]), np.float32)
-        weight = min(same, 1.0) * min(MOST, PER_CONFIDENCE * (confidence(found) - confidence(followed)))
+        self._state.last_map = self._state.frames - 1
+        found = np.asarray(cv2.resize(draw(), followed.shape[::-1]), np.float32)
+        weight = min(self._same, 1.0) * min(MOST, PER_CONFIDENCE * (confidence(found) - confidence(followed)))
         wide = _without_thin_parts(inside ^ (found > 0.5))
         if weight <= 0 or not wide.any():
             return None
         odds = weight * log_odds(found) + (1 - weight) * log_odds(followed)
         return np.where(wide, 1 / (1 + np.exp(-odds)), followed).astype(np.float32)
 
-    def _map(self, ago: int) -> Map:
-        """Draw the map of a frame that was seen so many frames ago."""
+    @property
+    def _same(self) -> float:
+        """How far marked objects were what the finder finds: 0 or less, up to 1 and more."""
+        agreement = self._state.agreement
+        return 0.0 if agreement is None else (agreement - SAME[0]) / (SAME[1] - SAME[0])
+
+    def _drawing(self, ago: int) -> Callable[[], Map]:
+        """Return what draws the map of a frame that was seen so many frames ago."""
         recent = self._state.recent
         places = [len(recent) - 1 - ago + STEP * offset for offset in OFFSETS]
         others = [recent[place] if 0 <= place < len(recent) else None for place in places]
-        return find_map(self.finder, recent[-1 - ago], others, self.device)
+        return partial(find_map, self.finder, recent[-1 - ago], others, self.device)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return all that is known: arrays, and plain values, from which `restore` continues exactly."""

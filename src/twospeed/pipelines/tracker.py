@@ -8,7 +8,7 @@ appear at any frame) are one `step`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,7 @@ from twospeed.results import Frame, ObjectMasks, OnProgress
 from twospeed.weights.catalog import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
+    from twospeed.pipelines.find_frames import Map, SeenFrame
     from twospeed.pipelines.finetune_tracker import TrackerFineTuning
     from twospeed.pipelines.look_ahead import LookAhead
     from twospeed.pipelines.redetect import Redetector
@@ -61,12 +62,16 @@ class _State:
 
 
 class Seen(NamedTuple):
-    """What a network sees in a frame whatever was before: prepared (1, 3, H, W), its border, and its features."""
+    """What a network sees in a frame whatever was before: prepared (1, 3, H, W), its border, and its features.
+
+    small: the frame as the finder sees it.
+    """
 
     network: Any
     frame: Array
     padding: Padding
     features: Any
+    small: SeenFrame | None = None
 
 
 class Tracker(VideoTracker):
@@ -242,7 +247,7 @@ class Tracker(VideoTracker):
             prompt = self._given_masks(masks, gone, size)
             self._learn_first(pixels, prompt)
             self._look_for_cut(image)
-            self._see(image)
+            self._see(image, seen)
             probabilities, padding = self._segment(pixels, prompt, seen)
             if self._redetector is not None and prompt.labels is not None:
                 self._redetector.mark(self._arrays.to_numpy(unpad(probabilities, padding)[0] < 0.5))
@@ -258,7 +263,7 @@ class Tracker(VideoTracker):
         of, network = self._looking
         with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
             frame, padding = self._prepare(self._arrays.image_array(image, self.device)[None])
-            return Seen(of, frame, padding, network.encode_key(frame))
+            return Seen(of, frame, padding, network.encode_key(frame), self._small(self._arrays.as_array(image)))
 
     def seen_ahead(
         self, frames: Iterable[Frame], *, in_advance: bool | None = None
@@ -477,21 +482,28 @@ class Tracker(VideoTracker):
                 self._redetector.reset()
         state.small = small
 
-    def _see(self, image: Array) -> None:
+    def _see(self, image: Array, seen: Seen | None = None) -> None:
         """Show a frame to the finder. image: as given."""
         if self._redetector is not None:
-            if not self._arrays.is_8_bit(image):
-                image = (image * 255).round().clip(0, 255).byte().permute(1, 2, 0)
-            self._redetector.see(self._arrays.to_numpy(image))
+            small = self._small(image) if seen is None else seen.small
+            assert small is not None
+            self._redetector.see(small)
 
-    def _redetected(self, predicted: Array, present: Sequence[int], padding: Padding) -> Array:
+    def _small(self, image: Array) -> SeenFrame | None:
+        """Return a frame as the finder sees it, None where there is none. image: as given."""
+        if self._redetector is None:
+            return None
+        if not self._arrays.is_8_bit(image):
+            image = (image * 255).round().clip(0, 255).byte().permute(1, 2, 0)
+        return self._redetector.scaled(self._arrays.to_numpy(image))
+
+    def _redetected(self, predicted: Array, present: Sequence[int], padding: Padding, draw: Callable[[], Map]) -> Array:
         """Correct masks (K, H, W) that do not overlap by what the finder says of the objects of these rows."""
         arrays = self._arrays
-        if self._redetector is None or not present:
-            return predicted
+        assert self._redetector is not None
         rows = predicted[present]
         followed = arrays.to_numpy(unpad(rows.sum(0), padding)).astype(np.float32, copy=False)
-        if (found := self._redetector.correct(followed)) is None:
+        if (found := self._redetector.correct(followed, draw)) is None:
             return predicted
         together = arrays.pad(arrays.on_device(arrays.as_array(found), self.device)[None], padding)
         shares = rows + EVEN
@@ -509,6 +521,10 @@ class Tracker(VideoTracker):
         features = model.encode_key(frame) if seen.features is None else seen.features
         predicted = arrays.zeros(frame, len(state.object_ids), *frame.shape[-2:])  # (K, H, W), of those known so far
         if state.object_ids:
+            present = [row for row, i in enumerate(object_ids) if i not in gone]
+            remembers = prompt.labels is None and state.since_memory + 1 >= self.memory_every
+            draw = self._redetector.drawing() if self._redetector and remembers and present else None
+            drawn = self._ahead.later(draw) if self._ahead and draw else None
             readout = self._recall(features.key[0])  # (K, V, h, w)
             if (last := self._last()) is not None and sees_last_frame(model):
                 readout = model.recall_recent(readout[None], features.key, last[0], last[1][None])[0]
@@ -518,9 +534,10 @@ class Tracker(VideoTracker):
             for i in gone & set(state.object_ids):
                 predicted[object_ids.index(i)] = 0
             predicted = arrays.aggregate(predicted)[1:]
-            if prompt.labels is None and state.since_memory + 1 >= self.memory_every:
-                present = [row for row, i in enumerate(object_ids) if i not in gone]
-                predicted = self._redetected(predicted, present, padding)
+            if draw is not None:
+                predicted = self._redetected(predicted, present, padding, draw if drawn is None else drawn.result)
+            if drawn is not None:
+                drawn.drop()  # the finder is for one thread at a time
         if prompt.labels is not None:
             predicted, wrong = self._annotated(predicted, object_ids, prompt, prompt.labels, padding)
             state.bank.forget(wrong)

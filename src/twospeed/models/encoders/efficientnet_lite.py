@@ -84,9 +84,12 @@ class InvertedBottleneck(nn.Module):
         y = x[:, :, max(top, 0) : min(bottom, x.shape[2])]
         if self.expand is not None:
             y = _apply(self.expand, y, activation="relu6")
-        if top < 0 or bottom > x.shape[2]:
-            y = F.pad(y, (0, 0, max(-top, 0), max(bottom - x.shape[2], 0)))
-        y = _apply(self.depthwise, y, padding=(0, reach), activation="relu6")
+        above, below = max(-top, 0), max(bottom - x.shape[2], 0)
+        if whole := above > 0 and below > 0:
+            above = below = 0
+        if above or below:
+            y = F.pad(y, (0, 0, above, below))
+        y = _apply(self.depthwise, y, padding=(reach if whole else 0, reach), activation="relu6")
         return _apply(self.project, y)
 
 
@@ -134,7 +137,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Shapes: (B, 3, H, W), normalised by PIXEL_MEAN, PIXEL_STD -> [(B, 24, H/4, W/4), (B, 40, H/8, W/8), ...]."""
-        x = F.relu6(self.stem(x), inplace=True)
+        x = _apply(self.stem, x, padding=(1, 1), activation="relu6")
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)

@@ -23,7 +23,7 @@ from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem,
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
 from twospeed.ops.bf16 import CheckedConvolutions
 from twospeed.ops.fuse import fuse_batch_norm
-from twospeed.ops.onednn import Activation, convolve
+from twospeed.ops.onednn import Activation, Orders, convolve
 
 LAST = torch.channels_last
 
@@ -65,6 +65,7 @@ class FusedConv(nn.Module):
         self.relu = relu
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
+        self.orders = Orders()
 
     def forward(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         """(N, T, H, W, C_in) -> (N, T', H', W', C_out). add_to: summed before the ReLU; overwritten by the result."""
@@ -80,7 +81,7 @@ class FusedConv(nn.Module):
     def _convolve(self, x: Tensor, add_to: Tensor | None) -> Tensor:
         where = (self.stride, self.padding, self.dilation)
         activation: Activation = "relu" if self.relu else "none"
-        return convolve(x, self.weight, self.bias, *where, activation=activation, add_to=add_to)
+        return convolve(x, self.weight, self.bias, *where, activation=activation, add_to=add_to, orders=self.orders)
 
 
 def images(x: Tensor) -> Tensor:
