@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from twospeed.ops.onednn import Orders, convolve
 from twospeed.ops.winograd import Kernel, Scratch, Tile, convolve_3x3
 
 LAST = torch.channels_last
+Part = TypeVar("Part", bound=nn.Module)
 
 # Which 3x3 convolutions run by Winograd's algorithm, and with which tiles, by their channels. Milliseconds on one AVX2
 # core (direct; tiles of 4; of 6), for as many channels in as out:
@@ -59,11 +61,11 @@ def for_inference(
     take memory: 0.3 GB for `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
     """
     known = (ConvNorm, NormReluConv, ResNetFeatures, EfficientNetLite)
-    if dtype != torch.float32 or not any(isinstance(module, known) for module in network.modules()):
+    if dtype not in (torch.float32, torch.bfloat16) or not any(isinstance(m, known) for m in network.modules()):
         return None
     device = next(network.parameters()).device
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    _replace(fast, Maker(winograd, device))
+    _replace(fast, Maker(winograd if dtype == torch.float32 else False, device, dtype))
     return fast
 
 
@@ -209,6 +211,19 @@ class FusedConvNorm(nn.Module):
         return y if self.slope in (0.0, 1.0) else F.leaky_relu_(y, self.slope)
 
 
+class FusedLayer(nn.Module):
+    """A convolution by itself."""
+
+    def __init__(self, conv: nn.Conv2d, make: Maker) -> None:
+        super().__init__()
+        self.layer = make.convolution([conv])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the convolution."""
+        y: Tensor = self.layer([x])
+        return y
+
+
 class FusedNormReluConv(nn.Module):
     """`NormReluConv`. Only the convolution gains: what lies before it is used elsewhere too."""
 
@@ -220,6 +235,16 @@ class FusedNormReluConv(nn.Module):
         """As `NormReluConv.forward`."""
         y: Tensor = self.layer([self.norm(x).relu_()])
         return y
+
+
+def with_fused_layers(module: Part, make: Maker) -> Part:
+    """Return a copy of a module whose own convolutions run as all others here do."""
+    copied = copy.deepcopy(module)
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            parent, _, own = name.rpartition(".")
+            setattr(copied.get_submodule(parent), own, FusedLayer(part, make))
+    return copied
 
 
 def fused_backbone(backbone: ResNetFeatures | EfficientNetLite, make: Maker) -> nn.Module:

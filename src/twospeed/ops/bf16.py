@@ -31,14 +31,15 @@ _verdicts: dict[Any, bool] = {}
 
 
 @contextmanager
-def autocast(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> Iterator[None]:
+def autocast(device: torch.device | str, dtype: torch.dtype = torch.bfloat16, network: object = None) -> Iterator[None]:
     """Compute convolutions and products in `dtype`, as torch.autocast does; with float32 do nothing.
 
-    On a CPU, bfloat16 convolutions are checked (see the module).
+    On a CPU, bfloat16 convolutions are checked (see the module). network: what will run; where it says
+    `checks_convolutions`, all of them go through `ops.onednn`, and torch's other calls do not pay for the check.
     """
     kind = torch.device(device).type
     with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
-        if kind == "cpu" and dtype == torch.bfloat16:
+        if kind == "cpu" and dtype == torch.bfloat16 and not getattr(network, "checks_convolutions", False):
             with CheckedConvolutions():
                 yield
         else:

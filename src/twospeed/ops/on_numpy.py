@@ -40,7 +40,7 @@ def inference() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def autocast(device: Any, dtype: Any = None) -> AbstractContextManager[Any]:
+def autocast(device: Any, dtype: Any = None, network: Any = None) -> AbstractContextManager[Any]:
     """Do nothing: the precision of a graph is fixed."""
     return nullcontext()
 

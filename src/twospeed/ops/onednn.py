@@ -4,21 +4,22 @@ torch's own operators leave products in single precision, and 1x1 convolutions o
 processors with AVX-512 that reaches under half of what oneDNN does. And a ReLU by itself is one more pass over memory.
 
 These are the operators of torch's compiler. They are tried before they are trusted, and bfloat16 shape by shape
-(`ops.bf16`). Without them, for other devices and dtypes, in autocast and where an ONNX graph is traced, torch's own
-run. No autograd.
+(`ops.bf16`). Without them, for other devices and dtypes, and where an ONNX graph is traced, torch's own run. No
+autograd.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twospeed.ops.bf16 import convolution_is_right
+from twospeed.ops.bf16 import CheckedConvolutions, convolution_is_right
 
 Activation = Literal["none", "relu", "relu6"]
 
@@ -67,14 +68,20 @@ def convolve(
     """Convolve an image or a volume, add, and rectify.
 
     Shapes: (B, C, *size), weight (O, C / groups, *kernel), bias (O,) -> (B, O, *size'), channels last in memory where
-    x is. add_to: of the result's shape and layout, summed before the activation; the result overwrites it. orders: of
-    this weight, which must not change: large ones are not brought into the library's order each time then.
+    x is; bfloat16 where autocast says so. add_to: of the result's shape and layout, summed before the activation; the
+    result overwrites it, unless autocast changes its dtype. orders: of this weight, which must not change: large ones
+    are not brought into the library's order each time then.
     """
     where = (list(padding), list(stride), list(dilation), groups)
-    if _suits(x, weight) and not torch.is_autocast_enabled("cpu") and _is_right(x, weight, where):
+    on_cpu = x.device.type == "cpu"
+    if on_cpu and torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        x, weight = x.to(half), weight.to(half)
+        bias, add_to = (None if value is None else value.to(half) for value in (bias, add_to))
+    if _suits(x, weight) and _is_right(x, weight, where):
         kind, scalars = _POST[activation]
         if orders is not None and weight.dim() == 4 and weight.numel() >= _LARGE:
-            weight = orders(x.shape, lambda: _reordered(weight, *where, x.shape))
+            weight = orders((x.shape, x.dtype), lambda: _reordered(weight, *where, x.shape))
         if add_to is None:
             y: Tensor = torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, *where, kind, scalars, "")
             return y
@@ -82,7 +89,8 @@ def convolve(
         y = torch.ops.mkldnn._convolution_pointwise_.binary(add_to, x, weight, bias, *where, "add", 1.0, relu, [], None)
         return y.clamp_(0, 6) if activation == "relu6" else y
     convolution = F.conv3d if x.dim() == 5 else F.conv2d
-    y = convolution(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+    with CheckedConvolutions() if on_cpu and x.dtype == torch.bfloat16 else nullcontext():
+        y = convolution(x, weight, bias, list(stride), list(padding), list(dilation), groups)
     if add_to is not None:
         y = add_to.add_(y)
     return y if activation == "none" else y.relu_() if activation == "relu" else F.relu6(y, inplace=True)

@@ -52,11 +52,13 @@ def find_map(
 ) -> NDArray[np.float32]:
     """Return how likely each place belongs to a primary object: float32 (h/2, w/2), 0..1.
 
-    others: the frames at `ops.motion.OFFSETS`, None where the video has none.
+    In single precision, whichever thread asks. others: the frames at `ops.motion.OFFSETS`, None where the video has
+    none.
     """
     motion = torch.from_numpy(motion_planes(centre.grey, [None if one is None else one.grey for one in others]))
     pixels = torch.from_numpy(centre.image).permute(2, 0, 1)[None].to(device).float() / 255
-    found: NDArray[np.float32] = model.primary_map(pixels, motion[None].to(device))[0].float().cpu().numpy()
+    with torch.autocast(device.type, enabled=False):
+        found: NDArray[np.float32] = model.primary_map(pixels, motion[None].to(device))[0].float().cpu().numpy()
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -176,6 +177,10 @@ class Tracker(VideoTracker):
     def _fast(self, network: Any) -> MaskMemoryNetwork:
         return optimised(network, self._dtype)
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self._arrays.autocast(self.device, self._dtype, self.model)
+        return context
+
     def reset(self) -> None:
         """Forget the video: objects, memory, what was learned of it, and frame count."""
         self._tuned: Any = None  # a copy of the network that has learned this video's first masks
@@ -261,7 +266,7 @@ class Tracker(VideoTracker):
         if self._looking is None or self._looking[0] is not self.model:
             self._looking = self.model, self._arrays.twin(self.model)
         of, network = self._looking
-        with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
+        with self._arrays.inference(), self._autocast():
             frame, padding = self._prepare(self._arrays.image_array(image, self.device)[None])
             return Seen(of, frame, padding, network.encode_key(frame), self._small(self._arrays.as_array(image)))
 
@@ -330,7 +335,7 @@ class Tracker(VideoTracker):
             planes = self._planes(arrays.one_hot(self._labels(masks, size), ids), frame, padding)
             if not self.model.masks_as_given:
                 planes = arrays.aggregate(planes)[1:]
-            with arrays.autocast(self.device, self._dtype):
+            with self._autocast():
                 features = self.model.encode_key(frame)
                 self._remember(frame, features, planes, padding, given=True)
             if sees_last_frame(self.model):
@@ -367,7 +372,7 @@ class Tracker(VideoTracker):
             self._see(image)
             if state.since_memory + 1 >= self.memory_every or self.include_last:
                 frame, padding = self._prepare(pixels)
-                with self._arrays.autocast(self.device, self._dtype):
+                with self._autocast():
                     self._remember(frame, self.model.encode_key(frame), self._planes(known, frame, padding), padding)
             else:
                 state.since_memory += 1
@@ -463,7 +468,7 @@ class Tracker(VideoTracker):
         """Segment a frame, and remember it when it is due. Shapes: (1, 3, h, w) -> padded (K+1, H, W)."""
         if seen is None or seen.network is not self.model:  # it may have learned this frame's masks since
             seen = Seen(self.model, *self._prepare(pixels), None)
-        with self._arrays.autocast(self.device, self._dtype):
+        with self._autocast():
             return self._advance(seen, prompt), seen.padding
 
     def _look_for_cut(self, image: Array) -> None:
@@ -563,7 +568,7 @@ class Tracker(VideoTracker):
             return self._state.bank.read(key)
 
         def read(part: Array) -> Array:
-            with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
+            with self._arrays.inference(), self._autocast():
                 return self._state.bank.read(part)
 
         step = -(-key.shape[-2] // _PARTS)
@@ -579,7 +584,7 @@ class Tracker(VideoTracker):
         state = self._state
         if state.replayed is not None:  # of several replayed frames only the last is ever looked at
             frame, padding = self._prepare(state.replayed[0])
-            with self._arrays.inference(), self._arrays.autocast(self.device, self._dtype):
+            with self._arrays.inference(), self._autocast():
                 key = self.model.encode_key(frame).key
             state.last, state.replayed = (key, self._planes(state.replayed[1], frame, padding)), None
         return state.last

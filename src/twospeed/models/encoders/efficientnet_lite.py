@@ -146,7 +146,7 @@ class EfficientNetLite(nn.Module):
         if self.context is None:
             return features
         *features, f16, f32 = features
-        deep = F.interpolate(self.context(f32), f16.shape[2:], mode="bilinear", align_corners=False)
+        deep = F.interpolate(_apply(self.context, f32), f16.shape[2:], mode="bilinear", align_corners=False)
         return [*features, f16 + deep]
 
 

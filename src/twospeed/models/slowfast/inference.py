@@ -12,7 +12,6 @@ What changes, and why it is faster on a CPU:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,6 @@ from torch.nn import functional as F
 
 from twospeed.models.slowfast.blocks import Bottleneck, Lateral, NonLocal, Stem, pool_positions
 from twospeed.models.slowfast.network import STAGES, SlowFast, check_clip, slow_frame_indices
-from twospeed.ops.bf16 import CheckedConvolutions
 from twospeed.ops.fuse import fuse_batch_norm
 from twospeed.ops.onednn import Activation, Orders, convolve
 
@@ -204,10 +202,6 @@ class FusedSlowFast(nn.Module):
     def features(self, clip: Tensor) -> list[Tensor]:
         """Return the res5 features of every pathway: (N, C, T, H/32, W/32) each, channels last in memory."""
         check_clip(clip, self.alpha, self.frames)
-        with CheckedConvolutions() if self.dtype == torch.bfloat16 else contextlib.nullcontext():
-            return self._features(clip)
-
-    def _features(self, clip: Tensor) -> list[Tensor]:
         frames = clip.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()  # (N, T, H, W, 3): no copy if made so
         x = [frames]
         if len(self.pathways) == 2:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twospeed.models.fused import FusedBackbone, Maker, fused_backbone
+from twospeed.models.fused import FusedBackbone, Maker, fused_backbone, with_fused_layers
 from twospeed.models.stcn.network import STCN, Decoder, Fusion, KeyFeatures, ResidualBlock, Up, ValueEncoder
 from twospeed.ops.fuse import fuse_batch_norm
 
@@ -46,6 +46,7 @@ class FusedSTCN(nn.Module):
 
     keys_per_object = STCN.keys_per_object
     masks_as_given = STCN.masks_as_given
+    checks_convolutions = True  # see `ops.bf16.autocast`
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -58,7 +59,7 @@ class FusedSTCN(nn.Module):
             exact, make = Maker(False, device, dtype), Maker(winograd, device, dtype)
             self.similarity = network.similarity
             self.key_encoder = fused_backbone(network.key_encoder, exact)
-            self.aspp = copy.deepcopy(network.aspp)
+            self.aspp = None if network.aspp is None else with_fused_layers(network.aspp, exact)
             self.key_channels = network.key_projection.out_channels
             self.projections = exact.convolution([network.key_projection, network.thin_projection], along=0)
             self.value_encoder = FusedValueEncoder(network.value_encoder, make)
@@ -170,7 +171,7 @@ class FusedFusion(nn.Module):
     def __init__(self, fusion: Fusion, make: Maker) -> None:
         super().__init__()
         self.block1 = FusedBlock(fusion.block1, make)
-        self.attention = copy.deepcopy(fusion.attention)
+        self.attention = with_fused_layers(fusion.attention, make)
         self.block2 = FusedBlock(fusion.block2, make)
 
     def forward(self, x: Tensor, f16: Tensor) -> Tensor:
