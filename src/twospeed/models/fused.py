@@ -61,11 +61,11 @@ def for_inference(
     take memory: 0.3 GB for `gsvnet_swiftnet_r18`. Not to be called from two threads at a time.
     """
     known = (ConvNorm, NormReluConv, ResNetFeatures, EfficientNetLite)
-    if dtype not in (torch.float32, torch.bfloat16) or not any(isinstance(m, known) for m in network.modules()):
+    if dtype != torch.float32 or not any(isinstance(module, known) for module in network.modules()):
         return None
     device = next(network.parameters()).device
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    _replace(fast, Maker(winograd if dtype == torch.float32 else False, device, dtype))
+    _replace(fast, Maker(winograd, device))
     return fast
 
 

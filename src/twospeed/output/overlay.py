@@ -7,6 +7,7 @@ and sizes of text follow the shorter side of the image, from 240 lines to 4K.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -145,8 +146,19 @@ def draw_legend(
     _check(image, None, 0.5)
     if not names:
         return image.copy()
+    here = frozenset(range(len(names)) if shown is None else (int(number) for number in shown))
     height, width = image.shape[:2]
-    size = min(text_height(image), max(8, round((height - 4) / (1.3 * (len(names) + 1)))))  # smaller, so that all fit
+    band = _legend(height, width, text_height(image), tuple(names), table.tobytes(), here)
+    return np.concatenate([image, band], 1)
+
+
+@lru_cache(maxsize=64)
+def _legend(
+    height: int, width: int, size: int, names: tuple[str, ...], colours: bytes, shown: frozenset[int]
+) -> NDArray[np.uint8]:
+    """Draw the band of `draw_legend`; frames of a video need few different ones."""
+    table = np.frombuffer(colours, np.uint8).reshape(-1, 3)
+    size = min(size, max(8, round((height - 4) / (1.3 * (len(names) + 1)))))  # smaller, so that all fit
     pad = size // 2
     step = round(size * 1.3)
     room = max(1, (height - 2 * pad) // step)
@@ -155,15 +167,16 @@ def draw_legend(
     widest = max(text_coverage(text, size).shape[1] for text in texts)
     band = widest + step + 3 * pad
     band += -(width + band) % 16  # whole blocks of a video
-    drawn = cv2.copyMakeBorder(image, 0, 0, 0, band, cv2.BORDER_CONSTANT, value=(24, 24, 24))
+    drawn = np.full((height, band, 3), 24, np.uint8)
     for row, text in enumerate(texts):
-        top, left = pad // 2 + row * step, width + pad
-        present = shown is None or row in shown or row >= len(table)
+        top, left = pad // 2 + row * step, pad
+        present = row in shown or row >= len(table)
         if row < len(table) and listed[row] == names[row]:
             box = (left, top + step // 6), (left + step * 2 // 3, top + step * 5 // 6)
             cv2.rectangle(drawn, *box, table[row].tolist(), cv2.FILLED if present else max(1, size // 12))
         put_text(drawn, text, left + step, top, size, (255, 255, 255) if present else (120, 120, 120))
-    return np.asarray(drawn, np.uint8)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def _check(image: NDArray[np.uint8], labels: NDArray[np.uint8] | None, alpha: float) -> None:
