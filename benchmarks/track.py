@@ -276,7 +276,7 @@ def measure_formats(height: int, width: int, count: int, repeat: int) -> Iterato
         return plain.decode(plain.read(key, plain_keys, plain_values), thin, f8, f4)
 
     def in_torch(ours: Any, bank: MemoryBank, dtype: torch.dtype) -> Tensor:
-        with autocast("cpu", dtype):
+        with autocast("cpu", dtype, ours):
             features = ours.encode_key(last)
             return ours.decode(bank.read(features.key[0])[None], features).float()
 
