@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from twospeed.models.conv_norm import ConvNorm, NormReluConv
 from twospeed.models.encoders.efficientnet_lite import EfficientNetLite
 from twospeed.models.encoders.resnet import BasicBlock, Bottleneck, ResNetFeatures
-from twospeed.ops.fuse import fuse_batch_norm
+from twospeed.ops.fuse import fuse_batch_norm, scale_and_shift
 from twospeed.ops.onednn import Orders, convolve
 from twospeed.ops.winograd import Kernel, Scratch, Tile, convolve_3x3
 
@@ -225,15 +225,20 @@ class FusedLayer(nn.Module):
 
 
 class FusedNormReluConv(nn.Module):
-    """`NormReluConv`. Only the convolution gains: what lies before it is used elsewhere too."""
+    """`NormReluConv`: what the norm does is one product and one sum a value."""
+
+    gain: Tensor
+    shift: Tensor
 
     def __init__(self, unit: NormReluConv, make: Maker) -> None:
         super().__init__()
-        self.norm, self.layer = unit.norm, make.convolution([unit.conv])
+        for name, value in zip(("gain", "shift"), scale_and_shift(unit.norm), strict=True):
+            self.register_buffer(name, value.to(unit.conv.weight.dtype).view(-1, 1, 1))
+        self.layer = make.convolution([unit.conv])
 
     def forward(self, x: Tensor) -> Tensor:
         """As `NormReluConv.forward`."""
-        y: Tensor = self.layer([self.norm(x).relu_()])
+        y: Tensor = self.layer([torch.addcmul(self.shift, x, self.gain).relu_()])
         return y
 
 
@@ -303,5 +308,5 @@ class FusedBackboneBlock(nn.Module):
         for layer in self.layers:
             y = layer([y], rectify=True)
         shortcut = x if self.shortcut is None else self.shortcut([x])
-        result: Tensor = self.last([y], add=shortcut, rectify=True)
+        result: Tensor = self.last([y], add=shortcut, in_place=shortcut is not x, rectify=True)
         return result
