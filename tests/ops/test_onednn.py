@@ -96,6 +96,22 @@ def test_autocast_decides_over_convolutions_but_not_over_affine():
             assert close(product, expected)
 
 
+@pytest.mark.skipif(not onednn.works(torch.bfloat16), reason="this torch has no fused kernels for bfloat16")
+def test_a_large_weight_is_brought_into_order_once_for_each_shape_and_dtype(monkeypatch):
+    made = []
+    reordered = onednn._reordered
+    monkeypatch.setattr(onednn, "_reordered", lambda *a: made.append(a[0].dtype) or reordered(*a))
+    weight, orders, where = last(drawn(0, 512, 256, 1, 1)), onednn.Orders(), ((1, 1), (0, 0), (1, 1))
+    x = last(drawn(1, 1, 256, 6, 6))
+    for _ in range(3):
+        assert close(convolve(x, weight, None, *where, orders=orders), F.conv2d(x, weight), 1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = convolve(x, weight, None, *where, orders=orders)
+        assert half.dtype == torch.bfloat16
+        assert close(half.float(), F.conv2d(x, weight), 0.03)
+    assert made == [torch.float32, torch.bfloat16]
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_affine(ours, contiguous, monkeypatch):

@@ -35,8 +35,9 @@ Part = TypeVar("Part", bound=nn.Module)
 #   256 at 60x108  92.6  43.7  35.6     256 at 15x27  6.6  4.2  5.7
 #   512 at   8x8   5.6   7.1             64 at 192x384   63    47    55
 #   512 at  16x16 16.6  10.3
-# Narrower ones gain nothing; with AVX-512, where the library's convolutions are twice as fast, those below 128 neither
-# (milliseconds on one core, and on two):
+# Narrower ones gain nothing. With AVX-512, where the library's convolutions are twice as fast, those below 256 gain
+# only where nothing else runs between them: those of 128 cost `gsvnet_swiftnet_r18` a tenth of a keyframe, since
+# their transformed weights are read anew each time (milliseconds on one core, and on two, of one repeated):
 #    64 at 121x161   5.7   6.1   6.4     2.9  4.3  3.6
 #    96 at  60x108   4.3   3.1   3.5     2.2  2.0  2.0
 #   128 at  60x108   7.6   4.5   4.8     3.8  2.7  2.8
@@ -46,7 +47,7 @@ Part = TypeVar("Part", bound=nn.Module)
 # 64 MB, reading those outweighs the rest for the few tiles of the features at stride 16 that have such widths. Images
 # of a few tiles alone do not repay reading the transformed weights at all.
 _MIN_CHANNELS = 64
-_MIN_CHANNELS_AVX512 = 128
+_MIN_CHANNELS_AVX512 = 256
 _MIN_TILES = 16
 _WEIGHTS_FOR_6 = (1 << 15, 1 << 18)
 
@@ -181,7 +182,8 @@ class WinogradConv(nn.Module):
     ) -> Tensor:
         """As `FusedConv.forward`."""
         B, _, H, W = inputs[0].shape
-        if B * math.ceil(H / self.tile) * math.ceil(W / self.tile) < _MIN_TILES:
+        few = B * math.ceil(H / self.tile) * math.ceil(W / self.tile) < _MIN_TILES
+        if few or torch.is_autocast_enabled("cpu"):  # in bfloat16 the direct one is faster
             result: Tensor = self.direct(
                 inputs, rectify_inputs=rectify_inputs, channels=channels, add=add, in_place=in_place, rectify=rectify
             )

@@ -74,14 +74,17 @@ def convolve(
     """
     where = (list(padding), list(stride), list(dilation), groups)
     on_cpu = x.device.type == "cpu"
+    dtype = weight.dtype
     if on_cpu and torch.is_autocast_enabled("cpu"):
-        half = torch.get_autocast_dtype("cpu")
-        x, weight = x.to(half), weight.to(half)
-        bias, add_to = (None if value is None else value.to(half) for value in (bias, add_to))
-    if _suits(x, weight) and _is_right(x, weight, where):
-        kind, scalars = _POST[activation]
+        dtype = torch.get_autocast_dtype("cpu")
+        x = x.to(dtype)
+        bias, add_to = (None if value is None else value.to(dtype) for value in (bias, add_to))
+    if x.dtype == dtype and _suits(x, weight) and _is_right(x, weight, where):
         if orders is not None and weight.dim() == 4 and weight.numel() >= _LARGE:
-            weight = orders((x.shape, x.dtype), lambda: _reordered(weight, *where, x.shape))
+            weight = orders((x.shape, dtype), lambda: _reordered(weight.to(dtype), *where, x.shape))
+        else:
+            weight = weight.to(dtype)
+        kind, scalars = _POST[activation]
         if add_to is None:
             y: Tensor = torch.ops.mkldnn._convolution_pointwise.default(x, weight, bias, *where, kind, scalars, "")
             return y
@@ -90,7 +93,7 @@ def convolve(
         return y.clamp_(0, 6) if activation == "relu6" else y
     convolution = F.conv3d if x.dim() == 5 else F.conv2d
     with CheckedConvolutions() if on_cpu and x.dtype == torch.bfloat16 else nullcontext():
-        y = convolution(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+        y = convolution(x, weight.to(dtype), bias, list(stride), list(padding), list(dilation), groups)
     if add_to is not None:
         y = add_to.add_(y)
     return y if activation == "none" else y.relu_() if activation == "relu" else F.relu6(y, inplace=True)
@@ -101,7 +104,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Differentiable; the fast way is for tensors that are not learned, and a weight that is contiguous.
     """
-    if _suits(x, weight) and x.dtype == torch.float32 and weight.is_contiguous():
+    if x.dtype == weight.dtype == torch.float32 and _suits(x, weight) and weight.is_contiguous():
         y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
         return y
     if _learns(x, weight, bias) or len({x.dtype, weight.dtype, bias.dtype}) > 1:
@@ -147,11 +150,7 @@ def _reordered(weight: Tensor, *where_and_size: Any) -> Tensor:
 def _suits(*tensors: Tensor) -> bool:
     x = tensors[0]
     return (
-        x.device.type == "cpu"
-        and all(tensor.dtype == x.dtype for tensor in tensors)
-        and works(x.dtype)
-        and not _learns(*tensors)
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        x.device.type == "cpu" and works(x.dtype) and not _learns(*tensors) and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 

@@ -81,7 +81,7 @@ def test_outputs_are_equal_to_rounding(network, winograd, batch, objects):
 
 
 def test_wide_convolutions_run_by_winograd():
-    layers = [m for m in for_inference(bottlenecks()).modules() if isinstance(m, WinogradConv)]
+    layers = [m for m in for_inference(bottlenecks(), winograd=True).modules() if isinstance(m, WinogradConv)]
     assert len(layers) >= 8
     assert not any(isinstance(m, WinogradConv) for m in for_inference(bottlenecks(), winograd=False).modules())
 
