@@ -90,6 +90,18 @@ def heed_ctrl_c() -> None:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Give torch two threads, as on a machine with two cores; what runs must give both back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def heeds_ctrl_c() -> Iterator[None]:
     """Let this process take SIGINT as Python does by default: the tests may run as a background job that ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,8 +31,8 @@ from twospeed.video.writer import VideoWriter
 from twospeed.weights.load import create_model
 
 
-def test_track_looks_at_frames_on_another_thread(scene, tmp_path, monkeypatch):
-    looked, threads = [], torch.get_num_threads()
+def test_track_looks_at_frames_on_another_thread(scene, tmp_path, monkeypatch, two_threads):
+    looked = []
     look = Tracker.look
 
     def noted(self, image):
@@ -40,12 +40,8 @@ def test_track_looks_at_frames_on_another_thread(scene, tmp_path, monkeypatch):
         return look(self, image)
 
     monkeypatch.setattr(Tracker, "look", noted)
-    torch.set_num_threads(2)
-    try:
-        track = ("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--size", 64)
-        assert twospeed(*track, "-o", tmp_path / "out") == 0
-    finally:
-        torch.set_num_threads(threads)
+    track = ("track", scene / "clip.mp4", "--mask", scene / "mask0.png", "--size", 64)
+    assert twospeed(*track, "-o", tmp_path / "out") == 0
     assert looked == [True] * 12
 
 

@@ -86,7 +86,7 @@ def test_a_lost_object_is_found_again():
     assert iou(helped == 1, truth) > 0.9
 
 
-def test_maps_are_drawn_beside_the_tracking_of_a_whole_video(monkeypatch):
+def test_maps_are_drawn_beside_the_tracking_of_a_whole_video(monkeypatch, two_threads):
     """With frames looked at on another thread, results and maps are those of frame by frame."""
 
     def tracker() -> Tracker:
@@ -102,13 +102,9 @@ def test_maps_are_drawn_beside_the_tracking_of_a_whole_video(monkeypatch):
         return made
 
     one, whole = tracker(), tracker()
-    red, threads = (scene(0)[1] == 1).astype(np.uint8), torch.get_num_threads()
+    red = (scene(0)[1] == 1).astype(np.uint8)
     expected = followed(one, range(3 * EVERY + 2), red)
-    torch.set_num_threads(2)
-    try:
-        found = [r.labels for _, r in whole.run([Frame(t, t / 10, scene(t)[0]) for t in range(3 * EVERY + 2)], red)]
-    finally:
-        torch.set_num_threads(threads)
+    found = [r.labels for _, r in whole.run([Frame(t, t / 10, scene(t)[0]) for t in range(3 * EVERY + 2)], red)]
     assert min(iou(a == 1, b == 1) for a, b in zip(found, expected, strict=True)) > 0.98
     assert iou(found[3 * EVERY] == 1, scene(3 * EVERY)[1] == 1) > 0.9
     assert whole.finder.maps == one.finder.maps >= 3

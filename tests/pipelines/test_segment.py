@@ -258,15 +258,6 @@ class Noted(list[Frame]):
             yield frame
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
-
-
 def test_steps_computes_intervals_at_the_same_time_and_reads_few_frames_in_advance(two_threads):
     frames = Noted(drive(20))
     results = Segmenter(twospeed.create_model("segment_nano", None), 2, device="cpu").steps(frames)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twospeed.models.encoders.resnet import ResNetFeatures
-from twospeed.models.fused import WinogradConv
+from twospeed.models.fused import Maker, WinogradConv
 from twospeed.models.stcn.builders import track_small, track_tiny
 from twospeed.models.stcn.inference import for_inference
 from twospeed.models.stcn.network import STCN
@@ -84,6 +84,9 @@ def test_wide_convolutions_run_by_winograd():
     layers = [m for m in for_inference(bottlenecks(), winograd=True).modules() if isinstance(m, WinogradConv)]
     assert len(layers) >= 8
     assert not any(isinstance(m, WinogradConv) for m in for_inference(bottlenecks(), winograd=False).modules())
+    chosen = Maker(None, torch.device("cpu"))
+    assert isinstance(chosen.convolution([nn.Conv2d(256, 256, 3, padding=1)]), WinogradConv)
+    assert not isinstance(chosen.convolution([nn.Conv2d(32, 32, 3, padding=1)]), WinogradConv)
 
 
 def test_the_trainable_network_is_untouched():
